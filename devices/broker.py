@@ -1,0 +1,431 @@
+"""The broker: two ROUTER sockets, one thread, one loop around the pure logic.
+
+It reads headers, asks the router where a request goes and the balancer which replica gets it, and passes payload
+frames on as they came. It never decodes a Document and never runs code of a user's, so it is always quick to
+answer. It keeps a request's frames until they are answered: whatever is lost behind it can be sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgpack
+import zmq
+
+from . import protocol
+from .balancer import Action, Balancer, Fail, Recall, Replica, Send, Task
+from .router import Answer, Inputs, Node, Router, Visit, Walk
+
+log = logging.getLogger("zflow.broker")
+
+BATCH = 64  # messages read from one socket before the other gets its turn
+MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
+
+
+class Control(Protocol):
+    """The process manager's end of the line, as `multiprocessing.Connection` offers it."""
+
+    def fileno(self) -> int: ...
+    def poll(self, timeout: float = 0.0) -> bool: ...
+    def recv_bytes(self) -> bytes: ...
+    def send_bytes(self, data: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a broker is started with.
+
+    Args:
+        nodes: the graph, each node after those it needs.
+        retries: per node, how many crashed replicas a request survives.
+        timeouts: per node, the seconds a request may take there, or None.
+        front: the addresses to listen on for clients; `tcp://host:*` takes any free port.
+        back: the address to listen on for replicas.
+        max_message_bytes: the largest payload taken from a client or a replica.
+        version: zflow's version, told to clients that ask.
+        epoch: which start of this broker it is.
+    """
+
+    nodes: Sequence[Node]
+    retries: Sequence[int]
+    timeouts: Sequence[float | None]
+    front: Sequence[str]
+    back: str
+    max_message_bytes: int
+    version: str = ""
+    epoch: int = 1
+
+
+@dataclass
+class Pool:
+    """The replicas of one node."""
+
+    index: int
+    node: Node
+    balancer: Balancer
+    timeout: float | None
+    names: dict[bytes, str] = field(default_factory=dict)
+
+
+class Broker:
+    """Sockets and state; `run` serves until told to stop.
+
+    Raises:
+        zmq.ZMQError: an address cannot be listened on (EADDRINUSE and the like).
+    """
+
+    def __init__(self, settings: Settings, control: Control) -> None:
+        self._settings = settings
+        self._control = control
+        self._context = zmq.Context()
+        self._front, self.addresses = self._listen(settings.front, settings.max_message_bytes)
+        self._back, _ = self._listen([settings.back])
+        self._back.set(zmq.ROUTER_MANDATORY, 1)
+        self._router = Router(settings.nodes)
+        self._pools = [
+            Pool(index, node, Balancer(retries), timeout)
+            for index, (node, retries, timeout) in enumerate(
+                zip(self._router.nodes, settings.retries, settings.timeouts, strict=True)
+            )
+        ]
+        self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
+        self._pool_of: dict[bytes, Pool] = {}
+        self._walks: set[Walk] = set()
+        self._task_id = 0
+        self._encode = protocol.encoder()
+        self._recall = protocol.VERSION, protocol.RECALL
+        self._draining = False
+        self._stopped = False
+        self.counts: Counter[str] = Counter()
+        self._unbound: set[str] = set()
+
+    def _listen(self, addresses: Iterable[str], max_bytes: int | None = None) -> tuple[zmq.Socket[bytes], list[str]]:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.set(zmq.IPV6, 1)
+        socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
+        socket.set(zmq.LINGER, 1000)  # ms; the last replies still go out
+        socket.set(zmq.HEARTBEAT_IVL, 2000)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
+        if max_bytes is not None:
+            # A frame above this breaks the connection. Honest clients check first, so the slack is for the
+            # wrong count that deserves an answer, not a cut.
+            socket.set(zmq.MAXMSGSIZE, max_bytes + protocol.MAX_HEADER)
+        bound = []
+        for address in addresses:
+            try:
+                socket.bind(address)
+            except zmq.ZMQError as error:
+                raise zmq.ZMQError(error.errno, f"{error.strerror}: {address}") from None
+            bound.append(socket.get_string(zmq.LAST_ENDPOINT))  # with the port that was taken for a wildcard
+        return socket, bound
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the control line says stop or closes."""
+        poller = zmq.Poller()
+        poller.register(self._back, zmq.POLLIN)
+        poller.register(self._front, zmq.POLLIN)
+        poller.register(self._control.fileno(), zmq.POLLIN)
+        self._tell("bound", *self.addresses)
+        while not self._stopped:
+            ready = dict(poller.poll(self._timeout()))
+            more = True
+            while more:
+                more = self._read(self._back, self._from_replica, 3)
+                more = self._read(self._front, self._from_client, 3) or more
+            if self._control.fileno() in ready:
+                self._obey()
+            self._tick()
+        for socket in (self._front, self._back):
+            socket.close()
+        self._context.term()
+
+    def _timeout(self) -> int:
+        now = time.monotonic()
+        wait = min((pool.balancer.wake_after(now) for pool in self._pools), default=1.0)
+        return max(1, int(min(wait, 1.0) * 1000 + 0.999))
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for pool in self._pools:
+            if pool.balancer.wake_after(now) < 1.0:
+                self._do(pool, pool.balancer.tick(now))
+
+    def _read(self, socket: zmq.Socket[bytes], handle: Any, small: int) -> bool:
+        """Handle what has arrived; True if there may be more than one turn's share."""
+        for _ in range(BATCH):
+            if not protocol.readable(socket):
+                return False
+            frames = protocol.receive(socket, small)
+            try:
+                handle(frames)
+            except protocol.WrongVersion as error:
+                self._count(str(error), frames)
+                if socket is self._front:
+                    self._refuse_version(frames)
+            except protocol.Malformed as error:
+                self._count(str(error), frames)
+        return True
+
+    def _count(self, what: str, frames: Sequence[Any]) -> None:
+        self.counts[what] += 1
+        if self.counts[what] == 1:
+            sizes = [len(frame) for frame in frames[1:9]]
+            log.warning("dropped a malformed message: %s (frames of %s bytes); more are only counted", what, sizes)
+
+    # -- the front ------------------------------------------------------------------------------------------------
+
+    def _from_client(self, frames: list[Any]) -> None:
+        client = frames[0]
+        if len(frames) < 2:
+            raise protocol.Malformed("no header")
+        header = protocol.decode(frames[1], protocol.FROM_CLIENT)
+        if header[1] == protocol.HELLO:
+            self._send_front([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
+            return
+        id, endpoint, targets = header[2], header[3], header[4]
+        if len(frames) < 3:
+            raise protocol.Malformed("a request without a payload")
+        walk = Walk((client, id), endpoint, None if targets is None else self._targets(targets))
+        self._walks.add(walk)
+        error = self._objection(walk, frames[2:])
+        if error:
+            self._fail(walk, *error)
+        else:
+            self._take(walk, self._router.start(walk, frames[2:]))
+
+    def _targets(self, targets: list[Any]) -> frozenset[str]:
+        if not all(type(name) is str for name in targets):
+            raise protocol.Malformed("targets are not text")
+        return frozenset(targets)
+
+    def _objection(self, walk: Walk, payload: Sequence[Any]) -> tuple[str, str] | None:
+        if self._draining:
+            return "FlowNotRunning", "the Flow is closing and takes no more requests"
+        if len(walk.endpoint) > protocol.MAX_ENDPOINT:
+            return "BadRequest", f"the endpoint has more than {protocol.MAX_ENDPOINT} characters"
+        unknown = sorted(walk.targets - self._by_name.keys()) if walk.targets is not None else []
+        if unknown:
+            return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._by_name)}"
+        limit = self._settings.max_message_bytes
+        size = sum(map(len, payload))
+        if size > limit:
+            return "RequestTooLarge", f"a request of {size} bytes is over the Flow's limit of {limit} bytes"
+        return None
+
+    def _refuse_version(self, frames: Sequence[Any]) -> None:
+        header = msgpack.unpackb(frames[1])
+        id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
+        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
+        self._send_front([frames[0], *self._failed(id, {"type": "BadRequest", "message": message})])
+
+    def _failed(self, id: int, error: Any) -> list[bytes]:
+        return [self._encode((protocol.VERSION, protocol.FAILED, id)), msgpack.packb(error)]
+
+    def _send_front(self, frames: Sequence[Any]) -> None:
+        protocol.send(self._front, frames)  # a client that is gone is not an error: ROUTER drops it
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "version": self._settings.version,
+            "epoch": self._settings.epoch,
+            "pid": os.getpid(),
+            "max_message_bytes": self._settings.max_message_bytes,
+            "requests": len(self._walks),
+            "malformed": dict(self.counts),
+            "executors": {
+                pool.node.name: {
+                    "replicas": sorted(pool.names.values()),
+                    "queued": pool.balancer.queued,
+                    "endpoints": None if pool.node.endpoints is None else sorted(pool.node.endpoints),
+                }
+                for pool in self._by_name.values()
+            },
+        }
+
+    # -- the walk -------------------------------------------------------------------------------------------------
+
+    def _take(self, walk: Walk, steps: Iterable[Visit | Answer]) -> None:
+        """Carry out what the router says."""
+        now = time.monotonic()
+        for step in steps:
+            if walk not in self._walks:
+                return
+            if type(step) is Answer:
+                self._answer(walk, step.inputs)
+                continue
+            pool = self._pools[step.node]
+            self._task_id += 1
+            task = Task(self._task_id, (walk, step.inputs))
+            if pool.timeout is not None:
+                task.deadline = now + pool.timeout
+            walk.open.add((step.node, task.id))
+            self._do(pool, pool.balancer.submit(task, now))
+
+    def _answer(self, walk: Walk, inputs: Inputs) -> None:
+        self._end(walk)
+        client, id = walk.origin
+        parts, frames = _flat(inputs)
+        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts)), *frames])
+        if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
+            self._unbound.add(walk.endpoint)
+            log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
+
+    def _fail(self, walk: Walk, type: str, message: str) -> None:
+        client, id = walk.origin
+        self._end(walk)
+        self._send_front([client, *self._failed(id, {"type": type, "message": message})])
+
+    def _end(self, walk: Walk) -> None:
+        """The walk is over; what is still under way for it in other branches is of no use."""
+        self._walks.discard(walk)
+        if walk.open:
+            now = time.monotonic()
+            for node, id in list(walk.open):
+                self._do(self._pools[node], self._pools[node].balancer.cancel(id, now))
+            walk.open.clear()
+        if self._draining and not self._walks:
+            self._tell("drained")
+
+    # -- the back -------------------------------------------------------------------------------------------------
+
+    def _from_replica(self, frames: list[Any]) -> None:
+        identity = frames[0]
+        if len(frames) < 2:
+            raise protocol.Malformed("no header")
+        header = protocol.decode(frames[1], protocol.FROM_REPLICA)
+        kind = header[1]
+        if kind == protocol.READY:
+            self._join(identity, *header[2:])
+            return
+        pool = self._pool_of.get(identity)
+        if pool is None:
+            raise protocol.Malformed("an answer from an unknown replica")
+        if kind == protocol.LEAVE:
+            self._forget(identity)
+            self._do(pool, pool.balancer.leave(identity, time.monotonic()))
+            return
+        if len(frames) < 3:
+            raise protocol.Malformed("an answer without a payload")
+        task, actions = pool.balancer.finish(identity, header[2], header[3] * 1e-6, time.monotonic())
+        self._do(pool, actions)
+        if task is None:
+            return
+        walk = task.payload[0]
+        walk.open.discard((pool.index, task.id))
+        if kind == protocol.DONE:
+            self._take(walk, self._router.done(walk, pool.index, frames[2:]))
+        else:
+            self._end(walk)
+            client, id = walk.origin
+            self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), *frames[2:3]])
+
+    def _join(self, identity: bytes, executor: str, endpoints: list[Any] | None, slots: int) -> None:
+        pool = self._by_name.get(executor)
+        if pool is None:
+            raise protocol.Malformed("a replica of an unknown Executor")
+        if not 1 <= slots <= MAX_SLOTS or not all(type(name) is str for name in endpoints or ()):
+            raise protocol.Malformed("wrong fields in header")
+        if endpoints is not None:
+            pool.node.endpoints = frozenset(endpoints)
+        self._pool_of[identity] = pool
+        pool.names[identity] = identity.decode(errors="replace").split("#")[0]
+        self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED))])
+        self._do(pool, pool.balancer.join(Replica(identity, slots), time.monotonic()))
+
+    def _forget(self, identity: bytes) -> Pool | None:
+        pool = self._pool_of.pop(identity, None)
+        if pool is not None:
+            pool.names.pop(identity, None)
+        return pool
+
+    def _send_back(self, identity: bytes, frames: Sequence[Any]) -> bool:
+        try:
+            protocol.send(self._back, [identity, *frames])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def _do(self, pool: Pool, actions: Sequence[Action]) -> None:
+        """Carry out what the balancer says, and what follows from that."""
+        if not actions:
+            return
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            if type(action) is Send:
+                walk, inputs = action.task.payload
+                parts, frames = _flat(inputs)
+                header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
+                if not self._send_back(action.replica.name, [header, *frames]):
+                    self._forget(action.replica.name)
+                    todo.extend(pool.balancer.crash(action.replica.name, time.monotonic()))
+            elif type(action) is Recall:
+                self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
+            elif type(action) is Fail:
+                self._ended(pool, action)
+
+    def _ended(self, pool: Pool, fail: Fail) -> None:
+        walk = fail.task.payload[0]
+        walk.open.discard((pool.index, fail.task.id))
+        name = pool.node.name
+        held_by = fail.held_by.decode(errors="replace").split("#")[0] if fail.held_by is not None else None
+        if fail.reason == "crashed":
+            message = (
+                f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
+                f" {held_by}; it is not tried again (retries={pool.balancer.retries})"
+            )
+            self._fail(walk, "ReplicaCrashed", message)
+        else:
+            limit = round((pool.timeout or 0.0) * 1000)
+            where = f"it was with {held_by}" if held_by else "it was still queued"
+            message = f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}"
+            self._fail(walk, "DeadlineExceeded", message)
+
+    # -- the process manager --------------------------------------------------------------------------------------
+
+    def _tell(self, *message: str) -> None:
+        try:
+            self._control.send_bytes(msgpack.packb(message))
+        except OSError:
+            self._stopped = True  # the manager is gone: so is the Flow
+
+    def _obey(self) -> None:
+        try:
+            while self._control.poll():
+                command, *arguments = msgpack.unpackb(self._control.recv_bytes())
+                if command == "dead":
+                    self._bury(arguments[0])
+                elif command == "drain":
+                    self._draining = True
+                    if not self._walks:
+                        self._tell("drained")
+                elif command == "stop":
+                    self._stopped = True
+        except (EOFError, OSError):
+            self._stopped = True
+
+    def _bury(self, identity: bytes) -> None:
+        """A replica's process has ended. What it still answered before counts."""
+        while self._read(self._back, self._from_replica, 3):
+            pass
+        pool = self._forget(identity)
+        if pool is not None:
+            self._do(pool, pool.balancer.crash(identity, time.monotonic()))
+
+
+def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
+    """Return inputs as `parts` and frames; a single payload needs no parts."""
+    if len(inputs) == 1 and len(inputs[0][1]) == 1:
+        return None, list(inputs[0][1][0])
+    parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
+    return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]

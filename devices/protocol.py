@@ -1,0 +1,188 @@
+"""What is said between client, broker and replica: one msgpack header frame, then payload frames.
+
+A header is a flat array `[VERSION, kind, ...]`. Its fields are checked here, once, when it is read, so that
+nobody behind this module meets a wrong type. Payload frames are never looked into.
+
+    client  -> broker    HELLO token                              are you there, and who are you?
+                         REQUEST id endpoint targets  + payload   walk this through the graph
+    broker  -> client    WELCOME token info
+                         REPLY id parts               + payload
+                         FAILED id                    + error
+    replica -> broker    READY executor endpoints slots           take me into the pool
+                         DONE task service_us         + payload
+                         ERROR task service_us        + error
+                         LEAVE                                    I start nothing more; give my requests to others
+    broker  -> replica   ACCEPTED                                 you are in the pool
+                         TASK task endpoint parts     + payload
+                         RECALL task                              skip it if it has not started
+
+`parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
+`[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
+reduces them. `targets` is a list of Executor names or None for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+import zmq
+
+VERSION = 1
+MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
+MAX_ENDPOINT = 1024  # characters
+LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
+
+HELLO, REQUEST = 1, 2
+WELCOME, REPLY, FAILED = 11, 12, 13
+READY, DONE, ERROR, LEAVE = 21, 22, 23, 24
+ACCEPTED, TASK, RECALL = 31, 32, 33
+
+_NONE = type(None)
+_Shapes = dict[int, set[tuple[type, ...]]]
+
+FROM_CLIENT: _Shapes = {
+    HELLO: {(int, int, int)},
+    REQUEST: {(int, int, int, str, _NONE), (int, int, int, str, list)},
+}
+FROM_REPLICA: _Shapes = {
+    READY: {(int, int, str, _NONE, int), (int, int, str, list, int)},
+    DONE: {(int, int, int, int)},
+    ERROR: {(int, int, int, int)},
+    LEAVE: {(int, int)},
+}
+TO_CLIENT: _Shapes = {
+    WELCOME: {(int, int, int, dict)},
+    REPLY: {(int, int, int, _NONE), (int, int, int, list)},
+    FAILED: {(int, int, int)},
+}
+TO_REPLICA: _Shapes = {
+    ACCEPTED: {(int, int)},
+    TASK: {(int, int, int, str, _NONE), (int, int, int, str, list)},
+    RECALL: {(int, int, int)},
+}
+
+
+class Malformed(Exception):
+    """A frame that is no header of this protocol. `args[0]` is a fixed phrase, fit for counting."""
+
+
+class WrongVersion(Malformed):
+    """A header of another version of the protocol."""
+
+
+Frames = list[Any]  # of bytes, memoryview or zmq.Frame
+Parts = list[list[Any]]  # [[predecessor, [frame count, ...]], ...]
+
+
+def encoder() -> Callable[[Any], bytes]:
+    """Return a function that makes a header's fields a frame; one thread at a time may call it.
+
+    >>> encoder()((VERSION, HELLO, 7))
+    b'\\x93\\x01\\x01\\x07'
+    """
+    return msgpack.Packer(autoreset=True).pack  # type: ignore[no-any-return]
+
+
+def decode(frame: bytes, shapes: _Shapes) -> list[Any]:
+    """Return the header's fields, `[VERSION, kind, ...]`, checked against what may be said in this direction.
+
+    Raises:
+        WrongVersion: it is a header, but of another version.
+        Malformed: it is anything else.
+    """
+    if len(frame) > MAX_HEADER:
+        raise Malformed("header too long")
+    try:
+        header = msgpack.unpackb(frame)
+    except Exception:
+        raise Malformed("header is not msgpack") from None
+    if type(header) is not list or len(header) < 2:
+        raise Malformed("header is not an array")
+    if header[0] != VERSION:
+        raise WrongVersion("another version of the protocol")
+    kind = header[1]
+    if type(kind) is not int or kind not in shapes:
+        raise Malformed("unknown kind of message")
+    if tuple(map(type, header)) not in shapes[kind]:
+        raise Malformed("wrong fields in header")
+    return header
+
+
+def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
+    """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says.
+
+    Raises:
+        Malformed: the counts do not add up to the frames that are there.
+    """
+    result: list[tuple[str, list[Sequence[Any]]]] = []
+    at = 0
+    try:
+        for name, counts in parts:
+            payloads = []
+            for count in counts:
+                if type(count) is not int or count < 1 or at + count > len(frames):
+                    raise Malformed("parts do not fit the frames")
+                payloads.append(frames[at : at + count])
+                at += count
+            result.append((str(name), payloads))
+    except (TypeError, ValueError):
+        raise Malformed("parts are not a list of pairs") from None
+    if at != len(frames):
+        raise Malformed("parts do not fit the frames")
+    return result
+
+
+def receive(socket: zmq.Socket[bytes], small: int, flags: int = 0) -> Frames:
+    """Receive one message: the first `small` frames as bytes, the rest as `zmq.Frame`, uncopied.
+
+    Identity, header and the first payload frame are small as a rule, and for them bytes are cheaper; arrays
+    come after them, and each copy of those would cost more than all the rest.
+    """
+    frames: Frames = [socket.recv(flags)]
+    more = socket.get
+    while more(zmq.RCVMORE):
+        frames.append(socket.recv(copy=len(frames) < small))
+    return frames
+
+
+def buffers(frames: Sequence[Any]) -> Sequence[Any]:
+    """Payload frames as bytes and memoryviews, for whoever decodes them."""
+    if len(frames) == 1 and type(frames[0]) is bytes:
+        return frames
+    return [frame.buffer if isinstance(frame, zmq.Frame) else frame for frame in frames]
+
+
+def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+    """Send one message; large frames, and those that are not bytes, go without being copied.
+
+    Raises:
+        zmq.ZMQError: EHOSTUNREACH, from a ROUTER whose peer is gone (nothing was sent then).
+    """
+    last = len(frames) - 1
+    for at, frame in enumerate(frames):
+        socket.send(frame, zmq.SNDMORE if at < last else 0, copy=type(frame) is bytes and len(frame) < LARGE)
+
+
+def send_tracked(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> list[zmq.MessageTracker]:
+    """Like `send`; the trackers returned tell when libzmq has let go of each frame that was not copied.
+
+    Whoever hands out the memory of user code waits for them before that code runs again: it may write there.
+    """
+    last = len(frames) - 1
+    trackers = []
+    for at, frame in enumerate(frames):
+        flags = zmq.SNDMORE if at < last else 0
+        if type(frame) is bytes:  # nobody can write to it
+            socket.send(frame, flags, copy=len(frame) < LARGE)
+        else:
+            tracker = socket.send(frame, flags, copy=False, track=True)
+            if tracker is not None:
+                trackers.append(tracker)
+    return trackers
+
+
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message can be received without waiting; cheaper than an exception saying that there is none."""
+    return bool(socket.get(zmq.EVENTS) & zmq.POLLIN)

@@ -1,0 +1,163 @@
+"""A request's walk through the graph of Executors: pure logic, no sockets.
+
+The router knows the nodes and who needs whom. Given a request's payload it says which nodes to visit next and,
+when the walk is over, what to answer. It carries payloads around but never looks into them.
+
+- A *payload* is a list of frames. Where branches meet, several payloads travel on side by side, as the parts of
+  one message: they are reduced by whoever decodes them anyway, the next replica or the client.
+- A node is passed by without a visit if its Executor does not bind the request's endpoint, if it is not among the
+  targets, or if it has no process (a mere join).
+- Nodes that nobody needs are the loose ends; the answer joins them, in the order of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Payload = Sequence[Any]  # frames
+Inputs = list[tuple[str, list[Payload]]]  # (predecessor, its payloads)
+
+ENTRANCE = "gateway"
+DEFAULT = "/default"  # what an Executor binds that takes every endpoint
+
+
+@dataclass
+class Node:
+    """One Executor in the graph.
+
+    Args:
+        name: its name.
+        needs: the names of the nodes before it; `'gateway'` is the entrance. Its inputs come in this order.
+        process: False for a join that only waits; it is never visited.
+        no_reduce: its Executor wants the inputs apart; with several predecessors it is visited even for an
+            endpoint that it does not bind, because only its replica knows how to put them together.
+        endpoints: what its Executor binds; None as long as that is not known, which counts as everything.
+    """
+
+    name: str
+    needs: tuple[str, ...] = (ENTRANCE,)
+    process: bool = True
+    no_reduce: bool = False
+    endpoints: frozenset[str] | None = None
+
+    def visited(self, endpoint: str, targets: frozenset[str] | None) -> bool:
+        """Whether a request for this endpoint and these targets goes to a replica of this node."""
+        if not self.process:
+            return False
+        if self.no_reduce and len(self.needs) > 1:
+            return True
+        if targets is not None and self.name not in targets:
+            return False
+        bound = self.endpoints
+        return bound is None or endpoint in bound or DEFAULT in bound
+
+
+class Walk:
+    """Where one request is. `origin` is the caller's business: whom to answer, and as what."""
+
+    __slots__ = ("endpoint", "inputs", "open", "origin", "targets", "visits")
+
+    def __init__(self, origin: Any, endpoint: str, targets: frozenset[str] | None = None) -> None:
+        self.origin = origin
+        self.endpoint = endpoint
+        self.targets = targets
+        self.inputs: dict[int, dict[str, list[Payload]]] = {}  # of the nodes that still wait for others
+        self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
+        self.visits = 0
+
+
+class Visit(NamedTuple):
+    """Give these inputs to a replica of the node."""
+
+    node: int
+    inputs: Inputs
+
+
+class Answer(NamedTuple):
+    """The walk is over; these inputs are its result."""
+
+    inputs: Inputs
+
+
+class Router:
+    """The graph, and how requests walk through it.
+
+    Args:
+        nodes: in an order in which each comes after those it needs.
+
+    Raises:
+        ValueError: a node needs one that does not come before it.
+
+    Example:
+        >>> router = Router([Node("encoder"), Node("indexer", ("encoder",))])
+        >>> walk = Walk("me", "/index")
+        >>> router.start(walk, [b"docs"])
+        [Visit(node=0, inputs=[('gateway', [[b'docs']])])]
+        >>> router.done(walk, 0, [b"vectors"])
+        [Visit(node=1, inputs=[('encoder', [[b'vectors']])])]
+        >>> router.done(walk, 1, [b"stored"])
+        [Answer(inputs=[('indexer', [[b'stored']])])]
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = list(nodes)
+        at = {ENTRANCE: -1}
+        for index, node in enumerate(self.nodes):
+            unknown = [name for name in node.needs if name not in at]
+            if unknown or not node.needs:
+                raise ValueError(f"{node.name!r} needs {unknown}, which does not come before it")
+            at[node.name] = index
+        needed = {name for node in self.nodes for name in node.needs}
+        self._ends = tuple(node.name for node in self.nodes if node.name not in needed) or (ENTRANCE,)
+        # _after[i + 1]: the nodes that need node i; the last index stands for the answer.
+        self._after: list[list[int]] = [[] for _ in range(len(self.nodes) + 1)]
+        for index, node in enumerate(self.nodes):
+            for name in node.needs:
+                self._after[at[name] + 1].append(index)
+        for name in self._ends:
+            self._after[at[name] + 1].append(len(self.nodes))
+
+    def start(self, walk: Walk, payload: Payload) -> list[Visit | Answer]:
+        """The request has come in with this payload."""
+        steps: list[Visit | Answer] = []
+        self._go_on(walk, -1, [payload], steps)
+        return steps
+
+    def done(self, walk: Walk, node: int, payload: Payload) -> list[Visit | Answer]:
+        """A replica of the node has returned this payload."""
+        steps: list[Visit | Answer] = []
+        self._go_on(walk, node, [payload], steps)
+        return steps
+
+    def _go_on(self, walk: Walk, index: int, output: list[Payload], steps: list[Visit | Answer]) -> None:
+        name = self.nodes[index].name if index >= 0 else ENTRANCE
+        for next_index in self._after[index + 1]:
+            end = next_index == len(self.nodes)
+            needs = self._ends if end else self.nodes[next_index].needs
+            inputs = [(name, output)]
+            if len(needs) > 1:
+                arrived = walk.inputs.setdefault(next_index, {})
+                arrived[name] = output
+                if len(arrived) < len(needs):
+                    continue
+                del walk.inputs[next_index]
+                inputs = [(need, arrived[need]) for need in needs]
+            if end:
+                steps.append(Answer(inputs))
+            elif self.nodes[next_index].visited(walk.endpoint, walk.targets):
+                walk.visits += 1
+                steps.append(Visit(next_index, inputs))
+            else:
+                self._go_on(walk, next_index, side_by_side(inputs), steps)
+
+
+def side_by_side(inputs: Inputs) -> list[Payload]:
+    """All payloads in one list, each once: branches that nobody visited bring the same one several times."""
+    if len(inputs) == 1:
+        return inputs[0][1]
+    payloads: list[Payload] = []
+    for _, some in inputs:
+        payloads.extend(payload for payload in some if not any(payload is other for other in payloads))
+    return payloads

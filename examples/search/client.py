@@ -1,0 +1,21 @@
+"""Index and search through a Flow that runs elsewhere, such as under `zflow-run examples/search/flow.yaml`.
+
+python examples/search/client.py "parse json from a string"
+"""
+
+from __future__ import annotations
+
+from terminal import command_line, documents, show
+
+from zflow import Client, Document
+
+parser = command_line()
+parser.add_argument("--host", default="localhost", help="where the Flow runs (default: %(default)s)")
+parser.add_argument("--port", type=int, default=54321, help="its port (default: %(default)s)")
+arguments = parser.parse_args()
+
+client = Client(host=arguments.host, port=arguments.port)
+client.post("/index", documents())
+query = Document(text=" ".join(arguments.query))
+for answer in client.post("/search", query, parameters={"top_k": arguments.top}):
+    show(answer)

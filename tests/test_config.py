@@ -1,0 +1,346 @@
+"""YAML <-> Flow: what may be written, what comes out of it, and where errors point."""
+
+import io
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zflow.config import ExecutorConfig, dump, load
+from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
+from zflow.executor import BaseExecutor, Executor
+from zflow.topology import ExecutorSpec, Topology, check_defaults
+
+
+def yaml(text):
+    return textwrap.dedent(text).lstrip("\n")
+
+
+def flow_file(tmp_path, text, name="flow.yaml"):
+    path = tmp_path / name
+    path.write_text(yaml(text), "utf-8")
+    return path
+
+
+def specs_of(config):
+    topology = Topology()
+    defaults = check_defaults({key: value for key, value in config.flow_kwargs.items() if key != "port"})
+    for entry in config.executors:
+        getattr(topology, entry.method)(defaults, config.folder, **entry.kwargs)
+    return topology.specs
+
+
+FULL = """
+    jtype: Flow
+    version: '1'
+    with:
+      port: 5000
+      replicas: 2
+    executors:
+    - name: encoder
+      uses: BaseExecutor
+      replicas: 3
+      polling: {/custom: ALL, '*': ANY}
+      env: {THREADS: 4}
+      py_modules: [a.py]
+      timeout_ready: -1
+    - name: branch
+      needs: gateway
+    - method: needs_all
+      name: end
+    """
+
+
+def test_everything_that_add_takes_can_be_written(tmp_path):
+    config = load(flow_file(tmp_path, FULL))
+    assert config.flow_kwargs == {"port": 5000, "replicas": 2}
+    assert config.folder == str(tmp_path)
+    assert [entry.method for entry in config.executors] == ["add", "add", "needs_all"]
+    encoder, branch, end = specs_of(config)
+    assert (encoder.replicas, encoder.env, encoder.polling) == (3, {"THREADS": "4"}, {"/custom": "ALL", "*": "ANY"})
+    assert (encoder.py_modules, encoder.timeout_ready, encoder.folder) == (("a.py",), -1, str(tmp_path))
+    assert (branch.needs, branch.replicas) == (("gateway",), 2)
+    assert (end.needs, end.pure_join) == (("encoder", "branch"), True)
+
+
+def test_paths_texts_and_open_files_say_the_same(tmp_path):
+    path = flow_file(tmp_path, FULL)
+    expected = load(path).executors
+    assert load(str(path)).executors == expected
+    assert load(yaml(FULL)).executors == expected
+    assert load(yaml(FULL)).folder is None
+    assert load(io.StringIO(yaml(FULL))).executors == expected
+    for mode in ("r", "rb"):
+        with open(path, mode) as file:
+            config = load(file)
+        assert config.executors == expected
+        assert config.folder == str(tmp_path)
+
+
+def test_a_flow_may_be_almost_empty():
+    for text in ("jtype: Flow", "jtype: Flow\nexecutors:", "jtype: Flow\nwith:\nexecutors: []\nversion: 1.0"):
+        config = load(text)
+        assert (config.flow_kwargs, config.executors) == ({}, [])
+    assert load("jtype: Flow\nexecutors:\n-\n- {}").executors == [ExecutorConfig("add", {})] * 2
+
+
+def test_anchors_and_merges_work():
+    config = load(
+        yaml("""
+        jtype: Flow
+        executors:
+        - &base
+          name: a
+          env: &env {A: x}
+          replicas: 2
+        - <<: *base
+          name: b
+          env: *env
+        """)
+    )
+    assert [entry.kwargs for entry in config.executors] == [
+        {"name": "a", "env": {"A": "x"}, "replicas": 2},
+        {"name": "b", "env": {"A": "x"}, "replicas": 2},
+    ]
+
+
+def test_expressions_are_replaced(monkeypatch):
+    monkeypatch.setenv("ZFLOW_N", "3")
+    monkeypatch.setenv("ZFLOW_ODD", "a: [b] # ${{ ENV.X }}")
+    monkeypatch.setenv("ZFLOW_ON", "true")
+    monkeypatch.setenv("ZFLOW_EMPTY", "")
+    text = yaml("""
+        jtype: Flow
+        executors:
+        - replicas: ${{ ENV.ZFLOW_N }}
+          no_reduce: ${{ENV.ZFLOW_ON}}
+          name: enc${{ ENV.ZFLOW_N }}${{CONTEXT.end}}
+          workspace: ${{ ENV.ZFLOW_EMPTY }}
+          uses: ${{ CONTEXT.cls }}
+          uses_with:
+            quoted: "${{ ENV.ZFLOW_N }}"
+            odd: ${{ ENV.ZFLOW_ODD }}
+            number: ${{ CONTEXT.number }}
+            list: ${{ CONTEXT.list }}
+        """)
+    context = {"end": "_x", "cls": BaseExecutor, "number": 0.5, "list": [1, 2]}
+    assert load(text, context).executors[0].kwargs == {
+        "replicas": 3,
+        "no_reduce": True,
+        "name": "enc3_x",
+        "workspace": None,
+        "uses": BaseExecutor,
+        "uses_with": {"quoted": "3", "odd": "a: [b] # ${{ ENV.X }}", "number": 0.5, "list": [1, 2]},
+    }
+
+
+HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "  replica: 2", "flow.yaml:5: executors[1]: unknown key 'replica'; did you mean 'replicas'? (executor 'b')"),
+        (HEAD + "  replicas: 0", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 or more, not 0 (executor 'b')"),
+        (HEAD + "  replicas: '3'", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 or more, not '3' (a text"),
+        (HEAD + "  needs: c", "flow.yaml:5: executors[1]: needs names 'c', but there is no Executor of that name"),
+        (HEAD + "  env:\n    A: yes", "flow.yaml:5: executors[1]: env['A'] must be a text or a number, not True"),
+        (HEAD + "- replicas: 1\n  name: a", "flow.yaml:6: executors[2]: name 'a' is taken by another Executor"),
+        (HEAD + "- c", "flow.yaml:5: executors[2] must be a mapping of keys to values, not 'c'"),
+        (HEAD + "- method: start", "flow.yaml:5: executors[2]: method must be one of 'add', 'needs', 'needs_all', not 'start'"),
+        (HEAD + "- {name: c, 5: x}", "flow.yaml:5: executors[2]: a key must be a text, not 5"),
+        (HEAD + "  name: c", "flow.yaml:5: duplicate key 'name', first in line 4: keep one of them"),
+        (HEAD + "  needs: b", "flow.yaml:2: executors: needs form a cycle: 'b' needs 'b'"),
+        ("jtype: Flow\nexecutors: 5", "flow.yaml:2: executors must be a list, not 5"),
+        ("jtype: Flow\nexecuters: []", "flow.yaml:2: unknown key 'executers'; did you mean 'executors'?"),
+        ("jtype: Flow\nenv: {A: b}", "flow.yaml:2: unknown key 'env'; write env under 'with' for every Executor, or"),
+        ("jtype: Flow\nwith: [a]", "flow.yaml:2: with must be a mapping of keys to values, not ['a']"),
+        ("jtype: Executor", "flow.yaml:1: jtype must be Flow, not 'Executor'"),
+        ("executors: []", "flow.yaml:1: jtype must be Flow, and is missing"),
+        ("jtype: Flow\nversion: 2", "flow.yaml:2: version must be '1', not 2"),
+        ("", "flow.yaml:1: a Flow is a mapping that begins with 'jtype: Flow', not None"),
+        ("- a", "flow.yaml:1: a Flow is a mapping that begins with 'jtype: Flow', not ['a']"),
+        ("!Flow\nexecutors: []", "flow.yaml:1: the tag !Flow means nothing here; write jtype: Flow"),
+        ("jtype: Flow\nwith: !!python/name:os.system {}", "flow.yaml:2: the tag !!python/name:os.system means nothing"),
+        ("jtype: Flow\nwith: {? [a] : b}", "flow.yaml:2: a key must be a single word or number"),
+        ("jtype: Flow\nwith: &x {a: *x}", "flow.yaml:2: an alias cannot stand inside of what it stands for"),
+        ("jtype: Flow\nwith: {", "flow.yaml:2: not YAML: while parsing a flow"),
+        ("jtype: Flow\n\twith: 1", "flow.yaml:2: not YAML: "),
+        ("jtype: Flow\nwith: {a: ${{ ENV.A }}}", "flow.yaml:2: not YAML: "),
+        ("jtype: Flow\n---\njtype: Flow", "flow.yaml:2: not YAML: expected a single document in the stream"),
+        ("jtype: Flow\nwith: {a: 2020-13-45}", "flow.yaml:2: '2020-13-45' cannot be read: month must be in 1..12"),
+        ("jtype: Flow\nwith: {a: \0}", "flow.yaml: not YAML: unacceptable character"),
+        ("jtype: Flow\nwith:\n  a: x${{ ENV.ZFLOW_NONE }}", "flow.yaml:3: ENV.ZFLOW_NONE is not set; export ZFLOW_NONE=..."),
+        ("jtype: Flow\nwith:\n  a: ${{ CONTEXT.siez }}", "flow.yaml:3: CONTEXT.siez is not set; did you mean 'size'?; pass "
+         "context={'siez': ...}"),
+        ("jtype: Flow\nwith:\n  a: ${{ root.x }}", "flow.yaml:3: '${{ root.x }}' must be ENV.NAME or CONTEXT.NAME"),
+        ("jtype: Flow\nwith:\n  a: ${{ ENV.X", "flow.yaml:3: '${{ ENV.X' has a '${{' without its '}}'"),
+    ],
+)  # fmt: skip
+def test_errors_name_file_line_and_key(tmp_path, monkeypatch, text, message):
+    flow_file(tmp_path, text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfig) as caught:
+        load("flow.yaml", {"size": 1})
+    assert str(caught.value).startswith(message)
+
+
+def test_other_errors_get_their_line_too():
+    with pytest.raises(NotSupported) as refused:
+        load(HEAD + "  external: true")
+    assert str(refused.value).startswith("YAML text:5: executors[1]: external is not supported by this version")
+    with pytest.raises(InvalidExecutor) as wrong:
+        load(HEAD + "  uses: 5")
+    assert str(wrong.value).startswith("YAML text:5: executors[1]: uses must be a class, ")
+
+
+def test_what_with_says_is_located_by_whoever_checks_it():
+    config = load("jtype: Flow\nwith:\n  port: 1\n  replicas: 0")
+    with pytest.raises(InvalidConfig) as caught, config.located("with"):
+        check_defaults({"replicas": 0})
+    assert str(caught.value).startswith("YAML text:4: with: replicas must be a whole number")
+    with pytest.raises(InvalidFlow, match="^YAML text:2: with: something else$"), config.located("with"):
+        raise InvalidFlow("something else")
+
+
+def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("none.yml", "none", tmp_path):
+        with pytest.raises(InvalidConfig, match=r": cannot read it: .* \(looked for /"):
+            load(source)
+    (tmp_path / "latin.yml").write_bytes(b"jtype: Fl\xf6w")
+    with pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8' codec can't decode"):
+        load("latin.yml")
+    with pytest.raises(InvalidConfig, match="^5 is not YAML: give a path, YAML text or an open file"):
+        load(5)
+    with pytest.raises(InvalidConfig, match="nested too deeply"):
+        load("a: " + "[" * 5000)
+
+
+# ---- writing
+
+
+class Importable(Executor):
+    pass
+
+
+def test_only_what_differs_is_written():
+    specs = [
+        ExecutorSpec("executor0", ("gateway",)),
+        ExecutorSpec("mine", ("executor0",), replicas=3, uses_with={"a": [1, None]}),
+        ExecutorSpec("third", ("gateway",)),
+        ExecutorSpec("executor3", ("mine", "third"), pure_join=True),
+    ]
+    assert dump({"port": 5000}, specs) == yaml("""
+        jtype: Flow
+        version: '1'
+        with:
+          port: 5000
+        executors:
+        - {}
+        - name: mine
+          replicas: 3
+          uses_with:
+            a:
+            - 1
+            - null
+        - name: third
+          needs: gateway
+        - method: needs
+          needs:
+          - mine
+          - third
+        """)
+    assert dump({}, []) == "jtype: Flow\nversion: '1'\n"
+
+
+def test_a_value_that_differs_from_the_flows_default_is_written():
+    defaults = {"replicas": 2, "env": {"A": 1}}
+    topology = Topology()
+    for kwargs in ({}, {"replicas": 1}, {"env": {}}):
+        topology.add(check_defaults(defaults), **kwargs)
+    text = dump(defaults, topology.specs)
+    assert [entry.kwargs for entry in load(text).executors] == [{}, {"replicas": 1}, {"env": {}}]
+    assert specs_of(load(text)) == topology.specs
+
+
+def test_classes_are_written_so_that_they_are_found_again():
+    class Local(Executor):
+        pass
+
+    def uses(cls):
+        return load(dump({}, [ExecutorSpec("a", ("gateway",), uses=cls)])).executors[0].kwargs["uses"]
+
+    assert uses(Importable) == f"{__name__}:Importable"
+    assert uses(Local) == "Local"
+    assert load(dump({"uses": Importable}, [])).flow_kwargs == {"uses": f"{__name__}:Importable"}
+
+
+def test_relative_paths_are_written_in_full_when_the_yaml_goes_elsewhere(tmp_path):
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    described = {"jtype": "x.py:Mine", "py_modules": ["y.py", "module"], "with": {"path": "z.py"}}
+    specs = [
+        ExecutorSpec("a", ("gateway",), uses="x.py:Mine", py_modules=("y.py", "module"), folder=here),
+        ExecutorSpec("b", ("a",), uses="Mine", folder=here),
+        ExecutorSpec("c", ("b",), uses=described, folder=here),
+    ]
+
+    def written(folder):
+        return [entry.kwargs for entry in load(dump({}, specs, folder)).executors]
+
+    assert written(here)[0] == {"name": "a", "uses": "x.py:Mine", "py_modules": ["y.py", "module"]}
+    assert written(there) == [
+        {"name": "a", "uses": f"{here}/x.py:Mine", "py_modules": [f"{here}/y.py", "module"]},
+        {"name": "b", "uses": "Mine"},
+        {"name": "c", "uses": {**described, "jtype": f"{here}/x.py:Mine", "py_modules": [f"{here}/y.py", "module"]}},
+    ]
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2, object()}, lambda: None, "a${{ ENV.X }}"])
+def test_what_has_no_form_in_yaml_is_named(value):
+    spec = ExecutorSpec("a", ("gateway",), uses_with={"model": value})
+    with pytest.raises(InvalidConfig, match=r"^uses_with cannot be written as YAML: .* \(executor 'a'\)"):
+        dump({}, [spec])
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda text: "${{" not in text)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+variables = st.dictionaries(st.from_regex(r"\A[A-Z]{1,4}\Z"), texts.filter(lambda text: "\0" not in text), max_size=2)
+added = st.fixed_dictionaries(
+    {},
+    optional={
+        "replicas": st.integers(1, 9),
+        "polling": st.sampled_from(["ANY", "ALL", {"/x": "ALL", "*": "ANY"}]),
+        "needs": st.just("gateway"),
+        "uses": st.sampled_from(["Mine", "a.py", {"jtype": "Mine", "with": {"a": 1}}]),
+        "uses_with": st.dictionaries(texts, plain, max_size=3),
+        "uses_metas": st.dictionaries(texts, plain, max_size=2),
+        "uses_requests": st.just({"/x": "foo"}),
+        "py_modules": st.just(("a.py", "b")),
+        "env": variables,
+        "workspace": st.just("work"),
+        "timeout_send": st.sampled_from([-1, 1, 1000]),
+        "timeout_ready": st.sampled_from([-1, 1, 600_000]),
+        "retries": st.integers(-1, 3),
+        "no_reduce": st.booleans(),
+    },
+)
+
+
+@given(st.lists(added, max_size=4), st.sampled_from([{}, {"replicas": 2, "no_reduce": True}]), st.booleans())
+def test_what_is_written_reads_back_the_same(entries, defaults, joined):
+    topology = Topology()
+    for kwargs in entries:
+        topology.add(check_defaults(defaults), **kwargs)
+    if joined and entries:
+        topology.needs_all(check_defaults(defaults), name="end")
+    text = dump(defaults, topology.specs)
+    config = load(text)
+    assert config.flow_kwargs == defaults
+    assert specs_of(config) == topology.specs
+    assert dump(config.flow_kwargs, specs_of(config)) == text

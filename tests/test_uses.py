@@ -1,0 +1,285 @@
+"""What `uses` may be, and what a wrong one says."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from zflow.errors import InvalidExecutor, NotSupported
+from zflow.executor import BaseExecutor, Executor, requests
+from zflow.uses import Loaded, check_kind, is_file, load, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Known(Executor):
+    def __init__(self, size=1, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    @requests
+    def foo(self, docs): ...
+
+
+class Strict(Executor):
+    def __init__(self, model, top_k=5):
+        pass
+
+
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    """A folder with an executor.py, which leaves no traces in this process."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write(tmp_path / "beside.py", "ANSWER = 42")
+    write(
+        tmp_path / "executor.py",
+        """
+        from zflow.executor import Executor, requests
+        import beside
+
+        class FromFile(Executor):
+            def __init__(self, size=1, **kwargs):
+                self.size = size
+
+            @requests
+            def foo(self, docs): return beside.ANSWER
+
+            def bar(self, docs): ...
+        """,
+    )
+    return tmp_path
+
+
+def write(path, text):
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_classes_and_names_of_classes():
+    assert load(None) == Loaded(BaseExecutor, {}, {}, {})
+    assert load(Known).cls is Known
+    assert load("Known").cls is Known
+    assert load("BaseExecutor").cls is BaseExecutor
+
+    class Local(Executor):
+        pass
+
+    assert load("Local").cls is Local
+
+
+def test_files_are_loaded_once_however_they_are_spelled(folder, monkeypatch):
+    cls = load("executor.py:FromFile", folder=str(folder)).cls
+    assert cls.__name__ == "FromFile"
+    assert cls().foo(docs=None) == 42
+    assert load(f"{folder}/./executor.py").cls is cls
+    assert load(folder / "executor.py").cls is cls
+    monkeypatch.chdir(folder)
+    assert load("executor.py").cls is cls
+    assert load("FromFile", py_modules=["executor.py"]).cls is cls
+
+
+def test_a_file_that_is_imported_already_is_not_run_again(folder, monkeypatch):
+    write(folder / "once_only.py", "from zflow.executor import Executor\nclass Once(Executor): ...")
+    monkeypatch.syspath_prepend(folder)
+    import once_only
+
+    assert load("once_only.py:Once", folder=str(folder)).cls is once_only.Once
+
+
+def test_the_running_script_is_not_run_again(tmp_path):
+    script = write(
+        tmp_path / "script.py",
+        """
+        print("running")
+        from zflow.executor import Executor
+        from zflow.uses import load
+
+        class Mine(Executor): ...
+
+        assert load(__file__ + ":Mine").cls is Mine
+        assert load("Mine").cls is Mine
+        """,
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "running\n"
+
+
+def test_modules_are_looked_for_beside_the_folder_too(folder):
+    write(folder / "zflow_test_module.py", "from zflow.executor import Executor\nclass Inner(Executor): ...")
+    assert load("zflow_test_module:Inner", folder=str(folder)).cls.__name__ == "Inner"
+    assert load("zflow.executor:BaseExecutor").cls is BaseExecutor
+
+
+def test_a_dict_describes_an_executor_and_arguments_go_over_it():
+    loaded = load(
+        {"jtype": "Known", "with": {"size": 2, "a": 1}, "metas": {"name": "x"}, "requests": {"/x": "foo"}},
+        uses_with={"size": 3},
+        uses_metas={"workspace": "w"},
+        uses_requests={"/y": "foo"},
+    )
+    assert loaded == Loaded(Known, {"size": 3, "a": 1}, {"name": "x", "workspace": "w"}, {"/x": "foo", "/y": "foo"})
+
+
+def test_yaml_describes_an_executor(folder, monkeypatch):
+    text = """
+        jtype: FromFile
+        with:
+          size: ${{ ENV.ZFLOW_TEST_SIZE }}
+        metas:
+          py_modules:
+            - executor.py
+        requests:
+          /bar: bar
+        """
+    monkeypatch.setenv("ZFLOW_TEST_SIZE", "3")
+    write(folder / "config.yml", text)
+    by_file = load(f"{folder}/config.yml")
+    assert (by_file.cls.__name__, by_file.uses_with, by_file.requests) == ("FromFile", {"size": 3}, {"/bar": "bar"})
+    assert by_file.metas == {}
+    assert load(textwrap.dedent(text), folder=str(folder)) == by_file
+    assert load("jtype: executor.py:FromFile", folder=str(folder)).cls is by_file.cls
+    write(folder / "top.yml", "jtype: FromFile\npy_modules: executor.py")
+    assert load("top.yml", folder=str(folder)).cls is by_file.cls
+
+
+@pytest.mark.parametrize(
+    ("uses", "message"),
+    [
+        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', a YAML file, YAML text or a dict, not 5"),
+        ("", "uses must be a class, "),
+        (dict, "uses=dict is a class but not an Executor: derive it from Executor"),
+        (Known(), "uses must be the class Known, not an instance: give arguments by uses_with"),
+        (print, "uses must be a class, "),
+        ("Knwon", "uses='Knwon' names no Executor class defined so far; did you mean 'Known'?; uses takes a class, "),
+        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far; did you mean 'a.b:Mine'?"),
+        ("no_such.py", "there is no file 'no_such.py' (looked for /"),
+        ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
+        ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module named"),
+        ("not a module:Mine", "'not a module' is neither a .py file nor the name of a module"),
+        ("zflow.executor:Nothing", "uses='zflow.executor:Nothing': zflow.executor has no 'Nothing'; Executors there"),
+        ("zflow.executor:BaseExecuter", "uses='zflow.executor:BaseExecuter': zflow.executor has no 'BaseExecuter'; "
+         "did you mean 'BaseExecutor'?"),
+        ("zflow.executor:requests", "uses='zflow.executor:requests' is <function requests"),
+        ({"jtype": "Known", "wiht": {}}, "uses: unknown key 'wiht'; did you mean 'with'?"),
+        ({"with": {}}, "uses: jtype must name the Executor class, not None"),
+        ({"jtype": "Known", "with": [1]}, "uses: with must map names to values, not [1]"),
+        ({"jtype": "Known", "py_modules": 5}, "py_modules must be a list of .py files or module names, not 5"),
+        ("jtype: Known\nwihth: 1", "YAML text:2: unknown key 'wihth'; did you mean 'with'?"),
+        ("jtype: Known\nwith: [", "YAML text:2: not YAML: "),
+        ("!Known\nwith: {}", "YAML text:1: the tag !Known means nothing here; write jtype: Known"),
+        ("- Known\n- x", "YAML text:1: an Executor is described by a mapping with jtype, not ['Known', 'x']"),
+    ],
+)  # fmt: skip
+def test_what_is_no_executor_is_named(uses, message):
+    with pytest.raises(InvalidExecutor) as caught:
+        load(uses, owner="executor 'x'")
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith(" (executor 'x')")
+
+
+@pytest.mark.parametrize(
+    ("uses", "message"),
+    [
+        ("jinaai://jina-ai/CLIPEncoder", "uses='jinaai://jina-ai/CLIPEncoder': Executors of the Jina Hub are not"),
+        ("jinahub://X", "uses='jinahub://X': Executors of the Jina Hub are not supported"),
+        ("docker://x", "uses='docker://x': containers are not supported"),
+        ("grpc://x:1", "uses='grpc://x:1': grpc:// is not supported: uses takes a class, "),
+    ],
+)
+def test_other_kinds_are_not_supported(uses, message):
+    with pytest.raises(NotSupported) as caught:
+        check_kind(uses, "executor 'x'")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_folder_is_not_supported_and_says_what_is(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NotSupported, match=r"'mine/' is a folder.* such as 'mine/config.yml'"):
+        load("mine/", folder=str(tmp_path))
+
+
+def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
+    write(tmp_path / "none.py", "from zflow.executor import BaseExecutor, Executor")
+    two = "from zflow.executor import Executor\nclass A1(Executor): ...\nclass A2(Executor): ..."
+    write(tmp_path / "two.py", two)
+    with pytest.raises(InvalidExecutor, match=r"uses='none.py' holds no Executor: define one"):
+        load("none.py", folder=str(tmp_path))
+    with pytest.raises(
+        InvalidExecutor, match=r"several Executors \('A1', 'A2'\): choose one, and say uses='two.py:Class'"
+    ):
+        load("two.py", folder=str(tmp_path))
+    with pytest.raises(InvalidExecutor, match=r"two.py has no 'A3'; did you mean 'A[12]'\?"):
+        load("two.py:A3", folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "import no_such_package",
+            "importing 'broken.py' failed: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("def (", "importing 'broken.py' failed: SyntaxError"),
+        ("raise SystemExit(3)", "importing 'broken.py' failed: SystemExit: 3"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path, code, message):
+    path = write(tmp_path / "broken.py", code)
+    with pytest.raises(InvalidExecutor) as caught:
+        load("broken.py", folder=str(tmp_path), owner="executor 'x'")
+    assert str(caught.value).startswith(message)
+    assert caught.value.__cause__ is not None
+    write(path, "from zflow.executor import Executor\nclass Mended(Executor): ...")
+    assert load("broken.py", folder=str(tmp_path)).cls.__name__ == "Mended"
+
+
+@pytest.mark.parametrize(
+    ("uses", "uses_with", "message"),
+    [
+        (Strict, {}, "Strict.__init__ requires 'model': give it by uses_with={'model': ...}"),
+        (Strict, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Strict.__init__ does not take; did you mean 'top_k'?"),
+        (Strict, {"zzz": 1}, "uses_with gives 'zzz', which Strict.__init__ does not take; it takes 'model', 'top_k'"),
+        (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def __init__(self, a"),
+    ],
+)  # fmt: skip
+def test_uses_with_must_fit_the_constructor(uses, uses_with, message):
+    with pytest.raises(InvalidExecutor) as caught:
+        load(uses, uses_with=uses_with)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_constructor_that_takes_everything_gets_everything():
+    assert load(Known, uses_with={"anything": 1}).uses_with == {"anything": 1}
+    assert load(Strict, uses_with={"model": 1}).uses_with == {"model": 1}
+
+
+def test_uses_requests_must_name_methods():
+    with pytest.raises(
+        InvalidExecutor, match=r"Known has no method 'fo' to serve '/x'; did you mean 'foo'\? \(executor 'x'\)"
+    ):
+        load(Known, uses_requests={"/x": "fo"}, owner="executor 'x'")
+
+
+def test_a_reference_finds_the_class_again(folder):
+    from_file = load("executor.py", folder=str(folder)).cls
+    assert reference(from_file) == f"{folder / 'executor.py'}:FromFile"
+    assert load(reference(from_file)).cls is from_file
+    assert reference(BaseExecutor) == "zflow.executor:BaseExecutor"
+
+    class Local(Executor):
+        pass
+
+    assert reference(Local) == "Local"
+
+
+def test_files_are_told_from_names():
+    assert is_file("a.py")
+    assert is_file("a.py:Mine")
+    assert is_file("a/b.yaml")
+    assert not is_file("Mine")
+    assert not is_file("module:Mine")
+    assert not is_file("jtype: a.py")

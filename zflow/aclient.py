@@ -1,0 +1,332 @@
+"""`AsyncClient`: posts to a running Flow from asyncio, many posts at once over one socket per event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import zmq
+
+from zflow import errors
+from zflow.client import CONNECTING, LOOK, SILENCE, address_of, open_socket, together
+from zflow.devices import protocol
+from zflow.document import DocumentArray
+from zflow.exchange import (
+    PREFETCH,
+    REQUEST_SIZE,
+    Callback,
+    Callbacks,
+    Exchange,
+    Response,
+    batches,
+    check_document,
+    check_options,
+    choose_targets,
+)
+
+
+class _Stream:
+    """An exchange on an event loop: woken when an answer for it has arrived."""
+
+    def __init__(self, link: _Link, exchange: Exchange) -> None:
+        self._link = link
+        self.exchange = exchange
+        self.arrived = asyncio.Event()
+        self.error: BaseException | None = None
+
+
+class _Link:
+    """One event loop's socket to the broker."""
+
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._address = address
+        self._loop = loop
+        self.pid = os.getpid()
+        self.ids = itertools.count(1)
+        self.encode = protocol.encoder()
+        self._context = zmq.Context()
+        self._socket = open_socket(self._context, address)
+        self._streams: dict[int, _Stream] = {}
+        self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._heard = time.monotonic()
+        self.info: dict[str, Any] = {}
+        loop.add_reader(self._socket.fileno(), self._drain)
+        self._timer = loop.call_later(LOOK / 1000, self._look)
+
+    async def hello(self) -> dict[str, Any]:
+        """Ask the broker who it is."""
+        if self._welcome.done():
+            self._welcome = self._loop.create_future()
+        self._say_hello()
+        try:
+            self.info = await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING)
+        except asyncio.TimeoutError:
+            raise errors.FlowUnreachable(
+                f"no Flow answers at {self._address}: is it running, and is the port right?"
+            ) from None
+        return self.info
+
+    def _say_hello(self) -> None:
+        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+        self._drain()
+
+    def send(self, frames: list[Any], stream: _Stream, id: int) -> list[zmq.MessageTracker]:
+        """Send a request whose answer goes to the stream."""
+        self._streams[id] = stream
+        trackers = protocol.send_tracked(self._socket, frames)
+        self._drain()  # the descriptor signals changes only, and sending may have used one up
+        return trackers
+
+    def forget(self, stream: _Stream) -> None:
+        """Drop whatever is still to come for the stream."""
+        self._streams = {id: other for id, other in self._streams.items() if other is not stream}
+
+    def _drain(self) -> None:
+        while not self._socket.closed and protocol.readable(self._socket):
+            frames = protocol.receive(self._socket, 2)
+            self._heard = time.monotonic()
+            try:
+                header = protocol.decode(frames[0], protocol.TO_CLIENT)
+            except protocol.Malformed as error:
+                self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
+                return
+            self._take(header, list(protocol.buffers(frames[1:])))
+
+    def _take(self, header: list[Any], payload: list[Any]) -> None:
+        if header[1] == protocol.WELCOME:
+            if not self._welcome.done():
+                self._welcome.set_result(header[3])
+            return
+        stream = self._streams.pop(header[2], None)
+        if stream is not None:
+            stream.exchange.take(header, payload)
+            stream.arrived.set()
+
+    def _look(self) -> None:
+        """Make sure, while somebody waits, that the broker is still there."""
+        silent = time.monotonic() - self._heard
+        if not self._streams:
+            self._heard = time.monotonic()
+        elif silent > SILENCE:
+            self._break(errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {silent:.0f} s ago"))
+        elif silent > LOOK / 1000:
+            self._say_hello()
+        self._timer = self._loop.call_later(LOOK / 1000, self._look)
+
+    def _break(self, error: errors.ZflowError) -> None:
+        streams, self._streams = set(self._streams.values()), {}
+        for stream in streams:
+            stream.error = error
+            stream.arrived.set()
+
+    def close(self) -> None:
+        """Close the socket; what still waits fails."""
+        self._break(errors.FlowUnreachable("the AsyncClient was closed"))
+        self._timer.cancel()
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._context.term()
+
+
+class AsyncResults:
+    """What `AsyncClient.post` returns: `async for` yields results as they come, `await` collects them all."""
+
+    def __init__(self, responses: AsyncIterator[Response], callbacks: Callbacks, whole: bool) -> None:
+        self._responses = responses
+        self._callbacks = callbacks
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for response in self._responses:
+            self._callbacks.deliver(response)
+            if response.error is None:
+                yield response if self._whole else response.docs
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._collect().__await__()
+
+    async def _collect(self) -> Any:
+        responses = []
+        async for response in self._responses:
+            self._callbacks.deliver(response)
+            if response.error is None and not self._callbacks.take_results:
+                responses.append(response)
+        if self._callbacks.take_results:
+            return None
+        return responses if self._whole else together(responses)
+
+
+class AsyncClient:
+    """Posts to a Flow from asyncio. One may be shared by tasks, and used on several event loops.
+
+    Args:
+        host: where the Flow listens.
+        port: its port.
+
+    Example:
+        client = AsyncClient(port=5555)
+        docs = await client.post("/search", Document(text="hello"))
+        async for docs in client.post("/index", documents):  # one DocumentArray per request, in order
+            ...
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None) -> None:
+        if port is None:
+            raise errors.BadRequest("AsyncClient needs the port of a Flow: AsyncClient(port=...)")
+        self._address = address_of(host, port)
+        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = WeakKeyDictionary()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close this event loop's connection. Posting again connects anew."""
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        if link is not None:
+            link.close()
+
+    async def info(self) -> dict[str, Any]:
+        """Ask the Flow about itself; as `Client.info`."""
+        link = await self._link()
+        return await link.hello()
+
+    async def _link(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None or link.pid != os.getpid():
+            link = self._links[loop] = _Link(self._address, loop)
+        if not link.info:
+            try:
+                await link.hello()
+            except BaseException:
+                await self.close()
+                raise
+        return link
+
+    def post(
+        self,
+        on: str,
+        inputs: Any = None,
+        parameters: dict[str, Any] | None = None,
+        *,
+        request_size: int = REQUEST_SIZE,
+        on_done: Callback | None = None,
+        on_error: Callback | None = None,
+        on_always: Callback | None = None,
+        return_responses: bool = False,
+        target_executor: str | None = None,
+        show_progress: bool = False,
+        prefetch: int = PREFETCH,
+    ) -> AsyncResults:
+        """As `Client.post`, from asyncio; inputs may be an async iterable too.
+
+        Returns:
+            Something to await, for all results in one DocumentArray (or the list of responses, or None if there is
+            an `on_done` or `on_always`); or to iterate over with `async for`, for one DocumentArray (or response)
+            per request, in the order of the inputs, in constant memory.
+
+        Raises: as `Client.post`, when it is awaited or iterated.
+        """
+        check_options(on, parameters, request_size, prefetch)
+        responses = self._responses(on, inputs, parameters, request_size, target_executor, prefetch)
+        if show_progress:
+            responses = _shown(responses, inputs)
+        return AsyncResults(responses, Callbacks(on_done, on_error, on_always), return_responses)
+
+    async def _responses(
+        self,
+        on: str,
+        inputs: Any,
+        parameters: dict[str, Any] | None,
+        request_size: int,
+        target_executor: str | None,
+        prefetch: int,
+    ) -> AsyncIterator[Response]:
+        link = await self._link()
+        targets = choose_targets(target_executor, link.info.get("executors", ()))
+        limit = link.info.get("max_message_bytes", 2**63)
+        source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
+        requests = batches(None if source is not None else inputs, request_size)
+        exchange = Exchange(on, requests, parameters, targets, prefetch, limit, link.ids, link.encode)
+        stream = _Stream(link, exchange)
+        trackers: deque[zmq.MessageTracker] = deque()
+        try:
+            while True:
+                while exchange.has_room:
+                    while trackers:
+                        if not trackers[0].done:
+                            await asyncio.sleep(0)
+                            continue
+                        trackers.popleft()
+                    frames = exchange.next() if source is None else await _next(source, exchange)
+                    if frames is None:
+                        break
+                    trackers.extend(link.send(frames, stream, exchange.last_id))
+                if exchange.finished:
+                    return
+                await stream.arrived.wait()
+                stream.arrived.clear()
+                if stream.error is not None:
+                    raise stream.error
+                for response in exchange.ready():
+                    yield response
+        finally:
+            link.forget(stream)
+
+    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
+        """`post('/index', ...)`."""
+        return self.post("/index", inputs, parameters, **options)
+
+    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
+        """`post('/search', ...)`."""
+        return self.post("/search", inputs, parameters, **options)
+
+    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
+        """`post('/update', ...)`."""
+        return self.post("/update", inputs, parameters, **options)
+
+    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
+        """`post('/delete', ...)`."""
+        return self.post("/delete", inputs, parameters, **options)
+
+
+async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
+    some: list[Any] = []
+    place = 0
+    async for document in documents:
+        check_document(document, place)
+        place += 1
+        some.append(document)
+        if len(some) == size:
+            yield DocumentArray(some)
+            some = []
+    if some:
+        yield DocumentArray(some)
+
+
+async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> list[Any] | None:
+    try:
+        docs = await source.__anext__()
+    except StopAsyncIteration:
+        exchange.exhaust()
+        return None
+    return exchange.request(docs)
+
+
+async def _shown(responses: AsyncIterator[Response], inputs: Any) -> AsyncIterator[Response]:
+    from zflow.progress import bar
+
+    with bar(inputs) as progress:
+        async for response in responses:
+            progress.update(len(response.docs))
+            yield response

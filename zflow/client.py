@@ -1,0 +1,370 @@
+"""`Client`: posts to a running Flow from threads and processes, and waits for the answers.
+
+Each post has a connection of its own while it lasts, from a pool, so threads never share a socket and the calling
+thread itself sends and receives. After a fork the new process makes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from zflow import errors
+from zflow.devices import protocol
+from zflow.document import DocumentArray
+from zflow.exchange import (
+    PREFETCH,
+    REQUEST_SIZE,
+    Callback,
+    Callbacks,
+    Exchange,
+    Response,
+    batches,
+    check_options,
+    choose_targets,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+CONNECTING = 5.0  # seconds to wait for a Flow's first word
+SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
+
+
+def address_of(host: str, port: int | str) -> str:
+    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; an IPv6 host is put in brackets.
+
+    Raises:
+        BadRequest: the port is no number from 1 to 65535.
+    """
+    try:
+        number = int(port)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < 65536 or isinstance(port, bool):
+        raise errors.BadRequest(f"port must be a number from 1 to 65535, not {port!r}")
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"tcp://{host}:{number}"
+
+
+def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
+    """A DEALER connected to a Flow's front."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.set(zmq.IPV6, 1)
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.SNDHWM, 0)  # bounded by what a post may have in flight
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.HEARTBEAT_IVL, 2000)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
+    socket.set(zmq.RCVTIMEO, LOOK)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise errors.FlowUnreachable(f"{address} is no address that can be connected to: {error}") from None
+    return socket
+
+
+class _Connection:
+    """One socket to the broker, used by one thread at a time."""
+
+    def __init__(self, context: zmq.Context[Any], address: str, check: Callable[[], None]) -> None:
+        self._address = address
+        self._check = check
+        self.ids = itertools.count(1)
+        self.encode = protocol.encoder()
+        self._socket = open_socket(context, address)
+        self._trackers: list[zmq.MessageTracker] = []
+        self.info: dict[str, Any] = {}
+        try:
+            self.info = self.hello()
+        except BaseException:
+            self.close()
+            raise
+
+    def hello(self) -> dict[str, Any]:
+        """Ask the broker who it is."""
+        token = next(self.ids)
+        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
+        deadline = time.monotonic() + CONNECTING
+        while time.monotonic() < deadline:
+            header, _ = self._receive_once() or (None, None)
+            if header is not None and header[1] == protocol.WELCOME and header[2] == token:
+                return dict(header[3])
+            if header is not None and header[1] == protocol.FAILED:
+                raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+        raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
+
+    def _receive_once(self) -> tuple[list[Any], list[Any]] | None:
+        """The next message as header and payload; None after `LOOK` ms of silence."""
+        try:
+            frames = protocol.receive(self._socket, 2)
+        except zmq.Again:
+            self._check()
+            return None
+        try:
+            return protocol.decode(frames[0], protocol.TO_CLIENT), list(protocol.buffers(frames[1:]))
+        except protocol.Malformed as error:
+            raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
+
+    def _receive(self) -> tuple[list[Any], list[Any]]:
+        """The next message; while there is none, make sure that the broker is still there."""
+        asked = 0.0
+        while True:
+            message = self._receive_once()
+            if message is not None:
+                return message
+            now = time.monotonic()
+            if not asked:
+                asked = now
+                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+            elif now - asked > SILENCE:
+                raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
+
+    def run(self, exchange: Exchange) -> Iterator[Response]:
+        """Send and receive until the exchange is finished; yield responses in the order of the inputs."""
+        while True:
+            while exchange.has_room:
+                self._let_go()
+                frames = exchange.next()
+                if frames is None:
+                    break
+                self._trackers = protocol.send_tracked(self._socket, frames)
+            if exchange.finished:
+                return
+            header, payload = self._receive()
+            if header[1] != protocol.WELCOME:
+                exchange.take(header, payload)
+                yield from exchange.ready()
+
+    def _let_go(self) -> None:
+        """Wait until the memory that was sent is free: the caller's generator may write to it again."""
+        for tracker in self._trackers:
+            tracker.wait()
+        self._trackers = []
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Client:
+    """Posts to a Flow that runs anywhere. One may be shared by threads, and is still good after a fork.
+
+    Args:
+        host: where the Flow listens.
+        port: its port, as `zflow-run` prints it and `Flow.port` has it.
+        asyncio: True makes it an `AsyncClient`.
+
+    Example:
+        client = Client(port=5555)
+        docs = client.post("/search", Document(text="hello"))
+    """
+
+    def __new__(cls, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> Any:
+        """Make a Client, or an AsyncClient if that is asked for."""
+        if asyncio:
+            from zflow.aclient import AsyncClient
+
+            return AsyncClient(host, port)
+        return super().__new__(cls)
+
+    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> None:
+        if port is None:
+            raise errors.BadRequest("Client needs the port of a Flow: Client(port=...); zflow-run prints it")
+        self._setup(address_of(host, port), lambda: None)
+
+    @classmethod
+    def _to(cls, address: str, check: Callable[[], None]) -> Client:
+        """A client of a Flow in this process; `check` raises if it has come down."""
+        client: Client = super().__new__(cls)
+        client._setup(address, check)
+        return client
+
+    def _setup(self, address: str, check: Callable[[], None]) -> None:
+        self._address = address
+        self._check = check
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._context: zmq.Context[Any] | None = None
+        self._idle: list[_Connection] = []
+        self._lent = 0  # connections in use
+
+    def __reduce__(self) -> Any:
+        """A pickled Client connects anew where it is unpickled."""
+        return _client_to, (self._address,)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[_Connection]:
+        """A connection for one thread's use; after an error it is thrown away.
+
+        Answers to what was given up may still come, and nobody else must get them.
+        """
+        with self._lock:
+            if self._pid != os.getpid():
+                # After a fork the old sockets belong to the other process.
+                self._pid, self._context, self._idle, self._lent = os.getpid(), None, [], 0
+            if self._context is None:
+                self._context = zmq.Context()
+            context = self._context
+            connection = self._idle.pop() if self._idle else None
+            self._lent += 1
+        good = False
+        try:
+            connection = connection or _Connection(context, self._address, self._check)
+            yield connection
+            good = True
+        finally:
+            self._give_back(connection, context, good)
+
+    def _give_back(self, connection: _Connection | None, context: zmq.Context[Any], good: bool) -> None:
+        with self._lock:
+            self._lent -= 1
+            if connection is not None and good and context is self._context:
+                self._idle.append(connection)
+                return
+            last = self._context is not context and not self._lent
+        if connection is not None:
+            connection.close()
+        if last:
+            context.term()
+
+    def close(self) -> None:
+        """Close the connections; those in use are closed when they are done with. Posting again connects anew."""
+        with self._lock:
+            if self._pid != os.getpid():
+                return
+            idle, self._idle = self._idle, []
+            context, self._context = self._context, None
+            lent = self._lent
+        for connection in idle:
+            connection.close()
+        if context is not None and not lent:
+            context.term()
+
+    def info(self) -> dict[str, Any]:
+        """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
+
+        Raises:
+            FlowUnreachable: nothing answers.
+        """
+        with self._connection() as connection:
+            return connection.hello()
+
+    def post(
+        self,
+        on: str,
+        inputs: Any = None,
+        parameters: dict[str, Any] | None = None,
+        *,
+        request_size: int = REQUEST_SIZE,
+        on_done: Callback | None = None,
+        on_error: Callback | None = None,
+        on_always: Callback | None = None,
+        return_responses: bool = False,
+        target_executor: str | None = None,
+        show_progress: bool = False,
+        prefetch: int = PREFETCH,
+    ) -> Any:
+        """Send Documents to an endpoint and wait for the results, which come in the order of the inputs.
+
+        Args:
+            on: the endpoint, such as `'/index'`.
+            inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as it is needed,
+                however long it is), or None for one request without Documents.
+            parameters: given to each Executor with each request.
+            request_size: Documents in one request.
+            on_done: called with the `Response` of each request that succeeded; then nothing is returned.
+            on_error: called with the `Response` of each that failed; without it the first failure is raised.
+            on_always: called with every `Response`, after the others; then nothing is returned.
+            return_responses: return the list of `Response` objects instead of their Documents.
+            target_executor: only Executors whose name matches this regular expression (from its start) are
+                visited; the others pass the request on.
+            show_progress: show a progress bar on a terminal; needs the extra `zflow[progress]`.
+            prefetch: how many requests may be in flight.
+
+        Returns:
+            One DocumentArray, or the list of responses, or None if there is an `on_done` or `on_always`.
+
+        Raises:
+            ExecutorError: an Executor raised; with the remote traceback.
+            SerializationError, RequestTooLarge, BadRequest: the inputs cannot be sent.
+            DeadlineExceeded, ReplicaCrashed: an Executor gave no answer.
+            FlowNotRunning, FlowUnreachable: there is no Flow to answer.
+        """
+        check_options(on, parameters, request_size, prefetch)
+        callbacks = Callbacks(on_done, on_error, on_always)
+        responses: list[Response] = []
+        incoming = self._responses(on, inputs, parameters, request_size, target_executor, prefetch, show_progress)
+        with contextlib.closing(incoming):
+            for response in incoming:
+                callbacks.deliver(response)
+                if not callbacks.take_results and response.error is None:
+                    responses.append(response)
+        if callbacks.take_results:
+            return None
+        return responses if return_responses else together(responses)
+
+    def _responses(
+        self,
+        on: str,
+        inputs: Any,
+        parameters: dict[str, Any] | None,
+        request_size: int,
+        target_executor: str | None,
+        prefetch: int,
+        show_progress: bool,
+    ) -> Generator[Response, None, None]:
+        requests = batches(inputs, request_size)
+        with self._connection() as connection:
+            targets = choose_targets(target_executor, connection.info.get("executors", ()))
+            limit = connection.info.get("max_message_bytes", 2**63)
+            exchange = Exchange(
+                on, requests, parameters, targets, prefetch, limit, connection.ids, connection.encode
+            )
+            responses = connection.run(exchange)
+            if show_progress:
+                from zflow.progress import shown
+
+                responses = shown(responses, inputs)
+            yield from responses
+
+    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/index', ...)`."""
+        return self.post("/index", inputs, parameters, **options)
+
+    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/search', ...)`."""
+        return self.post("/search", inputs, parameters, **options)
+
+    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/update', ...)`."""
+        return self.post("/update", inputs, parameters, **options)
+
+    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/delete', ...)`."""
+        return self.post("/delete", inputs, parameters, **options)
+
+
+def together(responses: list[Response]) -> DocumentArray:
+    """The Documents of all responses in one array."""
+    if len(responses) == 1:
+        return responses[0].docs
+    return DocumentArray(doc for response in responses for doc in response.docs)
+
+
+def _client_to(address: str) -> Client:
+    return Client._to(address, lambda: None)

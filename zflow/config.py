@@ -1,0 +1,270 @@
+"""YAML <-> Flow: what a Flow's YAML says, as the keywords of `Flow(...)` and of its `add(...)`, and back.
+
+A wrong key or value is reported with its file and line. This module builds no Flow and starts nothing: which
+keywords there are, and what their values may be, is the business of the topology.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
+from zflow.executor import Executor
+from zflow.suggest import did_you_mean, listed, short
+from zflow.topology import FIELDS, GATEWAY, ExecutorSpec, Topology, check_defaults
+from zflow.uses import is_file, reference
+from zflow.yamlsource import YamlSource, read
+
+_KEYS: Final = ("jtype", "version", "with", "executors")
+_METHODS: Final = ("add", "needs", "needs_all")
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """One entry under `executors:`: the Flow's method that adds it (`add`, `needs`, `needs_all`), and its keywords."""
+
+    method: str
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """What a Flow's YAML says.
+
+    Attributes:
+        flow_kwargs: the keywords of `Flow(...)`, from `with:`, as they stand there.
+        executors: the entries under `executors:`, checked, in their order.
+        folder: the folder of the file, which relative paths of Executors are relative to; None for text.
+    """
+
+    flow_kwargs: dict[str, Any]
+    executors: list[ExecutorConfig]
+    folder: str | None
+    source: YamlSource
+
+    @contextmanager
+    def located(self, *path: str | int) -> Iterator[None]:
+        """Put file and line before the message of an error about what stands at `path`.
+
+        The line is that of the key that the message names first, else that of `path` itself.
+
+        >>> config = load("jtype: Flow\\nwith:\\n  prot: 1")
+        >>> with config.located("with"):
+        ...     raise InvalidFlow("unknown keyword 'prot'; did you mean 'port'? (Flow)")
+        Traceback (most recent call last):
+        zflow.errors.InvalidConfig: YAML text:3: with: unknown keyword 'prot'; did you mean 'port'? (Flow)
+        """
+        try:
+            yield
+        except (InvalidFlow, InvalidExecutor, NotSupported) as error:
+            # YAML has keys where Python has keywords.
+            message = error.message.replace("unknown keyword", "unknown key", 1)
+            kind = InvalidConfig if isinstance(error, InvalidFlow) else type(error)
+            where = self.source.where(*path, *_key_named(self.source.data, path, message))
+            raise kind(f"{where}: {_label(path)}: {message}") from error.__cause__
+
+
+def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
+    """Read a Flow from YAML and check everything but what `with:` says, which is `Flow(...)`'s to check.
+
+    Args:
+        source: a path, YAML text, or an open file.
+        context: the values of `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` is an environment variable. An
+            expression that is a whole unquoted value is read as YAML, so that '3' becomes the number 3; in quotes,
+            or as a part of a text, it stays text.
+
+    Raises:
+        InvalidConfig: it is not a Flow, or a key or a value is wrong; the message begins with file and line.
+        InvalidExecutor, NotSupported: as `Flow.add`, with file and line.
+
+    >>> load("jtype: Flow\\nexecutors:\\n- name: encoder\\n  replicas: 3").executors
+    [ExecutorConfig(method='add', kwargs={'name': 'encoder', 'replicas': 3})]
+    """
+    yaml = read(source, context)
+    data = _flow(yaml)
+    with_ = _mapping(yaml, data.get("with"), "with")
+    entries = data.get("executors") or []
+    if not isinstance(entries, list):
+        raise InvalidConfig(f"{yaml.where('executors')}: executors must be a list, not {short(entries)}")
+    executors = [_executor(yaml, index, entry) for index, entry in enumerate(entries)]
+    config = FlowConfig(with_, executors, yaml.folder, yaml)
+    _check(config)
+    return config
+
+
+def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: str | None = None) -> str:
+    """Return the YAML that `load` reads back as the same Flow; only what differs from the defaults is written.
+
+    Args:
+        flow_kwargs: the keywords that `Flow(...)` was given.
+        specs: its Executors in the order of adding.
+        folder: where the YAML will be saved. Relative paths of Executors that were meant from elsewhere are
+            written in full.
+
+    Raises:
+        InvalidConfig: a value has no form in YAML; the message names the Executor and the key.
+
+    >>> print(dump({"port": 5000}, [ExecutorSpec("encoder", ("gateway",), replicas=3)]), end="")
+    jtype: Flow
+    version: '1'
+    with:
+      port: 5000
+    executors:
+    - name: encoder
+      replicas: 3
+    """
+    document: dict[str, Any] = {"jtype": "Flow", "version": "1"}
+    if flow_kwargs:
+        move = _mover(None, folder)
+        document["with"] = {key: _written(key, value, move) for key, value in flow_kwargs.items()}
+    defaults = check_defaults({key: value for key, value in flow_kwargs.items() if key in FIELDS})
+    names = [GATEWAY, *(spec.name for spec in specs)]
+    entries = [_entry(spec, position, names[position], defaults, folder) for position, spec in enumerate(specs)]
+    return _to_yaml({**document, "executors": entries} if entries else document)
+
+
+def _flow(yaml: YamlSource) -> dict[str, Any]:
+    data = yaml.data
+    if not isinstance(data, dict):
+        raise InvalidConfig(f"{yaml.where()}: a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
+    for key in data:
+        if key not in _KEYS:
+            hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
+            if key in FIELDS:
+                hint = f"; write {key} under 'with' for every Executor, or in an entry of 'executors' for one"
+            raise InvalidConfig(f"{yaml.where(key)}: unknown key {key!r}{hint}")
+    if data.get("jtype") != "Flow":
+        said = f"not {short(data['jtype'])}" if "jtype" in data else "and is missing"
+        raise InvalidConfig(f"{yaml.where('jtype')}: jtype must be Flow, {said}")
+    if str(data.get("version", "1")) not in ("1", "1.0"):
+        raise InvalidConfig(f"{yaml.where('version')}: version must be '1', not {short(data['version'])}")
+    return data
+
+
+def _mapping(yaml: YamlSource, value: Any, *path: str | int) -> dict[str, Any]:
+    label = _label(path)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidConfig(f"{yaml.where(*path)}: {label} must be a mapping of keys to values, not {short(value)}")
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidConfig(f"{yaml.where(*path, key)}: {label}: a key must be a text, not {short(key)}")
+    return dict(value)
+
+
+def _executor(yaml: YamlSource, index: int, entry: Any) -> ExecutorConfig:
+    kwargs = _mapping(yaml, entry, "executors", index)
+    method = kwargs.pop("method", "add")
+    if method not in _METHODS:
+        where, label = yaml.where("executors", index, "method"), _label(("executors", index))
+        raise InvalidConfig(f"{where}: {label}: method must be one of {listed(_METHODS)}, not {short(method)}")
+    return ExecutorConfig(method, kwargs)
+
+
+def _check(config: FlowConfig) -> None:
+    """Add everything to a topology that is thrown away, so that errors get their lines."""
+    topology = Topology()
+    for index, entry in enumerate(config.executors):
+        with config.located("executors", index):
+            getattr(topology, entry.method)({}, config.folder, **entry.kwargs)
+    for index, spec in enumerate(topology.specs):
+        with config.located("executors", index):
+            topology.check_needs(spec)
+    with config.located("executors"):
+        topology.order()
+
+
+def _key_named(value: Any, path: Sequence[str | int], message: str) -> Sequence[str]:
+    """Return the key of the mapping at `path` that a message names first, or nothing."""
+    for step in path:
+        value = value[step]
+    if not isinstance(value, dict):
+        return ()
+    found = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", message) for key in value if isinstance(key, str)}
+    places = {key: match.start() for key, match in found.items() if match}
+    return [min(places, key=lambda key: places[key])] if places else ()
+
+
+def _label(path: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else str(step) for step in path)
+
+
+def _entry(
+    spec: ExecutorSpec, position: int, before: str, defaults: Mapping[str, Any], folder: str | None
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    if spec.name != f"executor{position}":
+        entry["name"] = spec.name
+    if spec.pure_join:
+        return {**entry, "method": "needs", "needs": list(spec.needs)}
+    move = _mover(spec.folder, folder)
+    for key, known in FIELDS.items():
+        default = {"name": spec.name, "needs": (before,)}.get(key, defaults.get(key, known.default))
+        if _differ(getattr(spec, key), default):
+            entry[key] = _written(key, getattr(spec, key), move)
+    return entry
+
+
+def _differ(value: Any, default: Any) -> bool:
+    try:
+        return bool(value != default)
+    except Exception:  # values without a truth to their ==, such as arrays: writing them will say what is wrong
+        return True
+
+
+def _mover(base: str | None, folder: str | None) -> Callable[[str], str]:
+    """Return what turns a path that is relative to `base` into one that holds in `folder`."""
+    base = os.path.abspath(base or ".")
+    if base == os.path.abspath(folder or "."):
+        return str
+    return lambda path: os.path.join(base, path)
+
+
+def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
+    """Return the form in which YAML holds a checked value."""
+    if isinstance(value, type) and issubclass(value, Executor):
+        return reference(value)
+    if key == "uses" and isinstance(value, dict):
+        inner = {"jtype": "uses", "py_modules": "py_modules"}
+        return {name: _written(inner.get(name, ""), part, move) for name, part in value.items()}
+    if key == "uses":
+        return move(value) if isinstance(value, str) and is_file(value) else value
+    if key == "py_modules":
+        paths = [value] if isinstance(value, str) else value
+        return [move(path) if is_file(path) else path for path in paths]
+    if key == "needs":
+        return value[0] if len(value) == 1 else list(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _to_yaml(document: dict[str, Any]) -> str:
+    parts: list[tuple[str, dict[str, Any]]] = [("Flow", document.get("with", {}))]
+    for index, entry in enumerate(document.get("executors", [])):
+        parts.append((f"executor {entry.get('name', f'executor{index}')!r}", entry))
+    for owner, part in parts:
+        for key, value in part.items():
+            _check_writable(key, value, owner)
+    return _yaml_text(document)
+
+
+def _yaml_text(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6))
+
+
+def _check_writable(key: str, value: Any, owner: str) -> None:
+    import yaml
+
+    try:
+        text = _yaml_text({key: value})
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError):
+        raise InvalidConfig(f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})") from None
+    if "${{" in text:
+        raise InvalidConfig(f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})")

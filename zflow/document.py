@@ -1,0 +1,493 @@
+"""Document, DocumentArray, and how several DocumentArrays reduce to one.
+
+A Document's `__dict__` holds only the fields that were set, so that a small one is cheap to make, to
+compare and to send; classes and lazily made containers supply the rest. This module must not know how
+Documents travel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
+
+from zflow import subscript
+from zflow import tensor as _tensor
+from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
+from zflow.reduce import reduce
+from zflow.suggest import short
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from zflow.fields import Fields
+
+__all__ = ["Document", "DocumentArray", "NamedScore", "reduce"]
+
+Values = TypeVar("Values")
+
+# What a column of a DocumentArray may be called.
+_COLUMNS = (*FIELDS, "content")
+
+# How often the id of an existing Document was changed: an index that is older than this may be wrong.
+_renames = 0
+
+
+class Document:
+    """One item of data on its way through a Flow.
+
+    Args:
+        id: names the Document; 32 random hex digits when not given.
+        text: a str, by default `''`.
+        blob: bytes, by default `b''`.
+        tensor: the content as an array: numpy, nested lists of numbers, or a tensor of another library
+            (which arrives as numpy). By default None.
+        embedding: a vector that stands for the content, as `tensor`.
+        uri, mime_type, modality, parent_id: str, by default `''`.
+        weight: a float, by default None.
+        granularity, adjacency: int, how deep in `chunks` and in `matches` this Document belongs; by default 0.
+        tags: a dict of your own values: None, bool, int, float, str, bytes, lists, dicts, arrays.
+        scores: numbers by name; reading one gives a `NamedScore` with `.value`.
+        matches, chunks: DocumentArrays, empty by default.
+
+    Setting a field to None unsets it.
+
+    Raises:
+        TypeError: an unknown field, or a value of the wrong type; the message names the field.
+
+    >>> doc = Document(text="hello", tags={"page": 3})
+    >>> doc.scores["cos"] = 0.5
+    >>> doc.text, doc.tags["page"], doc.scores["cos"].value
+    ('hello', 3, 0.5)
+    """
+
+    id: str
+    parent_id: str = ""
+    text: str = ""
+    blob: bytes = b""
+    tensor: Any = None
+    embedding: Any = None
+    uri: str = ""
+    mime_type: str = ""
+    modality: str = ""
+    weight: float | None = None
+    granularity: int = 0
+    adjacency: int = 0
+    tags: dict[Any, Any]
+    scores: Scores
+    matches: DocumentArray
+    chunks: DocumentArray
+
+    def __init__(self, **fields: Unpack[Fields]) -> None:
+        values = self.__dict__
+        for name, value in fields.items():
+            if type(value) is TYPES.get(name):
+                values[name] = value
+            else:
+                _put(values, name, value)
+        if "id" not in values:
+            values["id"] = _random_id()
+
+    if not TYPE_CHECKING:  # a type checker would take these as leave for any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            # Only called for what is neither set nor has a default in the class.
+            make = _LAZY.get(name)
+            if make is None:
+                raise AttributeError(f"Document.{name}" if name.startswith("__") else unknown_field(name))
+            return self.__dict__.setdefault(name, make())
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "content":
+                object.__setattr__(self, name, value)
+                return
+            if name not in FIELDS:
+                raise AttributeError(unknown_field(name))
+            _put(self.__dict__, name, value)
+            if name == "id":
+                global _renames
+                _renames += 1
+
+    @property
+    def content(self) -> Any:
+        """The first of `text`, `blob` and `tensor` that is set, or None; setting it sets one and unsets the others."""
+        return self.text or self.blob or self.tensor
+
+    @content.setter
+    def content(self, value: Any) -> None:
+        self.text = value if isinstance(value, str) else ""
+        self.blob = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else b""
+        self.tensor = None if isinstance(value, (str, bytes, bytearray, memoryview)) else value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are set as a dict; `matches` and `chunks` as lists of dicts, scores as dicts.
+
+        Arrays and bytes stay what they are, so `Document.from_dict` gives an equal Document.
+        """
+        shown: dict[str, Any] = {}
+        for name in FIELDS:
+            value: Any = self.__dict__.get(name)
+            if is_empty(name, value):
+                continue
+            if name in NESTED:
+                value = [doc.to_dict() for doc in value]
+            elif name == "scores":
+                value = {key: {part: getattr(score, part) for part in _SCORE_PARTS} for key, score in value.items()}
+            shown[name] = value
+        return shown
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Make a Document of what `to_dict` returned.
+
+        Raises:
+            TypeError: an unknown field, or a value of the wrong type.
+        """
+        values = dict(fields)
+        for name in NESTED:
+            if values.get(name):
+                values[name] = [Document.from_dict(nested) for nested in values[name]]
+        return cls(**values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Document):
+            return NotImplemented
+        if self is other:
+            return True
+        mine, theirs = self.__dict__, other.__dict__
+        return all(_same_field(name, mine.get(name), theirs.get(name)) for name in mine.keys() | theirs.keys())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        from zflow import show
+
+        return show.document(self)
+
+    def _repr_html_(self) -> str:
+        from zflow import show
+
+        return show.document_html(self)
+
+
+_SCORE_PARTS = ("value", "op_name", "description")
+
+
+def _random_id() -> str:
+    return os.urandom(16).hex()  # of the kernel: two forks never draw the same
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    if name in NESTED:
+        value = value if value is None else _nested(name, value)
+    elif name in FIELDS:
+        value = converted(name, value)
+    elif name == "content":
+        raise TypeError("Document() takes text=, blob= or tensor=; content can be set afterwards")
+    else:
+        raise TypeError(unknown_field(name))
+    if value is not None:
+        values[name] = value
+    elif name == "id":
+        values["id"] = _random_id()
+    else:
+        values.pop(name, None)
+
+
+def _nested(name: str, value: Any) -> DocumentArray:
+    if isinstance(value, DocumentArray):
+        return value
+    try:
+        return DocumentArray(value)
+    except TypeError as error:
+        raise TypeError(f"Document.{name}: {error}") from None
+
+
+def _same_field(name: str, left: Any, right: Any) -> bool:
+    if is_empty(name, left) or is_empty(name, right):
+        return is_empty(name, left) and is_empty(name, right)
+    if name in ARRAYS:
+        return left is right or _tensor.same(left, right)
+    return _tensor.same_value(left, right)
+
+
+class _Column(Generic[Values]):
+    """One field of every Document of a DocumentArray, to read and to set."""
+
+    def __init__(self, field: str, doc: str) -> None:
+        self._field = field
+        self.__doc__ = doc
+
+    @overload
+    def __get__(self, docs: None, owner: Any) -> Self: ...
+    @overload
+    def __get__(self, docs: DocumentArray, owner: Any) -> Values: ...
+    def __get__(self, docs: DocumentArray | None, owner: Any) -> Any:
+        return self if docs is None else docs._column(self._field)
+
+    def __set__(self, docs: DocumentArray, values: Any) -> None:
+        docs._set_column(self._field, values)
+
+
+class DocumentArray(MutableSequence[Document]):
+    """A list of Documents that can also be looked up by id.
+
+    Args:
+        docs: a Document, any iterable of Documents, or None for an empty one.
+
+    `da[0]` and `da['some id']` give a Document; `da[1:3]`, `da[[0, 2]]`, `da[['id1', 'id2']]` and a mask of
+    booleans give a DocumentArray; `da[:, 'text']` gives that field of each, `da[:, ['id', 'text']]` a list per
+    field. All can be assigned to and deleted the same ways. Of several Documents with one id, the first is found.
+
+    Raises:
+        TypeError: something in `docs` is not a Document.
+        KeyError, IndexError: nothing there; the message names what was looked for.
+
+    >>> da = DocumentArray([Document(id="a", text="one"), Document(id="b", text="two")])
+    >>> da["b"].text, da.texts, da[:, "id"], "a" in da
+    ('two', ['one', 'two'], ['a', 'b'], True)
+    """
+
+    __slots__ = ("_docs", "_offsets", "_stamp")
+
+    ids = _Column[list[str]](
+        "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
+    )
+    texts = _Column[list[str]]("text", "The texts, to read or to set.")
+    blobs = _Column[list[bytes]]("blob", "The blobs, to read or to set.")
+    contents = _Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
+    tensors = _Column[Any](
+        "tensor", "One array if all tensors are set and have one dtype and shape, None if none is set, else a list."
+    )
+    embeddings = _Column[Any](
+        "embedding",
+        "One array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
+    )
+
+    def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
+        self._docs: list[Document] = _documents(docs)
+        self._offsets: dict[str, int] | None = None  # id -> position, made when it is first asked for
+        self._stamp = 0
+
+    @classmethod
+    def empty(cls, size: int = 0) -> Self:
+        """Return a DocumentArray of `size` new, empty Documents."""
+        return cls(Document() for _ in range(size))
+
+    # -- looking up
+
+    def __len__(self) -> int:
+        return len(self._docs)
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._docs)
+
+    def __reversed__(self) -> Iterator[Document]:
+        return reversed(self._docs)
+
+    def __contains__(self, item: object) -> bool:
+        key = item.id if isinstance(item, Document) else item
+        return isinstance(key, str) and key in self._index()
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Document: ...
+    @overload
+    def __getitem__(self, key: slice | list[Any]) -> DocumentArray: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return DocumentArray(self._docs[key])
+        if isinstance(key, tuple):
+            return self._cells(*subscript.rows_and_fields(key, _COLUMNS))
+        if subscript.is_single(key):
+            return self._docs[self._position(key)]
+        return DocumentArray([self._docs[position] for position in self._positions(key)])
+
+    def _cells(self, rows: Any, fields: Any) -> Any:
+        if subscript.is_single(rows):
+            doc = self[rows]
+            return getattr(doc, fields) if isinstance(fields, str) else [getattr(doc, name) for name in fields]
+        docs = self[rows]
+        return docs._column(fields) if isinstance(fields, str) else [docs._column(name) for name in fields]
+
+    def _column(self, name: str) -> Any:
+        values = [getattr(doc, name) for doc in self._docs]
+        return _tensor.stacked(values) if name in ARRAYS else values
+
+    def _index(self) -> dict[str, int]:
+        if self._offsets is None or self._stamp != _renames:
+            self._stamp = _renames
+            ids = [doc.id for doc in self._docs]
+            self._offsets = dict(
+                zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True)
+            )  # the first of an id wins
+        return self._offsets
+
+    def _position(self, key: Any) -> int:
+        return subscript.position(key, len(self._docs), self._index)
+
+    def _positions(self, key: Any) -> list[int]:
+        return subscript.positions(key, len(self._docs), self._index)
+
+    # -- changing
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, tuple):
+            self._set_cells(*subscript.rows_and_fields(key, _COLUMNS), value)
+        elif isinstance(key, slice):
+            self._docs[key] = _documents(value)
+        elif subscript.is_single(key):
+            self._docs[self._position(key)] = _document(value)
+        else:
+            positions, docs = self._positions(key), _documents(value)
+            if len(positions) != len(docs):
+                raise ValueError(f"{len(positions)} Documents to replace, but {len(docs)} given")
+            for position, doc in zip(positions, docs, strict=True):
+                self._docs[position] = doc
+        self._offsets = None
+
+    def _set_cells(self, rows: Any, fields: Any, values: Any) -> None:
+        docs = DocumentArray(self[rows])
+        names = [fields] if isinstance(fields, str) else list(fields)
+        columns = [values] if isinstance(fields, str) else list(values)
+        if len(names) != len(columns):
+            raise ValueError(f"{len(names)} fields to set ({', '.join(names)}), but {len(columns)} lists of values")
+        for name, column in zip(names, columns, strict=True):
+            docs._set_column(name, [column] if subscript.is_single(rows) else column)
+
+    def _set_column(self, name: str, values: Any) -> None:
+        """Set one field of every Document; None unsets it everywhere."""
+        if values is None:
+            values = [None] * len(self._docs)
+        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+            raise TypeError(
+                f"{name!r} of {len(self._docs)} Documents: give one value each, not one {type(values).__name__}"
+            )
+        values = list(values)
+        if len(values) != len(self._docs):
+            raise ValueError(f"{name!r} of {len(self._docs)} Documents: give one value each, not {len(values)}")
+        for doc, value in zip(self._docs, values, strict=True):
+            setattr(doc, name, value)
+
+    def __delitem__(self, key: Any) -> None:
+        if isinstance(key, tuple):
+            rows, fields = subscript.rows_and_fields(key, _COLUMNS)
+            docs = DocumentArray(self[rows])
+            for name in [fields] if isinstance(fields, str) else fields:
+                docs._set_column(name, None)
+            return
+        if subscript.is_single(key):
+            del self._docs[self._position(key)]
+        else:
+            gone = set(self._positions(key))
+            self._docs[:] = [doc for position, doc in enumerate(self._docs) if position not in gone]
+        self._offsets = None
+
+    def insert(self, index: int, value: Document) -> None:
+        """Insert a Document before position `index`."""
+        self._docs.insert(index, _document(value))
+        self._offsets = None
+
+    def append(self, value: Document) -> None:
+        """Append a Document."""
+        self._docs.append(_document(value))
+        if self._offsets is not None:
+            self._offsets.setdefault(value.id, len(self._docs) - 1)
+
+    def extend(self, values: Iterable[Document] | Document | None) -> None:
+        """Append every Document of `values`."""
+        self._docs.extend(_documents(values))
+        self._offsets = None
+
+    def clear(self) -> None:
+        """Remove every Document."""
+        self._docs.clear()
+        self._offsets = None
+
+    def reverse(self) -> None:
+        """Reverse the order in place."""
+        self._docs.reverse()
+        self._offsets = None
+
+    def sort(self, *, key: Callable[[Document], Any], reverse: bool = False) -> None:
+        """Sort in place by `key(doc)`; Documents with equal keys keep their order.
+
+        >>> da = DocumentArray([Document(text="bb"), Document(text="a")])
+        >>> da.sort(key=lambda doc: doc.text)
+        >>> da.texts
+        ['a', 'bb']
+        """
+        self._docs.sort(key=key, reverse=reverse)
+        self._offsets = None
+
+    def __add__(self, other: Iterable[Document]) -> DocumentArray:
+        if not isinstance(other, (DocumentArray, list, tuple)):
+            return NotImplemented
+        return DocumentArray([*self._docs, *_documents(other)])
+
+    def __eq__(self, other: object) -> bool:
+        return self._docs == other._docs if isinstance(other, DocumentArray) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # -- copying and showing
+
+    def __copy__(self) -> DocumentArray:
+        return DocumentArray(self._docs)
+
+    def __getstate__(self) -> list[Document]:
+        return self._docs
+
+    def __setstate__(self, docs: list[Document]) -> None:
+        self._docs, self._offsets, self._stamp = docs, None, 0
+
+    def __repr__(self) -> str:
+        from zflow import show
+
+        return show.array(self)
+
+    def _repr_html_(self) -> str:
+        from zflow import show
+
+        return show.array_html(self)
+
+    def summary(self) -> None:
+        """Print which fields are in use, in how many Documents, and an example of each."""
+        from zflow import show
+
+        print(show.summary(self))
+
+
+def _document(value: Any) -> Document:
+    if not isinstance(value, Document):
+        raise TypeError(f"a DocumentArray holds Documents, not {type(value).__name__} ({short(value, 40)})")
+    return value
+
+
+def _documents(values: Any) -> list[Document]:
+    """Return a new list of the Documents in `values`: a Document, an iterable of them, or None."""
+    if values is None:
+        return []
+    if isinstance(values, Document):
+        return [values]
+    if type(values) is DocumentArray:
+        return values._docs.copy()
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
+    docs = list(values)
+    if not set(map(type, docs)) <= {Document}:
+        for number, doc in enumerate(docs):
+            try:
+                _document(doc)
+            except TypeError as error:
+                raise TypeError(f"{error}: item {number} of {len(docs)}") from None
+    return docs
+
+
+_LAZY: dict[str, Callable[[], Any]] = {
+    "tags": dict,
+    "scores": Scores,
+    "matches": DocumentArray,
+    "chunks": DocumentArray,
+}

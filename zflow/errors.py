@@ -1,0 +1,116 @@
+"""Every error that zflow raises on purpose, under one base class.
+
+An error names the thing, the value and the way out. All of them pickle, and all of them can be sent
+over the wire as plain data (`to_wire`, `from_wire`): nothing received is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ZflowError(Exception):
+    """Base class of all zflow errors: `except ZflowError` catches whatever zflow itself raises."""
+
+    @property
+    def message(self) -> str:
+        """The error's text, without a remote traceback."""
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidFlow(ZflowError, ValueError):
+    """The Flow cannot be built as described: a name, `needs`, a number or a combination is wrong."""
+
+
+class InvalidConfig(InvalidFlow):
+    """A YAML file or text cannot be read as a Flow; the message gives file, line and key."""
+
+
+class InvalidExecutor(ZflowError, ValueError):
+    """What `uses` says is not an Executor that can be run, or its endpoints are not well defined."""
+
+
+class NotSupported(ZflowError, NotImplementedError):
+    """A documented option that this version of zflow does not carry out."""
+
+
+class MissingExtra(ZflowError, ImportError):
+    """A feature needs a package that the core does not install; the message says how to get it."""
+
+
+class FlowNotRunning(ZflowError, RuntimeError):
+    """Something was asked of a Flow that is not started, or was closed."""
+
+
+class FlowUnreachable(ZflowError, ConnectionError):
+    """No Flow answers at that address, or it stopped answering."""
+
+
+class StartupFailed(ZflowError, RuntimeError):
+    """An Executor did not get ready; the message carries its traceback, and nothing was left running."""
+
+
+class PortInUse(StartupFailed):
+    """The Flow cannot listen where it was told to."""
+
+
+class SerializationError(ZflowError, TypeError):
+    """A value cannot be sent; the message names the Document and the field."""
+
+
+class RequestTooLarge(ZflowError, ValueError):
+    """A request or a result is larger than the Flow accepts; the message names the largest Document."""
+
+
+class BadRequest(ZflowError, ValueError):
+    """The Flow cannot make sense of a request: unknown target, broken header, another version."""
+
+
+class ExecutorError(ZflowError, RuntimeError):
+    """An Executor raised while it handled a request.
+
+    Attributes:
+        executor: the replica that raised, such as `'encoder/rep-0'`.
+        exception: the name of the remote exception's class, such as `'KeyError'`.
+        traceback: the remote traceback as text; `str(error)` ends with it.
+    """
+
+    executor: str = ""
+    exception: str = ""
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        if not self.traceback:
+            return self.message
+        return f"{self.message}\n\nTraceback in {self.executor}:\n{self.traceback.rstrip()}"
+
+
+class ReplicaCrashed(ZflowError, RuntimeError):
+    """Every replica that was given this request died with it."""
+
+
+class DeadlineExceeded(ZflowError, TimeoutError):
+    """The request was not answered within its time."""
+
+
+def to_wire(error: ZflowError) -> dict[str, Any]:
+    """Return the error as plain data: its class name, its message and its attributes."""
+    return {"type": type(error).__name__, "message": error.message, **vars(error)}
+
+
+def from_wire(data: Any) -> ZflowError:
+    """Rebuild an error from what `to_wire` made; unknown or malformed data becomes a plain `ZflowError`.
+
+    >>> from_wire({"type": "DeadlineExceeded", "message": "too late"})
+    DeadlineExceeded('too late')
+    """
+    if not isinstance(data, dict):
+        return ZflowError(f"malformed error received: {data!r:.200}")
+    found = globals().get(str(data.get("type")), ZflowError)
+    if not (isinstance(found, type) and issubclass(found, ZflowError)):
+        found = ZflowError
+    error = found(str(data.get("message", "")))
+    for name, value in data.items():
+        if name not in ("type", "message") and isinstance(name, str) and isinstance(value, (str, int, float)):
+            setattr(error, name, value)
+    return error

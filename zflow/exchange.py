@@ -1,0 +1,285 @@
+"""One `post`: its inputs cut into requests, a bounded number of them in flight, results in the order of the inputs.
+
+Pure logic between the Documents and the wire; the sockets, sync and asyncio alike, are in `client` and `aclient`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from zflow import errors, wire
+from zflow.devices import protocol
+from zflow.document import Document, DocumentArray
+from zflow.gather import gather
+from zflow.reduce import reduce
+from zflow.suggest import listed, short
+
+PREFETCH = 128  # requests of one post in flight
+REQUEST_SIZE = 100  # Documents in one request
+MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of one post in flight, if that is more than one request
+
+
+@dataclass
+class Response:
+    """What came back for one request: what callbacks get, and `return_responses=True` returns.
+
+    Attributes:
+        docs: the Documents; those sent, not changed, if there is an error.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica.
+        endpoint: where it was posted.
+        error: None, or why there is no result.
+    """
+
+    docs: DocumentArray
+    parameters: dict[str, Any] = field(default_factory=dict)
+    endpoint: str = "/"
+    error: errors.ZflowError | None = None
+
+
+Callback = Callable[[Response], Any]
+
+
+@dataclass
+class Callbacks:
+    """What to call with each response: `done` with a good one, `error` with a failed one, `always` with both."""
+
+    done: Callback | None = None
+    error: Callback | None = None
+    always: Callback | None = None
+
+    @property
+    def take_results(self) -> bool:
+        """Whether results go to callbacks, and are not collected."""
+        return self.done is not None or self.always is not None
+
+    def deliver(self, response: Response) -> None:
+        """Call what is to be called.
+
+        Raises:
+            ZflowError: the response is a failed one and there is no `error` callback.
+        """
+        if response.error is None:
+            if self.done is not None:
+                self.done(response)
+        elif self.error is not None:
+            self.error(response)
+        if self.always is not None:
+            self.always(response)
+        if response.error is not None and self.error is None:
+            raise response.error
+
+
+@dataclass
+class _Sent:
+    """A request that was sent: its place in the order, and what it takes in flight."""
+
+    place: int
+    docs: DocumentArray
+    size: int
+
+
+class Exchange:
+    """What one `post` has sent and what has come back.
+
+    Args:
+        endpoint: such as `'/index'`.
+        batches: the Documents of each request.
+        parameters: sent with each request.
+        targets: the names of the Executors to visit, or None for all.
+        prefetch: how many requests may be in flight, 1 or more; those answered out of order count until the
+            ones before them are answered.
+        max_message_bytes: the largest request that the Flow takes.
+        ids: where the requests' ids come from.
+        encode: makes header frames.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        batches: Iterator[DocumentArray],
+        parameters: dict[str, Any] | None,
+        targets: list[str] | None,
+        prefetch: int,
+        max_message_bytes: int,
+        ids: Iterator[int],
+        encode: Callable[[Any], bytes],
+    ) -> None:
+        self._endpoint = endpoint
+        self._batches = batches
+        self._parameters = parameters
+        self._targets = targets
+        self._prefetch = prefetch
+        self._limit = max_message_bytes
+        self._ids = ids
+        self._encode = encode
+        self.last_id = 0  # of the request made last
+        self._sent: dict[int, _Sent] = {}
+        self._answered: dict[int, Response] = {}
+        self._places = 0  # requests sent so far
+        self._delivered = 0
+        self._bytes = 0
+        self._exhausted = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was sent, answered and delivered."""
+        return self._exhausted and self._delivered == self._places
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be sent, if there is one."""
+        if self._exhausted or self._places - self._delivered >= self._prefetch:
+            return False
+        return self._bytes < MAX_IN_FLIGHT
+
+    def next(self) -> list[Any] | None:
+        """The frames of the next request, or None when there are no more inputs.
+
+        Raises:
+            SerializationError: a Document or the parameters cannot be sent.
+            RequestTooLarge: the request is larger than the Flow takes.
+        """
+        docs = next(self._batches, None)
+        if docs is None:
+            self._exhausted = True
+            return None
+        return self.request(docs)
+
+    def exhaust(self) -> None:
+        """There are no more inputs."""
+        self._exhausted = True
+
+    def request(self, docs: DocumentArray) -> list[Any]:
+        """The frames of a request with these Documents; raises as `next`."""
+        frames = wire.pack(docs, self._parameters)
+        size = sum(map(len, frames))
+        if size > self._limit:
+            raise errors.RequestTooLarge(
+                f"a request of {len(docs)} Documents has {size} bytes, over the Flow's limit of {self._limit}"
+                f" (max_message_bytes); the largest is {wire.largest(docs)}; send fewer with request_size=,"
+                " or raise the limit"
+            )
+        id = self.last_id = next(self._ids)
+        self._sent[id] = _Sent(self._places, docs, size)
+        self._places += 1
+        self._bytes += size
+        header = self._encode((protocol.VERSION, protocol.REQUEST, id, self._endpoint, self._targets))
+        return [header, *frames]
+
+    def take(self, header: list[Any], frames: Sequence[Any]) -> None:
+        """Take in an answer; one that belongs to no open request is of no use and is dropped."""
+        sent = self._sent.pop(header[2], None)
+        if sent is None:
+            return
+        self._bytes -= sent.size
+        self._answered[sent.place] = self._response(header, frames, sent.docs)
+
+    def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
+        try:
+            if header[1] == protocol.FAILED:
+                error = errors.from_wire(msgpack.unpackb(frames[0], unicode_errors="replace"))
+                return Response(sent, dict(self._parameters or {}), self._endpoint, error)
+            if header[3] is None:
+                docs, parameters = wire.unpack(frames)
+            else:
+                arrays, parameters = gather(header[3], frames)
+                docs = reduce(list(arrays.values()))
+            return Response(docs, parameters, self._endpoint)
+        except errors.BadRequest as error:
+            return Response(sent, {}, self._endpoint, error)
+
+    def ready(self) -> Iterator[Response]:
+        """The responses whose turn it is, in the order of the inputs."""
+        while (response := self._answered.pop(self._delivered, None)) is not None:
+            self._delivered += 1
+            yield response
+
+
+def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any) -> None:
+    """Check what is given to `post`, before anything is sent.
+
+    Raises:
+        BadRequest: with the name of the argument, its value and what it may be.
+    """
+    if not isinstance(on, str) or not on.startswith("/"):
+        raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
+    if len(on) > protocol.MAX_ENDPOINT:
+        raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
+    for name, value in (("request_size", request_size), ("prefetch", prefetch)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
+
+
+def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
+    """The Executors that `target_executor` means: those whose name it matches from the start, as `re.match` does.
+
+    Raises:
+        BadRequest: it is no regular expression, or matches no Executor.
+
+    >>> choose_targets("enc", ["encoder", "indexer"])
+    ['encoder']
+    """
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: {error}") from None
+    known = list(names)
+    found = [name for name in known if compiled.match(name)]
+    if not found:
+        raise errors.BadRequest(f"target_executor {pattern!r} matches no Executor; there are {listed(known)}")
+    return found
+
+
+def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
+    """Cut inputs into requests of `size` Documents.
+
+    None is one request without Documents; a Document is one request; an iterable is read as it is needed.
+
+    Raises:
+        BadRequest: something that is not a Document, with its place.
+    """
+    if inputs is None:
+        return iter((DocumentArray(),))
+    if isinstance(inputs, Document):
+        return iter((DocumentArray([inputs]),))
+    if isinstance(inputs, DocumentArray):
+        return _slices(inputs, size)
+    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
+        raise errors.BadRequest(
+            f"inputs must be a Document, a DocumentArray or an iterable of Documents, not {short(inputs)}"
+        )
+    return _cut(iter(inputs), size)
+
+
+def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
+    if len(docs) <= size:
+        if len(docs):
+            yield docs
+        return
+    for at in range(0, len(docs), size):
+        yield docs[at : at + size]
+
+
+def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
+    place = 0
+    while some := list(itertools.islice(documents, size)):
+        for at, document in enumerate(some, place):
+            check_document(document, at)
+        place += len(some)
+        yield DocumentArray(some)
+
+
+def check_document(document: Any, place: int) -> None:
+    """Raise BadRequest if the input at this place is not a Document."""
+    if not isinstance(document, Document):
+        raise errors.BadRequest(f"inputs must be Documents, but the one at {place} is {short(document)}")

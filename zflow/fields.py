@@ -1,0 +1,231 @@
+"""The fields of a Document: their names, what they hold when unset, and what may be put into them.
+
+The one table that `document`, `wire` and `show` share. It must not know Documents, arrays or frames.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from zflow.suggest import did_you_mean, short
+
+STRINGS = ("id", "parent_id", "text", "uri", "mime_type", "modality")
+INTEGERS = ("granularity", "adjacency")
+ARRAYS = ("tensor", "embedding")
+NESTED = ("matches", "chunks")
+
+#: Every field, in the order in which they are shown.
+FIELDS = (
+    *("id", "text", "blob", "tensor", "embedding", "uri", "mime_type", "modality", "weight", "tags", "scores"),
+    *("matches", "chunks", "parent_id", "granularity", "adjacency"),
+)
+
+#: The type that a field's value has once it is stored; arrays may be of any type that numpy can read.
+TYPES: dict[str, type] = {
+    **dict.fromkeys(STRINGS, str),
+    **dict.fromkeys(INTEGERS, int),
+    "blob": bytes,
+    "weight": float,
+    "tags": dict,
+}
+
+# An array is empty only as None: its truth value is not defined. A weight of 0.0 is a weight.
+_EMPTY_ONLY_AS_NONE = frozenset((*ARRAYS, "weight"))
+_NOT_ARRAYS = (str, bytes, bytearray, Mapping, set, frozenset)
+
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from zflow.document import Document
+
+    class Fields(TypedDict, total=False):
+        """The keywords of `Document(...)`, for type checkers; None leaves a field unset."""
+
+        id: str | None
+        parent_id: str | None
+        text: str | None
+        blob: bytes | bytearray | memoryview | None
+        tensor: Any
+        embedding: Any
+        uri: str | None
+        mime_type: str | None
+        modality: str | None
+        weight: float | None
+        granularity: int | None
+        adjacency: int | None
+        tags: Mapping[Any, Any] | None
+        scores: Mapping[str, Any] | None
+        matches: Iterable[Document] | None
+        chunks: Iterable[Document] | None
+
+
+class NamedScore:
+    """One score of a Document, such as its similarity to a query.
+
+    Args:
+        value: the score, or None while it is not known.
+        op_name: what computed it.
+        description: anything to tell about it.
+    """
+
+    __slots__ = ("description", "op_name", "value")
+
+    def __init__(self, value: float | None = None, op_name: str = "", description: str = "") -> None:
+        self.value = value
+        self.op_name = op_name
+        self.description = description
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NamedScore):
+            return NotImplemented
+        return (self.value, self.op_name, self.description) == (other.value, other.op_name, other.description)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        named = [f"{name}={getattr(self, name)!r}" for name in ("op_name", "description") if getattr(self, name)]
+        return f"NamedScore({', '.join([repr(self.value), *named])})"
+
+
+class Scores(dict[str, NamedScore]):
+    """The scores of a Document by name; a plain number put in becomes a `NamedScore`.
+
+    A name that is not there yet gets a `NamedScore` without value, so both ways of setting one work:
+
+    >>> scores = Scores()
+    >>> scores["cos"] = 0.3
+    >>> scores["dot"].value = 2.0
+    >>> scores
+    {'cos': NamedScore(0.3), 'dot': NamedScore(2.0)}
+    """
+
+    __slots__ = ()
+
+    def __init__(self, scores: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        if scores:
+            self.update(scores)
+
+    def __missing__(self, name: str) -> NamedScore:
+        self[name] = score = NamedScore()
+        return score
+
+    def __setitem__(self, name: str, score: NamedScore | float) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a score must be str, not {type(name).__name__} ({name!r})")
+        super().__setitem__(name, _named_score(name, score))
+
+    def setdefault(self, name: str, score: Any = None) -> NamedScore:
+        """Return the score of that name, after putting `score` there if there was none."""
+        if name not in self:
+            self[name] = NamedScore() if score is None else score
+        return self[name]
+
+    def update(self, *others: Any, **scores: Any) -> None:
+        """Set several scores, with the arguments of `dict.update`."""
+        for name, score in dict(*others, **scores).items():
+            self[name] = score
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Scores, (dict(self),)
+
+
+def _named_score(name: str, score: Any) -> NamedScore:
+    if isinstance(score, NamedScore):
+        return score
+    if isinstance(score, Mapping) and set(score) <= set(NamedScore.__slots__):
+        return NamedScore(**score)
+    try:
+        return NamedScore(_number(score))
+    except (TypeError, ValueError):
+        raise TypeError(f"score {name!r} must be a number or a NamedScore, not {_kind(score)}") from None
+
+
+def is_empty(name: str, value: Any) -> bool:
+    """Say whether a field with this value counts as unset."""
+    return value is None or (name not in _EMPTY_ONLY_AS_NONE and not value)
+
+
+def converted(name: str, value: Any) -> Any:
+    """Return `value` as a field stores it, for every field but `matches` and `chunks`; None stays None.
+
+    Raises:
+        TypeError: the field cannot hold such a value; the message names the field and the type.
+    """
+    if value is None:
+        return None
+    try:
+        if name in ARRAYS:
+            return _array_like(value)
+        if name == "scores":
+            return value if type(value) is Scores else Scores(value)
+        return _CONVERT[TYPES[name]](value)
+    except (TypeError, ValueError) as error:
+        if name == "scores" and isinstance(value, Mapping):
+            raise
+        raise TypeError(f"Document.{name} must be {_WANTED.get(name, 'an array')}, not {_kind(value)}") from error
+
+
+def unknown_field(name: str) -> str:
+    """Return the message for a field that Documents do not have: the nearest that they do, and the way out."""
+    guess = did_you_mean(name, (*FIELDS, "content"))
+    return f"a Document has no field {name!r}{guess} (your own values go into tags={{{name!r}: ...}})"
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} ({short(value, 40)})"
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str.__str__(value)  # of a subclass, such as numpy.str_ or a str Enum, only the text
+
+
+def _blob(value: Any) -> bytes:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError
+    return bytes(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError
+    return value if type(value) in (int, float) else float(value)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _tags(value: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return value if isinstance(value, dict) else dict(value)
+
+
+def _array_like(value: Any) -> Any:
+    if not hasattr(value, "dtype") and isinstance(value, _NOT_ARRAYS):
+        raise TypeError
+    return value
+
+
+_CONVERT: dict[type, Any] = {
+    str: _string,
+    int: _integer,
+    bytes: _blob,
+    float: lambda value: float(_number(value)),
+    dict: _tags,
+}
+_WANTED = {
+    **dict.fromkeys(STRINGS, "str"),
+    **dict.fromkeys(INTEGERS, "int"),
+    "blob": "bytes",
+    "weight": "float or None",
+    "tags": "a dict",
+    "scores": "a dict of numbers by name",
+}

@@ -1,0 +1,330 @@
+"""`Flow`: the builder, and the life cycle of what it has built.
+
+It puts the plan together and hands it to the process manager; posting is the Client's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from zflow import __version__ as version
+from zflow import errors
+from zflow.client import Client
+from zflow.suggest import short
+from zflow.topology import FIELDS, ExecutorSpec, Topology, check_defaults
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from zflow.launch import Launched
+
+log = logging.getLogger("zflow")
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+DEFAULTS: Final[dict[str, Any]] = {
+    "port": None,
+    "host": "127.0.0.1",
+    "timeout_close": 10_000,
+    "max_message_bytes": 1024**3,
+}
+"""The Flow's own options, with what holds when they are left out. `port=None` takes any free one."""
+
+
+class Flow:
+    """A graph of Executors, each in processes of its own, joined by a broker.
+
+    Args:
+        port: the TCP port to listen on; any free one when left out.
+        host: the address to listen on; loopback unless said otherwise.
+        timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
+        max_message_bytes: the largest request, or result, in bytes.
+        defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
+            otherwise.
+
+    Raises:
+        InvalidFlow: an unknown keyword, or a value that cannot be.
+
+    Example:
+        with Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer) as flow:
+            flow.index(documents)
+            print(flow.search(Document(text="hello")).texts)
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        host: str | None = None,
+        timeout_close: int | None = None,
+        max_message_bytes: int | None = None,
+        **defaults: Any,
+    ) -> None:
+        given = {"port": port, "host": host, "timeout_close": timeout_close, "max_message_bytes": max_message_bytes}
+        self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
+        self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
+        _check_options(self._options)
+        self._defaults = check_defaults(defaults, DEFAULTS)
+        self._topology = Topology()
+        self._launched: Launched | None = None
+        self._client: Client | None = None
+        self._port: int | None = None
+        self._closed = False
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        *,
+        name: str | None = None,
+        uses: Any = None,
+        replicas: int | None = None,
+        shards: int | None = None,
+        polling: str | Mapping[str, str] | None = None,
+        needs: str | list[str] | tuple[str, ...] | None = None,
+        uses_with: Mapping[str, Any] | None = None,
+        uses_metas: Mapping[str, Any] | None = None,
+        uses_requests: Mapping[str, str] | None = None,
+        py_modules: Any = None,
+        env: Mapping[str, Any] | None = None,
+        workspace: str | os.PathLike[str] | None = None,
+        timeout_send: int | None = None,
+        timeout_ready: int | None = None,
+        retries: int | None = None,
+        no_reduce: bool | None = None,
+        **unknown: Any,
+    ) -> Flow:
+        """Add an Executor after the one added last, or after those that `needs` names; return the Flow.
+
+        Args:
+            name: its name; `executor0`, `executor1`, ... by position when left out.
+            uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, or YAML. Without it,
+                requests pass through.
+            replicas: how many processes compete for its requests. The idle one gets the request first.
+            shards: 1; more are not supported by this version.
+            polling: `'ANY'` or `'ALL'`, or a dict by endpoint; without effect on one shard.
+            needs: what it waits for: a name, several, or `'gateway'` for the entrance.
+            uses_with: keywords for the Executor's `__init__`.
+            uses_metas: what the Executor finds in `self.metas`.
+            uses_requests: endpoint -> method name, over those of `@requests`.
+            py_modules: Python files to load before `uses` is looked up.
+            env: environment variables of its processes.
+            workspace: the folder under which its `self.workspace` lies.
+            timeout_send: ms that a request may take here, waiting included; -1 for any time.
+            timeout_ready: ms that a replica may take to get ready; -1 for any time.
+            retries: how many crashes of replicas a request survives; -1 for max(3, replicas). With 0 it is sent
+                once at most.
+            no_reduce: give the Executor the results of several predecessors apart, as `docs_matrix` and `docs_map`.
+
+        Raises:
+            InvalidFlow, InvalidExecutor, NotSupported: something is wrong with an argument; nothing was added.
+            FlowNotRunning: the Flow is already started.
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
+        return self._extend(self._topology.add, {**given, **unknown})
+
+    def needs(self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: Any) -> Flow:
+        """Add a node that waits for those named; without further options it only joins, and has no process.
+
+        Raises: as `add`.
+        """
+        return self._extend(self._topology.needs, {"needs": needs, "name": name, **options})
+
+    def needs_all(self, name: str | None = None, **options: Any) -> Flow:
+        """Add a node that waits for every Executor that nothing waits for yet; otherwise as `needs`."""
+        return self._extend(self._topology.needs_all, {"name": name, **options})
+
+    def _extend(self, method: Any, given: dict[str, Any], folder: str | None = None) -> Flow:
+        if self._launched is not None:
+            raise errors.FlowNotRunning("the Flow is started: add Executors before that, or close it first")
+        method(self._defaults, folder, **{key: value for key, value in given.items() if value is not None})
+        return self
+
+    @classmethod
+    def load_config(cls, source: Any, *, context: Mapping[str, Any] | None = None, **overrides: Any) -> Flow:
+        """Build a Flow from YAML.
+
+        Args:
+            source: a path, YAML text, or an open file.
+            context: values for `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` reads the environment.
+            overrides: keywords of `Flow(...)`, over what `with:` says.
+
+        Raises:
+            InvalidConfig: a wrong key or value; the message begins with file and line.
+        """
+        from zflow import config
+
+        found = config.load(source, context)
+        with found.located("with"):
+            flow = cls(**{**found.flow_kwargs, **overrides})
+        for index, executor in enumerate(found.executors):
+            with found.located("executors", index):
+                flow._extend(getattr(flow._topology, executor.method), dict(executor.kwargs), found.folder)
+        return flow
+
+    def save_config(self, path: str | os.PathLike[str]) -> None:
+        """Write the Flow as YAML that `load_config` reads back.
+
+        Raises:
+            InvalidConfig: a value has no form in YAML.
+        """
+        from zflow import config
+
+        folder = os.path.dirname(os.path.abspath(path))
+        text = config.dump(self._given, self._topology.specs, folder)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    @property
+    def executors(self) -> list[ExecutorSpec]:
+        """The Executors in the order of adding."""
+        return self._topology.specs
+
+    def __repr__(self) -> str:
+        names = ", ".join(
+            f"{spec.name} x {spec.replicas}" if spec.replicas > 1 else spec.name for spec in self._topology.specs
+        )
+        state = f" at {self.host}:{self.port}" if self._launched is not None else ""
+        return f"<Flow [{names}]{state}>"
+
+    # -- life cycle -----------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return str(self._options["host"])
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port it listens on; None as long as it is to be chosen at the start."""
+        return self._port if self._port is not None else self._options["port"]
+
+    def start(self) -> Flow:
+        """Start all processes and return when every replica is ready.
+
+        Raises:
+            StartupFailed: an Executor raised or was not ready in time; with its traceback. Nothing is left running.
+            PortInUse: the port is taken.
+            InvalidFlow, InvalidExecutor: found before anything was started.
+            NotSupported: the environment asks for something that this version does not do.
+        """
+        if self._launched is not None:
+            raise errors.FlowNotRunning("the Flow is already started")
+        if not hasattr(os, "fork"):
+            raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
+        from zflow import plan
+        from zflow.launch import Launched
+
+        ready = plan.make(self._topology, self._options, version)
+        if self.host not in LOOPBACK:
+            log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
+        launched = Launched(ready)
+        self._launched = launched
+        self._closed = False
+        self._port = plan.port_of(launched.addresses)
+        self._client = Client._to(launched.addresses[0], launched.check)
+        return self
+
+    def close(self) -> None:
+        """Let requests in flight be answered, close the Executors and end all processes, within `timeout_close`.
+
+        Closing a Flow that is not started, or was closed, does nothing.
+        """
+        launched, self._launched = self._launched, None
+        client, self._client = self._client, None
+        self._port = None
+        if launched is not None:
+            self._closed = True
+            try:
+                launched.close(self._options["timeout_close"] / 1000)
+            finally:
+                if client is not None:
+                    client.close()
+
+    def __enter__(self) -> Flow:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def block(self, stop_event: Any = None) -> None:
+        """Serve until Ctrl-C, SIGTERM, or until `stop_event` (of threading or multiprocessing) is set.
+
+        Raises:
+            FlowNotRunning: the Flow is not started, or comes down by itself.
+        """
+        launched = self._running()[0]
+        ended = threading.Event()
+        with _sigterm_sets(ended), contextlib.suppress(KeyboardInterrupt):
+            while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
+                launched.check()
+
+    def _running(self) -> tuple[Launched, Client]:
+        if self._launched is None or self._client is None:
+            what = "was closed: start() it again" if self._closed else "is not started: use start() or `with flow:`"
+            raise errors.FlowNotRunning(f"the Flow {what}")
+        return self._launched, self._client
+
+    # -- posting --------------------------------------------------------------------------------------------------
+
+    def post(self, on: str, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """Send Documents to an endpoint and wait for the results; takes and returns what `Client.post` does.
+
+        Raises:
+            FlowNotRunning: the Flow is not started, was closed, or has come down.
+        """
+        launched, client = self._running()
+        if self._client is None:
+            launched.check()
+        return client.post(on, inputs, parameters, **options)
+
+    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/index', ...)`."""
+        return self.post("/index", inputs, parameters, **options)
+
+    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/search', ...)`."""
+        return self.post("/search", inputs, parameters, **options)
+
+    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/update', ...)`."""
+        return self.post("/update", inputs, parameters, **options)
+
+    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
+        """`post('/delete', ...)`."""
+        return self.post("/delete", inputs, parameters, **options)
+
+
+@contextlib.contextmanager
+def _sigterm_sets(event: threading.Event) -> Any:
+    """While inside, SIGTERM sets the event instead of ending the process, unless somebody else handles it."""
+    mine = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if mine:
+        signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    port, host = options["port"], options["host"]
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
+        raise errors.InvalidFlow(f"port must be a whole number from 1 to 65535, not {short(port)} (Flow)")
+    if not isinstance(host, str) or not host:
+        raise errors.InvalidFlow(f"host must be the text of an address, not {short(host)} (Flow)")
+    for key, least in (("timeout_close", 0), ("max_message_bytes", 1024)):
+        value = options[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
+
+
+assert not DEFAULTS.keys() & FIELDS.keys()

@@ -1,0 +1,154 @@
+"""The user's side of the process manager: fork it, wait until everything is ready, watch it, end it.
+
+It knows pipes and process ids; what is run is in the `Plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import msgpack
+
+from zflow import errors, manager, process
+
+
+class Display:
+    """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`."""
+
+    def __init__(self, plan: manager.Plan) -> None:
+        self._total = Counter(seat.spec.name for seat in plan.seats)
+        self._ready: Counter[str] = Counter()
+        self._shown = False
+        with contextlib.suppress(Exception):
+            self._shown = sys.stderr.isatty()
+        self._lines = 0
+
+    def show(self) -> None:
+        """Draw all lines anew over the old ones."""
+        if not self._shown:
+            return
+        up = f"\x1b[{self._lines}A" if self._lines else ""
+        text = "".join(f"\x1b[2K{name} {self._ready[name]}/{n} ready\n" for name, n in self._total.items())
+        sys.stderr.write(up + text)
+        sys.stderr.flush()
+        self._lines = len(self._total)
+
+    def ready(self, replica: str) -> None:
+        """Count one replica more."""
+        self._ready[replica.partition("/")[0]] += 1
+        self.show()
+
+
+class Launched:
+    """A running Flow, seen from the process that started it.
+
+    Attributes:
+        addresses: where the broker listens, as bound.
+
+    Raises:
+        StartupFailed: an Executor or the broker did not get ready; nothing is left running.
+        PortInUse: the Flow cannot listen where it was told to.
+        ZflowError: what an Executor's loading raised, such as InvalidExecutor.
+    """
+
+    def __init__(self, plan: manager.Plan) -> None:
+        from multiprocessing.connection import Pipe
+
+        self._plan = plan
+        self._user = os.getpid()
+        self._lock = threading.Lock()
+        self._error: errors.ZflowError | None = None
+        self._pipe, theirs = Pipe()
+        self.addresses: list[str] = []
+
+        def run() -> int:
+            self._pipe.close()
+            return manager.run(plan, theirs, self._user)
+
+        self._pid = process.fork(run)
+        theirs.close()
+        try:
+            self._wait_until_started()
+        except BaseException:
+            self._pipe.close()
+            self._wait_for_end(None)
+            raise
+
+    def _wait_until_started(self) -> None:
+        display = Display(self._plan)
+        display.show()
+        while True:
+            try:
+                kind, argument = msgpack.unpackb(self._pipe.recv_bytes())
+            except (EOFError, OSError):
+                raise errors.StartupFailed("the process manager died while the Flow started") from None
+            if kind == "failed":
+                raise _startup_error(argument)
+            if kind == "bound":
+                self.addresses = list(argument)
+            elif kind == "ready":
+                display.ready(argument)
+            elif kind == "started":
+                return
+
+    def check(self) -> None:
+        """Raise FlowNotRunning if the Flow has come down by itself."""
+        with self._lock:
+            if self._error is None and not self._pipe.closed:
+                self._look()
+            if self._error is not None:
+                raise errors.FlowNotRunning(f"the Flow is not running any more: {self._error.message}")
+
+    def _look(self) -> None:
+        try:
+            while self._error is None and self._pipe.poll():
+                kind, argument = msgpack.unpackb(self._pipe.recv_bytes())
+                if kind == "failed":
+                    self._error = errors.from_wire(argument)
+        except (EOFError, OSError):
+            self._error = errors.ZflowError("its process manager died")
+
+    def close(self, grace: float) -> None:
+        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes."""
+        if os.getpid() != self._user:
+            return  # a fork of the user's process does not own the Flow
+        with self._lock:
+            with contextlib.suppress(OSError):
+                self._pipe.send_bytes(msgpack.packb(("close", grace)))
+            try:
+                self._wait_for_end(grace + 5.0)
+            except KeyboardInterrupt:
+                self._pipe.close()  # a second Ctrl-C: without grace
+                self._wait_for_end(5.0)
+            self._pipe.close()
+        import shutil
+
+        shutil.rmtree(self._plan.folder, ignore_errors=True)
+
+    def _wait_for_end(self, limit: float | None) -> None:
+        """Wait for the process manager, which ends last; kill it if it has not ended in `limit` seconds."""
+        deadline = None if limit is None else time.monotonic() + limit
+        pause = 0.001
+        with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
+            while not os.waitpid(self._pid, os.WNOHANG)[0]:
+                if deadline is not None and time.monotonic() > deadline:
+                    os.kill(self._pid, 9)
+                    os.waitpid(self._pid, 0)
+                    return
+                time.sleep(pause)
+                pause = min(0.02, pause * 1.5)
+
+
+def _startup_error(data: Any) -> errors.ZflowError:
+    error = errors.from_wire(data)
+    if isinstance(error, errors.ExecutorError):
+        failed = errors.StartupFailed(str(error))
+        failed.__dict__.update(vars(error))
+        return failed
+    return error

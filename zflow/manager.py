@@ -1,0 +1,448 @@
+"""The process manager: forks the broker and the replicas, restarts what dies, and takes everything down.
+
+It is a process of its own with one thread, forked when the Flow starts, so a restart never forks a process that
+has grown threads; it uses no ZeroMQ itself. It talks to the user's process, the broker and each replica over pipes.
+If the user's process ends, however it ends, so does everything else. It runs no user code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import zmq
+
+from zflow import process, worker
+from zflow.devices import broker
+from zflow.logs import name_lines
+from zflow.worker import Seat
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+log = logging.getLogger("zflow.manager")
+
+FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
+LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
+STEADY = 10.0  # seconds that a replica must live for its deaths to be forgotten
+ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the process manager needs to run a Flow.
+
+    Args:
+        settings: the broker's.
+        seats: one per replica.
+        folder: where the Flow's sockets lie; removed at the end.
+    """
+
+    settings: broker.Settings
+    seats: Sequence[Seat]
+    folder: str
+
+
+@dataclass
+class _Child:
+    """A replica's seat and the process that sits in it now, if any."""
+
+    seat: Seat
+    pid: int = 0
+    status: Connection | None = None
+    ready: bool = False
+    started: float = 0.0
+    deaths: int = 0
+    restart_at: float | None = None
+    identity: bytes = b""
+    last_error: dict[str, Any] | None = None
+    timed_out: bool = False
+
+    @property
+    def overdue_at(self) -> float | None:
+        limit = self.seat.spec.timeout_ready
+        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else None
+
+
+def run(plan: Plan, parent: Connection, user: int) -> int:
+    """Be the process manager until told to close or until process `user` is gone; return the exit status."""
+    process.set_title("zflow: manager")
+    process.reset_after_fork()
+    process.read_nothing()
+    process.adopt_orphans()
+    name_lines("zflow")
+    manager = _Manager(plan, parent, user)
+    try:
+        manager.serve()
+    finally:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+    return 0
+
+
+class _Manager:
+    def __init__(self, plan: Plan, parent: Connection, user: int) -> None:
+        self._plan = plan
+        self._parent = parent
+        self._user = user
+        self._children = [_Child(seat) for seat in plan.seats]
+        self._broker_pid = 0
+        self._broker: Connection | None = None
+        self._starting = True
+        self._ending = False
+        self._terminated = False
+        self._drained = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
+        self._wake_on_signals()
+        self._watch_user()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Start everything and look after it until the end."""
+        import gc
+
+        gc.freeze()  # what exists now is shared with the children: the collector must not touch, and so copy, it
+        self._start_broker()
+        while not self._ending:
+            self._turn(self._next_timer())
+            self._check_timers()
+
+    def _turn(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+            if self._ending:
+                return
+
+    def _wake_on_signals(self) -> None:
+        self._wake, writer = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(writer, False)
+        self._writer = writer
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._ask_to_end)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._reap)
+
+    def _watch_user(self) -> None:
+        """Notice the end of the user's process, even if another process holds on to its end of the pipe."""
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._selector.register(os.pidfd_open(self._user), selectors.EVENT_READ, self._orphaned)
+
+    def _next_timer(self) -> float:
+        now = time.monotonic()
+        times = [child.restart_at for child in self._children if child.restart_at is not None]
+        times += [child.overdue_at for child in self._children if child.overdue_at is not None]
+        return max(0.0, min([*times, now + 1.0]) - now)
+
+    def _check_timers(self) -> None:
+        now = time.monotonic()
+        if self._terminated:
+            self._fail({"type": "StartupFailed", "message": "the process manager was told to end (SIGTERM)"})
+        if os.getppid() != self._user:
+            self._orphaned()
+        for child in self._children:
+            if self._ending:
+                return
+            if child.restart_at is not None and child.restart_at <= now:
+                self._start(child)
+            elif child.overdue_at is not None and child.overdue_at <= now:
+                child.timed_out = True
+                os.kill(child.pid, signal.SIGKILL)
+                child.started = now + 3600  # asked for once
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    def _fork(self, run: Callable[[], int]) -> int:
+        """Fork a child that holds none of the manager's descriptors but those it was given."""
+
+        def child() -> int:
+            signal.set_wakeup_fd(-1)
+            self._selector.close()
+            os.close(self._wake)
+            os.close(self._writer)
+            self._parent.close()
+            return run()
+
+        return process.fork(child)
+
+    def _start_broker(self) -> None:
+        from multiprocessing.connection import Pipe
+
+        ours, theirs = Pipe()
+        manager = os.getpid()
+
+        def run() -> int:
+            ours.close()
+            return _run_broker(self._plan, theirs, manager)
+
+        self._broker_pid = self._fork(run)
+        theirs.close()
+        self._broker = ours
+        self._selector.register(ours, selectors.EVENT_READ, self._from_broker)
+
+    def _start(self, child: _Child) -> None:
+        from multiprocessing.connection import Pipe
+
+        ours, theirs = Pipe(duplex=False)
+        manager = os.getpid()
+        others = [other.status for other in self._children if other.status is not None]
+
+        def run() -> int:
+            ours.close()
+            for connection in (*others, self._broker):
+                if connection is not None:
+                    connection.close()
+            return worker.run(child.seat, theirs, manager)
+
+        child.pid = self._fork(run)
+        theirs.close()
+        child.status = ours
+        child.ready = child.timed_out = False
+        child.last_error = None
+        child.restart_at = None
+        child.started = time.monotonic()
+        child.identity = worker.identity(child.seat.name, child.pid)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._from_child(child))
+
+    # -- what is heard --------------------------------------------------------------------------------------------
+
+    def _from_parent(self) -> None:
+        try:
+            command, grace = msgpack.unpackb(self._parent.recv_bytes())
+        except (EOFError, OSError):
+            self._orphaned()
+            return
+        if command == "close":
+            self._close(grace)
+
+    def _from_broker(self) -> None:
+        assert self._broker is not None
+        try:
+            kind, *arguments = msgpack.unpackb(self._broker.recv_bytes())
+        except (EOFError, OSError):
+            self._selector.unregister(self._broker)
+            return  # its end is seen by waiting for the process
+        if kind == "bound":
+            self._tell("bound", arguments)
+            for child in self._children:
+                self._start(child)
+            self._check_started()
+        elif kind == "failed":
+            self._fail(arguments[0])
+        elif kind == "drained":
+            self._drained = True
+
+    def _from_child(self, child: _Child) -> None:
+        assert child.status is not None
+        try:
+            kind, argument = msgpack.unpackb(child.status.recv_bytes())
+        except (EOFError, OSError):
+            self._forget_status(child)
+            return
+        if kind == "ready":
+            child.ready = True
+            child.started = time.monotonic()
+            if child.deaths:
+                log.warning("%s is back", child.seat.name)
+            if self._starting:
+                self._tell("ready", child.seat.name)
+            self._check_started()
+        elif kind == "failed":
+            child.last_error = argument
+
+    def _check_started(self) -> None:
+        if self._starting and all(child.ready for child in self._children):
+            self._starting = False
+            self._tell("started", None)
+
+    def _forget_status(self, child: _Child) -> None:
+        if child.status is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.status)
+            child.status.close()
+            child.status = None
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 4096)
+        for pid, status in _waited():
+            if pid == self._broker_pid:
+                self._broker_pid = 0
+                if not self._ending:
+                    self._broker_died(status)
+            for child in self._children:
+                if child.pid == pid:
+                    self._died(child, status)
+
+    # -- deaths ---------------------------------------------------------------------------------------------------
+
+    def _died(self, child: _Child, status: int) -> None:
+        if child.status is not None and child.status.poll():
+            self._from_child(child)
+        self._forget_status(child)
+        child.pid = 0
+        if self._ending:
+            return
+        reason = self._reason(child, status)
+        if self._starting:
+            self._fail(reason)
+            return
+        self._command_broker("dead", child.identity)
+        now = time.monotonic()
+        lived = child.ready and now - child.started >= STEADY
+        child.deaths = 1 if lived else child.deaths + 1
+        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(child.deaths - 1, 16))
+        child.restart_at = now + backoff
+        log.warning("%s; restarting it in %.1f s", _text(reason), backoff)
+
+    def _reason(self, child: _Child, status: int) -> dict[str, Any]:
+        name = child.seat.name
+        if child.last_error is not None:
+            return child.last_error
+        if child.timed_out:
+            limit = child.seat.spec.timeout_ready
+            message = f"{name} was not ready within timeout_ready={limit} ms"
+        elif child.ready:
+            message = f"{name} died ({process.ended(status)})"
+        else:
+            message = f"{name} died while it started ({process.ended(status)})"
+        return {"type": "StartupFailed", "message": message}
+
+    def _broker_died(self, status: int) -> None:
+        message = f"the broker died ({process.ended(status)}); the Flow is taken down"
+        if not self._starting:
+            log.error(message)
+        self._fail({"type": "StartupFailed", "message": message})
+
+    def _fail(self, error: dict[str, Any]) -> None:
+        """Tell the user's process why, and take everything down."""
+        if self._ending:
+            return
+        self._tell("failed", error)
+        self._shut_down(ORPHANED_GRACE)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _ask_to_end(self, *_: Any) -> None:
+        self._terminated = True  # seen when the loop turns, which the signal makes it do
+
+    def _orphaned(self) -> None:
+        if not self._ending:
+            self._shut_down(ORPHANED_GRACE)
+
+    def _close(self, grace: float) -> None:
+        """Let what is in flight be answered, then take everything down; all within `grace` seconds."""
+        deadline = time.monotonic() + grace
+        self._command_broker("drain")
+        while not self._drained and self._broker_pid and time.monotonic() < deadline:
+            self._turn(deadline - time.monotonic())
+            self._check_timers()
+        if not self._ending:
+            if not self._drained:
+                log.warning("requests were still unanswered after %.1f s; closing all the same", grace)
+            self._shut_down(max(deadline - time.monotonic(), min(grace, 0.5)))
+    def _shut_down(self, grace: float) -> None:
+        """End all processes: asked first, killed when the grace is over."""
+        if self._ending:
+            return
+        self._ending = True
+        deadline = time.monotonic() + grace
+        for child in self._children:
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+        while any(child.pid for child in self._children) and time.monotonic() < deadline:
+            self._wait(deadline)
+        self._kill([child.pid for child in self._children if child.pid])
+        self._command_broker("stop")
+        deadline = time.monotonic() + ORPHANED_GRACE
+        while self._broker_pid and time.monotonic() < deadline:
+            self._wait(deadline)
+        self._kill([self._broker_pid] if self._broker_pid else [])
+        self._kill(_descendants())
+
+    def _wait(self, deadline: float) -> None:
+        with selectors.SelectSelector() as signals:
+            signals.register(self._wake, selectors.EVENT_READ)
+            signals.select(max(0.0, min(0.2, deadline - time.monotonic())))
+        self._reap()
+
+    def _kill(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    # -- saying ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, kind: str, argument: Any) -> None:
+        """Tell the user's process, which reads while it starts the Flow and seldom after: say little then."""
+        with contextlib.suppress(OSError):
+            self._parent.send_bytes(msgpack.packb((kind, argument)))
+
+    def _command_broker(self, *command: Any) -> None:
+        if self._broker is not None:
+            with contextlib.suppress(OSError):
+                self._broker.send_bytes(msgpack.packb(command))
+
+
+def _text(error: dict[str, Any]) -> str:
+    traceback = error.get("traceback")
+    return f"{error['message']}\n{traceback}" if traceback else str(error["message"])
+
+
+def _waited() -> list[tuple[int, int]]:
+    ended = []
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            ended.append((pid, status))
+    return ended
+
+
+def _descendants() -> list[int]:
+    """What Executors started and left behind."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return []
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def _run_broker(plan: Plan, control: Connection, manager: int) -> int:
+    process.die_with_parent(signal.SIGTERM, manager)
+    process.set_title("zflow: broker")
+    process.reset_after_fork()
+    process.read_nothing()
+    name_lines("zflow: broker")
+
+    def clean_up(*_: Any) -> None:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, clean_up)  # only comes when the manager was killed
+    try:
+        serving = broker.Broker(plan.settings, control)
+    except zmq.ZMQError as error:
+        kind = "PortInUse" if error.errno in (zmq.EADDRINUSE, zmq.EACCES) else "StartupFailed"
+        message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
+        control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
+        return 1
+    serving.run()
+    return 0

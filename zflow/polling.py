@@ -1,0 +1,70 @@
+"""Which shards get a request: one of them (ANY) or every one (ALL), decided per endpoint.
+
+`polling` is given once per Executor, as one value or as a dict by endpoint. This module knows endpoints
+and the two words only: not how shards are found, nor how their results come together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from zflow.errors import InvalidFlow
+from zflow.suggest import short
+
+ANY: Final = "ANY"
+ALL: Final = "ALL"
+WILDCARD: Final = "*"
+
+#: What holds for these endpoints unless they are named in `polling`; the wildcard does not touch them.
+DEFAULTS: Final[Mapping[str, str]] = {"/index": ANY, "/search": ALL}
+
+Polling = str | dict[str, str]
+
+
+def check(polling: Any, owner: str) -> Polling:
+    """Return `polling` in its plain form (upper case, a dict of its own), or say what is wrong with it.
+
+    Args:
+        polling: `'ANY'` or `'ALL'` in any case, or a dict from endpoint (or `'*'`) to one of them.
+        owner: whose polling it is, for messages: `"executor 'encoder'"`.
+
+    Raises:
+        InvalidFlow: it is anything else.
+
+    >>> check({"/custom": "all", "*": "any"}, "executor 'indexer'")
+    {'/custom': 'ALL', '*': 'ANY'}
+    """
+    if isinstance(polling, Mapping):
+        return {_endpoint(key, owner): _word(value, f"{owner}, endpoint {key!r}") for key, value in polling.items()}
+    return _word(polling, owner)
+
+
+def polling_of(polling: Polling, endpoint: str) -> str:
+    """Return `'ANY'` or `'ALL'`: how a request to `endpoint` is polled under a checked `polling`.
+
+    An endpoint that is named wins; `/index` is otherwise ANY and `/search` ALL; everything else follows
+    the single value or `'*'`, and is ANY without either.
+
+    >>> polling_of("ALL", "/index"), polling_of("ALL", "/other")
+    ('ANY', 'ALL')
+    >>> polling_of({"/search": "ANY"}, "/search")
+    'ANY'
+    """
+    if isinstance(polling, str):
+        return DEFAULTS.get(endpoint, polling)
+    named = polling.get(endpoint) if endpoint != WILDCARD else None
+    return named or DEFAULTS.get(endpoint) or polling.get(WILDCARD, ANY)
+
+
+def _word(value: Any, owner: str) -> str:
+    word = value.upper() if isinstance(value, str) else None
+    if word not in (ANY, ALL):
+        raise InvalidFlow(f"polling must be ANY or ALL, not {short(value)} ({owner})")
+    return ALL if word == ALL else ANY
+
+
+def _endpoint(key: Any, owner: str) -> str:
+    if isinstance(key, str) and (key == WILDCARD or key.startswith("/")):
+        return key
+    raise InvalidFlow(f"polling goes by endpoints, which start with '/', or by '*', not by {short(key)} ({owner})")

@@ -1,0 +1,142 @@
+"""What a process of zflow's does about itself: its name in `ps`, its signals, its end when its parent ends.
+
+All of it is best effort where the system offers it (Linux), and nothing elsewhere. It knows nothing of Flows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: Any) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(how: signal.Signals, parent: int) -> None:
+    """Get the signal when the process `parent`, which forked this one from its only thread, ends however it ends."""
+    _prctl(_PR_SET_PDEATHSIG, int(how))
+    if os.getppid() != parent:  # it ended before the request was made
+        os.kill(os.getpid(), how)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of grandchildren whose own parent ends, so that they can be found and ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_title(title: str) -> None:
+    """Show `title` in `ps` and `top` instead of the command line that was forked.
+
+    Linux reads a command line from the process's own memory: the strings of argv, then those of the environment.
+    The environment is copied elsewhere first, so both can be written over.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    name = title.removeprefix("zflow: ").encode()
+    _prctl(_PR_SET_NAME, title.encode() if len(title) < 16 else name[-15:])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        import ctypes
+
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        start, arg_end, env_start, env_end = (int(fields[at]) for at in (45, 46, 47, 48))
+        for key, value in os.environ.items():
+            os.environ[key] = value  # makes libc keep it on the heap
+        end = env_end if env_start == arg_end else arg_end
+        room = end - start
+        if start and room > 1:
+            text = title.encode()[: room - 1]
+            ctypes.memmove(start, text + bytes(room - len(text)), room)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that the user talks to.
+
+    A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def reset_after_fork() -> None:
+    """Undo what a fork of the user's process brought along and no process of ours wants."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    ignore_interrupts()
+
+
+def read_nothing() -> None:
+    """Take stdin away: several processes reading one terminal would each get a part of what is typed."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+
+def print_whole_lines() -> None:
+    """Make print() write each line at once and in one piece, also into a pipe or a file."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def flush() -> None:
+    """Write out what is buffered on stdout and stderr, whatever they are."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def fork(run: Callable[[], int]) -> int:
+    """Fork a process that calls `run` and ends with the exit status it returns; return its process id.
+
+    What this process had buffered for stdout is written before, so that it does not come out twice. Nothing that
+    the user registered to run at exit runs in the new process.
+    """
+    import warnings
+
+    flush()
+    with warnings.catch_warnings():
+        # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        status = run()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+    finally:
+        flush()
+        os._exit(status)
+
+
+def ended(status: int) -> str:
+    """Say how a process ended, from the status that `waitpid` gave: `'exit code 3'` or `'SIGKILL'`."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return signal.Signals(number).name
+        except ValueError:
+            return f"signal {number}"
+    return f"exit code {os.WEXITSTATUS(status)}"

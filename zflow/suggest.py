@@ -1,0 +1,47 @@
+"""The ends of error messages: the nearest known name, and lists of names.
+
+Used wherever a name that somebody typed is looked up. It knows nothing of what the names stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'replicas'?"` for the nearest of the known names, or `""` when none is near.
+
+    >>> did_you_mean("replica", ["replicas", "retries"])
+    "; did you mean 'replicas'?"
+    >>> did_you_mean("colour", ["replicas", "retries"])
+    ''
+    """
+    import difflib
+
+    lowered = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def listed(names: Iterable[str], limit: int = 10) -> str:
+    """Return the names quoted and joined by commas, the first `limit` of them; `'none'` when there are none.
+
+    >>> listed(["encoder", "indexer"])
+    "'encoder', 'indexer'"
+    """
+    quoted = [repr(name) for name in names]
+    shown = ", ".join(quoted[:limit]) or "none"
+    return shown if len(quoted) <= limit else f"{shown} and {len(quoted) - limit} more"
+
+
+def short(value: object, limit: int = 80) -> str:
+    """Return `repr(value)` cut to `limit` characters, for a message that must stay readable.
+
+    >>> short("x" * 100, limit=10)
+    "'xxxxxx..."
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__} whose repr() fails>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,234 @@
+"""Arrays: read as numpy, compared, described in a word, and turned into raw memory and back.
+
+The only module of the Document family that imports numpy, and only when an array is met. It must not
+know Documents. A dtype that arrives from outside is checked before numpy sees it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview
+
+#: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on (structured).
+KINDS = "biufcSUmM"
+_DTYPE = re.compile(r"[<>|=]?[biufcSUmM]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?", re.ASCII)
+# numpy stops at 32 or 64 dimensions, depending on its version, and a stack has one more than its rows.
+_MOST_STACKABLE_DIMENSIONS = 16
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """Return an array, a tensor of another library or nested lists of numbers as a numpy array, uncopied if possible.
+
+    Raises:
+        TypeError, ValueError: `value` is not an array of plain numbers, strings or times; the message has the way out.
+    """
+    import numpy as np
+
+    if type(value) is not np.ndarray:
+        if hasattr(value, "filled") and hasattr(value, "mask"):
+            raise TypeError("a masked array would lose its mask: use array.filled(...)")
+        if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor that requires grad, or lives on a GPU
+            value = value.detach().cpu()
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{type(value).__name__} is not an array: {error}") from None
+    if value.dtype.kind not in KINDS:
+        raise TypeError(_refusal(value.dtype))
+    return value  # type: ignore[no-any-return]
+
+
+def _refusal(dtype: Any) -> str:
+    if dtype.names:
+        return f"structured arrays cannot be sent ({dtype}): use one array per column"
+    if dtype.kind == "O":
+        return "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and sparse matrices too)"
+    return f"arrays of dtype {dtype} cannot be sent: convert it, as in array.astype('float32')"
+
+
+def is_array(value: Any) -> bool:
+    """Say whether `value` is an array rather than a plain value, without importing numpy."""
+    return hasattr(value, "dtype") and hasattr(value, "shape")
+
+
+def is_scalar(value: Any) -> bool:
+    """Say whether `value` is a single number of numpy's, without importing numpy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
+
+
+def plain(value: Any) -> bool | int | float:
+    """Return a single number of numpy's as Python's.
+
+    Raises:
+        TypeError: it is not a bool, an integer or a float; the message has the way out.
+    """
+    if value.dtype.kind not in "biuf":
+        raise TypeError(f"cannot send a single {type(value).__name__}; use str(value) or an array")
+    return float(value) if value.dtype.kind == "f" else value.item()
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare two arrays by dtype, shape and values; NaN equals NaN. What is no array equals only itself."""
+    import numpy as np
+
+    try:
+        left, right = as_array(left), as_array(right)
+    except Exception:  # a foreign tensor may raise anything while it is converted
+        return left is right
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fcmM"))
+
+
+def same_value(left: Any, right: Any) -> bool:
+    """Compare two plain values, with whatever arrays are in them; NaN equals NaN."""
+    if left is right:
+        return True
+    if is_array(left) or is_array(right):
+        return same(left, right)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(map(same_value, left, right))
+    return bool(left == right or (left != left and right != right))
+
+
+def describe(value: Any) -> str:
+    """Return a few characters about an array: `float32(3, 4)`."""
+    if is_array(value):
+        return f"{value.dtype}({', '.join(map(str, value.shape))}{',' * (len(value.shape) == 1)})"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({len(value)})"
+    return type(value).__name__
+
+
+def stacked(values: Sequence[Any]) -> Any:
+    """Return one array if all values have one dtype and shape, None if all are None, else the values as a list."""
+    if all(value is None for value in values):
+        return None
+    if any(value is None for value in values):
+        return list(values)
+    import numpy as np
+
+    try:
+        arrays = [as_array(value) for value in values]
+    except Exception:  # ragged, or a tensor that numpy cannot read: then it is simply not stackable
+        return list(values)
+    return np.stack(arrays) if _alike(arrays) else list(values)
+
+
+def _alike(arrays: Sequence[NDArray[Any]]) -> bool:
+    return len(arrays) == 1 or (len({a.shape for a in arrays}) == 1 and len({a.dtype for a in arrays}) == 1)
+
+
+def as_arrays(values: list[Any]) -> list[NDArray[Any]]:
+    """Return `as_array` of each value, fast where all are numpy arrays already.
+
+    Raises:
+        TypeError, ValueError: one of them is not an array of plain numbers, strings or times.
+    """
+    import numpy as np
+
+    if set(map(type, values)) == {np.ndarray} and all(dtype.kind in KINDS for dtype in {a.dtype for a in values}):
+        return values
+    return [as_array(value) for value in values]
+
+
+def groups(numbers: list[int], arrays: list[NDArray[Any]]) -> Iterable[tuple[list[int], list[NDArray[Any]]]]:
+    """Split numbered arrays into groups that can travel as one block of memory each."""
+    first = arrays[0]
+    one_order = first.ndim < 2 or len(set(map(_is_fortran, arrays))) == 1
+    if one_order and first.ndim < _MOST_STACKABLE_DIMENSIONS and _alike(arrays):
+        return [(numbers, arrays)]
+    found: dict[Any, tuple[list[int], list[NDArray[Any]]]] = {}
+    for number, array in zip(numbers, arrays, strict=True):
+        key = number if array.ndim >= _MOST_STACKABLE_DIMENSIONS else (array.dtype, array.shape, _is_fortran(array))
+        in_group, group = found.setdefault(key, ([], []))
+        in_group.append(number)
+        group.append(array)
+    return found.values()
+
+
+def _is_fortran(array: NDArray[Any]) -> bool:
+    return bool(array.flags.fnc)
+
+
+def header(array: NDArray[Any]) -> tuple[str, tuple[int, ...], Literal["C", "F"]]:
+    """Return what `from_memory` needs to know: dtype, shape and order (`C`, or `F` for columns first)."""
+    return array.dtype.str, array.shape, "F" if _is_fortran(array) else "C"
+
+
+def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the memory of alike arrays, one after the other, as flat bytes: a view if there is only one, else a copy.
+
+    A single array that is not contiguous is copied too.
+    """
+    import numpy as np
+
+    first = arrays[0]
+    if not first.nbytes:
+        return np.empty(0, "u1")
+    if _is_fortran(first):
+        arrays = [array.T for array in arrays]
+    if len(arrays) == 1:
+        block = np.ascontiguousarray(arrays[0])
+    else:
+        if not first.shape:
+            arrays = [array.reshape(1) for array in arrays]
+        rows, *rest = arrays[0].shape
+        # Told where to write, concatenate keeps a foreign byte order; by itself it would not.
+        block = np.concatenate(arrays, out=np.empty((rows * len(arrays), *rest), first.dtype))
+    return block.reshape(-1).view("u1")
+
+
+def writable(data: Any) -> bytearray:
+    """Return a copy of received bytes that an array may change.
+
+    Raises:
+        ValueError: it is not bytes, where a number would mean that many.
+    """
+    if type(data) is not bytes:
+        raise ValueError(f"the memory of an array is bytes, not {type(data).__name__}")
+    return bytearray(data)
+
+
+def from_memory(
+    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
+) -> list[NDArray[Any]]:
+    """Return `count` arrays as views of `data`, writable if it is.
+
+    Raises:
+        ValueError: what is said about the memory is malformed, or does not fit its length.
+    """
+    import numpy as np
+
+    if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
+        raise ValueError(f"an array cannot have dtype {dtype!r:.40} and order {order!r:.40}")
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"an array cannot have shape {shape!r:.80}")
+    plain = np.dtype(dtype)
+    if count * math.prod(shape) * plain.itemsize != len(data):
+        raise ValueError(f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}")
+    if not len(data):
+        return [np.ndarray(shape, plain, bytearray(), order=order) for _ in range(count)]
+    if count == 1:
+        return [_aligned(np.ndarray(shape, plain, data, order=order))]
+    if order == "F":
+        block = _aligned(np.ndarray((count, *reversed(shape)), plain, data))
+        return [row.T for row in block]
+    block = _aligned(np.ndarray((count, *shape), plain, data))
+    return list(block) if shape else [block[row : row + 1].reshape(()) for row in range(count)]
+
+
+def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+    # A small frame may begin at any address of ZeroMQ's receive buffer; not every library reads that.
+    return array if array.flags.aligned else array.copy(order="K")

@@ -1,0 +1,238 @@
+"""Documents and parameters as frames, and back.
+
+Frame 0 is msgpack: `[version, parameters, columns]`, one list per field in use instead of one dict per
+Document. Arrays of one field with one dtype and shape are one block of memory; small blocks and blobs lie
+in frame 0, every large one is a frame of its own, in the order in which frame 0 speaks of them. This module
+must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zflow import culprit, tensor, values
+from zflow.culprit import largest
+from zflow.document import Document, DocumentArray
+from zflow.errors import BadRequest, SerializationError
+from zflow.fields import ARRAYS, FIELDS, NESTED, STRINGS, NamedScore, Scores
+from zflow.suggest import short
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["INLINE", "WIRE_VERSION", "largest", "pack", "unpack"]
+
+#: Changes with the format; both ends must have the same.
+WIRE_VERSION = 1
+
+#: Blobs and blocks of arrays up to so many bytes are copied into frame 0 instead of being frames of their own.
+INLINE = 4096
+
+Frame = bytes | memoryview
+Columns = dict[str, Any]
+
+_UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), "granularity": 0, "adjacency": 0, "weight": None}
+_ALLOWED: dict[str, frozenset[type]] = {
+    **dict.fromkeys(STRINGS, frozenset({str})),
+    **dict.fromkeys(("granularity", "adjacency"), frozenset({int})),
+    "weight": frozenset({float, type(None)}),
+    "tags": frozenset({dict, type(None)}),
+    "scores": frozenset({dict, type(None)}),
+    "blob": frozenset({bytes, type(None)}),
+}
+_SCORE_VALUES = (float, int, type(None))
+# From this depth of matches and chunks on, a Document that contains itself would grow with every level.
+_CHECKED_DEPTH = 2
+
+
+# -- packing
+
+
+def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -> list[Frame]:
+    """Return Documents and parameters as frames; a small request is exactly one.
+
+    Large arrays and blobs are not copied: their frames show the memory of the Documents, which must not be changed
+    until the frames are sent.
+
+    Raises:
+        SerializationError: a value cannot be sent; the message names the Document and the field.
+
+    >>> docs, parameters = unpack(pack(DocumentArray(Document(text="hello")), {"limit": 3}))
+    >>> docs.texts, parameters
+    (['hello'], {'limit': 3})
+    """
+    frames: list[Frame] = [b""]
+    try:
+        if parameters is not None and type(parameters) is not dict:
+            parameters = _as_dict(parameters)
+        columns = _columns(list(docs), frames, 0) if docs else {}
+        frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
+    except Exception as error:  # foreign tensors may raise anything; which value it was is searched only now
+        raise SerializationError(culprit.explain(docs, parameters, error)) from error
+    return frames
+
+
+def _as_dict(parameters: Any) -> dict[Any, Any]:
+    try:
+        return dict(parameters)
+    except (TypeError, ValueError):
+        raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}") from None
+
+
+def _columns(docs: list[Document], frames: list[Frame], depth: int) -> Columns:
+    """Return one list per field in use; the `id` of every Document is always there, and tells how many there are."""
+    if depth >= _CHECKED_DEPTH:
+        culprit.refuse_cycles(docs)
+    rows = [doc.__dict__ for doc in docs]
+    columns: Columns = {"id": [row["id"] for row in rows]}
+    for name in rows[0] if len(rows) == 1 else dict.fromkeys(field for row in rows for field in row):
+        if name in _UNSET:
+            unset = _UNSET[name]
+            columns[name] = [row.get(name, unset) for row in rows]
+        else:
+            column = _pack_column(name, [row.get(name) for row in rows], frames, depth)
+            if column is not None:
+                columns[name] = column
+    return columns
+
+
+def _pack_column(name: str, column: list[Any], frames: list[Frame], depth: int) -> Any:
+    """Return the column of a field that is not a plain value, or None if it is empty everywhere."""
+    if name in ARRAYS:
+        return _pack_arrays(column, frames)
+    if not any(column):
+        return None
+    if name == "blob":
+        return [_pack_blob(blob, frames) for blob in column]
+    if name == "tags":
+        return [tags or None for tags in column]
+    if name == "scores":
+        return [_pack_scores(scores) for scores in column]
+    counts = [len(nested) if nested else 0 for nested in column]
+    return [counts, _columns([doc for nested in column if nested for doc in nested], frames, depth + 1)]
+
+
+def _pack_blob(blob: bytes | None, frames: list[Frame]) -> bytes | None:
+    """Return a small blob; None stands for the next frame."""
+    if not blob or len(blob) <= INLINE:
+        return blob or b""
+    frames.append(blob)
+    return None
+
+
+def _pack_scores(scores: Scores | None) -> dict[str, Any] | None:
+    return {name: [s.value, s.op_name, s.description] for name, s in scores.items()} if scores else None
+
+
+def _pack_arrays(column: list[Any], frames: list[Frame]) -> list[Any] | None:
+    """Return a list of `[positions or None for all, dtype, shape, order, memory or None for the next frame]`."""
+    positions = [number for number, value in enumerate(column) if value is not None]
+    if not positions:
+        return None
+    packed = []
+    for numbers, group in tensor.groups(positions, tensor.as_arrays([column[number] for number in positions])):
+        memory = tensor.memory(group)
+        small = memory.nbytes <= INLINE
+        if not small:
+            frames.append(memory.data)
+        where = None if len(numbers) == len(column) else numbers
+        packed.append([where, *tensor.header(group[0]), memory.tobytes() if small else None])
+    return packed
+
+
+# -- unpacking
+
+
+def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
+    """Return the Documents and the parameters that `pack` made into frames.
+
+    Types are kept, but for tuples, which become lists, and numpy scalars, which become Python's. Large arrays are
+    views of their frames, writable if the frame is; small ones are always writable.
+
+    Raises:
+        BadRequest: the frames are not what `pack` makes, or of another version of it.
+    """
+    try:
+        if not frames:
+            raise ValueError("no frames")
+        version, *rest = values.load(frames[0])
+        if version != WIRE_VERSION:
+            raise ValueError(f"format version {short(version, 20)}, but this zflow speaks {WIRE_VERSION}")
+        parameters, columns = rest
+        if type(parameters) is not dict:
+            raise ValueError(f"parameters are {type(parameters).__name__}, not dict")
+        blocks = iter(frames[1:])
+        docs = _documents(columns, blocks) if columns else []
+        if next(blocks, None) is not None:
+            raise ValueError(f"{len(frames)} frames are more than the first one speaks of")
+    except Exception as error:  # whatever malformed input sets off, in msgpack and numpy too, has one meaning
+        reason = str(error) or type(error).__name__
+        raise BadRequest(f"malformed Documents received: {reason[:300]}") from error
+    return DocumentArray(docs), parameters
+
+
+def _documents(columns: Columns, blocks: Iterator[Frame]) -> list[Document]:
+    ids = columns["id"]
+    if type(ids) is not list:
+        raise ValueError("there is no list of ids")
+    size = len(ids)
+    docs = [Document.__new__(Document) for _ in ids]
+    rows = [doc.__dict__ for doc in docs]
+    for name, column in columns.items():
+        if name not in FIELDS:
+            raise ValueError(f"a Document has no field {short(name, 40)}")
+        if name in ARRAYS:
+            _unpack_arrays(name, column, rows, blocks)
+            continue
+        cells = _unpack_nested(column, size, blocks) if name in NESTED else column
+        if type(cells) is not list or len(cells) != size:
+            raise ValueError(f"column {short(name, 40)} does not have {size} values")
+        if name not in NESTED:
+            cells = _unpack_column(name, cells, blocks)
+        for row, value in zip(rows, cells, strict=True):
+            if value is not None:
+                row[name] = value
+    return docs
+
+
+def _unpack_column(name: str, cells: list[Any], blocks: Iterator[Frame]) -> list[Any]:
+    if not _ALLOWED[name].issuperset(map(type, cells)):
+        raise ValueError(f"column {name!r} holds values of a wrong type")
+    if name == "blob":
+        return [bytes(next(blocks)) if blob is None else blob for blob in cells]
+    if name == "scores":
+        return [None if scores is None else _unpack_scores(scores) for scores in cells]
+    return cells
+
+
+def _unpack_scores(packed: dict[Any, Any]) -> Scores:
+    scores = Scores()
+    for name, (value, op_name, description) in packed.items():
+        if type(value) not in _SCORE_VALUES or not type(name) is type(op_name) is type(description) is str:
+            raise ValueError(f"score {short(name, 40)} is malformed")
+        dict.__setitem__(scores, name, NamedScore(value, op_name, description))
+    return scores
+
+
+def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> list[DocumentArray | None]:
+    counts, columns = column
+    docs = _documents(columns, blocks)
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != len(docs):
+        raise ValueError("matches or chunks do not add up")
+    ends = iter(docs)
+    return [DocumentArray([next(ends) for _ in range(count)]) if count else None for count in counts]
+
+
+def _unpack_arrays(name: str, packed: Any, rows: list[dict[str, Any]], blocks: Iterator[Frame]) -> None:
+    for where, dtype, shape, order, inline in packed:
+        if where is None:
+            chosen = rows
+        elif type(where) is list and all(type(number) is int and 0 <= number < len(rows) for number in where):
+            chosen = [rows[number] for number in where]
+        else:
+            raise ValueError(f"column {name!r} speaks of Documents that are not there")
+        memory = memoryview(next(blocks)).cast("B") if inline is None else tensor.writable(inline)
+        arrays: list[NDArray[Any]] = tensor.from_memory(len(chosen), dtype, shape, order, memory)
+        for row, array in zip(chosen, arrays, strict=True):
+            row[name] = array
