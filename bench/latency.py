@@ -46,8 +46,12 @@ def main() -> None:
         rows.append([name, *(f"{percentile(every, percent) * 1e6:.0f}" for percent in (50, 90, 99))])
     print_table(f"Sequential posts, one replica, {rounds * count} requests", ["", "p50 us", "p90 us", "p99 us"], rows)
     for percent in (50, 99):
-        values = ([percentile(samples, percent) for samples in measured] for measured in (zflow, proxy))
-        print(f"ratio of p{percent}, zflow / C proxy, median of rounds: {median_ratio(*values):.2f}")
+        left, right = ([percentile(samples, percent) for samples in measured] for measured in (zflow, proxy))
+        each = [a / b for a, b in zip(left, right, strict=True)]
+        print(
+            f"ratio of p{percent}, zflow / C proxy, median of rounds: {median_ratio(left, right):.2f} "
+            f"(rounds from {min(each):.2f} to {max(each):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -278,6 +278,11 @@ class Balancer:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
+    @property
+    def timed(self) -> bool:
+        """Whether time alone may change anything: if not, `tick` need not be called."""
+        return bool(self._parked or self._deadlines)
+
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
         wait = math.inf

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,9 +84,11 @@ class Broker:
         self._settings = settings
         self._control = control
         self._context = zmq.Context()
-        self._front, self.addresses = self._listen(settings.front, settings.max_message_bytes)
-        self._back, _ = self._listen([settings.back])
-        self._back.set(zmq.ROUTER_MANDATORY, 1)
+        front, self.addresses = self._listen(settings.front, settings.max_message_bytes)
+        back, _ = self._listen([settings.back])
+        back.set(zmq.ROUTER_MANDATORY, 1)
+        self._front = protocol.Port(front, 3)
+        self._back = protocol.Port(back, 3)
         self._router = Router(settings.nodes)
         self._pools = [
             Pool(index, node, Balancer(retries), timeout)
@@ -129,49 +131,50 @@ class Broker:
 
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
-        poller = zmq.Poller()
-        poller.register(self._back, zmq.POLLIN)
-        poller.register(self._front, zmq.POLLIN)
-        poller.register(self._control.fileno(), zmq.POLLIN)
+        control = self._control.fileno()
+        watched = [(self._back.socket, zmq.POLLIN), (self._front.socket, zmq.POLLIN), (control, zmq.POLLIN)]
         self._tell("bound", *self.addresses)
         while not self._stopped:
-            ready = dict(poller.poll(self._timeout()))
-            more = True
-            while more:
-                more = self._read(self._back, self._from_replica, 3)
-                more = self._read(self._front, self._from_client, 3) or more
-            if self._control.fileno() in ready:
+            ready = [source for source, _ in zmq.zmq_poll(watched, self._timeout())]
+            # Answers first: they make replicas idle.
+            if self._back.socket in ready:
+                self._read(self._back, self._from_replica)
+            if self._front.socket in ready:
+                self._read(self._front, self._from_client)
+            if control in ready:
                 self._obey()
             self._tick()
-        for socket in (self._front, self._back):
-            socket.close()
+        for port in (self._front, self._back):
+            port.socket.close()
         self._context.term()
 
     def _timeout(self) -> int:
-        now = time.monotonic()
-        wait = min((pool.balancer.wake_after(now) for pool in self._pools), default=1.0)
-        return max(1, int(min(wait, 1.0) * 1000 + 0.999))
+        """ms until something is due, at most a second."""
+        wait = 1.0
+        for pool in self._pools:
+            if pool.balancer.timed:
+                wait = min(wait, pool.balancer.wake_after(time.monotonic()))
+        return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
-        now = time.monotonic()
         for pool in self._pools:
-            if pool.balancer.wake_after(now) < 1.0:
-                self._do(pool, pool.balancer.tick(now))
+            if pool.balancer.timed:
+                self._do(pool, pool.balancer.tick(time.monotonic()))
 
-    def _read(self, socket: zmq.Socket[bytes], handle: Any, small: int) -> bool:
-        """Handle what has arrived; True if there may be more than one turn's share."""
+    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> bool:
+        """Handle what has arrived, up to one turn's share; True if there may be more."""
         for _ in range(BATCH):
-            if not protocol.readable(socket):
-                return False
-            frames = protocol.receive(socket, small)
+            frames = port.receive()
             try:
                 handle(frames)
             except protocol.WrongVersion as error:
                 self._count(str(error), frames)
-                if socket is self._front:
+                if port is self._front:
                     self._refuse_version(frames)
             except protocol.Malformed as error:
                 self._count(str(error), frames)
+            if not port.readable():
+                return False
         return True
 
     def _count(self, what: str, frames: Sequence[Any]) -> None:
@@ -230,7 +233,7 @@ class Broker:
         return [self._encode((protocol.VERSION, protocol.FAILED, id)), msgpack.packb(error)]
 
     def _send_front(self, frames: Sequence[Any]) -> None:
-        protocol.send(self._front, frames)  # a client that is gone is not an error: ROUTER drops it
+        self._front.send(frames)  # a client that is gone is not an error: ROUTER drops it
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -348,7 +351,7 @@ class Broker:
 
     def _send_back(self, identity: bytes, frames: Sequence[Any]) -> bool:
         try:
-            protocol.send(self._back, [identity, *frames])
+            self._back.send([identity, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -416,8 +419,8 @@ class Broker:
 
     def _bury(self, identity: bytes) -> None:
         """A replica's process has ended. What it still answered before counts."""
-        while self._read(self._back, self._from_replica, 3):
-            pass
+        while self._back.readable():
+            self._read(self._back, self._from_replica)
         pool = self._forget(identity)
         if pool is not None:
             self._do(pool, pool.balancer.crash(identity, time.monotonic()))

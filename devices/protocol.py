@@ -39,6 +39,7 @@ WELCOME, REPLY, FAILED = 11, 12, 13
 READY, DONE, ERROR, LEAVE = 21, 22, 23, 24
 ACCEPTED, TASK, RECALL = 31, 32, 33
 
+_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)  # enums cost a conversion per call
 _NONE = type(None)
 _Shapes = dict[int, set[tuple[type, ...]]]
 
@@ -62,6 +63,9 @@ TO_REPLICA: _Shapes = {
     TASK: {(int, int, int, str, _NONE), (int, int, int, str, list)},
     RECALL: {(int, int, int)},
 }
+
+
+_unpack = msgpack.unpackb
 
 
 class Malformed(Exception):
@@ -95,7 +99,7 @@ def decode(frame: bytes, shapes: _Shapes) -> list[Any]:
     if len(frame) > MAX_HEADER:
         raise Malformed("header too long")
     try:
-        header = msgpack.unpackb(frame)
+        header = _unpack(frame)
     except Exception:
         raise Malformed("header is not msgpack") from None
     if type(header) is not list or len(header) < 2:
@@ -134,17 +138,80 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
     return result
 
 
-def receive(socket: zmq.Socket[bytes], small: int, flags: int = 0) -> Frames:
-    """Receive one message: the first `small` frames as bytes, the rest as `zmq.Frame`, uncopied.
+class Port:
+    """A socket with the few calls that are made for each message looked up once.
 
-    Identity, header and the first payload frame are small as a rule, and for them bytes are cheaper; arrays
-    come after them, and each copy of those would cost more than all the rest.
+    Args:
+        socket: a ROUTER or DEALER.
+        small: how many frames in front are received as bytes. Identity, header and the first payload frame are
+            small as a rule, and for them bytes are cheaper; arrays come after them and are not copied.
     """
-    frames: Frames = [socket.recv(flags)]
-    more = socket.get
-    while more(zmq.RCVMORE):
-        frames.append(socket.recv(copy=len(frames) < small))
-    return frames
+
+    __slots__ = ("_events", "_receive", "_send", "_small", "socket")
+
+    def __init__(self, socket: zmq.Socket[bytes], small: int) -> None:
+        self.socket = socket
+        self._small = small
+        # The bound methods of the class below pyzmq's convenience layer; a plain attribute look-up on a socket
+        # goes through a Python __getattr__ hook.
+        self._receive = zmq.backend.Socket.recv.__get__(socket)
+        self._send = zmq.backend.Socket.send.__get__(socket)
+        self._events = zmq.backend.Socket.get.__get__(socket)
+
+    def readable(self) -> bool:
+        """Whether a message can be received without waiting; cheaper than the exception that says there is none."""
+        return bool(self._events(_EVENTS) & _POLLIN)
+
+    def receive(self) -> Frames:
+        """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.
+
+        Raises:
+            zmq.Again: nothing came within the socket's RCVTIMEO.
+        """
+        receive = self._receive
+        small = self._small
+        frame = receive(0, False)
+        frames: Frames = [frame.bytes]
+        while frame.more:
+            frame = receive(0, False)
+            frames.append(frame.bytes if len(frames) < small else frame)
+        return frames
+
+    def send(self, frames: Sequence[Any]) -> None:
+        """Send one message; large frames, and those that are not bytes, go without being copied.
+
+        Raises:
+            zmq.ZMQError: EHOSTUNREACH, from a ROUTER whose peer is gone (nothing was sent then).
+        """
+        send = self._send
+        more = len(frames)
+        for frame in frames:
+            more -= 1
+            if type(frame) is bytes and len(frame) < LARGE:
+                send(frame, _SNDMORE if more else 0)
+            else:
+                self.socket.send(frame, _SNDMORE if more else 0, copy=False)
+
+    def send_tracked(self, frames: Sequence[Any]) -> list[zmq.MessageTracker]:
+        """Like `send`; the trackers returned tell when libzmq has let go of each frame that was not copied.
+
+        Whoever hands out the memory of user code waits for them before that code runs again: it may write there.
+        """
+        send = self._send
+        trackers = []
+        more = len(frames)
+        for frame in frames:
+            more -= 1
+            flags = _SNDMORE if more else 0
+            if type(frame) is not bytes:
+                tracker = self.socket.send(frame, flags, copy=False, track=True)
+                if tracker is not None:
+                    trackers.append(tracker)
+            elif len(frame) < LARGE:
+                send(frame, flags)
+            else:
+                self.socket.send(frame, flags, copy=False)  # nobody can write to it
+        return trackers
 
 
 def buffers(frames: Sequence[Any]) -> Sequence[Any]:
@@ -152,37 +219,3 @@ def buffers(frames: Sequence[Any]) -> Sequence[Any]:
     if len(frames) == 1 and type(frames[0]) is bytes:
         return frames
     return [frame.buffer if isinstance(frame, zmq.Frame) else frame for frame in frames]
-
-
-def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
-    """Send one message; large frames, and those that are not bytes, go without being copied.
-
-    Raises:
-        zmq.ZMQError: EHOSTUNREACH, from a ROUTER whose peer is gone (nothing was sent then).
-    """
-    last = len(frames) - 1
-    for at, frame in enumerate(frames):
-        socket.send(frame, zmq.SNDMORE if at < last else 0, copy=type(frame) is bytes and len(frame) < LARGE)
-
-
-def send_tracked(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> list[zmq.MessageTracker]:
-    """Like `send`; the trackers returned tell when libzmq has let go of each frame that was not copied.
-
-    Whoever hands out the memory of user code waits for them before that code runs again: it may write there.
-    """
-    last = len(frames) - 1
-    trackers = []
-    for at, frame in enumerate(frames):
-        flags = zmq.SNDMORE if at < last else 0
-        if type(frame) is bytes:  # nobody can write to it
-            socket.send(frame, flags, copy=len(frame) < LARGE)
-        else:
-            tracker = socket.send(frame, flags, copy=False, track=True)
-            if tracker is not None:
-                trackers.append(tracker)
-    return trackers
-
-
-def readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message can be received without waiting; cheaper than an exception saying that there is none."""
-    return bool(socket.get(zmq.EVENTS) & zmq.POLLIN)

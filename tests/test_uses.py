@@ -29,7 +29,7 @@ class Strict(Executor):
         pass
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with an executor.py, which leaves no traces in this process."""
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -204,16 +204,16 @@ def test_a_folder_is_not_supported_and_says_what_is(tmp_path):
 
 def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
     write(tmp_path / "none.py", "from zflow.executor import BaseExecutor, Executor")
-    two = "from zflow.executor import Executor\nclass A1(Executor): ...\nclass A2(Executor): ..."
+    two = "from zflow.executor import Executor\nclass First(Executor): ...\nclass Second(Executor): ..."
     write(tmp_path / "two.py", two)
     with pytest.raises(InvalidExecutor, match=r"uses='none.py' holds no Executor: define one"):
         load("none.py", folder=str(tmp_path))
     with pytest.raises(
-        InvalidExecutor, match=r"several Executors \('A1', 'A2'\): choose one, and say uses='two.py:Class'"
+        InvalidExecutor, match=r"several Executors \('First', 'Second'\): choose one, and say uses='two.py:Class'"
     ):
         load("two.py", folder=str(tmp_path))
-    with pytest.raises(InvalidExecutor, match=r"two.py has no 'A3'; did you mean 'A[12]'\?"):
-        load("two.py:A3", folder=str(tmp_path))
+    with pytest.raises(InvalidExecutor, match=r"two.py has no 'Secnd'; did you mean 'Second'\?"):
+        load("two.py:Secnd", folder=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,11 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
     ("uses", "uses_with", "message"),
     [
         (Strict, {}, "Strict.__init__ requires 'model': give it by uses_with={'model': ...}"),
-        (Strict, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Strict.__init__ does not take; did you mean 'top_k'?"),
+        (Strict, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Strict.__init__ does not take; did you mean "
+         "'top_k'?"),
         (Strict, {"zzz": 1}, "uses_with gives 'zzz', which Strict.__init__ does not take; it takes 'model', 'top_k'"),
-        (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def __init__(self, a"),
+        (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def "
+         "__init__(self, a, **kwargs), or leave uses_with out"),
     ],
 )  # fmt: skip
 def test_uses_with_must_fit_the_constructor(uses, uses_with, message):

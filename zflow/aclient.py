@@ -52,6 +52,7 @@ class _Link:
         self.encode = protocol.encoder()
         self._context = zmq.Context()
         self._socket = open_socket(self._context, address)
+        self._port = protocol.Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._heard = time.monotonic()
@@ -79,7 +80,7 @@ class _Link:
     def send(self, frames: list[Any], stream: _Stream, id: int) -> list[zmq.MessageTracker]:
         """Send a request whose answer goes to the stream."""
         self._streams[id] = stream
-        trackers = protocol.send_tracked(self._socket, frames)
+        trackers = self._port.send_tracked(frames)
         self._drain()  # the descriptor signals changes only, and sending may have used one up
         return trackers
 
@@ -88,8 +89,8 @@ class _Link:
         self._streams = {id: other for id, other in self._streams.items() if other is not stream}
 
     def _drain(self) -> None:
-        while not self._socket.closed and protocol.readable(self._socket):
-            frames = protocol.receive(self._socket, 2)
+        while not self._socket.closed and self._port.readable():
+            frames = self._port.receive()
             self._heard = time.monotonic()
             try:
                 header = protocol.decode(frames[0], protocol.TO_CLIENT)

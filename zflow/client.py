@@ -82,6 +82,7 @@ class _Connection:
         self.ids = itertools.count(1)
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address)
+        self._port = protocol.Port(self._socket, 2)
         self._trackers: list[zmq.MessageTracker] = []
         self.info: dict[str, Any] = {}
         try:
@@ -106,7 +107,7 @@ class _Connection:
     def _receive_once(self) -> tuple[list[Any], list[Any]] | None:
         """The next message as header and payload; None after `LOOK` ms of silence."""
         try:
-            frames = protocol.receive(self._socket, 2)
+            frames = self._port.receive()
         except zmq.Again:
             self._check()
             return None
@@ -137,7 +138,7 @@ class _Connection:
                 frames = exchange.next()
                 if frames is None:
                     break
-                self._trackers = protocol.send_tracked(self._socket, frames)
+                self._trackers = self._port.send_tracked(frames)
             if exchange.finished:
                 return
             header, payload = self._receive()

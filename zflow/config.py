@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
@@ -19,6 +20,9 @@ from zflow.suggest import did_you_mean, listed, short
 from zflow.topology import FIELDS, GATEWAY, ExecutorSpec, Topology, check_defaults
 from zflow.uses import is_file, reference
 from zflow.yamlsource import YamlSource, read
+
+if TYPE_CHECKING:
+    import yaml
 
 _KEYS: Final = ("jtype", "version", "with", "executors")
 _METHODS: Final = ("add", "needs", "needs_all")
@@ -57,7 +61,7 @@ class FlowConfig:
         >>> with config.located("with"):
         ...     raise InvalidFlow("unknown keyword 'prot'; did you mean 'port'? (Flow)")
         Traceback (most recent call last):
-        zflow.errors.InvalidConfig: YAML text:3: with: unknown keyword 'prot'; did you mean 'port'? (Flow)
+        zflow.errors.InvalidConfig: YAML text:3: with: unknown key 'prot'; did you mean 'port'? (Flow)
         """
         try:
             yield
@@ -85,14 +89,14 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
     >>> load("jtype: Flow\\nexecutors:\\n- name: encoder\\n  replicas: 3").executors
     [ExecutorConfig(method='add', kwargs={'name': 'encoder', 'replicas': 3})]
     """
-    yaml = read(source, context)
-    data = _flow(yaml)
-    with_ = _mapping(yaml, data.get("with"), "with")
+    origin = read(source, context)
+    data = _flow(origin)
+    with_ = _mapping(origin, data.get("with"), "with")
     entries = data.get("executors") or []
     if not isinstance(entries, list):
-        raise InvalidConfig(f"{yaml.where('executors')}: executors must be a list, not {short(entries)}")
-    executors = [_executor(yaml, index, entry) for index, entry in enumerate(entries)]
-    config = FlowConfig(with_, executors, yaml.folder, yaml)
+        raise InvalidConfig(f"{origin.where('executors')}: executors must be a list, not {short(entries)}")
+    executors = [_executor(origin, index, entry) for index, entry in enumerate(entries)]
+    config = FlowConfig(with_, executors, origin.folder, origin)
     _check(config)
     return config
 
@@ -128,41 +132,41 @@ def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: 
     return _to_yaml({**document, "executors": entries} if entries else document)
 
 
-def _flow(yaml: YamlSource) -> dict[str, Any]:
-    data = yaml.data
+def _flow(origin: YamlSource) -> dict[str, Any]:
+    data = origin.data
     if not isinstance(data, dict):
-        raise InvalidConfig(f"{yaml.where()}: a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
+        raise InvalidConfig(f"{origin.where()}: a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
     for key in data:
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
             if key in FIELDS:
                 hint = f"; write {key} under 'with' for every Executor, or in an entry of 'executors' for one"
-            raise InvalidConfig(f"{yaml.where(key)}: unknown key {key!r}{hint}")
+            raise InvalidConfig(f"{origin.where(key)}: unknown key {key!r}{hint}")
     if data.get("jtype") != "Flow":
         said = f"not {short(data['jtype'])}" if "jtype" in data else "and is missing"
-        raise InvalidConfig(f"{yaml.where('jtype')}: jtype must be Flow, {said}")
+        raise InvalidConfig(f"{origin.where('jtype')}: jtype must be Flow, {said}")
     if str(data.get("version", "1")) not in ("1", "1.0"):
-        raise InvalidConfig(f"{yaml.where('version')}: version must be '1', not {short(data['version'])}")
+        raise InvalidConfig(f"{origin.where('version')}: version must be '1', not {short(data['version'])}")
     return data
 
 
-def _mapping(yaml: YamlSource, value: Any, *path: str | int) -> dict[str, Any]:
+def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]:
     label = _label(path)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidConfig(f"{yaml.where(*path)}: {label} must be a mapping of keys to values, not {short(value)}")
+        raise InvalidConfig(f"{origin.where(*path)}: {label} must be a mapping of keys to values, not {short(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise InvalidConfig(f"{yaml.where(*path, key)}: {label}: a key must be a text, not {short(key)}")
+            raise InvalidConfig(f"{origin.where(*path, key)}: {label}: a key must be a text, not {short(key)}")
     return dict(value)
 
 
-def _executor(yaml: YamlSource, index: int, entry: Any) -> ExecutorConfig:
-    kwargs = _mapping(yaml, entry, "executors", index)
+def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
+    kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
     if method not in _METHODS:
-        where, label = yaml.where("executors", index, "method"), _label(("executors", index))
+        where, label = origin.where("executors", index, "method"), _label(("executors", index))
         raise InvalidConfig(f"{where}: {label}: method must be one of {listed(_METHODS)}, not {short(method)}")
     return ExecutorConfig(method, kwargs)
 
@@ -256,7 +260,23 @@ def _to_yaml(document: dict[str, Any]) -> str:
 def _yaml_text(value: Any) -> str:
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6))
+    return str(yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=10**6))
+
+
+@cache
+def _dumper() -> type[yaml.SafeDumper]:
+    """Return a dumper that quotes the rarer line breaks of Unicode, which PyYAML's own writes so that they are lost."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = '"' if any(mark in value for mark in "\x85\u2028\u2029") else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return Dumper
 
 
 def _check_writable(key: str, value: Any, owner: str) -> None:

@@ -15,18 +15,25 @@ from zflow.suggest import short
 if TYPE_CHECKING:
     from zflow.document import Document
 
-# msgpack stops at 511 levels, and a column is a few levels deep itself.
-_DEEPEST = 500
+#: How many levels of matches and chunks can be sent; the recursion of either end allows for more.
+DEEPEST_DOCUMENTS = 100
+# msgpack stops at 511 levels of lists and dicts, or at 1024 in newer versions.
+_DEEPEST_VALUE = 500
+
+
+class WrongNesting(ValueError):
+    """Documents that contain themselves, or too many levels of others."""
 
 
 def explain(docs: Iterable[Document] | None, parameters: Any, error: Exception) -> str:
     """Return the message for a request that cannot be packed: the first value that cannot, and why."""
+    if isinstance(error, WrongNesting):
+        return str(error)
     try:
         found = next(_in_parameters(parameters), None) or next(_in_documents(docs or (), "Document ", ""), None)
     except RecursionError:
         found = None
-    too_deep = isinstance(error, RecursionError) or "recursion" in str(error)
-    return found or f"these Documents cannot be sent: {'matches or chunks nested too deeply' if too_deep else error}"
+    return found or f"these Documents cannot be sent: {error}"
 
 
 def _in_parameters(parameters: Any) -> Iterator[str]:
@@ -63,7 +70,7 @@ def _in_array(value: Any) -> Iterator[tuple[str, str]]:
 
 def _in_value(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Yield place and reason of everything in a value that cannot be sent."""
-    if depth > _DEEPEST:
+    if depth > _DEEPEST_VALUE:
         yield where[:80] + "...", "nested too deeply, or contains itself"
     elif isinstance(value, dict):
         for key, item in value.items():
@@ -80,16 +87,18 @@ def _in_value(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, str
 def _reason(value: Any) -> str:
     try:
         values.dump(value)
+    except RecursionError:
+        raise
     except Exception as error:  # a foreign tensor may raise anything
         return str(error) or type(error).__name__
     return ""
 
 
-def refuse_cycles(docs: Iterable[Document]) -> None:
-    """Raise if a Document contains itself through matches and chunks.
+def refuse_wrong_nesting(docs: Iterable[Document]) -> None:
+    """Raise if a Document contains itself through matches and chunks, or too many levels of others.
 
     Raises:
-        ValueError: one does; the message names it.
+        WrongNesting: one does; the message names it.
     """
     finished: set[int] = set()
     for doc in docs:
@@ -98,7 +107,9 @@ def refuse_cycles(docs: Iterable[Document]) -> None:
 
 def _walk(doc: Document, above: set[int], finished: set[int]) -> None:
     if id(doc) in above:
-        raise ValueError(f"Document {short(doc.id, 40)} contains itself through its matches or chunks; give copies")
+        raise WrongNesting(f"Document {short(doc.id, 40)} contains itself through its matches or chunks; give copies")
+    if len(above) > DEEPEST_DOCUMENTS:
+        raise WrongNesting(f"matches and chunks are nested too deeply: at most {DEEPEST_DOCUMENTS} levels can be sent")
     if id(doc) in finished:
         return
     above.add(id(doc))

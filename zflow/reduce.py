@@ -53,13 +53,13 @@ def _numbered(docs: DocumentArray) -> Iterator[tuple[tuple[str, int], Document]]
 def _reduce_into(left: DocumentArray, known: dict[tuple[str, int], Document], right: DocumentArray) -> None:
     new = []
     for key, doc in _numbered(right):
-        mine = known.setdefault(key, doc)
-        if mine is doc:
+        mine = known.get(key)
+        if mine is None:
+            known[key] = doc
             new.append(doc)
-        else:
+        elif mine is not doc:
             _merge(mine, doc)
-    if left is not right:
-        left.extend(new)
+    left.extend(new)
 
 
 def _merge(left: Document, right: Document) -> None:

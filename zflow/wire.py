@@ -27,7 +27,8 @@ __all__ = ["INLINE", "WIRE_VERSION", "largest", "pack", "unpack"]
 WIRE_VERSION = 1
 
 #: Blobs and blocks of arrays up to so many bytes are copied into frame 0 instead of being frames of their own.
-INLINE = 4096
+#: Over two ipc hops a frame of its own began to pay between 32 and 64 KiB.
+INLINE = 16 * 1024
 
 Frame = bytes | memoryview
 Columns = dict[str, Any]
@@ -42,7 +43,7 @@ _ALLOWED: dict[str, frozenset[type]] = {
     "blob": frozenset({bytes, type(None)}),
 }
 _SCORE_VALUES = (float, int, type(None))
-# From this depth of matches and chunks on, a Document that contains itself would grow with every level.
+# Where matches of matches begin: deeper, Documents that contain themselves would multiply with every level.
 _CHECKED_DEPTH = 2
 
 
@@ -82,8 +83,8 @@ def _as_dict(parameters: Any) -> dict[Any, Any]:
 
 def _columns(docs: list[Document], frames: list[Frame], depth: int) -> Columns:
     """Return one list per field in use; the `id` of every Document is always there, and tells how many there are."""
-    if depth >= _CHECKED_DEPTH:
-        culprit.refuse_cycles(docs)
+    if depth == _CHECKED_DEPTH:
+        culprit.refuse_wrong_nesting(docs)
     rows = [doc.__dict__ for doc in docs]
     columns: Columns = {"id": [row["id"] for row in rows]}
     for name in rows[0] if len(rows) == 1 else dict.fromkeys(field for row in rows for field in row):

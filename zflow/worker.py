@@ -298,6 +298,7 @@ class Link:
         self.socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
         self.socket.set(zmq.RCVTIMEO, IDLE)
         self.socket.connect(seat.back)
+        self._port = protocol.Port(self.socket, 2)
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
         self._trackers: list[zmq.MessageTracker] = []
@@ -313,13 +314,13 @@ class Link:
 
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
-        while protocol.readable(self.socket):
-            self._take(protocol.receive(self.socket, 2))
+        while self._port.readable():
+            self._take(self._port.receive())
 
     def wait(self) -> bool:
         """Wait at most `IDLE` ms for a message and take it in."""
         try:
-            self._take(protocol.receive(self.socket, 2))
+            self._take(self._port.receive())
         except zmq.Again:
             return False
         return True
@@ -341,7 +342,7 @@ class Link:
     def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
         """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
         header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
-        self._trackers.extend(protocol.send_tracked(self.socket, [header, *frames]))
+        self._trackers.extend(self._port.send_tracked([header, *frames]))
 
     def let_go(self) -> None:
         """Wait until the memory of all results sent is free to be written to by the Executor."""

@@ -23,6 +23,7 @@ YAML_ENDINGS: Final = (".yml", ".yaml")
 _EXPRESSION: Final = re.compile(r"\$\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _VARIABLE: Final = re.compile(r"(ENV|CONTEXT)\.([A-Za-z_][A-Za-z0-9_]*)")
 _STANDARD: Final = "tag:yaml.org,2002:"
+_PLAIN: Final = (_STANDARD + "merge", _STANDARD + "value")  # '<<' and '=', which YAML 1.1 sets apart
 
 
 @dataclass
@@ -142,15 +143,25 @@ class _Reader:
 
         if not isinstance(node, yaml.ScalarNode):
             raise self._wrong(node, "a key must be a single word or number")
-        return self._loader.construct_object(node)
+        return node.value if node.tag in _PLAIN else self._construct(node)
+
+    def _construct(self, node: yaml.ScalarNode) -> Any:
+        import yaml
+
+        try:
+            return self._loader.construct_object(node)
+        except yaml.YAMLError:
+            raise
+        except Exception as wrong:  # PyYAML lets through whatever int(), date() and the like say
+            kind = node.tag.removeprefix(_STANDARD)
+            raise self._wrong(node, f"{short(node.value)} cannot be read as {kind}: {wrong}") from None
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
+        if node.tag in _PLAIN:
+            return text
         if "${{" not in text:
-            try:
-                return self._loader.construct_object(node)
-            except ValueError as wrong:
-                raise self._wrong(node, f"{text!r} cannot be read: {wrong}") from None
+            return self._construct(node)
         whole = _EXPRESSION.fullmatch(text)
         if whole is not None and whole[1].count("${{") == 0:
             value = self._value(node, whole[1])
@@ -180,7 +191,7 @@ class _Reader:
         tag = self._loader.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]
         if tag.removeprefix(_STANDARD) not in ("int", "float", "bool", "null"):
             return value
-        return self._loader.construct_object(yaml.ScalarNode(tag, value, node.start_mark, node.end_mark))
+        return self._construct(yaml.ScalarNode(tag, value, node.start_mark, node.end_mark))
 
     def _wrong(self, node: yaml.Node, message: str) -> ZflowError:
         return self._error(f"{self._label}:{_line(node)}: {message}")

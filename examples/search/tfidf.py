@@ -25,9 +25,9 @@ _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _ENDINGS = ("ings", "ing", "ers", "ors", "er", "or", "ed", "es", "s", "e")
 _STOP_WORDS = frozenset(
-    """a an and any are as at be been but by can do does for from has have how i if in into is it its may my not of on
-    or one so such than that the their them then there these they this to used using was we what when where which will with
-    you your""".split()
+    """a an and any are as at be been but by can do does for from has have how i if in into is it its may my not of
+    on or one so such than that the their them then there these they this to used using was we what when where
+    which will with you your""".split()
 )
 # What programmers write for one and the same thing, as stems.
 _SYNONYMS = {

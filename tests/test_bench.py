@@ -1,0 +1,74 @@
+"""The benchmarks: their arithmetic, their yardstick, and a short run of each, so that they keep running."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+
+@pytest.fixture(autouse=True)
+def bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_ideal_makespan_is_the_least_in_which_unlike_servers_do_the_work() -> None:
+    from proxy import ideal_makespan
+
+    assert ideal_makespan(300, [0.050, 0.005, 0.005]) == pytest.approx(0.715)
+    assert ideal_makespan(3, [1.0, 1.0]) == 2.0
+    assert ideal_makespan(1, [5.0, 1.0]) == 1.0
+
+
+def test_simulated_queue_gives_each_request_to_the_server_that_is_free_first() -> None:
+    from proxy import simulate
+
+    assert simulate([3, 1, 1, 1], servers=2) == 3
+    assert simulate([1, 1, 1, 3], servers=2) == 4
+    assert simulate([], servers=2) == 0
+
+
+def test_percentiles_and_ratios() -> None:
+    from common import median_ratio, percentile
+
+    samples = [float(value) for value in range(100, 0, -1)]
+    assert [percentile(samples, percent) for percent in (1, 50, 99, 100)] == [1, 50, 99, 100]
+    assert percentile([7.0], 50) == 7
+    assert median_ratio([2, 6, 10], [1, 2, 4]) == 2.5
+
+
+def test_the_yardstick_answers_with_what_it_was_sent_and_shares_its_work(tmp_path: Path) -> None:
+    from proxy import ProxyEcho, seconds_frame
+
+    with ProxyEcho(workers=2, sleeps=(0.0, 0.0)) as echo:
+        assert echo.call([b"header", b"payload"]) == [b"", b"header", b"payload"]
+        assert echo.stream([[b"h", b"p"]] * 100, in_flight=7) == 100
+        assert echo.call([b"h", seconds_frame(0.001)])[1] == b"h"
+        processes = echo._processes
+    assert len(processes) == 3
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_the_yardstick_gets_what_zflow_sends() -> None:
+    from common import TEXT, same_bytes
+
+    from zflow.devices import protocol
+    from zflow.wire import unpack
+
+    header, *payload = same_bytes()
+    assert protocol.decode(header, protocol.FROM_CLIENT)[1] == protocol.REQUEST
+    assert unpack(payload)[0].texts == [TEXT]
+
+
+@pytest.mark.parametrize("script", ["latency", "throughput", "heterogeneous"])
+def test_benchmark_runs_and_prints_its_ratio(script: str) -> None:
+    command = [sys.executable, str(BENCH / f"{script}.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"ratio|zflow/proxy", done.stdout)
+    assert "----" in done.stdout
