@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,10 +38,10 @@ def test_the_document_of_one_id_is_one() -> None:
         ("matches", [], [Document(id="m")]),
     ],
 )
-def test_a_field_that_is_empty_takes_the_others_value(field: str, empty: object, value: object) -> None:
-    whole = Document(id="a", **{field: value})  # type: ignore[misc]
+def test_a_field_that_is_empty_takes_the_others_value(field: str, empty: Any, value: Any) -> None:
+    whole = Document(id="a", **{field: value})
     for left, right in ((empty, value), (value, empty), (value, value)):
-        arrays = [DocumentArray(Document(id="a", **{field: part})) for part in (left, right)]  # type: ignore[misc]
+        arrays = [DocumentArray(Document(id="a", **{field: part})) for part in (left, right)]
         assert reduce(arrays) == DocumentArray(whole)
 
 
@@ -68,8 +69,8 @@ def test_matches_and_chunks_reduce_at_every_level() -> None:
 
 
 def test_an_id_twice_in_one_array_stays_twice() -> None:
-    def twice(**fields: str) -> DocumentArray:
-        return DocumentArray([Document(id="a", text="1", **fields), Document(id="a", text="2", **fields)])  # type: ignore[misc]
+    def twice(**fields: Any) -> DocumentArray:
+        return DocumentArray([Document(id="a", text="1", **fields), Document(id="a", text="2", **fields)])
 
     assert reduce([twice(), twice(uri="u")]) == twice(uri="u")
     assert len(reduce([DocumentArray(Document(id="a")), twice()])) == 2

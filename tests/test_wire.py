@@ -117,7 +117,7 @@ class TestFrames:
         assert again.tolist() == list(range(LARGE))
 
     def test_many_threads_at_once(self) -> None:
-        wrong = []
+        wrong: list[int] = []
 
         def work(number: int) -> None:
             docs = DocumentArray(Document(text=f"{number}", tags={"n": 2**70 + number}) for _ in range(20))
@@ -131,7 +131,7 @@ class TestFrames:
         assert not wrong
 
 
-class Subclass(np.ndarray):  # type: ignore[type-arg]
+class Subclass(np.ndarray):
     """As numpy.memmap is one."""
 
 
@@ -221,14 +221,14 @@ class TestArrays:
             (np.array([None, 1]), "arrays of Python objects cannot be sent"),
             (np.zeros(2, [("a", "f4"), ("b", "i4")]), "structured arrays cannot be sent .*one array per column"),
             (np.zeros(2, "V4"), r"arrays of dtype \|V4 cannot be sent: convert it"),
-            (np.ma.masked_array([1, 2], [0, 1]), r"a masked array.*filled"),
-            ([[1], [2, 3]], "list is not an array: .*inhomogeneous"),
+            (np.ma.masked_array([1, 2], [False, True]), r"a masked array.*filled"),
+            ([[1], [2, 3]], "list is not an array: .*inhomogeneous|arrays of Python objects"),
             (object(), "arrays of Python objects cannot be sent"),
         ],
     )
     def test_others_are_refused_by_document_and_field(self, value: Any, message: str) -> None:
         docs = DocumentArray([Document(), Document(id="ab12", embedding=value)])
-        with pytest.raises(SerializationError, match=f"^Document 1 \\(id 'ab12'\\) field embedding: {message}"):
+        with pytest.raises(SerializationError, match=f"^Document 1 \\(id 'ab12'\\) field embedding: ({message})"):
             pack(docs)
 
 
@@ -282,7 +282,7 @@ class TestValues:
         assert again[0].scores["cos"].op_name == "dot"
         assert again[1] == Document(id="empty")
         assert again["a"] is again[0]
-        again[0].scores["new"] = 1  # type: ignore[assignment]
+        again[0].scores["new"] = 1
         again[0].matches.append(Document())
 
     def test_empty_containers_stay_empty(self) -> None:
@@ -400,8 +400,8 @@ class TestMalformed:
     def test_missing_and_extra_frames(self) -> None:
         frames = whole()
         assert len(frames) == 3
-        refused(frames[:2])
-        refused(frames[:1])
+        assert "a frame is missing" in refused(frames[:2])
+        assert "a frame is missing" in refused(frames[:1])
         assert "4 frames are more" in refused([*frames, b"more"])
         refused([])
         refused([frames[0], frames[2], frames[1]])

@@ -108,6 +108,9 @@ class Document:
                 global _renames
                 _renames += 1
 
+    def __delattr__(self, name: str) -> None:
+        setattr(self, name, None)
+
     @property
     def content(self) -> Any:
         """The first of `text`, `blob` and `tensor` that is set, or None; setting it sets one and unsets the others."""

@@ -174,9 +174,9 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
 
 
 def _documents(columns: Columns, blocks: Iterator[Frame]) -> list[Document]:
-    ids = columns["id"]
+    ids = columns.get("id") if type(columns) is dict else None
     if type(ids) is not list:
-        raise ValueError("there is no list of ids")
+        raise ValueError("Documents without a list of ids")
     size = len(ids)
     docs = [Document.__new__(Document) for _ in ids]
     rows = [doc.__dict__ for doc in docs]
@@ -197,11 +197,17 @@ def _documents(columns: Columns, blocks: Iterator[Frame]) -> list[Document]:
     return docs
 
 
+def _frame(blocks: Iterator[Frame]) -> Frame:
+    for frame in blocks:
+        return frame
+    raise ValueError("a frame is missing")
+
+
 def _unpack_column(name: str, cells: list[Any], blocks: Iterator[Frame]) -> list[Any]:
     if not _ALLOWED[name].issuperset(map(type, cells)):
         raise ValueError(f"column {name!r} holds values of a wrong type")
     if name == "blob":
-        return [bytes(next(blocks)) if blob is None else blob for blob in cells]
+        return [bytes(_frame(blocks)) if blob is None else blob for blob in cells]
     if name == "scores":
         return [None if scores is None else _unpack_scores(scores) for scores in cells]
     return cells
@@ -233,7 +239,7 @@ def _unpack_arrays(name: str, packed: Any, rows: list[dict[str, Any]], blocks: I
             chosen = [rows[number] for number in where]
         else:
             raise ValueError(f"column {name!r} speaks of Documents that are not there")
-        memory = memoryview(next(blocks)).cast("B") if inline is None else tensor.writable(inline)
+        memory = memoryview(_frame(blocks)).cast("B") if inline is None else tensor.writable(inline)
         arrays: list[NDArray[Any]] = tensor.from_memory(len(chosen), dtype, shape, order, memory)
         for row, array in zip(chosen, arrays, strict=True):
             row[name] = array
