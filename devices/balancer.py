@@ -51,7 +51,19 @@ class Task:
 class Replica:
     """One worker process as the balancer sees it: what it holds, and how fast it is."""
 
-    __slots__ = ("alone", "held", "idle_since", "last_done", "level", "name", "parked", "slots", "way", "window", "work")
+    __slots__ = (
+        "alone",
+        "held",
+        "idle_since",
+        "last_done",
+        "level",
+        "name",
+        "parked",
+        "slots",
+        "way",
+        "window",
+        "work",
+    )
 
     def __init__(self, name: Any, slots: int = 1) -> None:
         self.name = name

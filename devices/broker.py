@@ -132,10 +132,10 @@ class Broker:
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
         control = self._control.fileno()
-        watched = [(self._back.socket, zmq.POLLIN), (self._front.socket, zmq.POLLIN), (control, zmq.POLLIN)]
+        watched: list[Any] = [(source, zmq.POLLIN) for source in (self._back.socket, self._front.socket, control)]
         self._tell("bound", *self.addresses)
         while not self._stopped:
-            ready = [source for source, _ in zmq.zmq_poll(watched, self._timeout())]
+            ready: list[Any] = [source for source, _ in zmq.zmq_poll(watched, self._timeout())]
             # Answers first: they make replicas idle.
             if self._back.socket in ready:
                 self._read(self._back, self._from_replica)
@@ -261,7 +261,7 @@ class Broker:
         for step in steps:
             if walk not in self._walks:
                 return
-            if type(step) is Answer:
+            if isinstance(step, Answer):
                 self._answer(walk, step.inputs)
                 continue
             pool = self._pools[step.node]

@@ -148,11 +148,14 @@ def _needs_tree(block: Block, former: list[Block]) -> bool:
 
 
 def _environment(mark: str, folder: Path) -> dict[str, str]:
-    """Commands find the Python that runs the tests, and zflow where these tests found it."""
+    """Commands find the Python that runs the tests, and zflow where these tests found it, installed or not."""
     binaries = folder / "bin"
     binaries.mkdir()
-    for name in ("python", "python3"):
-        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    scripts = {"python": "", "python3": ""}
+    if shutil.which("zflow-run", path=str(Path(sys.executable).parent)) is None:
+        scripts["zflow-run"] = "-m zflow"
+    for name, arguments in scripts.items():
+        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         (binaries / name).chmod(0o755)
     env = dict(os.environ, PYTHONUNBUFFERED="1", COLUMNS="120")
     env[MARK] = mark

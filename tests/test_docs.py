@@ -10,11 +10,15 @@ import pages
 import pytest
 from pages import Block, BlockFailed
 
-ALL = [(at, blocks) for blocks in map(pages.read, pages.pages()) for at in range(len(blocks))]
-TO_RUN = [(blocks[at], blocks[:at]) for at, blocks in ALL if pages.runnable(blocks[at])]
+TO_RUN = [
+    pytest.param(block, blocks[:at], id=str(block))
+    for blocks in map(pages.read, pages.pages())
+    for at, block in enumerate(blocks)
+    if pages.runnable(block) and "serves" not in block.directives
+]
 
 
-@pytest.mark.parametrize(("block", "former"), [item for item in TO_RUN if "serves" not in item[0].directives], ids=str)
+@pytest.mark.parametrize(("block", "former"), TO_RUN)
 def test_block_does_what_the_page_says(block: Block, former: list[Block], tmp_path: Path) -> None:
     pages.run(block, former, tmp_path)
 

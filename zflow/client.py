@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
@@ -30,9 +30,6 @@ from zflow.exchange import (
     check_options,
     choose_targets,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
@@ -205,7 +202,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -333,9 +330,7 @@ class Client:
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
             limit = connection.info.get("max_message_bytes", 2**63)
-            exchange = Exchange(
-                on, requests, parameters, targets, prefetch, limit, connection.ids, connection.encode
-            )
+            exchange = Exchange(on, requests, parameters, targets, prefetch, limit, connection.ids, connection.encode)
             responses = connection.run(exchange)
             if show_progress:
                 from zflow.progress import shown

@@ -10,7 +10,16 @@ from typing import Any
 
 
 class ZflowError(Exception):
-    """Base class of all zflow errors: `except ZflowError` catches whatever zflow itself raises."""
+    """Base class of all zflow errors: `except ZflowError` catches whatever zflow itself raises.
+
+    Args:
+        message: what is wrong, with what, and the way out.
+        details: further attributes of the error.
+    """
+
+    def __init__(self, message: str = "", **details: str) -> None:
+        super().__init__(message)
+        self.__dict__.update(details)
 
     @property
     def message(self) -> str:

@@ -11,16 +11,13 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from zflow import __version__ as version
 from zflow import errors
 from zflow.client import Client
 from zflow.suggest import short
 from zflow.topology import FIELDS, ExecutorSpec, Topology, check_defaults
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
     from zflow.launch import Launched
 
@@ -249,7 +246,7 @@ class Flow:
     def __enter__(self) -> Flow:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def block(self, stop_event: Any = None) -> None:
@@ -303,9 +300,7 @@ class Flow:
 @contextlib.contextmanager
 def _sigterm_sets(event: threading.Event) -> Any:
     """While inside, SIGTERM sets the event instead of ending the process, unless somebody else handles it."""
-    mine = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    )
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mine:
         signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:

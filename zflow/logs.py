@@ -27,9 +27,9 @@ def name_lines(name: str) -> None:
     loggers = [root, *(each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger))]
     handlers = {handler for logger in loggers for handler in logger.handlers}
     if not root.handlers:
-        handler = logging.StreamHandler()
-        root.addHandler(handler)
-        handlers.add(handler)
+        stderr = logging.StreamHandler()
+        root.addHandler(stderr)
+        handlers.add(stderr)
     for handler in handlers:
         inner = handler.formatter
         while isinstance(inner, Named):  # inherited from the process manager, which has a name too

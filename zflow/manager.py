@@ -8,6 +8,7 @@ If the user's process ends, however it ends, so does everything else. It runs no
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -15,7 +16,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -352,6 +353,7 @@ class _Manager:
             if not self._drained:
                 log.warning("requests were still unanswered after %.1f s; closing all the same", grace)
             self._shut_down(max(deadline - time.monotonic(), min(grace, 0.5)))
+
     def _shut_down(self, grace: float) -> None:
         """End all processes: asked first, killed when the grace is over."""
         if self._ending:
@@ -440,7 +442,7 @@ def _run_broker(plan: Plan, control: Connection, manager: int) -> int:
     try:
         serving = broker.Broker(plan.settings, control)
     except zmq.ZMQError as error:
-        kind = "PortInUse" if error.errno in (zmq.EADDRINUSE, zmq.EACCES) else "StartupFailed"
+        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
         control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
         return 1

@@ -71,5 +71,3 @@ def _refuse_round_robin() -> None:
             f"CUDA_VISIBLE_DEVICES={value!r}: dealing GPUs out to replicas is not supported by this version of zflow;"
             " name the devices themselves, such as '0,1', or unset it"
         )
-
-

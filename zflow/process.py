@@ -41,8 +41,8 @@ def adopt_orphans() -> None:
 def set_title(title: str) -> None:
     """Show `title` in `ps` and `top` instead of the command line that was forked.
 
-    Linux reads a command line from the process's own memory: the strings of argv, then those of the environment.
-    The environment is copied elsewhere first, so both can be written over.
+    Linux reads a command line from the process's own memory: the strings of argv and, when no zero ends them there,
+    on into those of the environment. That is copied elsewhere first, so its first strings can be written over too.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -56,11 +56,11 @@ def set_title(title: str) -> None:
         start, arg_end, env_start, env_end = (int(fields[at]) for at in (45, 46, 47, 48))
         for key, value in os.environ.items():
             os.environ[key] = value  # makes libc keep it on the heap
-        end = env_end if env_start == arg_end else arg_end
-        room = end - start
+        room = (env_end if env_start == arg_end else arg_end) - start
         if start and room > 1:
             text = title.encode()[: room - 1]
-            ctypes.memmove(start, text + bytes(room - len(text)), room)
+            text += bytes(max(1, arg_end - start - len(text)))
+            ctypes.memmove(start, text, len(text))
 
 
 def ignore_interrupts() -> None:
