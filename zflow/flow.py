@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from zflow import __version__ as version
 from zflow import errors
@@ -19,6 +19,7 @@ from zflow.client import Client
 from zflow.suggest import short
 from zflow.topology import FIELDS, ExecutorSpec, Topology, check_defaults
 
+if TYPE_CHECKING:
     from zflow.launch import Launched
 
 log = logging.getLogger("zflow")
