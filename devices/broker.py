@@ -25,6 +25,7 @@ from .router import Answer, Inputs, Node, Router, Visit, Walk
 log = logging.getLogger("zflow.broker")
 
 BATCH = 64  # messages read from one socket before the other gets its turn
+LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 
 
@@ -98,10 +99,12 @@ class Broker:
         ]
         self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
         self._pool_of: dict[bytes, Pool] = {}
+        self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._walks: set[Walk] = set()
         self._task_id = 0
         self._encode = protocol.encoder()
         self._recall = protocol.VERSION, protocol.RECALL
+        self._instance = os.urandom(8).hex()  # tells this broker from another one at the same address
         self._draining = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
@@ -150,6 +153,8 @@ class Broker:
 
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
+        if self._lost:
+            return 1
         wait = 1.0
         for pool in self._pools:
             if pool.balancer.timed:
@@ -157,6 +162,8 @@ class Broker:
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
+        if self._lost:
+            self._bury_lost()
         for pool in self._pools:
             if pool.balancer.timed:
                 self._do(pool, pool.balancer.tick(time.monotonic()))
@@ -240,6 +247,7 @@ class Broker:
             "version": self._settings.version,
             "epoch": self._settings.epoch,
             "pid": os.getpid(),
+            "instance": self._instance,
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
             "malformed": dict(self.counts),
@@ -370,8 +378,9 @@ class Broker:
                 parts, frames = _flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
-                    self._forget(action.replica.name)
-                    todo.extend(pool.balancer.crash(action.replica.name, time.monotonic()))
+                    now = time.monotonic()
+                    self._lost[action.replica.name] = now
+                    todo.extend(pool.balancer.lose(action.replica.name, now, unsent=action.task.id))
             elif type(action) is Recall:
                 self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
             elif type(action) is Fail:
@@ -407,7 +416,7 @@ class Broker:
             while self._control.poll():
                 command, *arguments = msgpack.unpackb(self._control.recv_bytes())
                 if command == "dead":
-                    self._bury(arguments[0])
+                    self._lose(arguments[0])
                 elif command == "drain":
                     self._draining = True
                     if not self._walks:
@@ -417,13 +426,26 @@ class Broker:
         except (EOFError, OSError):
             self._stopped = True
 
-    def _bury(self, identity: bytes) -> None:
-        """A replica's process has ended. What it still answered before counts."""
-        while self._back.readable():
-            self._read(self._back, self._from_replica)
-        pool = self._forget(identity)
+    def _lose(self, identity: bytes) -> None:
+        """A replica's process has ended. What it still said before counts."""
+        pool = self._pool_of.get(identity)
         if pool is not None:
-            self._do(pool, pool.balancer.crash(identity, time.monotonic()))
+            now = time.monotonic()
+            self._lost[identity] = now + LAST_WORDS
+            self._do(pool, pool.balancer.lose(identity, now))
+
+    def _bury_lost(self) -> None:
+        """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
+        now = time.monotonic()
+        nothing = [self._encode((*self._recall, 0))]
+        over = [identity for identity, end in self._lost.items() if now >= end or not self._send_back(identity, nothing)]
+        while over and self._back.readable():
+            self._read(self._back, self._from_replica)
+        for identity in over:
+            del self._lost[identity]
+            pool = self._forget(identity)
+            if pool is not None:
+                self._do(pool, pool.balancer.crash(identity, time.monotonic()))
 
 
 def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:

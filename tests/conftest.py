@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -58,7 +59,7 @@ def _has_children() -> bool:
     """A quick no for the many tests that start nothing."""
     try:
         tasks = os.listdir("/proc/self/task")
-        return any(open(f"/proc/self/task/{task}/children").read() for task in tasks)
+        return any(Path(f"/proc/self/task/{task}/children").read_text() for task in tasks)
     except OSError:
         return True
 
@@ -70,7 +71,10 @@ def _check(processes: set[int], folders: list[str]) -> None:
     except AssertionError:
         left = {pid: title(pid) for pid in _family() - processes}
         _end(list(left))
-        pytest.fail(f"left behind: {left} {sorted(set(socket_folders()) - set(folders))}")
+        left_folders = sorted(set(socket_folders()) - set(folders))
+        for folder in left_folders:
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), folder), ignore_errors=True)
+        pytest.fail(f"left behind: {left} {left_folders}")
     finally:
         _reap()
 

@@ -100,7 +100,7 @@ def socket_folders() -> list[str]:
 
 
 class Script:
-    """A Python program in a process of its own, ended with all its descendants when the block is left."""
+    """A Python program in a process of its own, killed when the block is left."""
 
     def __init__(self, source: str, folder: Path, *arguments: Any, **options: Any) -> None:
         path = folder / "script.py"
@@ -136,10 +136,7 @@ class Script:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.kill()
+            self.process.kill()  # what it started ends by itself, or is found by the check at the end of each test
         with self.process:
             pass
 
@@ -231,9 +228,14 @@ class Gate(Executor):
 
 def begun(folder: Path, *names: str) -> list[int]:
     """Wait until requests are held at a Gate; the process ids of those that hold them, in the order of begin."""
+
+    def told(name: str) -> list[int]:
+        path = folder / f"{name}.begun"
+        return [int(line) for line in path.read_text().split("\n") if line] if path.exists() else []
+
     for name in names:
-        wait_for(lambda name=name: (folder / f"{name}.begun").exists(), what=f"{name} begins")  # type: ignore[misc]
-    return [int(line) for name in names for line in (folder / f"{name}.begun").read_text().split()]
+        wait_for(lambda name=name: told(name), what=f"{name} begins")  # type: ignore[misc]
+    return [pid for name in names for pid in told(name)]
 
 
 def let_go(folder: Path, *names: str) -> None:
