@@ -438,7 +438,7 @@ class Broker:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
         now = time.monotonic()
         nothing = [self._encode((*self._recall, 0))]
-        over = [identity for identity, end in self._lost.items() if now >= end or not self._send_back(identity, nothing)]
+        over = [name for name, end in self._lost.items() if now >= end or not self._send_back(name, nothing)]
         while over and self._back.readable():
             self._read(self._back, self._from_replica)
         for identity in over:
