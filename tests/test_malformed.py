@@ -1,4 +1,4 @@
-"""Whatever arrives at the broker, or at a client, that is no well-formed message: counted, or answered with an error."""
+"""Whatever arrives at the broker, or at a client, that is no message of ours: counted, or answered with an error."""
 
 from __future__ import annotations
 
@@ -314,9 +314,9 @@ def test_one_id_for_several_requests(flow: Flow) -> None:
 
 @contextlib.contextmanager
 def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
-    """A Flow whose only replica, while it is away, is replaced by a stranger who has joined the pool."""
+    """A Flow whose pool a stranger has joined; only the stranger binds `/lie`, but nobody knows that."""
     with Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow:
-        folder = next(name for name in reversed(sorted(socket_folders(), key=_born)))
+        folder = max(socket_folders(), key=_born)
         with dealer(f"ipc://{tempfile.gettempdir()}/{folder}/back", b"lonely/rep-9#1") as stranger:
             stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1))
             assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED]
