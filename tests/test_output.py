@@ -220,6 +220,9 @@ class Terminal:
     def __init__(self, source: str, folder: Path, *arguments: Any, err: Path | None = None) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        settings = termios.tcgetattr(slave)
+        settings[3] |= termios.NOFLSH  # Ctrl-C does not throw away what is not yet shown
+        termios.tcsetattr(slave, termios.TCSANOW, settings)
         self.shown = ""
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, slave)

@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zflow import __version__ as version
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow")
 
+LOOK: Final = 0.2  # seconds between two looks of `block()` at what could end it
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 DEFAULTS: Final[dict[str, Any]] = {
     "port": None,
@@ -261,11 +263,11 @@ class Flow:
             FlowNotRunning: the Flow is not started, or comes down by itself.
         """
         launched = self._running()[0]
-        ended = threading.Event()
         try:
-            with _sigterm_sets(ended):
-                while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
+            with _noting_sigterm() as told_to_end:
+                while not told_to_end and not (stop_event is not None and stop_event.is_set()):
                     launched.check()
+                    time.sleep(LOOK)
         except KeyboardInterrupt:
             self._interrupted = True
         except errors.FlowNotRunning:
@@ -307,13 +309,15 @@ class Flow:
 
 
 @contextlib.contextmanager
-def _sigterm_sets(event: threading.Event) -> Any:
-    """While inside, SIGTERM sets the event instead of ending the process, unless somebody else handles it."""
+def _noting_sigterm() -> Iterator[list[int]]:
+    """While inside, SIGTERM fills the list instead of ending the process, unless somebody else handles it."""
+    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as waiting for the Event.
+    noted: list[int] = []
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mine:
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
+        signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
     try:
-        yield
+        yield noted
     finally:
         if mine:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -236,11 +236,14 @@ class _Manager:
             self._close(grace)
 
     def _from_broker(self) -> None:
-        assert self._broker is not None
+        if self._broker is None:
+            return
         try:
             kind, *arguments = msgpack.unpackb(self._broker.recv_bytes())
         except (EOFError, OSError):
             self._selector.unregister(self._broker)
+            self._broker.close()
+            self._broker = None
             return  # its end is seen by waiting for the process
         if kind == "bound":
             self._tell("bound", arguments)
@@ -289,6 +292,8 @@ class _Manager:
         for pid, status in _waited():
             if pid == self._broker_pid:
                 self._broker_pid = 0
+                if self._broker is not None and self._broker.poll():
+                    self._from_broker()  # it may have said why
                 if not self._ending:
                     self._broker_died(status)
             for child in self._children:
