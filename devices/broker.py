@@ -11,15 +11,17 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 import zmq
 
 from . import protocol
-from .balancer import Action, Balancer, Fail, Recall, Replica, Send, Task
+from .balancer import Fail, Recall, Replica, Send
+from .fanout import BEACON_EVERY, Publish
+from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
 from .router import Answer, Inputs, Node, Router, Visit, Walk
 
 log = logging.getLogger("zflow.broker")
@@ -47,6 +49,8 @@ class Settings:
         timeouts: per node, the seconds a request may take there, or None.
         front: the addresses to listen on for clients; `tcp://host:*` takes any free port.
         back: the address to listen on for replicas.
+        fan: where fan-outs are published to replicas of Executors with shards.
+        collector: where their answers are collected.
         max_message_bytes: the largest payload taken from a client or a replica.
         version: zflow's version, told to clients that ask.
         epoch: which start of this broker it is.
@@ -57,20 +61,11 @@ class Settings:
     timeouts: Sequence[float | None]
     front: Sequence[str]
     back: str
+    fan: str
+    collector: str
     max_message_bytes: int
     version: str = ""
     epoch: int = 1
-
-
-@dataclass
-class Pool:
-    """The replicas of one node."""
-
-    index: int
-    node: Node
-    balancer: Balancer
-    timeout: float | None
-    names: dict[bytes, str] = field(default_factory=dict)
 
 
 class Broker:
@@ -89,15 +84,23 @@ class Broker:
         back.set(zmq.ROUTER_MANDATORY, 1)
         self._front = protocol.Port(front, 3)
         self._back = protocol.Port(back, 3)
+        fan, _ = self._listen([settings.fan], kind=zmq.XPUB)
+        fan.set(zmq.XPUB_VERBOSE, 1)
+        self._fan = protocol.Port(fan, 3)
+        collector, _ = self._listen([settings.collector], kind=zmq.PULL)
+        self._collector = protocol.Port(collector, 3)
         self._router = Router(settings.nodes)
         self._pools = [
-            Pool(index, node, Balancer(retries), timeout)
+            Pool(index, node, retries, timeout)
             for index, (node, retries, timeout) in enumerate(
                 zip(self._router.nodes, settings.retries, settings.timeouts, strict=True)
             )
         ]
         self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
         self._pool_of: dict[bytes, Pool] = {}
+        self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
+        self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
+        self._next_beacon = 0.0
         self._walks: set[Walk] = set()
         self._task_id = 0
         self._encode = protocol.encoder()
@@ -107,8 +110,10 @@ class Broker:
         self.counts: Counter[str] = Counter()
         self._unbound: set[str] = set()
 
-    def _listen(self, addresses: Iterable[str], max_bytes: int | None = None) -> tuple[zmq.Socket[bytes], list[str]]:
-        socket = self._context.socket(zmq.ROUTER)
+    def _listen(
+        self, addresses: Iterable[str], max_bytes: int | None = None, kind: int = zmq.ROUTER
+    ) -> tuple[zmq.Socket[bytes], list[str]]:
+        socket = self._context.socket(kind)
         socket.set(zmq.IPV6, 1)
         socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
         socket.set(zmq.LINGER, 1000)  # ms; the last replies still go out
@@ -132,19 +137,26 @@ class Broker:
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
         control = self._control.fileno()
-        watched: list[Any] = [(source, zmq.POLLIN) for source in (self._back.socket, self._front.socket, control)]
+        # Answers first: they make replicas idle.
+        handlers: dict[Any, Callable[[], Any]] = {
+            self._collector.socket: lambda: self._read(self._collector, self._from_replica),
+            self._back.socket: lambda: self._read(self._back, self._from_replica),
+            self._front.socket: lambda: self._read(self._front, self._from_client),
+            self._fan.socket: lambda: self._read(self._fan, self._subscription),
+            control: self._obey,
+        }
+        sharded = any(node.shards > 1 for node in self._settings.nodes)
+        watched: list[Any] = [
+            (source, zmq.POLLIN)
+            for source in handlers
+            if sharded or source not in (self._collector.socket, self._fan.socket)
+        ]
         self._tell("bound", *self.addresses)
         while not self._stopped:
-            ready: list[Any] = [source for source, _ in zmq.zmq_poll(watched, self._timeout())]
-            # Answers first: they make replicas idle.
-            if self._back.socket in ready:
-                self._read(self._back, self._from_replica)
-            if self._front.socket in ready:
-                self._read(self._front, self._from_client)
-            if control in ready:
-                self._obey()
+            for source, _ in zmq.zmq_poll(watched, self._timeout()):
+                handlers[source]()
             self._tick()
-        for port in (self._front, self._back):
+        for port in (self._front, self._back, self._fan, self._collector):
             port.socket.close()
         self._context.term()
 
@@ -154,12 +166,23 @@ class Broker:
         for pool in self._pools:
             if pool.balancer.timed:
                 wait = min(wait, pool.balancer.wake_after(time.monotonic()))
+            if pool.fanout is not None:
+                wait = min(wait, BEACON_EVERY)
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
         for pool in self._pools:
             if pool.balancer.timed:
-                self._do(pool, pool.balancer.tick(time.monotonic()))
+                self._do(pool, pool.tick(time.monotonic()))
+            if pool.fanout is not None and time.monotonic() >= self._next_beacon:
+                self._next_beacon = time.monotonic() + BEACON_EVERY
+                self._send_beacons()
+
+    def _send_beacons(self) -> None:
+        for pool in self._pools:
+            for group, number in pool.fanout.beacons() if pool.fanout is not None else ():
+                beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
+                self._publish([protocol.topic(pool.index, group), beacon])
 
     def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> bool:
         """Handle what has arrived, up to one turn's share; True if there may be more."""
@@ -200,7 +223,7 @@ class Broker:
         self._walks.add(walk)
         error = self._objection(walk, frames[2:])
         if error:
-            self._fail(walk, *error)
+            self._fail(walk, _error(*error))
         else:
             self._take(walk, self._router.start(walk, frames[2:]))
 
@@ -227,10 +250,8 @@ class Broker:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
-        self._send_front([frames[0], *self._failed(id, {"type": "BadRequest", "message": message})])
-
-    def _failed(self, id: int, error: Any) -> list[bytes]:
-        return [self._encode((protocol.VERSION, protocol.FAILED, id)), msgpack.packb(error)]
+        header = self._encode((protocol.VERSION, protocol.FAILED, id))
+        self._send_front([frames[0], header, _error("BadRequest", message)])
 
     def _send_front(self, frames: Sequence[Any]) -> None:
         self._front.send(frames)  # a client that is gone is not an error: ROUTER drops it
@@ -265,26 +286,25 @@ class Broker:
                 self._answer(walk, step.inputs)
                 continue
             pool = self._pools[step.node]
-            self._task_id += 1
-            task = Task(self._task_id, (walk, step.inputs))
-            if pool.timeout is not None:
-                task.deadline = now + pool.timeout
-            walk.open.add((step.node, task.id))
-            self._do(pool, pool.balancer.submit(task, now))
+            id = self._task_id + 1
+            self._task_id += pool.ids_for(walk)
+            walk.open.add((step.node, id))
+            self._do(pool, pool.submit(walk, step.inputs, id, now))
 
     def _answer(self, walk: Walk, inputs: Inputs) -> None:
         self._end(walk)
         client, id = walk.origin
         parts, frames = _flat(inputs)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts)), *frames])
+        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames])
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
             log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
 
-    def _fail(self, walk: Walk, type: str, message: str) -> None:
+    def _fail(self, walk: Walk, error: bytes) -> None:
+        """Answer with an error, as `_error` makes them or as a replica has sent it."""
         client, id = walk.origin
         self._end(walk)
-        self._send_front([client, *self._failed(id, {"type": type, "message": message})])
+        self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
 
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
@@ -292,10 +312,24 @@ class Broker:
         if walk.open:
             now = time.monotonic()
             for node, id in list(walk.open):
-                self._do(self._pools[node], self._pools[node].balancer.cancel(id, now))
+                self._do(self._pools[node], self._pools[node].cancel(id, now))
             walk.open.clear()
         if self._draining and not self._walks:
             self._tell("drained")
+
+    def _go_on(self, pool: Pool, outcome: Outcome) -> None:
+        """A visit has ended: take the walk to where it goes next."""
+        walk = outcome.walk
+        if isinstance(outcome, Broken):
+            self._fail(walk, outcome.error)
+            return
+        walk.open.discard((pool.index, outcome.id))
+        if isinstance(outcome, Finished):
+            self._take(walk, self._router.done(walk, pool.index, outcome.payload))
+            return
+        if outcome.errors:
+            walk.notes = {**(walk.notes or {}), pool.node.name: _shards_note(pool, outcome.errors)}
+        self._take(walk, self._router.gathered(walk, pool.index, outcome.results))
 
     # -- the back -------------------------------------------------------------------------------------------------
 
@@ -306,48 +340,65 @@ class Broker:
         header = protocol.decode(frames[1], protocol.FROM_REPLICA)
         kind = header[1]
         if kind == protocol.READY:
-            self._join(identity, *header[2:])
+            self._ready(identity, *header[2:])
             return
         pool = self._pool_of.get(identity)
         if pool is None:
             raise protocol.Malformed("an answer from an unknown replica")
+        now = time.monotonic()
         if kind == protocol.LEAVE:
-            self._forget(identity)
-            self._do(pool, pool.balancer.leave(identity, time.monotonic()))
-            return
-        if len(frames) < 3:
+            del self._pool_of[identity]
+            self._do(pool, pool.leave(identity, now))
+        elif kind == protocol.MISSED:
+            self._do(pool, pool.missed(identity, header[2], header[3]))
+        elif len(frames) < 3:
             raise protocol.Malformed("an answer without a payload")
-        task, actions = pool.balancer.finish(identity, header[2], header[3] * 1e-6, time.monotonic())
-        self._do(pool, actions)
-        if task is None:
-            return
-        walk = task.payload[0]
-        walk.open.discard((pool.index, task.id))
-        if kind == protocol.DONE:
-            self._take(walk, self._router.done(walk, pool.index, frames[2:]))
         else:
-            self._end(walk)
-            client, id = walk.origin
-            self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), *frames[2:3]])
+            failed = kind == protocol.ERROR
+            payload = frames[2] if failed else frames[2:]
+            outcome, actions = pool.answered(identity, header[2], header[3] * 1e-6, payload, failed, now)
+            self._do(pool, actions)
+            if outcome is not None:
+                self._go_on(pool, outcome)
 
-    def _join(self, identity: bytes, executor: str, endpoints: list[Any] | None, slots: int) -> None:
+    def _ready(
+        self, identity: bytes, executor: str, endpoints: list[Any] | None, slots: int, shard: int, group: int
+    ) -> None:
+        """A replica wants to be taken in: at once, or when its subscription has arrived too."""
         pool = self._by_name.get(executor)
         if pool is None:
             raise protocol.Malformed("a replica of an unknown Executor")
-        if not 1 <= slots <= MAX_SLOTS or not all(type(name) is str for name in endpoints or ()):
+        node = pool.node
+        fits = 1 <= slots <= MAX_SLOTS and 0 <= shard < node.shards and 0 <= group
+        if not fits or (node.shards > 1 and group >= node.groups):
             raise protocol.Malformed("wrong fields in header")
         if endpoints is not None:
-            pool.node.endpoints = frozenset(endpoints)
-        self._pool_of[identity] = pool
-        pool.names[identity] = identity.decode(errors="replace").split("#")[0]
-        self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED))])
-        self._do(pool, pool.balancer.join(Replica(identity, slots), time.monotonic()))
+            if not all(type(name) is str for name in endpoints):
+                raise protocol.Malformed("wrong fields in header")
+            node.endpoints = frozenset(endpoints)
+        self._joining[identity] = (pool, Replica(identity, slots, shard), group)
+        self._accept(identity)
 
-    def _forget(self, identity: bytes) -> Pool | None:
-        pool = self._pool_of.pop(identity, None)
-        if pool is not None:
-            pool.names.pop(identity, None)
-        return pool
+    def _subscription(self, frames: list[Any]) -> None:
+        """A replica has subscribed to its own topic, so whatever it subscribed to before has arrived too."""
+        if frames[0][:2] == b"\x01@":
+            self._subscribed.add(frames[0][2:])
+            self._accept(frames[0][2:])
+        elif frames[0][:2] == b"\x00@":
+            self._subscribed.discard(frames[0][2:])
+
+    def _accept(self, identity: bytes) -> None:
+        if identity not in self._joining:
+            return
+        pool, replica, group = self._joining[identity]
+        if pool.fanout is not None and identity not in self._subscribed:
+            return
+        del self._joining[identity]
+        self._pool_of[identity] = pool
+        pool.names[identity] = _name(identity)
+        number, actions = pool.join(replica, group, time.monotonic())
+        self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED, number))])
+        self._do(pool, actions)
 
     def _send_back(self, identity: bytes, frames: Sequence[Any]) -> bool:
         try:
@@ -358,41 +409,35 @@ class Broker:
             return False
         return True
 
-    def _do(self, pool: Pool, actions: Sequence[Action]) -> None:
-        """Carry out what the balancer says, and what follows from that."""
+    def _publish(self, frames: Sequence[Any]) -> None:
+        self._fan.send(frames)
+
+    def _do(self, pool: Pool, actions: Actions) -> None:
+        """Carry out what the pool says, and what follows from that."""
         if not actions:
             return
         todo = deque(actions)
         while todo:
             action = todo.popleft()
             if type(action) is Send:
-                walk, inputs = action.task.payload
+                walk, inputs = request_of(action.task)
                 parts, frames = _flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
-                    self._forget(action.replica.name)
-                    todo.extend(pool.balancer.crash(action.replica.name, time.monotonic()))
+                    self._pool_of.pop(action.replica.name, None)
+                    todo.extend(pool.crash(action.replica.name, time.monotonic()))
+            elif type(action) is Publish:
+                walk, inputs = action.scatter.payload
+                parts, frames = _flat(inputs)
+                kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
+                header = self._encode((*kind, walk.endpoint, parts, action.skip))
+                self._publish([protocol.topic(pool.index, action.group), header, *frames])
             elif type(action) is Recall:
                 self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
             elif type(action) is Fail:
-                self._ended(pool, action)
-
-    def _ended(self, pool: Pool, fail: Fail) -> None:
-        walk = fail.task.payload[0]
-        walk.open.discard((pool.index, fail.task.id))
-        name = pool.node.name
-        held_by = fail.held_by.decode(errors="replace").split("#")[0] if fail.held_by is not None else None
-        if fail.reason == "crashed":
-            message = (
-                f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
-                f" {held_by}; it is not tried again (retries={pool.balancer.retries})"
-            )
-            self._fail(walk, "ReplicaCrashed", message)
-        else:
-            limit = round((pool.timeout or 0.0) * 1000)
-            where = f"it was with {held_by}" if held_by else "it was still queued"
-            message = f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}"
-            self._fail(walk, "DeadlineExceeded", message)
+                outcome = pool.failed(action, _why(pool, action))
+                if outcome is not None:
+                    self._go_on(pool, outcome)
 
     # -- the process manager --------------------------------------------------------------------------------------
 
@@ -419,11 +464,14 @@ class Broker:
 
     def _bury(self, identity: bytes) -> None:
         """A replica's process has ended. What it still answered before counts."""
-        while self._back.readable():
-            self._read(self._back, self._from_replica)
-        pool = self._forget(identity)
+        for port in (self._back, self._collector):
+            while port.readable():
+                self._read(port, self._from_replica)
+        self._joining.pop(identity, None)
+        self._subscribed.discard(identity)
+        pool = self._pool_of.pop(identity, None)
         if pool is not None:
-            self._do(pool, pool.balancer.crash(identity, time.monotonic()))
+            self._do(pool, pool.crash(identity, time.monotonic()))
 
 
 def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
@@ -432,3 +480,36 @@ def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
         return None, list(inputs[0][1][0])
     parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
     return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]
+
+
+def _name(identity: bytes) -> str:
+    """A replica's name, for people: `encoder/rep-0`."""
+    return identity.decode(errors="replace").split("#")[0]
+
+
+def _error(type: str, message: str) -> bytes:
+    return msgpack.packb({"type": type, "message": message})  # type: ignore[no-any-return]
+
+
+def _why(pool: Pool, fail: Fail) -> bytes:
+    """Why a task was given up, as an error."""
+    name = pool.node.name
+    if fail.task.shard is not None and pool.fanout is not None:
+        name = f"{name}/shard-{fail.task.shard}"
+    held_by = _name(fail.held_by) if fail.held_by is not None else None
+    if fail.reason == "crashed":
+        return _error(
+            "ReplicaCrashed",
+            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
+            f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
+        )
+    limit = round((pool.timeout or 0.0) * 1000)
+    where = f"it was with {held_by}" if held_by else "it was still queued"
+    return _error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
+
+
+def _shards_note(pool: Pool, errors: Mapping[int, bytes]) -> dict[str, Any]:
+    """What the client is told of an ALL request of which some shards have failed."""
+    shards = pool.node.shards
+    failed = {str(shard): str(msgpack.unpackb(error).get("message"))[:1000] for shard, error in errors.items()}
+    return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}

@@ -31,7 +31,9 @@ class Response:
 
     Attributes:
         docs: the Documents; those sent, not changed, if there is an error.
-        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. Under `'__shards__'`,
+            by Executor, if shards failed and the others' results are here all the same: `{'shards': 3, 'succeeded': 2,
+            'failed': {1: why}}`.
         endpoint: where it was posted.
         error: None, or why there is no result.
     """
@@ -190,6 +192,8 @@ class Exchange:
             else:
                 arrays, parameters = gather(header[3], frames)
                 docs = reduce(list(arrays.values()))
+            if header[4]:
+                parameters["__shards__"] = {name: _shards_note(note) for name, note in header[4].items()}
             return Response(docs, parameters, self._endpoint)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)
@@ -199,6 +203,12 @@ class Exchange:
         while (response := self._answered.pop(self._delivered, None)) is not None:
             self._delivered += 1
             yield response
+
+
+def _shards_note(note: Any) -> dict[str, Any]:
+    """What the broker says of an ALL request of which some shards have failed; on the wire, keys are texts."""
+    failed = {int(shard): message for shard, message in dict(note.get("failed", {})).items()}
+    return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}
 
 
 def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any) -> None:

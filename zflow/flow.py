@@ -84,6 +84,7 @@ class Flow:
         replicas: int | None = None,
         shards: int | None = None,
         polling: str | Mapping[str, str] | None = None,
+        on_shard_failure: str | None = None,
         needs: str | list[str] | tuple[str, ...] | None = None,
         uses_with: Mapping[str, Any] | None = None,
         uses_metas: Mapping[str, Any] | None = None,
@@ -104,8 +105,11 @@ class Flow:
             uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, or YAML. Without it,
                 requests pass through.
             replicas: how many processes compete for its requests. The idle one gets the request first.
-            shards: 1; more are not supported by this version.
-            polling: `'ANY'` or `'ALL'`, or a dict by endpoint; without effect on one shard.
+            shards: how many parts its data has; each shard has `replicas` processes.
+            polling: which shards get a request: `'ANY'` (an idle one) or `'ALL'`, or a dict by endpoint, with `'*'` for
+                the others. `/index` is ANY and `/search` is ALL unless named. Without effect on one shard.
+            on_shard_failure: what an ALL request comes to of which a shard fails: `'fail'`, or `'partial'` for the
+                results of the others, with `response.parameters['__shards__']` saying what is missing.
             needs: what it waits for: a name, several, or `'gateway'` for the entrance.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from zflow import polling
 from zflow.devices import broker
 from zflow.devices.router import Node
 from zflow.errors import NotSupported
 from zflow.manager import Plan
-from zflow.topology import Topology
+from zflow.topology import ExecutorSpec, Topology
 from zflow.worker import Seat
 
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
@@ -26,21 +27,40 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     specs = topology.order()
     _refuse_round_robin()
     folder = _private_folder()
-    back = f"ipc://{folder}/back"
+    back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
     settings = broker.Settings(
-        nodes=[Node(s.name, s.needs, process=not s.pure_join, no_reduce=s.no_reduce) for s in specs],
+        nodes=[_node(spec) for spec in specs],
         retries=[max(3, s.replicas) if s.retries < 0 else s.retries for s in specs],
         timeouts=[None if s.timeout_send < 0 else s.timeout_send / 1000 for s in specs],
         front=[f"ipc://{folder}/front", _tcp(options["host"], options["port"])],
         back=back,
+        fan=fan,
+        collector=collector,
         max_message_bytes=limit,
         version=version,
     )
     seats = [
-        Seat(spec, 0, replica, back, limit) for spec in specs if not spec.pure_join for replica in range(spec.replicas)
+        Seat(spec, node, shard, replica, back, fan, collector, limit)
+        for node, spec in enumerate(specs)
+        if not spec.pure_join
+        for shard in range(spec.shards)
+        for replica in range(spec.replicas)
     ]
     return Plan(settings, seats, folder)
+
+
+def _node(spec: ExecutorSpec) -> Node:
+    return Node(
+        spec.name,
+        spec.needs,
+        process=not spec.pure_join,
+        no_reduce=spec.no_reduce,
+        shards=spec.shards,
+        groups=spec.replicas,
+        polling=polling.by_endpoint(spec.polling),
+        partial=spec.on_shard_failure == "partial",
+    )
 
 
 def port_of(addresses: list[str]) -> int:
@@ -58,7 +78,7 @@ def _private_folder() -> str:
     import tempfile
 
     folder = tempfile.mkdtemp(prefix="zflow-")
-    if len(os.fsencode(folder)) + len("/front") > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(folder)) + len("/collector") > _LONGEST_SOCKET_PATH:
         os.rmdir(folder)
         folder = tempfile.mkdtemp(prefix="zflow-", dir="/tmp")
     return folder

@@ -91,7 +91,7 @@ def print_whole_lines() -> None:
     """Make print() write each line at once and in one piece, also into a pipe or a file."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
 
 
 def flush() -> None:

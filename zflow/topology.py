@@ -44,6 +44,7 @@ class ExecutorSpec:
     replicas: int = 1
     shards: int = 1
     polling: Polling = ANY
+    on_shard_failure: str = "fail"
     uses_with: dict[str, Any] = field(default_factory=dict)
     uses_metas: dict[str, Any] = field(default_factory=dict)
     uses_requests: dict[str, str] = field(default_factory=dict)
@@ -279,13 +280,10 @@ def _count(key: str, value: Any, owner: str) -> int:
     return number
 
 
-def _shards(key: str, value: Any, owner: str) -> int:
-    number = _count(key, value, owner)
-    if number != 1:
-        raise NotSupported(
-            f"{key}={number} is not supported by this version of zflow: use replicas to scale out ({owner})"
-        )
-    return number
+def _on_shard_failure(key: str, value: Any, owner: str) -> str:
+    if value not in ("fail", "partial"):
+        raise InvalidFlow(f"{key} must be 'fail' or 'partial', not {short(value)} ({owner})")
+    return str(value)
 
 
 def _milliseconds(key: str, value: Any, owner: str) -> int:
@@ -377,8 +375,13 @@ FIELDS: Final[Mapping[str, Field]] = {
         "class, text or dict", None, "the Executor: a class, its name, a file, `module:Class` or YAML", _uses
     ),
     "replicas": Field("whole number of 1 or more", 1, "how many processes compete for its requests", _count),
-    "shards": Field("1", 1, "how many parts its data has; only 1 is supported", _shards),
+    "shards": Field(
+        "whole number of 1 or more", 1, "how many parts its data has, each with `replicas` processes", _count
+    ),
     "polling": Field("`ANY`, `ALL` or dict", "ANY", "which shards get a request, also by endpoint", _polling),
+    "on_shard_failure": Field(
+        "`fail` or `partial`", "fail", "what an ALL request comes to of which some shards fail", _on_shard_failure
+    ),
     "needs": Field(
         "text or list of texts", None, "what it waits for; the one added before when left out", _needs, shared=False
     ),

@@ -20,6 +20,7 @@ import zmq
 
 from zflow import errors, process, uses, wire
 from zflow.devices import protocol
+from zflow.devices.fanout import Listener
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
 from zflow.gather import gather
@@ -52,21 +53,29 @@ class Seat:
 
     Args:
         spec: the Executor.
+        node: its index in the graph.
         shard_id: from 0.
-        replica_id: from 0, within its shard.
+        replica_id: from 0, within its shard; also the group that it belongs to.
         back: the broker's address for replicas.
+        fan: where the broker publishes fan-outs.
+        collector: where it collects the answers of shards.
         max_message_bytes: the largest result that may be sent.
     """
 
     spec: ExecutorSpec
+    node: int
     shard_id: int
     replica_id: int
     back: str
+    fan: str
+    collector: str
     max_message_bytes: int
 
     @property
     def name(self) -> str:
-        """`'encoder/rep-0'`."""
+        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards."""
+        if self.spec.shards > 1:
+            return f"{self.spec.name}/shard-{self.shard_id}/rep-{self.replica_id}"
         return f"{self.spec.name}/rep-{self.replica_id}"
 
 
@@ -283,44 +292,80 @@ class Stop:
 
 
 class Link:
-    """The replica's socket, and the tasks that have arrived but not begun."""
+    """The replica's sockets, and the tasks that have arrived but not begun.
+
+    A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and answers on a PUSH socket
+    to the broker's collector.
+    """
 
     def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
         self.stop = stop
         self._slots = slots
-        self._executor = seat.spec.name
+        self._seat = seat
         self._context = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         # A successor must not be taken for the one before it, whose connection may still linger.
-        self.socket.set(zmq.ROUTING_ID, identity(seat.name, os.getpid()))
-        self.socket.set(zmq.SNDHWM, 0)
-        self.socket.set(zmq.RCVHWM, 0)
-        self.socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
-        self.socket.set(zmq.RCVTIMEO, IDLE)
-        self.socket.connect(seat.back)
-        self._port = protocol.Port(self.socket, 2)
+        self._identity = identity(seat.name, os.getpid())
+        back = self._socket(zmq.DEALER)
+        back.set(zmq.ROUTING_ID, self._identity)
+        back.set(zmq.RCVTIMEO, IDLE)
+        back.connect(seat.back)
+        self._back = protocol.Port(back, 2)
+        self._fan: protocol.Port | None = None
+        self._collector: protocol.Port | None = None
+        if seat.spec.shards > 1:
+            self._join_fan_out()
+        self._listener = Listener()
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
         self._trackers: list[zmq.MessageTracker] = []
 
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
+        return socket
+
+    def _join_fan_out(self) -> None:
+        fan = self._socket(zmq.SUB)
+        fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
+        fan.subscribe(protocol.own_topic(self._identity))
+        fan.connect(self._seat.fan)
+        self._fan = protocol.Port(fan, 3)
+        collector = self._socket(zmq.PUSH)
+        collector.connect(self._seat.collector)
+        self._collector = protocol.Port(collector, 2)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What an event loop watches."""
+        return [port.socket.fileno() for port in (self._back, self._fan) if port is not None]
+
     def register(self, endpoints: list[str]) -> bool:
         """Join the broker's pool; False if it does not answer."""
-        header = (protocol.VERSION, protocol.READY, self._executor, endpoints, self._slots)
-        self.socket.send(self._encode(header))
-        if not self.socket.poll(REGISTERING):
+        seat = self._seat
+        place = (self._slots, seat.shard_id, seat.replica_id)
+        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, endpoints, *place))])
+        if not self._back.socket.poll(REGISTERING):
             return False
-        self.drain()
+        while self._back.readable():  # fan-outs that came already wait until their first number is known
+            self._take(self._back.receive())
         return True
 
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
-        while self._port.readable():
-            self._take(self._port.receive())
+        while self._back.readable():
+            self._take(self._back.receive())
+        if self._fan is not None:
+            while self._fan.readable():
+                self._hear(self._fan.receive())
 
     def wait(self) -> bool:
-        """Wait at most `IDLE` ms for a message and take it in."""
+        """Wait at most `IDLE` ms for a message; False if there was none."""
+        if self._fan is not None:
+            return bool(zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE))
         try:
-            self._take(self._port.receive())
+            self._take(self._back.receive())
         except zmq.Again:
             return False
         return True
@@ -332,6 +377,21 @@ class Link:
             self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
         elif kind == protocol.RECALL:
             self._backlog.pop(header[2], None)
+        elif kind == protocol.ACCEPTED:
+            self._listener = Listener(header[2])
+
+    def _hear(self, frames: list[Any]) -> None:
+        """Take in what was published: frames are the topic, the header and the payload."""
+        header = protocol.decode(frames[1], protocol.TO_REPLICA)
+        if header[1] == protocol.BEACON:
+            new, missed = False, self._listener.told(header[2])
+        else:
+            new, missed = self._listener.heard(header[2])
+        if missed is not None:
+            self._answer([self._encode((protocol.VERSION, protocol.MISSED, *missed))])
+        if new and self._seat.shard_id not in header[6]:
+            id = header[3] + self._seat.shard_id
+            self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
 
     def next(self) -> Task | None:
         """The oldest task that has arrived and was not recalled."""
@@ -342,7 +402,12 @@ class Link:
     def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
         """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
         header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
-        self._trackers.extend(self._port.send_tracked([header, *frames]))
+        self._trackers.extend(self._answer([header, *frames]))
+
+    def _answer(self, frames: list[Any]) -> list[zmq.MessageTracker]:
+        if self._collector is not None:
+            return self._collector.send_tracked([self._identity, *frames])
+        return self._back.send_tracked(frames)
 
     def let_go(self) -> None:
         """Wait until the memory of all results sent is free to be written to by the Executor."""
@@ -352,8 +417,10 @@ class Link:
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        self.socket.send(self._encode((protocol.VERSION, protocol.LEAVE)))
-        self.socket.close()
+        self._answer([self._encode((protocol.VERSION, protocol.LEAVE))])
+        for port in (self._back, self._fan, self._collector):
+            if port is not None:
+                port.socket.close()
         self._context.term()
 
 
@@ -411,15 +478,17 @@ class _AsyncLoop:
 
     async def serve(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
-        self._loop.add_reader(self._link.socket.fileno(), self._arrived)
+        for descriptor in self._link.descriptors:
+            self._loop.add_reader(descriptor, self._arrived)
         self._loop.call_later(IDLE / 1000, self._look)
         self._arrived()
         await self._ended
-        self._loop.remove_reader(self._link.socket.fileno())
+        for descriptor in self._link.descriptors:
+            self._loop.remove_reader(descriptor)
         self._loop.remove_signal_handler(signal.SIGTERM)
 
     def _arrived(self) -> None:
-        # The socket's descriptor signals changes only, so everything is taken in whenever it was used.
+        # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
         self._link.drain()
         while not self._link.stop.asked and len(self._running) < self._service.slots:
             task = self._link.next()
