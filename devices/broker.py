@@ -369,8 +369,7 @@ class Broker:
         if pool is None:
             raise protocol.Malformed("a replica of an unknown Executor")
         node = pool.node
-        fits = 1 <= slots <= MAX_SLOTS and 0 <= shard < node.shards and 0 <= group
-        if not fits or (node.shards > 1 and group >= node.groups):
+        if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards) and group in range(node.groups)):
             raise protocol.Malformed("wrong fields in header")
         if endpoints is not None:
             if not all(type(name) is str for name in endpoints):

@@ -228,10 +228,10 @@ class Fanout:
         group.open[group.number] = scatter
         scatter.group, scatter.number = group.index, group.number
         skip = []
-        for part in scatter.parts:
-            member = group.members.get(part.shard)
+        for shard, part in enumerate(scatter.parts):
+            member = group.members.get(shard)
             if member is None or member.alone:
-                skip.append(part.shard)
+                skip.append(shard)
             else:
                 self._balancer.place(part, member, now)
         if len(skip) < self.shards:

@@ -45,8 +45,7 @@ Outcome = Finished | Gathered | Broken
 
 def request_of(task: Task) -> tuple[Walk, Inputs]:
     """The walk and the inputs that a task, or a part of a fan-out, is about."""
-    found = task.payload.payload if isinstance(task.payload, Scatter) else task.payload
-    return found  # type: ignore[no-any-return]
+    return task.payload.payload if isinstance(task.payload, Scatter) else task.payload  # type: ignore[no-any-return]
 
 
 class Pool:
@@ -127,7 +126,8 @@ class Pool:
         if not isinstance(scatter, Scatter):
             walk = scatter[0]
             return Broken(walk, payload) if failed else Finished(walk, task.id, payload)
-        assert self.fanout is not None and task.shard is not None
+        assert self.fanout is not None
+        assert task.shard is not None
         walk = scatter.payload[0]
         if not failed:
             self.fanout.result(scatter, task.shard, payload)

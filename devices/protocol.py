@@ -26,7 +26,8 @@ there the message begins with it, as it does where a ROUTER put it.
 
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
-reduces them. `notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor names or None for all of them.
+reduces them. `notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor
+names or None for all of them.
 """
 
 from __future__ import annotations

@@ -166,12 +166,12 @@ def test_partial_results_say_what_is_missing() -> None:
 
 
 def test_a_shard_that_crashes_or_is_late_is_named() -> None:
-    with Flow().add(name="e", uses=Picky, shards=2, polling="ALL", retries=1, timeout_send=3000) as flow:
-        with pytest.raises(ReplicaCrashed, match="'e/shard-1'"):
-            flow.post("/", Document(), parameters={"die": [1]})
-    with Flow(timeout_close=100).add(name="e", uses=Picky, shards=2, polling="ALL", timeout_send=300) as flow:
-        with pytest.raises(DeadlineExceeded, match="'e/shard-0'.*it was with e/shard-0/rep-0"):
-            flow.post("/", Document(), parameters={"hang": [0]})
+    flow = Flow().add(name="e", uses=Picky, shards=2, polling="ALL", retries=1)
+    with flow, pytest.raises(ReplicaCrashed, match="'e/shard-1'"):
+        flow.post("/", Document(), parameters={"die": [1]})
+    flow = Flow(timeout_close=100).add(name="e", uses=Picky, shards=2, polling="ALL", timeout_send=300)
+    with flow, pytest.raises(DeadlineExceeded, match=r"'e/shard-0'.*it was with e/shard-0/rep-0"):
+        flow.post("/", Document(), parameters={"hang": [0]})
 
 
 @pytest.mark.parametrize(
@@ -249,12 +249,12 @@ def check_answers(flow: Flow, count: int, shards: int, endpoint: str = "/") -> N
 
 
 def test_nothing_is_lost_while_replicas_of_random_shards_are_killed() -> None:
-    with Flow().add(name="e", uses=Where, shards=3, replicas=2, polling="ALL", retries=20) as flow:
-        with Killer("e", every=0.2, seed=3) as killer:
-            posted = 0
-            while posted < 5000 or killer.killed < 8:
-                check_answers(flow, 500, shards=3)
-                posted += 500
+    flow = Flow().add(name="e", uses=Where, shards=3, replicas=2, polling="ALL", retries=20)
+    with flow, Killer("e", every=0.2, seed=3) as killer:
+        posted = 0
+        while posted < 5000 or killer.killed < 8:
+            check_answers(flow, 500, shards=3)
+            posted += 500
 
 
 class Faults:

@@ -31,9 +31,9 @@ class Response:
 
     Attributes:
         docs: the Documents; those sent, not changed, if there is an error.
-        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. Under `'__shards__'`,
-            by Executor, if shards failed and the others' results are here all the same: `{'shards': 3, 'succeeded': 2,
-            'failed': {1: why}}`.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. If shards failed
+            and the results of the others are here all the same, `'__shards__'` says so by Executor: `{'shards': 3,
+            'succeeded': 2, 'failed': {1: why}}`.
         endpoint: where it was posted.
         error: None, or why there is no result.
     """
