@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -58,7 +59,7 @@ def _has_children() -> bool:
     """A quick no for the many tests that start nothing."""
     try:
         tasks = os.listdir("/proc/self/task")
-        return any(open(f"/proc/self/task/{task}/children").read() for task in tasks)
+        return any(Path(f"/proc/self/task/{task}/children").read_text() for task in tasks)
     except OSError:
         return True
 

@@ -177,7 +177,6 @@ def test_gateway_and_names_that_are_taken_are_errors():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"shards": 2}, "shards=2 is not supported by this version of zflow: use replicas to scale out (executor 'x')"),
         ({"external": True}, "external is not supported by this version of zflow: run the Executor in this Flow"),
         ({"host": "far"}, "host is not supported"),
         ({"port": 1234}, "port is not supported"),
