@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from zflow import polling
+from zflow import cuda, polling
 from zflow.devices import broker
 from zflow.devices.router import Node
-from zflow.errors import NotSupported
 from zflow.manager import Plan
 from zflow.topology import ExecutorSpec, Topology
 from zflow.worker import Seat
+
+log = logging.getLogger("zflow")
 
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
@@ -21,11 +24,10 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     """Return the plan for a Flow; creates the private folder for its sockets and nothing else.
 
     Raises:
-        InvalidFlow: `needs` names nothing, or there is a cycle.
-        NotSupported: CUDA_VISIBLE_DEVICES asks to deal GPUs out.
+        InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
     """
     specs = topology.order()
-    _refuse_round_robin()
+    devices = _deal_devices(specs)
     folder = _private_folder()
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
@@ -41,11 +43,12 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         version=version,
     )
     seats = [
-        Seat(spec, node, shard, replica, back, fan, collector, limit)
+        Seat(spec, node, shard, replica, back, fan, collector, limit, device)
         for node, spec in enumerate(specs)
         if not spec.pure_join
-        for shard in range(spec.shards)
-        for replica in range(spec.replicas)
+        for (shard, replica), device in zip(
+            product(range(spec.shards), range(spec.replicas)), devices[spec.name], strict=True
+        )
     ]
     return Plan(settings, seats, folder)
 
@@ -84,10 +87,33 @@ def _private_folder() -> str:
     return folder
 
 
-def _refuse_round_robin() -> None:
-    value = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if value.strip().upper().startswith("RR"):
-        raise NotSupported(
-            f"CUDA_VISIBLE_DEVICES={value!r}: dealing GPUs out to replicas is not supported by this version of zflow;"
-            " name the devices themselves, such as '0,1', or unset it"
-        )
+def _deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
+    """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
+
+    The processes of an Executor take the devices in turn, shard by shard. Devices are looked for once, if anybody
+    asks for any.
+    """
+    dealt: dict[str, Sequence[str | None]] = {spec.name: [None] * spec.shards * spec.replicas for spec in specs}
+    found: cuda.Devices | None = None
+    without: list[str] = []
+    for spec in specs:
+        value, owner = _visible_devices(spec)
+        if spec.pure_join or not cuda.asks(value):
+            continue
+        found = found or cuda.discover(os.environ)
+        chosen = cuda.select(value, found, owner)
+        dealt[spec.name] = cuda.deal(chosen, spec.shards * spec.replicas)
+        if chosen:
+            log.info("%s: %s of its replicas, in order: %s", spec.name, cuda.VARIABLE, cuda.summary(dealt[spec.name]))
+        else:
+            without.append(f"{spec.name} ({value})")
+    if without:
+        log.warning("%s deals GPUs out, but %s; without one: %s", cuda.VARIABLE, found, ", ".join(without))
+    return dealt
+
+
+def _visible_devices(spec: ExecutorSpec) -> tuple[str, str]:
+    """Return what CUDA_VISIBLE_DEVICES says for an Executor, and whose word that is; the nearest counts."""
+    if cuda.VARIABLE in spec.env:
+        return spec.env[cuda.VARIABLE], f"executor {spec.name!r}"
+    return os.environ.get(cuda.VARIABLE, ""), f"environment, for executor {spec.name!r}"

@@ -33,6 +33,11 @@ def die_with_parent(how: signal.Signals, parent: int) -> None:
         os.kill(os.getpid(), how)
 
 
+def outlive_parent() -> None:
+    """Take back what `die_with_parent` asked for."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose own parent ends, so that they can be found and ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

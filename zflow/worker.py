@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgpack
 import zmq
 
-from zflow import errors, process, uses, wire
+from zflow import cuda, errors, process, uses, wire
 from zflow.devices import protocol
 from zflow.devices.fanout import Listener
 from zflow.document import DocumentArray
@@ -60,6 +60,7 @@ class Seat:
         fan: where the broker publishes fan-outs.
         collector: where it collects the answers of shards.
         max_message_bytes: the largest result that may be sent.
+        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
     """
 
     spec: ExecutorSpec
@@ -70,6 +71,7 @@ class Seat:
     fan: str
     collector: str
     max_message_bytes: int
+    device: str | None = None
 
     @property
     def name(self) -> str:
@@ -103,12 +105,17 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     process.print_whole_lines()
     name_lines(seat.name)
     os.environ.update(seat.spec.env)
+    if seat.device is not None:
+        os.environ[cuda.VARIABLE] = seat.device
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)
     try:
         service = Service(seat)
     except BaseException as error:
-        status.send_bytes(msgpack.packb(("failed", errors.to_wire(_as_error(error, seat.name, "could not start")))))
+        spec = seat.spec
+        way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
+        told = _as_error(error, seat.name, "could not start", way_out)
+        status.send_bytes(msgpack.packb(("failed", errors.to_wire(told))))
         return 1
     link = Link(seat, stop, service.slots)
     if not link.register(service.endpoints):
@@ -167,6 +174,8 @@ class Service:
             uses_requests=spec.uses_requests,
             py_modules=spec.py_modules,
             folder=spec.folder,
+            install_requirements=spec.install_requirements,
+            owner=f"executor {spec.name!r}",
         )
         self.executor: Executor = instantiate(
             loaded.cls,
@@ -244,7 +253,7 @@ def _pack(error: dict[str, Any]) -> bytes:
     return msgpack.packb(error, unicode_errors="surrogateescape")  # type: ignore[no-any-return]
 
 
-def _as_error(error: BaseException, name: str, what: str) -> errors.ZflowError:
+def _as_error(error: BaseException, name: str, what: str, way_out: str = "") -> errors.ZflowError:
     """Turn what user code raised into an error that can be sent; zflow's own go as they are."""
     import traceback
 
@@ -263,7 +272,7 @@ def _as_error(error: BaseException, name: str, what: str) -> errors.ZflowError:
         text = "<its str() fails>"
     message = f"{name} {what}: {kind}: {text}" if text else f"{name} {what}: {kind}"
     shown = "".join(lines)[-LONGEST_TRACEBACK:]
-    return errors.ExecutorError(message, executor=name, exception=kind, traceback=shown)
+    return errors.ExecutorError(message + way_out, executor=name, exception=kind, traceback=shown)
 
 
 _OURS = {__file__, handlers.__code__.co_filename}
