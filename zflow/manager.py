@@ -24,8 +24,8 @@ import zmq
 
 from zflow import process, worker
 from zflow.devices import broker
+from zflow.link import Seat, identity
 from zflow.logs import name_lines
-from zflow.worker import Seat
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -213,7 +213,7 @@ class _Manager:
         child.last_error = None
         child.restart_at = None
         child.started = time.monotonic()
-        child.identity = worker.identity(child.seat.name, child.pid)
+        child.identity = identity(child.seat.name, child.pid)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._from_child(child))
 
     # -- what is heard --------------------------------------------------------------------------------------------

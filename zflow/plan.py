@@ -10,9 +10,9 @@ from zflow import polling
 from zflow.devices import broker
 from zflow.devices.router import Node
 from zflow.errors import NotSupported
+from zflow.link import Seat
 from zflow.manager import Plan
 from zflow.topology import ExecutorSpec, Topology
-from zflow.worker import Seat
 
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
