@@ -19,7 +19,7 @@ import msgpack
 import zmq
 
 from . import protocol
-from .balancer import Fail, Recall, Replica, Send
+from .balancer import Action, Fail, Recall, Replica, Send
 from .fanout import BEACON_EVERY, Publish
 from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
 from .router import Answer, Inputs, Node, Router, Visit, Walk
@@ -101,6 +101,10 @@ class Broker:
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._next_beacon = 0.0
+        # What a turn of the loop has to send. It is sent at the turn's end, all in one go: sent one by one, between
+        # two steps of Python each, every message would wake libzmq's thread anew.
+        self._to_clients: list[Sequence[Any]] = []
+        self._to_replicas: deque[tuple[Pool, Action | Publish]] = deque()
         self._walks: set[Walk] = set()
         self._task_id = 0
         self._encode = protocol.encoder()
@@ -156,6 +160,7 @@ class Broker:
             for source, _ in zmq.zmq_poll(watched, self._timeout()):
                 handlers[source]()
             self._tick()
+            self._flush()
         for port in (self._front, self._back, self._fan, self._collector):
             port.socket.close()
         self._context.term()
@@ -184,10 +189,9 @@ class Broker:
                 beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
                 self._publish([protocol.topic(pool.index, group), beacon])
 
-    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> bool:
-        """Handle what has arrived, up to one turn's share; True if there may be more."""
-        for _ in range(BATCH):
-            frames = port.receive()
+    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
+        """Handle what has arrived, up to one turn's share."""
+        for frames in port.receive_some(BATCH):
             try:
                 handle(frames)
             except protocol.WrongVersion as error:
@@ -196,9 +200,6 @@ class Broker:
                     self._refuse_version(frames)
             except protocol.Malformed as error:
                 self._count(str(error), frames)
-            if not port.readable():
-                return False
-        return True
 
     def _count(self, what: str, frames: Sequence[Any]) -> None:
         self.counts[what] += 1
@@ -214,7 +215,7 @@ class Broker:
             raise protocol.Malformed("no header")
         header = protocol.decode(frames[1], protocol.FROM_CLIENT)
         if header[1] == protocol.HELLO:
-            self._send_front([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
+            self._to_clients.append([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
             return
         id, endpoint, targets = header[2], header[3], header[4]
         if len(frames) < 3:
@@ -251,10 +252,7 @@ class Broker:
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
         header = self._encode((protocol.VERSION, protocol.FAILED, id))
-        self._send_front([frames[0], header, _error("BadRequest", message)])
-
-    def _send_front(self, frames: Sequence[Any]) -> None:
-        self._front.send(frames)  # a client that is gone is not an error: ROUTER drops it
+        self._to_clients.append([frames[0], header, _error("BadRequest", message)])
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -295,7 +293,7 @@ class Broker:
         self._end(walk)
         client, id = walk.origin
         parts, frames = _flat(inputs)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames])
+        self._to_clients.append([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames])
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
             log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
@@ -304,7 +302,7 @@ class Broker:
         """Answer with an error, as `_error` makes them or as a replica has sent it."""
         client, id = walk.origin
         self._end(walk)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
+        self._to_clients.append([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
 
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
@@ -412,19 +410,26 @@ class Broker:
         self._fan.send(frames)
 
     def _do(self, pool: Pool, actions: Actions) -> None:
-        """Carry out what the pool says, and what follows from that."""
-        if not actions:
-            return
-        todo = deque(actions)
-        while todo:
-            action = todo.popleft()
+        """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
+        for action in actions:
+            if type(action) is Fail:
+                outcome = pool.failed(action, _why(pool, action))
+                if outcome is not None:
+                    self._go_on(pool, outcome)
+            else:
+                self._to_replicas.append((pool, action))
+
+    def _flush(self) -> None:
+        """Send what the turn has brought about, and what follows from that."""
+        while self._to_replicas:
+            pool, action = self._to_replicas.popleft()
             if type(action) is Send:
                 walk, inputs = request_of(action.task)
                 parts, frames = _flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
                     self._pool_of.pop(action.replica.name, None)
-                    todo.extend(pool.crash(action.replica.name, time.monotonic()))
+                    self._do(pool, pool.crash(action.replica.name, time.monotonic()))
             elif type(action) is Publish:
                 walk, inputs = action.scatter.payload
                 parts, frames = _flat(inputs)
@@ -433,10 +438,9 @@ class Broker:
                 self._publish([protocol.topic(pool.index, action.group), header, *frames])
             elif type(action) is Recall:
                 self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
-            elif type(action) is Fail:
-                outcome = pool.failed(action, _why(pool, action))
-                if outcome is not None:
-                    self._go_on(pool, outcome)
+        for message in self._to_clients:
+            self._front.send(message)  # a client that is gone is not an error: ROUTER drops what is for it
+        self._to_clients.clear()
 
     # -- the process manager --------------------------------------------------------------------------------------
 

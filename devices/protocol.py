@@ -199,6 +199,13 @@ class Port:
             frames.append(frame.bytes if len(frames) < small else frame)
         return frames
 
+    def receive_some(self, limit: int) -> list[Frames]:
+        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
+        messages = [self.receive()]
+        while len(messages) < limit and self.readable():
+            messages.append(self.receive())
+        return messages
+
     def send(self, frames: Sequence[Any]) -> None:
         """Send one message; large frames, and those that are not bytes, go without being copied.
 

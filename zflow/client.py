@@ -32,6 +32,7 @@ from zflow.exchange import (
 )
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+GATHERING = 200e-6  # seconds that a request may wait for those sent with it
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
@@ -80,7 +81,6 @@ class _Connection:
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address)
         self._port = protocol.Port(self._socket, 2)
-        self._trackers: list[zmq.MessageTracker] = []
         self.info: dict[str, Any] = {}
         try:
             self.info = self.hello()
@@ -131,23 +131,33 @@ class _Connection:
         """Send and receive until the exchange is finished; yield responses in the order of the inputs."""
         while True:
             while exchange.has_room:
-                self._let_go()
-                frames = exchange.next()
-                if frames is None:
-                    break
-                self._trackers = self._port.send_tracked(frames)
+                self._send_some(exchange)
             if exchange.finished:
                 return
-            header, payload = self._receive()
-            if header[1] != protocol.WELCOME:
-                exchange.take(header, payload)
-                yield from exchange.ready()
+            # All that has arrived is taken in before more is sent, so that what is sent goes in one go too.
+            more = True
+            while more:
+                header, payload = self._receive()
+                if header[1] != protocol.WELCOME:
+                    exchange.take(header, payload)
+                more = self._port.readable()
+            yield from exchange.ready()
 
-    def _let_go(self) -> None:
-        """Wait until the memory that was sent is free: the caller's generator may write to it again."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers = []
+    def _send_some(self, exchange: Exchange) -> None:
+        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
+        together: list[list[Any]] = []
+        begun = time.perf_counter()
+        while exchange.has_room:
+            frames = exchange.next()
+            if frames is None:
+                break
+            together.append(frames)
+            # Memory that is not copied is sent at once: the caller's generator may write to it again.
+            if len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+                break
+        for frames in together:
+            for tracker in self._port.send_tracked(frames):
+                tracker.wait()
 
     def close(self) -> None:
         self._socket.close()
