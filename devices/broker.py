@@ -11,14 +11,14 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 import zmq
 
-from . import protocol
+from . import answers, protocol
 from .balancer import Action, Fail, Recall, Replica, Send
 from .fanout import BEACON_EVERY, Publish
 from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
@@ -215,7 +215,9 @@ class Broker:
             raise protocol.Malformed("no header")
         header = protocol.decode(frames[1], protocol.FROM_CLIENT)
         if header[1] == protocol.HELLO:
-            self._to_clients.append([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
+            self._to_clients.append(
+                [client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))]
+            )
             return
         id, endpoint, targets = header[2], header[3], header[4]
         if len(frames) < 3:
@@ -224,7 +226,7 @@ class Broker:
         self._walks.add(walk)
         error = self._objection(walk, frames[2:])
         if error:
-            self._fail(walk, _error(*error))
+            self._fail(walk, answers.error(*error))
         else:
             self._take(walk, self._router.start(walk, frames[2:]))
 
@@ -252,7 +254,7 @@ class Broker:
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
         header = self._encode((protocol.VERSION, protocol.FAILED, id))
-        self._to_clients.append([frames[0], header, _error("BadRequest", message)])
+        self._to_clients.append([frames[0], header, answers.error("BadRequest", message)])
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -292,8 +294,10 @@ class Broker:
     def _answer(self, walk: Walk, inputs: Inputs) -> None:
         self._end(walk)
         client, id = walk.origin
-        parts, frames = _flat(inputs)
-        self._to_clients.append([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames])
+        parts, frames = answers.flat(inputs)
+        self._to_clients.append(
+            [client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames]
+        )
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
             log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
@@ -326,7 +330,7 @@ class Broker:
             self._take(walk, self._router.done(walk, pool.index, outcome.payload))
             return
         if outcome.errors:
-            walk.notes = {**(walk.notes or {}), pool.node.name: _shards_note(pool, outcome.errors)}
+            walk.notes = {**(walk.notes or {}), pool.node.name: answers.shards_note(pool, outcome.errors)}
         self._take(walk, self._router.gathered(walk, pool.index, outcome.results))
 
     # -- the back -------------------------------------------------------------------------------------------------
@@ -392,7 +396,7 @@ class Broker:
             return
         del self._joining[identity]
         self._pool_of[identity] = pool
-        pool.names[identity] = _name(identity)
+        pool.names[identity] = answers.name_of(identity)
         number, actions = pool.join(replica, group, time.monotonic())
         self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED, number))])
         self._do(pool, actions)
@@ -413,7 +417,7 @@ class Broker:
         """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
         for action in actions:
             if type(action) is Fail:
-                outcome = pool.failed(action, _why(pool, action))
+                outcome = pool.failed(action, answers.why(pool, action))
                 if outcome is not None:
                     self._go_on(pool, outcome)
             else:
@@ -425,14 +429,14 @@ class Broker:
             pool, action = self._to_replicas.popleft()
             if type(action) is Send:
                 walk, inputs = request_of(action.task)
-                parts, frames = _flat(inputs)
+                parts, frames = answers.flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
                     self._pool_of.pop(action.replica.name, None)
                     self._do(pool, pool.crash(action.replica.name, time.monotonic()))
             elif type(action) is Publish:
                 walk, inputs = action.scatter.payload
-                parts, frames = _flat(inputs)
+                parts, frames = answers.flat(inputs)
                 kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
                 header = self._encode((*kind, walk.endpoint, parts, action.skip))
                 self._publish([protocol.topic(pool.index, action.group), header, *frames])
@@ -475,44 +479,3 @@ class Broker:
         pool = self._pool_of.pop(identity, None)
         if pool is not None:
             self._do(pool, pool.crash(identity, time.monotonic()))
-
-
-def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; a single payload needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1:
-        return None, list(inputs[0][1][0])
-    parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
-    return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]
-
-
-def _name(identity: bytes) -> str:
-    """A replica's name, for people: `encoder/rep-0`."""
-    return identity.decode(errors="replace").split("#")[0]
-
-
-def _error(type: str, message: str) -> bytes:
-    return msgpack.packb({"type": type, "message": message})  # type: ignore[no-any-return]
-
-
-def _why(pool: Pool, fail: Fail) -> bytes:
-    """Why a task was given up, as an error."""
-    name = pool.node.name
-    if fail.task.shard is not None and pool.fanout is not None:
-        name = f"{name}/shard-{fail.task.shard}"
-    held_by = _name(fail.held_by) if fail.held_by is not None else None
-    if fail.reason == "crashed":
-        return _error(
-            "ReplicaCrashed",
-            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
-            f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
-        )
-    limit = round((pool.timeout or 0.0) * 1000)
-    where = f"it was with {held_by}" if held_by else "it was still queued"
-    return _error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
-
-
-def _shards_note(pool: Pool, errors: Mapping[int, bytes]) -> dict[str, Any]:
-    """What the client is told of an ALL request of which some shards have failed."""
-    shards = pool.node.shards
-    failed = {str(shard): str(msgpack.unpackb(error).get("message"))[:1000] for shard, error in errors.items()}
-    return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
