@@ -26,7 +26,6 @@ from .router import Answer, Inputs, Node, Router, Visit, Walk
 
 log = logging.getLogger("zflow.broker")
 
-BATCH = 64  # messages read from one socket before the other gets its turn
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 
 
@@ -191,7 +190,7 @@ class Broker:
 
     def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""
-        for frames in port.receive_some(BATCH):
+        for frames in port.receive_some(protocol.BATCH):
             try:
                 handle(frames)
             except protocol.WrongVersion as error:

@@ -94,32 +94,32 @@ class _Connection:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
         deadline = time.monotonic() + CONNECTING
         while time.monotonic() < deadline:
-            header, _ = self._receive_once() or (None, None)
-            if header is not None and header[1] == protocol.WELCOME and header[2] == token:
-                return dict(header[3])
-            if header is not None and header[1] == protocol.FAILED:
-                raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+            for header, _ in self._receive_some():
+                if header[1] == protocol.WELCOME and header[2] == token:
+                    return dict(header[3])
+                if header[1] == protocol.FAILED:
+                    raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
         raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
 
-    def _receive_once(self) -> tuple[list[Any], list[Any]] | None:
-        """The next message as header and payload; None after `LOOK` ms of silence."""
+    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
-            frames = self._port.receive()
+            messages = self._port.receive_some(protocol.BATCH)
         except zmq.Again:
             self._check()
-            return None
+            return []
         try:
-            return protocol.decode(frames[0], protocol.TO_CLIENT), list(protocol.buffers(frames[1:]))
+            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
 
-    def _receive(self) -> tuple[list[Any], list[Any]]:
-        """The next message; while there is none, make sure that the broker is still there."""
+    def _receive(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, at least one message; while there is none, make sure that the broker is still there."""
         asked = 0.0
         while True:
-            message = self._receive_once()
-            if message is not None:
-                return message
+            messages = self._receive_some()
+            if messages:
+                return messages
             now = time.monotonic()
             if not asked:
                 asked = now
@@ -134,13 +134,9 @@ class _Connection:
                 self._send_some(exchange)
             if exchange.finished:
                 return
-            # All that has arrived is taken in before more is sent, so that what is sent goes in one go too.
-            more = True
-            while more:
-                header, payload = self._receive()
+            for header, payload in self._receive():
                 if header[1] != protocol.WELCOME:
                     exchange.take(header, payload)
-                more = self._port.readable()
             yield from exchange.ready()
 
     def _send_some(self, exchange: Exchange) -> None:

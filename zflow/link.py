@@ -139,24 +139,28 @@ class Link:
         self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, endpoints, *place))])
         if not self._back.socket.poll(REGISTERING):
             return False
-        while self._back.readable():  # fan-outs that came already wait until their first number is known
-            self._take(self._back.receive())
+        self._take(self._back.receive())  # only this one: what comes after it is to wake the loop
         return True
 
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
         while self._back.readable():
-            self._take(self._back.receive())
+            for frames in self._back.receive_some(protocol.BATCH):
+                self._take(frames)
         if self._fan is not None:
             while self._fan.readable():
-                self._hear(self._fan.receive())
+                for frames in self._fan.receive_some(protocol.BATCH):
+                    self._hear(frames)
 
     def wait(self) -> bool:
-        """Wait at most `IDLE` ms for a message; False if there was none."""
+        """Wait at most `IDLE` ms for messages and take them in; False if there were none."""
         if self._fan is not None:
-            return bool(zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE))
+            found = zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE)
+            self.drain()
+            return bool(found)
         try:
-            self._take(self._back.receive())
+            for frames in self._back.receive_some(protocol.BATCH):
+                self._take(frames)
         except zmq.Again:
             return False
         return True

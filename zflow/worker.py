@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.worker")
 
+FRESH = 200e-6  # seconds for which a look at what has arrived counts as the latest news
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
@@ -235,7 +236,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = False
         if not arrived and os.getppid() != manager:
             return
-        link.drain()
+        drained = clock()
         while (task := link.next()) is not None:
             begun = clock()
             kind, frames = protocol.DONE, []
@@ -244,11 +245,14 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                 frames = service.encode(call, call.start())
             except BaseException as error:  # also SystemExit: a request must not end the replica
                 kind, frames = protocol.ERROR, [service.failure(task, error)]
-            link.answer(kind, task.id, clock() - begun, frames)
+            ended = clock()
+            link.answer(kind, task.id, ended - begun, frames)
             link.let_go()
             if stop.asked:
                 return
-            link.drain()
+            if ended - drained > FRESH:  # what is next may have been recalled meanwhile
+                link.drain()
+                drained = ended
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
