@@ -26,6 +26,7 @@ from .router import Answer, Inputs, Node, Router, Visit, Walk
 
 log = logging.getLogger("zflow.broker")
 
+LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 
 
@@ -97,6 +98,7 @@ class Broker:
         ]
         self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
         self._pool_of: dict[bytes, Pool] = {}
+        self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._next_beacon = 0.0
@@ -108,6 +110,7 @@ class Broker:
         self._task_id = 0
         self._encode = protocol.encoder()
         self._recall = protocol.VERSION, protocol.RECALL
+        self._instance = os.urandom(8).hex()  # tells this broker from another one at the same address
         self._draining = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
@@ -166,6 +169,8 @@ class Broker:
 
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
+        if self._lost:
+            return 1
         wait = 1.0
         for pool in self._pools:
             if pool.balancer.timed:
@@ -175,6 +180,8 @@ class Broker:
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
+        if self._lost:
+            self._bury_lost()
         for pool in self._pools:
             if pool.balancer.timed:
                 self._do(pool, pool.tick(time.monotonic()))
@@ -260,6 +267,7 @@ class Broker:
             "version": self._settings.version,
             "epoch": self._settings.epoch,
             "pid": os.getpid(),
+            "instance": self._instance,
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
             "malformed": dict(self.counts),
@@ -431,8 +439,9 @@ class Broker:
                 parts, frames = answers.flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
-                    self._pool_of.pop(action.replica.name, None)
-                    self._do(pool, pool.crash(action.replica.name, time.monotonic()))
+                    now = time.monotonic()
+                    self._lost[action.replica.name] = now
+                    self._do(pool, pool.lose(action.replica.name, now, unsent=action.task.id))
             elif type(action) is Publish:
                 walk, inputs = action.scatter.payload
                 parts, frames = answers.flat(inputs)
@@ -458,7 +467,7 @@ class Broker:
             while self._control.poll():
                 command, *arguments = msgpack.unpackb(self._control.recv_bytes())
                 if command == "dead":
-                    self._bury(arguments[0])
+                    self._lose(arguments[0])
                 elif command == "drain":
                     self._draining = True
                     if not self._walks:
@@ -468,13 +477,28 @@ class Broker:
         except (EOFError, OSError):
             self._stopped = True
 
-    def _bury(self, identity: bytes) -> None:
-        """A replica's process has ended. What it still answered before counts."""
-        for port in (self._back, self._collector):
-            while port.readable():
-                self._read(port, self._from_replica)
+    def _lose(self, identity: bytes) -> None:
+        """A replica's process has ended. What it still said before counts."""
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)
-        pool = self._pool_of.pop(identity, None)
+        pool = self._pool_of.get(identity)
         if pool is not None:
-            self._do(pool, pool.crash(identity, time.monotonic()))
+            now = time.monotonic()
+            self._lost[identity] = now + LAST_WORDS
+            self._do(pool, pool.lose(identity, now))
+
+    def _bury_lost(self) -> None:
+        """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
+        now = time.monotonic()
+        nothing = [self._encode((*self._recall, 0))]
+        over = [
+            identity for identity, end in self._lost.items() if now >= end or not self._send_back(identity, nothing)
+        ]
+        for port in (self._back, self._collector) if over else ():
+            while port.readable():
+                self._read(port, self._from_replica)
+        for identity in over:
+            del self._lost[identity]
+            pool = self._pool_of.pop(identity, None)
+            if pool is not None:
+                self._do(pool, pool.crash(identity, time.monotonic()))

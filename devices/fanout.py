@@ -211,7 +211,7 @@ class Fanout:
             members = group.members.values()
             if len(group.open) >= self._limit(group):
                 continue
-            held = [len(member.held) for member in members if not member.alone]
+            held = [len(member.held) for member in members if _takes_part(member)]
             key = (self.shards - len(held), max(held, default=0), sum(held), group.used)
             if best_key is None or key < best_key:
                 best, best_key = group, key
@@ -230,7 +230,7 @@ class Fanout:
         skip = []
         for shard, part in enumerate(scatter.parts):
             member = group.members.get(shard)
-            if member is None or member.alone:
+            if member is None or not _takes_part(member):
                 skip.append(shard)
             else:
                 self._balancer.place(part, member, now)
@@ -254,3 +254,8 @@ class Fanout:
     def beacons(self) -> list[tuple[int, int]]:
         """The groups that have fan-outs under way, each with the number of its last one."""
         return [(group.index, group.number) for group in self.groups if group.open]
+
+
+def _takes_part(member: Replica) -> bool:
+    """Whether a member can be published to: it is there, and does not have to be left alone with a suspect."""
+    return not (member.alone or member.lost)

@@ -255,7 +255,7 @@ class Flow:
         self.close()
 
     def block(self, stop_event: Any = None) -> None:
-        """Serve until Ctrl-C, SIGTERM, or until `stop_event` (of threading or multiprocessing) is set.
+        """Serve until Ctrl-C, SIGTERM, until `stop_event` (of threading or multiprocessing) is set, or until closed.
 
         Raises:
             FlowNotRunning: the Flow is not started, or comes down by itself.
@@ -264,7 +264,12 @@ class Flow:
         ended = threading.Event()
         with _sigterm_sets(ended), contextlib.suppress(KeyboardInterrupt):
             while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
-                launched.check()
+                try:
+                    launched.check()
+                except errors.FlowNotRunning:
+                    if self._launched is launched:
+                        raise
+                    return  # closed in another thread
 
     def _running(self) -> tuple[Launched, Client]:
         if self._launched is None or self._client is None:
@@ -280,9 +285,7 @@ class Flow:
         Raises:
             FlowNotRunning: the Flow is not started, was closed, or has come down.
         """
-        launched, client = self._running()
-        if self._client is None:
-            launched.check()
+        client = self._running()[1]
         return client.post(on, inputs, parameters, **options)
 
     def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:

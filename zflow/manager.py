@@ -168,14 +168,20 @@ class _Manager:
         """Fork a child that holds none of the manager's descriptors but those it was given."""
 
         def child() -> int:
-            signal.set_wakeup_fd(-1)
+            process.reset_after_fork()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._selector.close()
             os.close(self._wake)
             os.close(self._writer)
             self._parent.close()
             return run()
 
-        return process.fork(child)
+        # A child told to end before it has undone the manager's handlers would not notice.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return process.fork(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _start_broker(self) -> None:
         from multiprocessing.connection import Pipe
@@ -245,7 +251,8 @@ class _Manager:
             self._drained = True
 
     def _from_child(self, child: _Child) -> None:
-        assert child.status is not None
+        if child.status is None:
+            return  # its end was noticed, in the same turn of the loop, before its last words
         try:
             kind, argument = msgpack.unpackb(child.status.recv_bytes())
         except (EOFError, OSError):
@@ -360,12 +367,10 @@ class _Manager:
             return
         self._ending = True
         deadline = time.monotonic() + grace
-        for child in self._children:
-            if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
+        self._ask_children_to_end()
         while any(child.pid for child in self._children) and time.monotonic() < deadline:
-            self._wait(deadline)
+            if not self._wait(deadline):
+                self._ask_children_to_end()  # one that was just about to wait for work has not noticed
         self._kill([child.pid for child in self._children if child.pid])
         self._command_broker("stop")
         deadline = time.monotonic() + ORPHANED_GRACE
@@ -374,11 +379,19 @@ class _Manager:
         self._kill([self._broker_pid] if self._broker_pid else [])
         self._kill(_descendants())
 
-    def _wait(self, deadline: float) -> None:
-        with selectors.SelectSelector() as signals:
+    def _ask_children_to_end(self) -> None:
+        for child in self._children:
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+
+    def _wait(self, deadline: float) -> bool:
+        """Wait a moment for children to end; whether anything has happened."""
+        with selectors.DefaultSelector() as signals:
             signals.register(self._wake, selectors.EVENT_READ)
-            signals.select(max(0.0, min(0.2, deadline - time.monotonic())))
+            happened = bool(signals.select(max(0.0, min(0.2, deadline - time.monotonic()))))
         self._reap()
+        return happened
 
     def _kill(self, pids: Sequence[int]) -> None:
         for pid in pids:

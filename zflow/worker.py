@@ -58,13 +58,13 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     process.print_whole_lines()
     name_lines(seat.name)
     os.environ.update(seat.spec.env)
-    stop = Stop()
-    signal.signal(signal.SIGTERM, stop.ask)
     try:
         service = Service(seat)
     except BaseException as error:
         status.send_bytes(msgpack.packb(("failed", errors.to_wire(_as_error(error, seat.name, "could not start")))))
         return 1
+    stop = Stop()
+    signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots)
     if not link.register(service.endpoints):
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": "the broker gave no answer"})))
@@ -283,7 +283,6 @@ class _AsyncLoop:
         await self._ended
         for descriptor in self._link.descriptors:
             self._loop.remove_reader(descriptor)
-        self._loop.remove_signal_handler(signal.SIGTERM)
 
     def _arrived(self) -> None:
         # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
