@@ -240,6 +240,8 @@ class Balancer:
         if replica is None:
             return []
         replica.lost = True
+        if replica is self._reserved:
+            self._reserve(None)
         task = replica.held.pop(unsent, None) if unsent is not None else None
         if task is not None:
             self._requeue([task])

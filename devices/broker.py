@@ -258,7 +258,8 @@ class Broker:
     def _refuse_version(self, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
-        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
+        version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
+        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
         header = self._encode((protocol.VERSION, protocol.FAILED, id))
         self._to_clients.append([frames[0], header, answers.error("BadRequest", message)])
 
@@ -377,6 +378,8 @@ class Broker:
         pool = self._by_name.get(executor)
         if pool is None:
             raise protocol.Malformed("a replica of an unknown Executor")
+        if self._pool_of.get(identity, pool) is not pool:
+            raise protocol.Malformed("a replica of another Executor")
         node = pool.node
         if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards) and group in range(node.groups)):
             raise protocol.Malformed("wrong fields in header")
@@ -491,9 +494,7 @@ class Broker:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
         now = time.monotonic()
         nothing = [self._encode((*self._recall, 0))]
-        over = [
-            identity for identity, end in self._lost.items() if now >= end or not self._send_back(identity, nothing)
-        ]
+        over = [name for name, end in self._lost.items() if now >= end or not self._send_back(name, nothing)]
         for port in (self._back, self._collector) if over else ():
             while port.readable():
                 self._read(port, self._from_replica)

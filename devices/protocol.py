@@ -154,7 +154,9 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
                     raise Malformed("parts do not fit the frames")
                 payloads.append(frames[at : at + count])
                 at += count
-            result.append((str(name), payloads))
+            if type(name) is not str:
+                raise Malformed("parts are not a list of pairs")
+            result.append((name, payloads))
     except (TypeError, ValueError):
         raise Malformed("parts are not a list of pairs") from None
     if at != len(frames):

@@ -1,4 +1,4 @@
-"""What the tests of running Flows share: waiting for conditions, finding processes, running scripts, common Executors."""
+"""What the tests of running Flows share: waiting for conditions, finding processes, running scripts."""
 
 from __future__ import annotations
 

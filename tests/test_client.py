@@ -180,7 +180,7 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
     def answer(header: list[Any]) -> list[bytes]:
         if header[1] == protocol.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts]), *map(bytes, payload)]
+        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts, None]), *map(bytes, payload)]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -342,7 +342,8 @@ def test_a_closed_client_connects_anew(own: Client) -> None:
 
 
 def test_closing_while_another_thread_waits(tmp_path: Path) -> None:
-    with Flow(timeout_close=2000).add(uses=Gate, uses_with={"folder": str(tmp_path)}) as flow, Client(port=flow.port) as mine:
+    flow = Flow(timeout_close=2000).add(uses=Gate, uses_with={"folder": str(tmp_path)})
+    with flow, Client(port=flow.port) as mine:
         held = in_background(mine.post, "/hold", Document(text="held"))
         begun(tmp_path, "held")
         mine.close()
@@ -386,7 +387,7 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 
 
 def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path) -> None:
-    """A request that was with the one that is gone ends with an error; later ones are answered by the one that is back."""
+    """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -196,7 +196,7 @@ def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"shards": 2}, {"external": True}, {"host": "elsewhere"}, {"env": {"CUDA_VISIBLE_DEVICES": "RR"}}]
+    "arguments", [{"external": True}, {"host": "elsewhere"}, {"env": {"CUDA_VISIBLE_DEVICES": "RR"}}]
 )
 def test_what_this_version_leaves_out_is_refused_and_not_ignored(arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.NotSupported, match="not supported"):
@@ -637,7 +637,7 @@ def test_what_cannot_be_sent_is_named_by_document_and_field(flow: Flow) -> None:
     with pytest.raises(errors.SerializationError) as caught:
         flow.post("/index", docs)
     assert all(word in str(caught.value) for word in ("'second'", "tags", "bad", "set")), caught.value
-    with pytest.raises(errors.SerializationError, match="lambda|function"):
+    with pytest.raises(errors.SerializationError, match=r"lambda|function"):
         flow.post("/index", Document(), {"call": lambda: None})
     assert flow.index(Document(text="a")).texts == ["a {}"]
 

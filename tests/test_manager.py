@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +270,8 @@ def test_a_replica_that_fails_to_come_back_is_tried_again_ever_more_seldom(tmp_p
 
 
 def _pauses(log: Path, count: int) -> list[float]:
-    found = [float(pause) for pause in re.findall(r"start/rep-0[^;]*?; restarting it in ([\d.]+) s", log.read_text(), re.S)]
+    lines = re.findall(r"start/rep-0[^;]*?; restarting it in ([\d.]+) s", log.read_text(), re.DOTALL)
+    found = [float(pause) for pause in lines]
     return found[:count] if len(found) >= count else []
 
 

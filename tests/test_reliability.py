@@ -1,4 +1,4 @@
-"""Nothing lost: replicas that are killed, told to end or stuck, under load; each request is answered once, and right."""
+"""Nothing lost: replicas are killed, told to end or stuck, under load; each request is answered once, and right."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_replicas_killed_again_and_again_under_load(kind: type[Executor]) -> Non
             kill(pid)
             load.more(20)
         assert load.end() >= 9 * 40
-        wait_for(lambda: set(replicas("square")) == {f"square/rep-{number}" for number in range(3)}, what="all are back")
+        wait_for(lambda: len(replicas("square")) == 3, what="all are back")
         wait_for(lambda: len(_joined(flow, "square")) == 3, what="all of them take part")
 
 

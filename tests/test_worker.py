@@ -180,7 +180,8 @@ def test_what_an_executor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with flow.add(name="other", uses=Tell):
         found = told(flow)
     tell, other = found["tell/rep-0"], found["other/rep-0"]
-    args = {"name": "tell/rep-0", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1, "workspace": str(tmp_path)}
+    args = {"name": "tell/rep-0", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1}
+    args["workspace"] = str(tmp_path)
     assert tell["args"] == tell["at_init"] == args
     assert tell["metas"] == {"colour": "red"}
     assert tell["endpoints"] == ["/default", "/interrupt", "/named"]
@@ -208,7 +209,8 @@ def test_each_replica_is_a_process_and_an_instance_of_its_own() -> None:
     for name, results in found.items():
         assert {result["pid"] for result in results} == {pids[name]}
         assert sorted(result["count"] for result in results) == list(range(1, len(results) + 1))
-        assert {(result["args"]["replica_id"], result["args"]["replicas"]) for result in results} == {(int(name[-1]), 3)}
+        seats = {(result["args"]["replica_id"], result["args"]["replicas"]) for result in results}
+        assert seats == {(int(name[-1]), 3)}
 
 
 def test_an_interrupt_is_not_for_replicas() -> None:
@@ -340,7 +342,8 @@ def test_sigterm_lets_an_idle_replica_close_and_another_takes_its_place(tmp_path
     with flow:
         before = pid_of("closing/rep-0")
         os.kill(before, signal.SIGTERM)
-        wait_for(lambda: (tmp_path / "closing-rep-0").exists() and replicas("closing").get("closing/rep-0", before) != before)
+        wait_for((tmp_path / "closing-rep-0").exists, what="it closes")
+        wait_for(lambda: replicas("closing").get("closing/rep-0", before) != before, what="another one comes")
         assert int((tmp_path / "closing-rep-0").read_text()) == before
         assert told(flow)
 

@@ -73,6 +73,7 @@ class Flow:
         self._client: Client | None = None
         self._port: int | None = None
         self._closed = False
+        self._interrupted = False  # by Ctrl-C, in block()
 
     # -- building -------------------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Flow:
             log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
         launched = Launched(ready)
         self._launched = launched
-        self._closed = False
+        self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
         self._client = Client._to(launched.addresses[0], launched.check)
         return self
@@ -244,6 +245,9 @@ class Flow:
             self._closed = True
             try:
                 launched.close(self._options["timeout_close"] / 1000)
+            except KeyboardInterrupt:
+                if not self._interrupted:
+                    raise  # else it is the second: the first one has ended block(), and this is what follows from it
             finally:
                 if client is not None:
                     client.close()
@@ -262,14 +266,15 @@ class Flow:
         """
         launched = self._running()[0]
         ended = threading.Event()
-        with _sigterm_sets(ended), contextlib.suppress(KeyboardInterrupt):
-            while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
-                try:
+        try:
+            with _sigterm_sets(ended):
+                while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
                     launched.check()
-                except errors.FlowNotRunning:
-                    if self._launched is launched:
-                        raise
-                    return  # closed in another thread
+        except KeyboardInterrupt:
+            self._interrupted = True
+        except errors.FlowNotRunning:
+            if self._launched is launched:
+                raise  # else it was closed, by another thread
 
     def _running(self) -> tuple[Launched, Client]:
         if self._launched is None or self._client is None:

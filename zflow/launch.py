@@ -123,7 +123,11 @@ class Launched:
             self._error = errors.ZflowError("it was closed" if self._closing else "its process manager died")
 
     def close(self, grace: float) -> None:
-        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes."""
+        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C cut the grace short; all processes have ended nevertheless.
+        """
         if os.getpid() != self._user:
             return  # a fork of the user's process does not own the Flow
         self._closing = True
@@ -132,11 +136,23 @@ class Launched:
         try:
             # Without the lock: who waits for one of those answers may check meanwhile.
             self._wait_for_end(grace + 5.0)
-        except KeyboardInterrupt:
-            self._hang_up()  # a second Ctrl-C: without grace
-            self._wait_for_end(5.0)
-        self._hang_up()
-        self._remove_folder()
+        except KeyboardInterrupt:  # a second Ctrl-C: without grace
+            self._hang_up()
+            self._insist()
+            raise
+        finally:
+            self._hang_up()
+            self._remove_folder()
+
+    def _insist(self) -> None:
+        """Wait for the end, which is near, whatever else is pressed."""
+        end = time.monotonic() + 5.0
+        while True:
+            try:
+                self._wait_for_end(end - time.monotonic())
+                return
+            except KeyboardInterrupt:
+                continue
 
     def _hang_up(self) -> None:
         """Close the line to the process manager, which takes that for the end of this process."""

@@ -99,6 +99,8 @@ class _Manager:
         self._broker: Connection | None = None
         self._starting = True
         self._ending = False
+        self._end_by = 0.0  # when what has not ended by then is killed
+        self._hung_up = False
         self._terminated = False
         self._drained = False
         self._selector = selectors.DefaultSelector()
@@ -366,10 +368,10 @@ class _Manager:
         if self._ending:
             return
         self._ending = True
-        deadline = time.monotonic() + grace
+        self._end_by = time.monotonic() + grace
         self._ask_children_to_end()
-        while any(child.pid for child in self._children) and time.monotonic() < deadline:
-            if not self._wait(deadline):
+        while any(child.pid for child in self._children) and time.monotonic() < self._end_by:
+            if not self._wait(self._end_by):
                 self._ask_children_to_end()  # one that was just about to wait for work has not noticed
         self._kill([child.pid for child in self._children if child.pid])
         self._command_broker("stop")
@@ -387,11 +389,23 @@ class _Manager:
 
     def _wait(self, deadline: float) -> bool:
         """Wait a moment for children to end; whether anything has happened."""
-        with selectors.DefaultSelector() as signals:
-            signals.register(self._wake, selectors.EVENT_READ)
-            happened = bool(signals.select(max(0.0, min(0.2, deadline - time.monotonic()))))
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._wake, selectors.EVENT_READ)
+            if not self._hung_up:
+                waiting.register(self._parent, selectors.EVENT_READ)
+            ready = [key.fileobj for key, _ in waiting.select(max(0.0, min(0.2, deadline - time.monotonic())))]
+        if self._parent in ready or os.getppid() != self._user:
+            self._hurry()
         self._reap()
-        return happened
+        return bool(ready)
+
+    def _hurry(self) -> None:
+        """The user's process is gone, or has no patience any more: as little grace as for orphans."""
+        with contextlib.suppress(EOFError, OSError):
+            self._parent.recv_bytes()
+            return  # it just said once more that it wants to close
+        self._hung_up = True
+        self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
 
     def _kill(self, pids: Sequence[int]) -> None:
         for pid in pids:

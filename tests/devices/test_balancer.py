@@ -488,6 +488,55 @@ class TestCrash:
         assert finish(balancer, "b", 1, 2.0) == []
 
 
+class TestLost:
+    """Between the end of a replica and the last of what it said."""
+
+    def test_it_gets_nothing_new(self) -> None:
+        balancer = pool("a", "b")
+        assert balancer.lose("a", 0.0) == []
+        assert submit(balancer, 1, 2) == [("send", "b", "1")]
+
+    def test_what_it_had_may_still_be_answered(self) -> None:
+        balancer = pool("a", "b")
+        submit(balancer, 1)
+        assert balancer.lose("a", 0.0) == []
+        assert finish(balancer, "a", 1, 1.0) == []
+        assert balancer.crash("a", 1.0) == []
+
+    def test_what_was_not_goes_to_others_when_it_is_buried(self) -> None:
+        balancer = pool("a", "b")
+        submit(balancer, 1)
+        balancer.lose("a", 0.0)
+        assert told(balancer.crash("a", 1.0)) == [("send", "b", "1")]
+        assert balancer.tasks[1].crashes == 1
+
+    @pytest.mark.parametrize("retries", [0, 3])
+    def test_what_did_not_get_to_it_goes_to_others_at_once_and_without_blame(self, retries: int) -> None:
+        balancer = pool("a", "b", retries=retries)
+        submit(balancer, 1)
+        assert told(balancer.lose("a", 0.0, unsent=1)) == [("send", "b", "1")]
+        assert balancer.crash("a", 1.0) == []
+        assert balancer.tasks[1].crashes == 0
+
+    def test_no_suspect_waits_for_it(self) -> None:
+        balancer = pool("a", "b", "c")
+        now = warm(balancer, work=0.0001)
+        submit(balancer, 1, 2, 3, 4, now=now)  # a: 1, 4; b: 2; c: 3
+        balancer.crash("a", now)  # c is kept for them
+        balancer.lose("c", now)
+        assert finish(balancer, "b", 2, now, service=0.0001) == [("send", "b", "1")]
+        balancer = pool("a", "b")
+        submit(balancer, 1)
+        balancer.lose("b", 0.0)
+        assert balancer.crash("a", 0.0) == []
+        assert told(balancer.join(Replica("c"), 0.0)) == [("send", "c", "1")]
+
+    def test_who_is_unknown_cannot_be_lost(self) -> None:
+        balancer = pool("a")
+        assert balancer.lose("b", 0.0, unsent=1) == []
+        assert submit(balancer, 1) == [("send", "a", "1")]
+
+
 class TestLeaveAndJoin:
     def test_a_replica_that_leaves_hands_its_tasks_on_without_blame(self) -> None:
         balancer = pool("a", "b", retries=0)
