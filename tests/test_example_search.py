@@ -257,7 +257,7 @@ def sharded(tmp_path: Path) -> Iterator[Any]:
     from zflow import Flow
 
     text = (EXAMPLE / "index_shards.yaml").read_text().replace("uses: ", f"uses: {EXAMPLE}/")
-    text = text.replace("search-index", str(tmp_path / "index")).replace("with:\n  port: 54321\n", "")
+    text = text.replace("workspace: workspace", f"workspace: {tmp_path}").replace("with:\n  port: 54321\n", "")
     terminal.documents()  # the replicas are forked with it
     with Flow.load_config(text) as flow:
         flow.index(terminal.documents())
