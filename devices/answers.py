@@ -14,11 +14,16 @@ from .router import Inputs
 
 
 def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; a single payload needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1:
+    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no parts."""
+    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
         return None, list(inputs[0][1][0])
-    parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
-    return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]
+    parts: Parts = []
+    frames: list[Any] = []
+    for name, payloads in inputs:
+        parts.append([name, [len(payload) for payload in payloads]])
+        for payload in payloads:
+            frames.extend(payload)
+    return parts, frames
 
 
 def name_of(identity: bytes) -> str:
@@ -51,7 +56,7 @@ def why(pool: Pool, fail: Fail) -> bytes:
 def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
     """What the client is told of an ALL request of which some shards have failed."""
     shards = pool.node.shards
-    failed = {str(shard): _message(packed) for shard, packed in errors.items()}
+    failed = {str(shard): _message(packed) for shard, packed in sorted(errors.items())}
     return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
 
 

@@ -175,7 +175,7 @@ class Broker:
         for pool in self._pools:
             if pool.balancer.timed:
                 wait = min(wait, pool.balancer.wake_after(time.monotonic()))
-            if pool.fanout is not None:
+            if pool.fanout is not None and pool.fanout.under_way:
                 wait = min(wait, BEACON_EVERY)
         return max(1, int(wait * 1000 + 0.999))
 

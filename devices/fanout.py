@@ -202,9 +202,11 @@ class Fanout:
 
     def _over(self, scatter: Scatter) -> bool:
         """Whether it has ended while it waited: its parts have expired or been cancelled."""
-        return not all(part.id in self._balancer.tasks for part in scatter.parts)
+        return scatter.base not in self._balancer.tasks  # what ends it so early ends all of its parts
 
     def _idlest(self) -> Group | None:
+        if len(self.groups) == 1:
+            return self.groups[0] if len(self.groups[0].open) < self._limit(self.groups[0]) else None
         best = None
         best_key: tuple[int, int, int, int] | None = None
         for group in self.groups:
@@ -250,6 +252,11 @@ class Fanout:
                 if part.holder is replica and part.id in self._balancer.tasks:
                     sends.append(Send(replica, part))
         return sends
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are fan-outs that were published and are not complete."""
+        return any(group.open for group in self.groups)
 
     def beacons(self) -> list[tuple[int, int]]:
         """The groups that have fan-outs under way, each with the number of its last one."""

@@ -115,6 +115,7 @@ class Router:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = list(nodes)
+        self._shard_names = [[f"{node.name}/shard-{shard}" for shard in range(node.shards)] for node in nodes]
         at = {ENTRANCE: -1}
         for index, node in enumerate(self.nodes):
             unknown = [name for name in node.needs if name not in at]
@@ -149,9 +150,9 @@ class Router:
 
     def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:
         """Shards of the node have returned these payloads; the lower shard comes first."""
-        name = self.nodes[node].name
+        names = self._shard_names[node]
         steps: list[Visit | Answer] = []
-        self._go_on(walk, node, [(f"{name}/shard-{shard}", [results[shard]]) for shard in sorted(results)], steps)
+        self._go_on(walk, node, [(names[shard], [results[shard]]) for shard in sorted(results)], steps)
         return steps
 
     def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:

@@ -543,9 +543,7 @@ def test_no_more_in_flight_than_prefetch_allows(gated: Flow, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("request_size", "prefetch"), [(1, 1), (1, 7), (10, 3), (100, 128)])
-def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(
-    trio: Flow, request_size: int, prefetch: int
-) -> None:
+def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(trio: Flow, request_size: int, prefetch: int) -> None:
     given = answered = most = 0
 
     def counted() -> Iterator[Document]:

@@ -189,9 +189,8 @@ class Flow:
         return self._topology.specs
 
     def __repr__(self) -> str:
-        names = ", ".join(
-            f"{spec.name} x {spec.replicas}" if spec.replicas > 1 else spec.name for spec in self._topology.specs
-        )
+        copies = ((spec, " x ".join(str(n) for n in (spec.shards, spec.replicas) if n > 1)) for spec in self.executors)
+        names = ", ".join(f"{spec.name} x {times}" if times else spec.name for spec, times in copies)
         state = f" at {self.host}:{self.port}" if self._launched is not None else ""
         return f"<Flow [{names}]{state}>"
 

@@ -34,7 +34,7 @@ log = logging.getLogger("zflow.manager")
 
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
-STEADY = 10.0  # seconds that a replica must live for its deaths to be forgotten
+STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
@@ -310,9 +310,10 @@ class _Manager:
             return
         self._command_broker("dead", child.identity)
         now = time.monotonic()
-        lived = child.ready and now - child.started >= STEADY
+        before = _backoff(child.deaths)
+        lived = child.ready and now - child.started >= max(STEADY, before)
         child.deaths = 1 if lived else child.deaths + 1
-        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(child.deaths - 1, 16))
+        backoff = _backoff(child.deaths)
         child.restart_at = now + backoff
         log.warning("%s; restarting it in %.1f s", _text(reason), backoff)
 
@@ -425,6 +426,11 @@ class _Manager:
         if self._broker is not None:
             with contextlib.suppress(OSError):
                 self._broker.send_bytes(msgpack.packb(command))
+
+
+def _backoff(deaths: int) -> float:
+    """How many seconds to wait before a replica is started that has died so often in a row."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
 
 
 def _text(error: dict[str, Any]) -> str:
