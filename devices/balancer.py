@@ -7,9 +7,10 @@ that come back. What holds here:
 - No replica holds more than its window. The window is 1 while the work takes clearly longer than the way to
   the replica and back, so that nothing is parked behind slow work. Where the way dominates, the window grows
   just enough to hide it. A replica tells how long it worked; the rest of the turnaround is the way.
-- No task waits in the queue while a replica has room.
-- Parked tasks (held but not begun) are taken back from a replica that is stuck: one for each idle replica after
-  2 ms, all of them after 100 ms. From then on it gets no more than it can begin, until it answers again.
+- No task waits in the queue while a replica has room. The queue is served in order, but if the first in it cannot
+  end by its deadline any more, the last one goes first.
+- Parked tasks (held but not begun) are taken back from a replica that is stuck: as many as others have room for when
+  patience is over, after 5 ms as a rule, and all of them after 50 ms. It gets no more to park until it answers.
 - When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them travel alone
   from then on, so that the next crash, if there is one, has exactly one suspect. More than `retries` crashes
   end a task. With `retries=0` a task is begun once and never again, so a replica holds one at a time.
@@ -20,17 +21,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from itertools import islice
 from typing import Any, NamedTuple
 
 MAX_WINDOW = 32  # requests; beyond this a larger window hides nothing more
-CLEARLY_LONGER = 0.25  # way / work below which the window is as small as can be
+CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
 SMOOTHING = 0.2  # weight of a new sample of the work
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
 REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
-PATIENCE = 0.002  # seconds, or four ways; a parked task waits this long before an idle replica may have it
-STUCK = 0.1  # seconds, or ten ways; it waits this long before it is taken back in any case
+PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
+STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
 
 
 class Task:
@@ -74,6 +75,7 @@ class Replica:
         "held",
         "last_done",
         "level",
+        "lost",
         "measured",
         "name",
         "parked",
@@ -96,6 +98,7 @@ class Replica:
         self.parked = 0
         self.level = -1  # where it stands in the balancer's levels; -1: has no room
         self.alone = False  # gets nothing more until it holds nothing
+        self.lost = False  # gets nothing more
         self.last_done = -math.inf
         self.work = 0.0  # seconds, smoothed
         self.ways: deque[float] = deque(maxlen=SAMPLES)  # seconds
@@ -169,10 +172,9 @@ class Balancer:
         self.retries = retries
         self.replicas: dict[Any, Replica] = {}
         self.tasks: dict[int, Task] = {}  # all that have not ended
-        # What waits, by id. Not deques: a task may end while it waits, and must not keep its frames then.
-        self._queue: OrderedDict[int, Task] = OrderedDict()
-        self._suspects: OrderedDict[int, Task] = OrderedDict()
-        self._parts: OrderedDict[int, Task] = OrderedDict()  # for one shard only
+        self._queue: deque[Task] = deque()
+        self._suspects: deque[Task] = deque()
+        self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
         # _levels[n]: replicas with room that hold n tasks, the one that got there first in front. All levels below
         # _lowest are empty.
         self._levels: list[dict[Replica, None]] = [{}]
@@ -189,8 +191,8 @@ class Balancer:
 
     @property
     def oldest_queued(self) -> int | None:
-        """The id of the task that has waited longest for any replica, or None."""
-        return next(iter(self._queue), None)
+        """The id of the task at the head of those that any replica may have, or None."""
+        return self._queue[0].id if self._queue else None
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
@@ -229,6 +231,23 @@ class Balancer:
         actions.extend(self._dispatch(now))
         return actions
 
+    def lose(self, name: Any, now: float, unsent: int | None = None) -> list[Action]:
+        """The replica cannot be reached any more: it gets nothing new, but what it said last may still arrive.
+
+        `unsent` is a task that did not get to it, and goes to another one. A crash or a leave is to follow.
+        """
+        replica = self.replicas.get(name)
+        if replica is None:
+            return []
+        replica.lost = True
+        if replica is self._reserved:
+            self._reserve(None)
+        task = replica.held.pop(unsent, None) if unsent is not None else None
+        if task is not None:
+            self._requeue([task])
+        self._place(replica)
+        return self._dispatch(now)
+
     def leave(self, name: Any, now: float) -> list[Action]:
         """The replica goes in good order: what it still holds it has not begun and will not begin."""
         replica = self._drop(name)
@@ -251,14 +270,12 @@ class Balancer:
         """Put tasks that were sent before in front of all that wait, in their order."""
         for task in reversed(tasks):
             task.holder = None
-            queue = self._queue_of(task)
-            queue[task.id] = task
-            queue.move_to_end(task.id, last=False)
-
-    def _queue_of(self, task: Task) -> OrderedDict[int, Task]:
-        if task.suspect:
-            return self._suspects
-        return self._queue if task.shard is None else self._parts
+            if task.suspect:
+                self._suspects.appendleft(task)
+            elif task.shard is None:
+                self._queue.appendleft(task)
+            else:
+                self._parts[task.id] = task
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
@@ -269,7 +286,7 @@ class Balancer:
             replica = self._least_held()
             if replica is not None:
                 return [self._assign(replica, task, now)]
-        self._queue[task.id] = task
+        self._queue.append(task)
         return []
 
     def expect(self, task: Task) -> None:
@@ -285,8 +302,8 @@ class Balancer:
         self._assign(replica, task, now)
 
     def queue(self, task: Task, now: float) -> list[Action]:
-        """Give an expected task to a replica of its shard; it is sent at once if one has room."""
-        self._queue_of(task)[task.id] = task
+        """Give an expected task to a replica of its shard, as soon as one has room."""
+        self._parts[task.id] = task
         return self._dispatch(now)
 
     def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
@@ -308,12 +325,9 @@ class Balancer:
             self._place(replica)
         replica.last_done = now
         task = self.tasks.pop(id, None)
-        actions: list[Action] = []
-        if task is not None and task.holder is not replica:  # taken back too late: the first answer counts
-            actions.extend(self._withdraw(task))
-        if self._queue or self._suspects or self._parts or self._reserved is not None:
-            actions.extend(self._dispatch(now))
-        return task, actions
+        if task is None or task.holder is replica:
+            return task, self._dispatch(now)
+        return task, [*self._withdraw(task), *self._dispatch(now)]  # taken back too late: the first answer counts
 
     def cancel(self, id: int, now: float) -> list[Action]:
         """End a task whose result nobody wants. A replica that has begun it stays busy until it answers."""
@@ -326,7 +340,13 @@ class Balancer:
         """Remove a task that has ended from where it is; a replica that may have begun it stays occupied."""
         replica = task.holder
         if replica is None:
-            self._queue_of(task).pop(task.id, None)  # or it was only expected
+            # Whatever ends here is near the head as a rule: requests that came together end together.
+            if task.suspect:
+                self._suspects.remove(task)
+            elif task.shard is None:
+                self._queue.remove(task)
+            else:
+                self._parts.pop(task.id, None)  # else it was only expected
             return []
         if task.id in islice(replica.held, replica.slots):
             replica.held[task.id] = None
@@ -346,7 +366,7 @@ class Balancer:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
         wait = math.inf
         if self._parked:
-            wait = PATIENCE if self._levels[0] else STUCK
+            wait = STUCK if self._least_held() is None else PATIENCE
         if self._deadlines:
             wait = min(wait, max(0.0, self._deadlines[0][0] - now))
         return wait
@@ -359,41 +379,44 @@ class Balancer:
             if task is not None:
                 actions.append(Fail(task, "expired", None if task.holder is None else task.holder.name))
                 actions.extend(self._withdraw(task))
-        if actions:
-            actions.extend(self._dispatch(now))
         if self._parked and self.retries and now >= self._look_at:
-            self._look_at = now + PATIENCE / 2
+            self._look_at = now + PATIENCE / 4
             for replica in self.replicas.values():
                 if replica.parked:
                     actions.extend(self._take_back(replica, now))
+        if actions:
+            actions.extend(self._dispatch(now))
         return actions
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
+        """Take parked tasks back if the replica has been longer at what it does than it usually is."""
         parked = [task for task in islice(replica.held.values(), replica.slots, None) if task is not None]
         waited = now - max(parked[0].assigned, replica.last_done)
-        if waited >= max(STUCK, 10 * replica.way):
-            replica.window = replica.slots  # until it answers
-        elif waited >= max(PATIENCE, 4 * replica.way):
-            parked = parked[max(0, len(parked) - len(self._levels[0])) :]  # the last ones it would begin
-        else:
+        patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
+        if waited < patience:
             return []
-        parked = [task for task in parked if task.shard is None or self._has_room(task.shard)]
-        for task in parked:
-            del replica.held[task.id]
-        self._place(replica)
-        self._requeue(parked)
-        return [*(Recall(replica, task) for task in parked), *self._dispatch(now)]
+        if waited < max(STUCK, 3 * patience):
+            others = (other for other in self.replicas.values() if other.level >= 0 and other is not replica)
+            room = sum(other.window - other.level for other in others)
+            parked = parked[max(0, len(parked) - room) :]  # the last ones it would begin
+        parked = [task for task in parked if task.shard is None or self._of_shard(task.shard) is not None]
+        if parked:
+            for task in parked:
+                del replica.held[task.id]
+            replica.window = replica.slots  # until it answers
+            self._place(replica)
+            self._requeue(parked)
+        return [Recall(replica, task) for task in parked]
 
     # -- dispatch -------------------------------------------------------------------------------------------------
 
     def _dispatch(self, now: float) -> list[Action]:
         """Give out what can be given out; call it after everything that may have made room, or a suspect."""
         actions: list[Action] = []
-        if self._suspects:
-            actions.extend(self._dispatch_suspects(now))
-        self._reserve()
+        if self._suspects or self._reserved is not None:
+            self._dispatch_suspects(now, actions)
         for part in list(self._parts.values()):
-            replica = self._has_room(part.shard)
+            replica = self._of_shard(part.shard)
             if replica is not None:
                 del self._parts[part.id]
                 actions.append(self._assign(replica, part, now))
@@ -401,41 +424,41 @@ class Balancer:
             free = self._least_held()
             if free is None:
                 break
-            actions.append(self._assign(free, self._queue.popitem(last=False)[1], now))
+            # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
+            in_time = self._queue[0].deadline > now + free.work
+            actions.append(self._assign(free, self._queue.popleft() if in_time else self._queue.pop(), now))
         return actions
 
-    def _dispatch_suspects(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        for task in list(self._suspects.values()):
+    def _dispatch_suspects(self, now: float, actions: list[Action]) -> None:
+        for task in list(self._suspects) if self._levels[0] else ():
             empty = (replica for replica in self._levels[0] if task.shard in (None, replica.shard))
-            replica = next(empty, None)
-            if replica is not None:
-                del self._suspects[task.id]
+            if (replica := next(empty, None)) is not None:
+                self._suspects.remove(task)
                 replica.alone = True
                 actions.append(self._assign(replica, task, now))
-        return actions
+        if not self._suspects:
+            self._reserve(None)
+        elif self._reserved is None:
+            # The one that answered last is the least likely to be stuck.
+            shards = {task.shard for task in self._suspects}
+            some = [replica for replica in self.replicas.values() if None in shards or replica.shard in shards]
+            busy = [replica for replica in some if not replica.alone and not replica.lost]
+            self._reserve(max(busy, key=lambda replica: replica.last_done, default=None))
 
-    def _has_room(self, shard: int | None) -> Replica | None:
+    def _reserve(self, replica: Replica | None) -> None:
+        """Keep this replica from new work until it is empty, and the one that was reserved before no longer."""
+        before, self._reserved = self._reserved, replica
+        if before is not None:
+            before.alone = False
+            self._place(before)
+        if replica is not None:
+            replica.alone = True
+            self._place(replica)
+
+    def _of_shard(self, shard: int | None) -> Replica | None:
         """The replica of the shard that holds fewest of those with room, if there is one."""
         free = [replica for replica in self.replicas.values() if replica.shard == shard and replica.level >= 0]
-        return min(free, key=lambda replica: len(replica.held), default=None)
-
-    def _reserve(self) -> None:
-        """Keep one replica from new work until it is empty as long as a suspect waits, and no longer."""
-        replica = self._reserved
-        if self._suspects and replica is None:
-            # The one that answered last is the least likely to be stuck.
-            shards = {task.shard for task in self._suspects.values()}
-            others = (other for other in self.replicas.values() if None in shards or other.shard in shards)
-            busy = [other for other in others if not other.alone]
-            if busy:
-                self._reserved = replica = max(busy, key=lambda other: other.last_done)
-                replica.alone = True
-                self._place(replica)
-        elif replica is not None and not self._suspects:
-            self._reserved = None
-            replica.alone = False
-            self._place(replica)
+        return min(free, key=lambda replica: replica.level, default=None)
 
     def _least_held(self) -> Replica | None:
         levels = self._levels
@@ -463,7 +486,7 @@ class Balancer:
         if parked != replica.parked:
             self._parked += parked - replica.parked
             replica.parked = parked
-        if held < (1 if replica.alone else replica.window):
+        if not replica.lost and held < (1 if replica.alone else replica.window):
             self._levels[held][replica] = None
             replica.level = held
             if held < self._lowest:

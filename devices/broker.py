@@ -11,22 +11,22 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 import zmq
 
-from . import protocol
-from .balancer import Fail, Recall, Replica, Send
+from . import answers, protocol
+from .balancer import Action, Fail, Recall, Replica, Send
 from .fanout import BEACON_EVERY, Publish
 from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
 from .router import Answer, Inputs, Node, Router, Visit, Walk
 
 log = logging.getLogger("zflow.broker")
 
-BATCH = 64  # messages read from one socket before the other gets its turn
+LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 
 
@@ -98,13 +98,19 @@ class Broker:
         ]
         self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
         self._pool_of: dict[bytes, Pool] = {}
+        self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._next_beacon = 0.0
+        # What a turn of the loop has to send. It is sent at the turn's end, all in one go: sent one by one, between
+        # two steps of Python each, every message would wake libzmq's thread anew.
+        self._to_clients: list[Sequence[Any]] = []
+        self._to_replicas: deque[tuple[Pool, Action | Publish]] = deque()
         self._walks: set[Walk] = set()
         self._task_id = 0
         self._encode = protocol.encoder()
         self._recall = protocol.VERSION, protocol.RECALL
+        self._instance = os.urandom(8).hex()  # tells this broker from another one at the same address
         self._draining = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
@@ -156,21 +162,26 @@ class Broker:
             for source, _ in zmq.zmq_poll(watched, self._timeout()):
                 handlers[source]()
             self._tick()
+            self._flush()
         for port in (self._front, self._back, self._fan, self._collector):
             port.socket.close()
         self._context.term()
 
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
+        if self._lost:
+            return 1
         wait = 1.0
         for pool in self._pools:
             if pool.balancer.timed:
                 wait = min(wait, pool.balancer.wake_after(time.monotonic()))
-            if pool.fanout is not None:
+            if pool.fanout is not None and pool.fanout.under_way:
                 wait = min(wait, BEACON_EVERY)
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
+        if self._lost:
+            self._bury_lost()
         for pool in self._pools:
             if pool.balancer.timed:
                 self._do(pool, pool.tick(time.monotonic()))
@@ -184,10 +195,9 @@ class Broker:
                 beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
                 self._publish([protocol.topic(pool.index, group), beacon])
 
-    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> bool:
-        """Handle what has arrived, up to one turn's share; True if there may be more."""
-        for _ in range(BATCH):
-            frames = port.receive()
+    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
+        """Handle what has arrived, up to one turn's share."""
+        for frames in port.receive_some(protocol.BATCH):
             try:
                 handle(frames)
             except protocol.WrongVersion as error:
@@ -196,9 +206,6 @@ class Broker:
                     self._refuse_version(frames)
             except protocol.Malformed as error:
                 self._count(str(error), frames)
-            if not port.readable():
-                return False
-        return True
 
     def _count(self, what: str, frames: Sequence[Any]) -> None:
         self.counts[what] += 1
@@ -214,7 +221,9 @@ class Broker:
             raise protocol.Malformed("no header")
         header = protocol.decode(frames[1], protocol.FROM_CLIENT)
         if header[1] == protocol.HELLO:
-            self._send_front([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
+            self._to_clients.append(
+                [client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))]
+            )
             return
         id, endpoint, targets = header[2], header[3], header[4]
         if len(frames) < 3:
@@ -223,7 +232,7 @@ class Broker:
         self._walks.add(walk)
         error = self._objection(walk, frames[2:])
         if error:
-            self._fail(walk, _error(*error))
+            self._fail(walk, answers.error(*error))
         else:
             self._take(walk, self._router.start(walk, frames[2:]))
 
@@ -249,18 +258,17 @@ class Broker:
     def _refuse_version(self, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
-        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
+        version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
+        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
         header = self._encode((protocol.VERSION, protocol.FAILED, id))
-        self._send_front([frames[0], header, _error("BadRequest", message)])
-
-    def _send_front(self, frames: Sequence[Any]) -> None:
-        self._front.send(frames)  # a client that is gone is not an error: ROUTER drops it
+        self._to_clients.append([frames[0], header, answers.error("BadRequest", message)])
 
     def _info(self) -> dict[str, Any]:
         return {
             "version": self._settings.version,
             "epoch": self._settings.epoch,
             "pid": os.getpid(),
+            "instance": self._instance,
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
             "malformed": dict(self.counts),
@@ -294,8 +302,10 @@ class Broker:
     def _answer(self, walk: Walk, inputs: Inputs) -> None:
         self._end(walk)
         client, id = walk.origin
-        parts, frames = _flat(inputs)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames])
+        parts, frames = answers.flat(inputs)
+        self._to_clients.append(
+            [client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames]
+        )
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
             log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
@@ -304,7 +314,7 @@ class Broker:
         """Answer with an error, as `_error` makes them or as a replica has sent it."""
         client, id = walk.origin
         self._end(walk)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
+        self._to_clients.append([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
 
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
@@ -328,7 +338,7 @@ class Broker:
             self._take(walk, self._router.done(walk, pool.index, outcome.payload))
             return
         if outcome.errors:
-            walk.notes = {**(walk.notes or {}), pool.node.name: _shards_note(pool, outcome.errors)}
+            walk.notes = {**(walk.notes or {}), pool.node.name: answers.shards_note(pool, outcome.errors)}
         self._take(walk, self._router.gathered(walk, pool.index, outcome.results))
 
     # -- the back -------------------------------------------------------------------------------------------------
@@ -368,6 +378,8 @@ class Broker:
         pool = self._by_name.get(executor)
         if pool is None:
             raise protocol.Malformed("a replica of an unknown Executor")
+        if self._pool_of.get(identity, pool) is not pool:
+            raise protocol.Malformed("a replica of another Executor")
         node = pool.node
         if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards) and group in range(node.groups)):
             raise protocol.Malformed("wrong fields in header")
@@ -394,7 +406,7 @@ class Broker:
             return
         del self._joining[identity]
         self._pool_of[identity] = pool
-        pool.names[identity] = _name(identity)
+        pool.names[identity] = answers.name_of(identity)
         number, actions = pool.join(replica, group, time.monotonic())
         self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED, number))])
         self._do(pool, actions)
@@ -412,31 +424,38 @@ class Broker:
         self._fan.send(frames)
 
     def _do(self, pool: Pool, actions: Actions) -> None:
-        """Carry out what the pool says, and what follows from that."""
-        if not actions:
-            return
-        todo = deque(actions)
-        while todo:
-            action = todo.popleft()
+        """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
+        for action in actions:
+            if type(action) is Fail:
+                outcome = pool.failed(action, answers.why(pool, action))
+                if outcome is not None:
+                    self._go_on(pool, outcome)
+            else:
+                self._to_replicas.append((pool, action))
+
+    def _flush(self) -> None:
+        """Send what the turn has brought about, and what follows from that."""
+        while self._to_replicas:
+            pool, action = self._to_replicas.popleft()
             if type(action) is Send:
                 walk, inputs = request_of(action.task)
-                parts, frames = _flat(inputs)
+                parts, frames = answers.flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
-                    self._pool_of.pop(action.replica.name, None)
-                    todo.extend(pool.crash(action.replica.name, time.monotonic()))
+                    now = time.monotonic()
+                    self._lost[action.replica.name] = now
+                    self._do(pool, pool.lose(action.replica.name, now, unsent=action.task.id))
             elif type(action) is Publish:
                 walk, inputs = action.scatter.payload
-                parts, frames = _flat(inputs)
+                parts, frames = answers.flat(inputs)
                 kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
                 header = self._encode((*kind, walk.endpoint, parts, action.skip))
                 self._publish([protocol.topic(pool.index, action.group), header, *frames])
             elif type(action) is Recall:
                 self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
-            elif type(action) is Fail:
-                outcome = pool.failed(action, _why(pool, action))
-                if outcome is not None:
-                    self._go_on(pool, outcome)
+        for message in self._to_clients:
+            self._front.send(message)  # a client that is gone is not an error: ROUTER drops what is for it
+        self._to_clients.clear()
 
     # -- the process manager --------------------------------------------------------------------------------------
 
@@ -451,7 +470,7 @@ class Broker:
             while self._control.poll():
                 command, *arguments = msgpack.unpackb(self._control.recv_bytes())
                 if command == "dead":
-                    self._bury(arguments[0])
+                    self._lose(arguments[0])
                 elif command == "drain":
                     self._draining = True
                     if not self._walks:
@@ -461,54 +480,26 @@ class Broker:
         except (EOFError, OSError):
             self._stopped = True
 
-    def _bury(self, identity: bytes) -> None:
-        """A replica's process has ended. What it still answered before counts."""
-        for port in (self._back, self._collector):
-            while port.readable():
-                self._read(port, self._from_replica)
+    def _lose(self, identity: bytes) -> None:
+        """A replica's process has ended. What it still said before counts."""
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)
-        pool = self._pool_of.pop(identity, None)
+        pool = self._pool_of.get(identity)
         if pool is not None:
-            self._do(pool, pool.crash(identity, time.monotonic()))
+            now = time.monotonic()
+            self._lost[identity] = now + LAST_WORDS
+            self._do(pool, pool.lose(identity, now))
 
-
-def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; a single payload needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1:
-        return None, list(inputs[0][1][0])
-    parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
-    return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]
-
-
-def _name(identity: bytes) -> str:
-    """A replica's name, for people: `encoder/rep-0`."""
-    return identity.decode(errors="replace").split("#")[0]
-
-
-def _error(type: str, message: str) -> bytes:
-    return msgpack.packb({"type": type, "message": message})  # type: ignore[no-any-return]
-
-
-def _why(pool: Pool, fail: Fail) -> bytes:
-    """Why a task was given up, as an error."""
-    name = pool.node.name
-    if fail.task.shard is not None and pool.fanout is not None:
-        name = f"{name}/shard-{fail.task.shard}"
-    held_by = _name(fail.held_by) if fail.held_by is not None else None
-    if fail.reason == "crashed":
-        return _error(
-            "ReplicaCrashed",
-            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
-            f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
-        )
-    limit = round((pool.timeout or 0.0) * 1000)
-    where = f"it was with {held_by}" if held_by else "it was still queued"
-    return _error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
-
-
-def _shards_note(pool: Pool, errors: Mapping[int, bytes]) -> dict[str, Any]:
-    """What the client is told of an ALL request of which some shards have failed."""
-    shards = pool.node.shards
-    failed = {str(shard): str(msgpack.unpackb(error).get("message"))[:1000] for shard, error in errors.items()}
-    return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
+    def _bury_lost(self) -> None:
+        """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
+        now = time.monotonic()
+        nothing = [self._encode((*self._recall, 0))]
+        over = [name for name, end in self._lost.items() if now >= end or not self._send_back(name, nothing)]
+        for port in (self._back, self._collector) if over else ():
+            while port.readable():
+                self._read(port, self._from_replica)
+        for identity in over:
+            del self._lost[identity]
+            pool = self._pool_of.pop(identity, None)
+            if pool is not None:
+                self._do(pool, pool.crash(identity, time.monotonic()))

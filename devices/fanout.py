@@ -202,16 +202,18 @@ class Fanout:
 
     def _over(self, scatter: Scatter) -> bool:
         """Whether it has ended while it waited: its parts have expired or been cancelled."""
-        return not all(part.id in self._balancer.tasks for part in scatter.parts)
+        return scatter.base not in self._balancer.tasks  # what ends it so early ends all of its parts
 
     def _idlest(self) -> Group | None:
+        if len(self.groups) == 1:
+            return self.groups[0] if len(self.groups[0].open) < self._limit(self.groups[0]) else None
         best = None
         best_key: tuple[int, int, int, int] | None = None
         for group in self.groups:
             members = group.members.values()
             if len(group.open) >= self._limit(group):
                 continue
-            held = [len(member.held) for member in members if not member.alone]
+            held = [len(member.held) for member in members if _takes_part(member)]
             key = (self.shards - len(held), max(held, default=0), sum(held), group.used)
             if best_key is None or key < best_key:
                 best, best_key = group, key
@@ -230,7 +232,7 @@ class Fanout:
         skip = []
         for shard, part in enumerate(scatter.parts):
             member = group.members.get(shard)
-            if member is None or member.alone:
+            if member is None or not _takes_part(member):
                 skip.append(shard)
             else:
                 self._balancer.place(part, member, now)
@@ -251,6 +253,16 @@ class Fanout:
                     sends.append(Send(replica, part))
         return sends
 
+    @property
+    def under_way(self) -> bool:
+        """Whether there are fan-outs that were published and are not complete."""
+        return any(group.open for group in self.groups)
+
     def beacons(self) -> list[tuple[int, int]]:
         """The groups that have fan-outs under way, each with the number of its last one."""
         return [(group.index, group.number) for group in self.groups if group.open]
+
+
+def _takes_part(member: Replica) -> bool:
+    """Whether a member can be published to: it is there, and does not have to be left alone with a suspect."""
+    return not (member.alone or member.lost)

@@ -83,6 +83,10 @@ class Pool:
         self._forget(name)
         return self._and_fan_out(self.balancer.crash(name, now), now)
 
+    def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
+        """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
+        return self._and_fan_out(self.balancer.lose(name, now, unsent), now)
+
     def leave(self, name: Any, now: float) -> Actions:
         """The replica goes in good order."""
         self._forget(name)

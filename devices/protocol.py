@@ -41,6 +41,7 @@ import zmq
 VERSION = 1
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
+BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
 HELLO, REQUEST = 1, 2
@@ -48,7 +49,8 @@ WELCOME, REPLY, FAILED = 11, 12, 13
 READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
 ACCEPTED, TASK, RECALL, FANOUT, BEACON = 31, 32, 33, 34, 35
 
-_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)  # enums cost a conversion per call
+# As plain numbers: each use of an enum would cost a conversion.
+_EVENTS, _POLLIN, _SNDMORE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK)
 _NONE = type(None)
 _Shapes = dict[int, set[tuple[type, ...]]]
 
@@ -152,7 +154,9 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
                     raise Malformed("parts do not fit the frames")
                 payloads.append(frames[at : at + count])
                 at += count
-            result.append((str(name), payloads))
+            if type(name) is not str:
+                raise Malformed("parts are not a list of pairs")
+            result.append((name, payloads))
     except (TypeError, ValueError):
         raise Malformed("parts are not a list of pairs") from None
     if at != len(frames):
@@ -184,20 +188,31 @@ class Port:
         """Whether a message can be received without waiting; cheaper than the exception that says there is none."""
         return bool(self._events(_EVENTS) & _POLLIN)
 
-    def receive(self) -> Frames:
+    def receive(self, flags: int = 0) -> Frames:
         """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.
 
         Raises:
-            zmq.Again: nothing came within the socket's RCVTIMEO.
+            zmq.Again: nothing came within the socket's RCVTIMEO; with NOBLOCK in `flags`, nothing is there.
         """
         receive = self._receive
         small = self._small
-        frame = receive(0, False)
+        frame = receive(flags, False)
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
             frames.append(frame.bytes if len(frames) < small else frame)
         return frames
+
+    def receive_some(self, limit: int) -> list[Frames]:
+        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
+        messages = [self.receive()]
+        if self.readable():  # for a single message this is cheaper than the exception, for several that is
+            try:
+                while len(messages) < limit:
+                    messages.append(self.receive(_NOBLOCK))
+            except zmq.Again:
+                pass
+        return messages
 
     def send(self, frames: Sequence[Any]) -> None:
         """Send one message; large frames, and those that are not bytes, go without being copied.

@@ -32,7 +32,8 @@ class Node:
         needs: the names of the nodes before it; `'gateway'` is the entrance. Its inputs come in this order.
         process: False for a join that only waits; it is never visited.
         no_reduce: its Executor wants the inputs apart; with several predecessors it is visited even for an
-            endpoint that it does not bind, because only its replica knows how to put them together.
+            endpoint that it does not bind, because only its replica knows how to put them together. Not among the
+            targets it is passed by all the same: its code must not run then.
         endpoints: what its Executor binds; None as long as that is not known, which counts as everything.
         shards: how many shards it has.
         groups: how many replicas each shard has.
@@ -56,14 +57,12 @@ class Node:
 
     def visited(self, endpoint: str, targets: frozenset[str] | None) -> bool:
         """Whether a request for this endpoint and these targets goes to a replica of this node."""
-        if not self.process:
-            return False
-        if self.no_reduce and len(self.needs) > 1:
-            return True
-        if targets is not None and self.name not in targets:
+        if not self.process or (targets is not None and self.name not in targets):
             return False
         bound = self.endpoints
-        return bound is None or endpoint in bound or DEFAULT in bound
+        if bound is None or endpoint in bound or DEFAULT in bound:
+            return True
+        return self.no_reduce and len(self.needs) > 1
 
 
 class Walk:
@@ -101,7 +100,7 @@ class Router:
         nodes: in an order in which each comes after those it needs.
 
     Raises:
-        ValueError: a node needs one that does not come before it.
+        ValueError: a node needs none, or one twice, or one that does not come before it, or two have the same name.
 
     Example:
         >>> router = Router([Node("encoder"), Node("indexer", ("encoder",))])
@@ -116,11 +115,16 @@ class Router:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = list(nodes)
+        self._shard_names = [[f"{node.name}/shard-{shard}" for shard in range(node.shards)] for node in nodes]
         at = {ENTRANCE: -1}
         for index, node in enumerate(self.nodes):
             unknown = [name for name in node.needs if name not in at]
-            if unknown or not node.needs:
-                raise ValueError(f"{node.name!r} needs {unknown}, which does not come before it")
+            if unknown:
+                raise ValueError(f"{node.name!r} needs {unknown}, which do not come before it")
+            if not node.needs or len(set(node.needs)) < len(node.needs):
+                raise ValueError(f"{node.name!r} needs {list(node.needs)}; there must be one at least, and none twice")
+            if node.name in at:
+                raise ValueError(f"two nodes are called {node.name!r}")
             at[node.name] = index
         needed = {name for node in self.nodes for name in node.needs}
         self._ends = tuple(node.name for node in self.nodes if node.name not in needed) or (ENTRANCE,)
@@ -146,9 +150,9 @@ class Router:
 
     def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:
         """Shards of the node have returned these payloads; the lower shard comes first."""
-        name = self.nodes[node].name
+        names = self._shard_names[node]
         steps: list[Visit | Answer] = []
-        self._go_on(walk, node, [(f"{name}/shard-{shard}", [results[shard]]) for shard in sorted(results)], steps)
+        self._go_on(walk, node, [(names[shard], [results[shard]]) for shard in sorted(results)], steps)
         return steps
 
     def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:

@@ -71,7 +71,10 @@ def _check(processes: set[int], folders: list[str]) -> None:
     except AssertionError:
         left = {pid: title(pid) for pid in _family() - processes}
         _end(list(left))
-        pytest.fail(f"left behind: {left} {sorted(set(socket_folders()) - set(folders))}")
+        left_folders = sorted(set(socket_folders()) - set(folders))
+        for folder in left_folders:
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), folder), ignore_errors=True)
+        pytest.fail(f"left behind: {left} {left_folders}")
     finally:
         _reap()
 

@@ -1,4 +1,4 @@
-"""What the tests of running Flows share: waiting for conditions, finding processes, running scripts, common Executors."""
+"""What the tests of running Flows share: waiting for conditions, finding processes, running scripts."""
 
 from __future__ import annotations
 
@@ -228,9 +228,14 @@ class Gate(Executor):
 
 def begun(folder: Path, *names: str) -> list[int]:
     """Wait until requests are held at a Gate; the process ids of those that hold them, in the order of begin."""
+
+    def told(name: str) -> list[int]:
+        path = folder / f"{name}.begun"
+        return [int(line) for line in path.read_text().split("\n") if line] if path.exists() else []
+
     for name in names:
-        wait_for(lambda name=name: (folder / f"{name}.begun").exists(), what=f"{name} begins")  # type: ignore[misc]
-    return [int(line) for name in names for line in (folder / f"{name}.begun").read_text().split()]
+        wait_for(lambda name=name: told(name), what=f"{name} begins")  # type: ignore[misc]
+    return [pid for name in names for pid in told(name)]
 
 
 def let_go(folder: Path, *names: str) -> None:

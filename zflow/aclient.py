@@ -6,15 +6,15 @@ import asyncio
 import itertools
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import zmq
 
 from zflow import errors
-from zflow.client import CONNECTING, LOOK, SILENCE, address_of, open_socket, together
+from zflow.client import CONNECTING, LOOK, SILENCE, address_of, check_same_flow, open_socket, together
 from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.exchange import (
@@ -55,10 +55,13 @@ class _Link:
         self._port = protocol.Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._heard = time.monotonic()
+        self._heard = self._used = time.monotonic()
         self.info: dict[str, Any] = {}
         loop.add_reader(self._socket.fileno(), self._drain)
         self._timer = loop.call_later(LOOK / 1000, self._look)
+        # Were a context collected as garbage together with its socket, it might wait for that for ever.
+        self._shut = weakref.finalize(self, _shut, self._context, self._socket)
+        self._shut.atexit = False
 
     async def hello(self) -> dict[str, Any]:
         """Ask the broker who it is."""
@@ -66,12 +69,11 @@ class _Link:
             self._welcome = self._loop.create_future()
         self._say_hello()
         try:
-            self.info = await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING)
+            return await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING)
         except asyncio.TimeoutError:
             raise errors.FlowUnreachable(
                 f"no Flow answers at {self._address}: is it running, and is the port right?"
             ) from None
-        return self.info
 
     def _say_hello(self) -> None:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
@@ -101,13 +103,33 @@ class _Link:
 
     def _take(self, header: list[Any], payload: list[Any]) -> None:
         if header[1] == protocol.WELCOME:
-            if not self._welcome.done():
-                self._welcome.set_result(header[3])
+            self._welcomed(header[3])
+            return
+        if header[1] == protocol.FAILED and header[2] == 0 and not self._welcome.done():
+            message = f"the Flow at {self._address} speaks another version of zflow's protocol"
+            self._welcome.set_exception(errors.BadRequest(message))
             return
         stream = self._streams.pop(header[2], None)
         if stream is not None:
             stream.exchange.take(header, payload)
             stream.arrived.set()
+
+    def _welcomed(self, info: dict[str, Any]) -> None:
+        if self.info and self._streams:
+            try:
+                check_same_flow(self._address, self.info, info)
+            except errors.FlowUnreachable as error:
+                self._break(error)
+        self.info = info
+        if not self._welcome.done():
+            self._welcome.set_result(info)
+
+    async def refresh(self) -> None:
+        """Ask who the broker is, at first and when the last use was long ago: another Flow may listen there by now."""
+        now = time.monotonic()
+        if not self.info or (not self._streams and now - self._used > LOOK / 1000):
+            await self.hello()
+        self._used = now
 
     def _look(self) -> None:
         """Make sure, while somebody waits, that the broker is still there."""
@@ -128,12 +150,16 @@ class _Link:
 
     def close(self) -> None:
         """Close the socket; what still waits fails."""
-        self._break(errors.FlowUnreachable("the AsyncClient was closed"))
         self._timer.cancel()
         if not self._loop.is_closed():
+            self._break(errors.FlowUnreachable("the AsyncClient was closed"))
             self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        self._context.term()
+        self._shut()
+
+
+def _shut(context: zmq.Context[Any], socket: zmq.Socket[bytes]) -> None:
+    socket.close()
+    context.term()
 
 
 class AsyncResults:
@@ -182,7 +208,7 @@ class AsyncClient:
         if port is None:
             raise errors.BadRequest("AsyncClient needs the port of a Flow: AsyncClient(port=...)")
         self._address = address_of(host, port)
-        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = WeakKeyDictionary()
+        self._links: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = weakref.WeakKeyDictionary()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -205,14 +231,21 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None or link.pid != os.getpid():
+            self._close_those_of_closed_loops()
             link = self._links[loop] = _Link(self._address, loop)
-        if not link.info:
-            try:
-                await link.hello()
-            except BaseException:
+        try:
+            await link.refresh()
+        except errors.ZflowError:
+            if self._links.get(loop) is link:
                 await self.close()
-                raise
+            raise
         return link
+
+    def _close_those_of_closed_loops(self) -> None:
+        for loop in [loop for loop in self._links if loop.is_closed()]:
+            link = self._links.pop(loop, None)
+            if link is not None:
+                link.close()
 
     def post(
         self,

@@ -11,6 +11,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -32,6 +33,8 @@ from zflow.exchange import (
 )
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+GATHERING = 200e-6  # seconds that a request may wait for those sent with it
+LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
@@ -70,6 +73,12 @@ def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
     return socket
 
 
+def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise FlowUnreachable if another Flow, or the same one started anew, has taken the place of a Flow."""
+    if before.get("instance") != now.get("instance"):
+        raise errors.FlowUnreachable(f"the Flow at {address} has ended; another one listens there now: post again")
+
+
 class _Connection:
     """One socket to the broker, used by one thread at a time."""
 
@@ -80,13 +89,18 @@ class _Connection:
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address)
         self._port = protocol.Port(self._socket, 2)
-        self._trackers: list[zmq.MessageTracker] = []
         self.info: dict[str, Any] = {}
+        self.used = time.monotonic()
         try:
             self.info = self.hello()
         except BaseException:
             self.close()
             raise
+
+    def refresh(self) -> None:
+        """Ask anew who the broker is if the last use was long ago: another Flow may listen there by now."""
+        if time.monotonic() - self.used > LOOK / 1000:
+            self.info = self.hello()
 
     def hello(self) -> dict[str, Any]:
         """Ask the broker who it is."""
@@ -94,32 +108,40 @@ class _Connection:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
         deadline = time.monotonic() + CONNECTING
         while time.monotonic() < deadline:
-            header, _ = self._receive_once() or (None, None)
-            if header is not None and header[1] == protocol.WELCOME and header[2] == token:
-                return dict(header[3])
-            if header is not None and header[1] == protocol.FAILED:
-                raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+            for header, _ in self._receive_some():
+                if header[1] == protocol.WELCOME and header[2] == token:
+                    return dict(header[3])
+                if header[1] == protocol.FAILED:
+                    raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
         raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
 
-    def _receive_once(self) -> tuple[list[Any], list[Any]] | None:
-        """The next message as header and payload; None after `LOOK` ms of silence."""
+    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
-            frames = self._port.receive()
+            messages = self._port.receive_some(protocol.BATCH)
         except zmq.Again:
-            self._check()
-            return None
+            self._make_sure()
+            return []
         try:
-            return protocol.decode(frames[0], protocol.TO_CLIENT), list(protocol.buffers(frames[1:]))
+            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
 
-    def _receive(self) -> tuple[list[Any], list[Any]]:
-        """The next message; while there is none, make sure that the broker is still there."""
+    def _make_sure(self) -> None:
+        """Raise if the Flow has ended, unless its last answers are still on their way."""
+        try:
+            self._check()
+        except errors.ZflowError:
+            if not self._socket.poll(LAST_WORDS):
+                raise
+
+    def _receive(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, at least one message; while there is none, make sure that the broker is still there."""
         asked = 0.0
         while True:
-            message = self._receive_once()
-            if message is not None:
-                return message
+            messages = self._receive_some()
+            if messages:
+                return messages
             now = time.monotonic()
             if not asked:
                 asked = now
@@ -131,26 +153,53 @@ class _Connection:
         """Send and receive until the exchange is finished; yield responses in the order of the inputs."""
         while True:
             while exchange.has_room:
-                self._let_go()
-                frames = exchange.next()
-                if frames is None:
-                    break
-                self._trackers = self._port.send_tracked(frames)
+                self._send_some(exchange)
             if exchange.finished:
                 return
-            header, payload = self._receive()
-            if header[1] != protocol.WELCOME:
-                exchange.take(header, payload)
-                yield from exchange.ready()
+            for header, payload in self._receive():
+                if header[1] == protocol.WELCOME:
+                    check_same_flow(self._address, self.info, header[3])
+                else:
+                    exchange.take(header, payload)
+            yield from exchange.ready()
 
-    def _let_go(self) -> None:
-        """Wait until the memory that was sent is free: the caller's generator may write to it again."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers = []
+    def _send_some(self, exchange: Exchange) -> None:
+        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
+        together: list[list[Any]] = []
+        begun = time.perf_counter()
+        while exchange.has_room:
+            frames = exchange.next()
+            if frames is None:
+                break
+            together.append(frames)
+            # Memory that is not copied is sent at once: the caller's generator may write to it again.
+            if len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+                break
+        for frames in together:
+            for tracker in self._port.send_tracked(frames):
+                tracker.wait()
 
     def close(self) -> None:
         self._socket.close()
+
+
+class _Pool:
+    """A client's context, and the connections in it that no thread uses at the moment."""
+
+    def __init__(self, owner: Client) -> None:
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.idle: list[_Connection] = []
+        self.lent = 0  # connections in use
+        # Were a context collected as garbage together with its sockets, it might wait for them for ever.
+        self._finalizer = weakref.finalize(owner, self.shut)
+        self._finalizer.atexit = False
+
+    def shut(self) -> None:
+        """Close all sockets; none must be in use."""
+        self._finalizer.detach()
+        for connection in self.idle:
+            connection.close()
+        self.context.term()
 
 
 class Client:
@@ -189,11 +238,12 @@ class Client:
     def _setup(self, address: str, check: Callable[[], None]) -> None:
         self._address = address
         self._check = check
+        self._begin()
+        _clients.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
-        self._context: zmq.Context[Any] | None = None
-        self._idle: list[_Connection] = []
-        self._lent = 0  # connections in use
+        self._pool: _Pool | None = None
 
     def __reduce__(self) -> Any:
         """A pickled Client connects anew where it is unpickled."""
@@ -212,46 +262,42 @@ class Client:
         Answers to what was given up may still come, and nobody else must get them.
         """
         with self._lock:
-            if self._pid != os.getpid():
-                # After a fork the old sockets belong to the other process.
-                self._pid, self._context, self._idle, self._lent = os.getpid(), None, [], 0
-            if self._context is None:
-                self._context = zmq.Context()
-            context = self._context
-            connection = self._idle.pop() if self._idle else None
-            self._lent += 1
+            if self._pool is None:
+                self._pool = _Pool(self)
+            pool = self._pool
+            connection = pool.idle.pop() if pool.idle else None
+            pool.lent += 1
         good = False
         try:
-            connection = connection or _Connection(context, self._address, self._check)
+            if connection is None:
+                connection = _Connection(pool.context, self._address, self._check)
+            else:
+                connection.refresh()
             yield connection
             good = True
         finally:
-            self._give_back(connection, context, good)
+            self._give_back(connection, pool, good)
 
-    def _give_back(self, connection: _Connection | None, context: zmq.Context[Any], good: bool) -> None:
+    def _give_back(self, connection: _Connection | None, pool: _Pool, good: bool) -> None:
         with self._lock:
-            self._lent -= 1
-            if connection is not None and good and context is self._context:
-                self._idle.append(connection)
+            pool.lent -= 1
+            if connection is not None and good and pool is self._pool:
+                connection.used = time.monotonic()
+                pool.idle.append(connection)
                 return
-            last = self._context is not context and not self._lent
+            last = pool is not self._pool and not pool.lent
         if connection is not None:
             connection.close()
         if last:
-            context.term()
+            pool.shut()
 
     def close(self) -> None:
         """Close the connections; those in use are closed when they are done with. Posting again connects anew."""
         with self._lock:
-            if self._pid != os.getpid():
-                return
-            idle, self._idle = self._idle, []
-            context, self._context = self._context, None
-            lent = self._lent
-        for connection in idle:
-            connection.close()
-        if context is not None and not lent:
-            context.term()
+            pool, self._pool = self._pool, None
+            unused = pool is not None and not pool.lent
+        if pool is not None and unused:
+            pool.shut()
 
     def info(self) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
@@ -353,6 +399,19 @@ class Client:
     def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
         """`post('/delete', ...)`."""
         return self.post("/delete", inputs, parameters, **options)
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The sockets belong to the other process, and a thread of its may just have held the lock: begin anew."""
+    for client in list(_clients):
+        client._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def together(responses: list[Response]) -> DocumentArray:

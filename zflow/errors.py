@@ -6,6 +6,7 @@ over the wire as plain data (`to_wire`, `from_wire`): nothing received is ever u
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 
@@ -120,6 +121,9 @@ def from_wire(data: Any) -> ZflowError:
         found = ZflowError
     error = found(str(data.get("message", "")))
     for name, value in data.items():
-        if name not in ("type", "message") and isinstance(name, str) and isinstance(value, (str, int, float)):
-            setattr(error, name, value)
+        if not isinstance(name, str) or name in ("type", "message") or hasattr(ZflowError, name):
+            continue  # what every error has is not for others to set
+        if isinstance(value, (str, int, float)):
+            with contextlib.suppress(TypeError, AttributeError, ValueError):  # some names are of OSError's
+                setattr(error, name, value)
     return error

@@ -185,8 +185,7 @@ class Exchange:
     def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:
             if header[1] == protocol.FAILED:
-                error = errors.from_wire(msgpack.unpackb(frames[0], unicode_errors="replace"))
-                return Response(sent, dict(self._parameters or {}), self._endpoint, error)
+                return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
             if header[3] is None:
                 docs, parameters = wire.unpack(frames)
             else:
@@ -203,6 +202,14 @@ class Exchange:
         while (response := self._answered.pop(self._delivered, None)) is not None:
             self._delivered += 1
             yield response
+
+
+def _error(frames: Sequence[Any]) -> errors.ZflowError:
+    try:
+        data = msgpack.unpackb(frames[0], unicode_errors="replace")
+    except Exception:
+        return errors.BadRequest("the answer is an error that cannot be decoded")
+    return errors.from_wire(data)
 
 
 def _shards_note(note: Any) -> dict[str, Any]:

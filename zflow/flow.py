@@ -84,6 +84,7 @@ class Flow:
         self._client: Client | None = None
         self._port: int | None = None
         self._closed = False
+        self._interrupted = False  # by Ctrl-C, in block()
 
     # -- building -------------------------------------------------------------------------------------------------
 
@@ -202,9 +203,8 @@ class Flow:
         return self._topology.specs
 
     def __repr__(self) -> str:
-        names = ", ".join(
-            f"{spec.name} x {spec.replicas}" if spec.replicas > 1 else spec.name for spec in self._topology.specs
-        )
+        copies = ((spec, " x ".join(str(n) for n in (spec.shards, spec.replicas) if n > 1)) for spec in self.executors)
+        names = ", ".join(f"{spec.name} x {times}" if times else spec.name for spec, times in copies)
         state = f" at {self.host}:{self.port}" if self._launched is not None else ""
         return f"<Flow [{names}]{state}>"
 
@@ -249,7 +249,7 @@ class Flow:
             log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
         launched = Launched(ready, method)
         self._launched = launched
-        self._closed = False
+        self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
         self._client = Client._to(launched.addresses[0], launched.check)
         return self
@@ -266,6 +266,9 @@ class Flow:
             self._closed = True
             try:
                 launched.close(self._options["timeout_close"] / 1000)
+            except KeyboardInterrupt:
+                if not self._interrupted:
+                    raise  # else it is the second: the first one has ended block(), and this is what follows from it
             finally:
                 if client is not None:
                     client.close()
@@ -277,16 +280,22 @@ class Flow:
         self.close()
 
     def block(self, stop_event: Any = None) -> None:
-        """Serve until Ctrl-C, SIGTERM, or until `stop_event` (of threading or multiprocessing) is set.
+        """Serve until Ctrl-C, SIGTERM, until `stop_event` (of threading or multiprocessing) is set, or until closed.
 
         Raises:
             FlowNotRunning: the Flow is not started, or comes down by itself.
         """
         launched = self._running()[0]
         ended = threading.Event()
-        with _sigterm_sets(ended), contextlib.suppress(KeyboardInterrupt):
-            while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
-                launched.check()
+        try:
+            with _sigterm_sets(ended):
+                while not ended.wait(0.2) and not (stop_event is not None and stop_event.is_set()):
+                    launched.check()
+        except KeyboardInterrupt:
+            self._interrupted = True
+        except errors.FlowNotRunning:
+            if self._launched is launched:
+                raise  # else it was closed, by another thread
 
     def _running(self) -> tuple[Launched, Client]:
         if self._launched is None or self._client is None:
@@ -302,9 +311,7 @@ class Flow:
         Raises:
             FlowNotRunning: the Flow is not started, was closed, or has come down.
         """
-        launched, client = self._running()
-        if self._client is None:
-            launched.check()
+        client = self._running()[1]
         return client.post(on, inputs, parameters, **options)
 
     def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:

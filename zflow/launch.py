@@ -85,6 +85,7 @@ class Launched:
         self._user = os.getpid()
         self._lock = threading.Lock()
         self._error: errors.ZflowError | None = None
+        self._closing = False
         self._pipe, theirs = Pipe()
         self.addresses: list[str] = []
 
@@ -104,6 +105,7 @@ class Launched:
         except BaseException:
             self._pipe.close()
             self._wait_for_end(None)
+            self._remove_folder()
             raise
 
     def _wait_until_started(self) -> None:
@@ -124,9 +126,11 @@ class Launched:
                 return
 
     def check(self) -> None:
-        """Raise FlowNotRunning if the Flow has come down by itself."""
+        """Raise FlowNotRunning if the Flow has come down by itself, or was closed."""
+        if os.getpid() != self._user:
+            return  # in a fork of the user's process: what comes through the pipe is for that one
         with self._lock:
-            if self._error is None and not self._pipe.closed:
+            if self._error is None:
                 self._look()
             if self._error is not None:
                 raise errors.FlowNotRunning(f"the Flow is not running any more: {self._error.message}")
@@ -138,24 +142,47 @@ class Launched:
                 if kind == "failed":
                     self._error = errors.from_wire(argument)
         except (EOFError, OSError):
-            self._error = errors.ZflowError("its process manager died")
+            self._error = errors.ZflowError("it was closed" if self._closing else "its process manager died")
 
     def close(self, grace: float) -> None:
-        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes."""
+        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C cut the grace short; all processes have ended nevertheless.
+        """
         if os.getpid() != self._user:
             return  # a fork of the user's process does not own the Flow
-        with self._lock:
-            with contextlib.suppress(OSError):
-                self._pipe.send_bytes(msgpack.packb(("close", grace)))
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._pipe.send_bytes(msgpack.packb(("close", grace)))
+        try:
+            # Without the lock: who waits for one of those answers may check meanwhile.
+            self._wait_for_end(grace + 5.0)
+        except KeyboardInterrupt:  # a second Ctrl-C: without grace
+            self._hang_up()
+            self._insist()
+            raise
+        finally:
+            self._hang_up()
+            self._remove_folder()
+
+    def _insist(self) -> None:
+        """Wait for the end, which is near, whatever else is pressed."""
+        end = time.monotonic() + 5.0
+        while True:
             try:
-                self._wait_for_end(grace + 5.0)
+                self._wait_for_end(end - time.monotonic())
+                return
             except KeyboardInterrupt:
-                self._pipe.close()  # a second Ctrl-C: without grace
-                self._wait_for_end(5.0)
+                continue
+
+    def _hang_up(self) -> None:
+        """Close the line to the process manager, which takes that for the end of this process."""
+        with self._lock:
             self._pipe.close()
-        self._remove_folder()
 
     def _remove_folder(self) -> None:
+        """The process manager does this, unless it was killed."""
         import shutil
 
         shutil.rmtree(self._plan.folder, ignore_errors=True)

@@ -24,8 +24,8 @@ import zmq
 
 from zflow import process, worker
 from zflow.devices import broker
+from zflow.link import Seat, identity
 from zflow.logs import name_lines
-from zflow.worker import Seat
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -34,7 +34,7 @@ log = logging.getLogger("zflow.manager")
 
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
-STEADY = 10.0  # seconds that a replica must live for its deaths to be forgotten
+STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
@@ -99,6 +99,8 @@ class _Manager:
         self._broker: Connection | None = None
         self._starting = True
         self._ending = False
+        self._end_by = 0.0  # when what has not ended by then is killed
+        self._hung_up = False
         self._terminated = False
         self._drained = False
         self._selector = selectors.DefaultSelector()
@@ -168,14 +170,20 @@ class _Manager:
         """Fork a child that holds none of the manager's descriptors but those it was given."""
 
         def child() -> int:
-            signal.set_wakeup_fd(-1)
+            process.reset_after_fork()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._selector.close()
             os.close(self._wake)
             os.close(self._writer)
             self._parent.close()
             return run()
 
-        return process.fork(child)
+        # A child told to end before it has undone the manager's handlers would not notice.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return process.fork(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _start_broker(self) -> None:
         from multiprocessing.connection import Pipe
@@ -213,7 +221,7 @@ class _Manager:
         child.last_error = None
         child.restart_at = None
         child.started = time.monotonic()
-        child.identity = worker.identity(child.seat.name, child.pid)
+        child.identity = identity(child.seat.name, child.pid)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._from_child(child))
 
     # -- what is heard --------------------------------------------------------------------------------------------
@@ -245,7 +253,8 @@ class _Manager:
             self._drained = True
 
     def _from_child(self, child: _Child) -> None:
-        assert child.status is not None
+        if child.status is None:
+            return  # its end was noticed, in the same turn of the loop, before its last words
         try:
             kind, argument = msgpack.unpackb(child.status.recv_bytes())
         except (EOFError, OSError):
@@ -301,9 +310,10 @@ class _Manager:
             return
         self._command_broker("dead", child.identity)
         now = time.monotonic()
-        lived = child.ready and now - child.started >= STEADY
+        before = _backoff(child.deaths)
+        lived = child.ready and now - child.started >= max(STEADY, before)
         child.deaths = 1 if lived else child.deaths + 1
-        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(child.deaths - 1, 16))
+        backoff = _backoff(child.deaths)
         child.restart_at = now + backoff
         log.warning("%s; restarting it in %.1f s", _text(reason), backoff)
 
@@ -359,13 +369,11 @@ class _Manager:
         if self._ending:
             return
         self._ending = True
-        deadline = time.monotonic() + grace
-        for child in self._children:
-            if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
-        while any(child.pid for child in self._children) and time.monotonic() < deadline:
-            self._wait(deadline)
+        self._end_by = time.monotonic() + grace
+        self._ask_children_to_end()
+        while any(child.pid for child in self._children) and time.monotonic() < self._end_by:
+            if not self._wait(self._end_by):
+                self._ask_children_to_end()  # one that was just about to wait for work has not noticed
         self._kill([child.pid for child in self._children if child.pid])
         self._command_broker("stop")
         deadline = time.monotonic() + ORPHANED_GRACE
@@ -374,11 +382,31 @@ class _Manager:
         self._kill([self._broker_pid] if self._broker_pid else [])
         self._kill(_descendants())
 
-    def _wait(self, deadline: float) -> None:
-        with selectors.SelectSelector() as signals:
-            signals.register(self._wake, selectors.EVENT_READ)
-            signals.select(max(0.0, min(0.2, deadline - time.monotonic())))
+    def _ask_children_to_end(self) -> None:
+        for child in self._children:
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+
+    def _wait(self, deadline: float) -> bool:
+        """Wait a moment for children to end; whether anything has happened."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._wake, selectors.EVENT_READ)
+            if not self._hung_up:
+                waiting.register(self._parent, selectors.EVENT_READ)
+            ready = [key.fileobj for key, _ in waiting.select(max(0.0, min(0.2, deadline - time.monotonic())))]
+        if self._parent in ready or os.getppid() != self._user:
+            self._hurry()
         self._reap()
+        return bool(ready)
+
+    def _hurry(self) -> None:
+        """The user's process is gone, or has no patience any more: as little grace as for orphans."""
+        with contextlib.suppress(EOFError, OSError):
+            self._parent.recv_bytes()
+            return  # it just said once more that it wants to close
+        self._hung_up = True
+        self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
 
     def _kill(self, pids: Sequence[int]) -> None:
         for pid in pids:
@@ -398,6 +426,11 @@ class _Manager:
         if self._broker is not None:
             with contextlib.suppress(OSError):
                 self._broker.send_bytes(msgpack.packb(command))
+
+
+def _backoff(deaths: int) -> float:
+    """How many seconds to wait before a replica is started that has died so often in a row."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
 
 
 def _text(error: dict[str, Any]) -> str:

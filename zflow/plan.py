@@ -11,9 +11,9 @@ from typing import Any
 from zflow import cuda, polling
 from zflow.devices import broker
 from zflow.devices.router import Node
+from zflow.link import Seat
 from zflow.manager import Plan
 from zflow.topology import ExecutorSpec, Topology
-from zflow.worker import Seat
 
 log = logging.getLogger("zflow")
 

@@ -68,20 +68,22 @@ def set_title(title: str) -> None:
             ctypes.memmove(start, text, len(text))
 
 
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that the user talks to.
-
-    A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
-    """
-    signal.signal(signal.SIGINT, lambda *_: None)
-
-
 def reset_after_fork() -> None:
     """Undo what a fork of the user's process brought along and no process of ours wants."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGALRM):
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
-    ignore_interrupts()
+    ignore_terminal()
+
+
+def ignore_terminal() -> None:
+    """Leave what a terminal sends to all its processes (Ctrl-C, Ctrl-\\, its end) to the one that the user talks to.
+
+    A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: None)
 
 
 def read_nothing() -> None:

@@ -169,7 +169,7 @@ def _run() -> int:
 
     from zflow import manager
 
-    process.ignore_interrupts()
+    process.ignore_terminal()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     line = Connection(os.dup(0))
     process.read_nothing()

@@ -1,6 +1,6 @@
 """A replica: one process, one Executor, one DEALER socket to the broker.
 
-The way of a request through it: `Link` receives it, `Service` decodes it, calls the Executor and encodes what
+The way of a request through it: `link.Link` receives it, `Service` decodes it, calls the Executor and encodes what
 came of it, `Link` sends that back. Sync endpoints run in the main thread, one after the other; an Executor with
 `async def` endpoints runs on an event loop, with several requests under way at once.
 """
@@ -11,32 +11,28 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
-import zmq
 
 from zflow import cuda, errors, process, uses, wire
 from zflow.devices import protocol
-from zflow.devices.fanout import Listener
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
 from zflow.gather import gather
+from zflow.link import IDLE, Link, Seat, Stop, StopNow, Task
 from zflow.logs import name_lines
 from zflow.reduce import reduce
 
 if TYPE_CHECKING:
     import asyncio
 
-    from zflow.topology import ExecutorSpec
 
 log = logging.getLogger("zflow.worker")
 
+FRESH = 200e-6  # seconds for which a look at what has arrived counts as the latest news
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
-IDLE = 1000  # ms between two looks at whether the parent is still there
-REGISTERING = 10_000  # ms to wait for the broker's word
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
 
@@ -45,49 +41,6 @@ class Status(Protocol):
     """The replica's line to the process manager."""
 
     def send_bytes(self, data: bytes) -> None: ...
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Which replica of which Executor a process is, and how it reaches the broker.
-
-    Args:
-        spec: the Executor.
-        node: its index in the graph.
-        shard_id: from 0.
-        replica_id: from 0, within its shard; also the group that it belongs to.
-        back: the broker's address for replicas.
-        fan: where the broker publishes fan-outs.
-        collector: where it collects the answers of shards.
-        max_message_bytes: the largest result that may be sent.
-        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
-    """
-
-    spec: ExecutorSpec
-    node: int
-    shard_id: int
-    replica_id: int
-    back: str
-    fan: str
-    collector: str
-    max_message_bytes: int
-    device: str | None = None
-
-    @property
-    def name(self) -> str:
-        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards."""
-        if self.spec.shards > 1:
-            return f"{self.spec.name}/shard-{self.shard_id}/rep-{self.replica_id}"
-        return f"{self.spec.name}/rep-{self.replica_id}"
-
-
-class Task(NamedTuple):
-    """One request as it came from the broker."""
-
-    id: int
-    endpoint: str
-    parts: Any
-    frames: Sequence[Any]
 
 
 def run(seat: Seat, status: Status, manager: int) -> int:
@@ -107,8 +60,6 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     os.environ.update(seat.spec.env)
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
-    stop = Stop()
-    signal.signal(signal.SIGTERM, stop.ask)
     try:
         service = Service(seat)
     except BaseException as error:
@@ -117,6 +68,8 @@ def run(seat: Seat, status: Status, manager: int) -> int:
         told = _as_error(error, seat.name, "could not start", way_out)
         status.send_bytes(msgpack.packb(("failed", errors.to_wire(told))))
         return 1
+    stop = Stop()
+    signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots)
     if not link.register(service.endpoints):
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": "the broker gave no answer"})))
@@ -278,166 +231,6 @@ def _as_error(error: BaseException, name: str, what: str, way_out: str = "") -> 
 _OURS = {__file__, handlers.__code__.co_filename}
 
 
-# -- the line to the broker -------------------------------------------------------------------------------------------
-
-
-class StopNow(Exception):
-    """Raised by a signal while the replica waits for work."""
-
-
-class Stop:
-    """Whether the replica has been asked to end, by SIGTERM."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.waiting = False
-
-    def ask(self, *_: Any) -> None:
-        """Ask it to end: at once if it waits for work, else when it has finished what it is doing."""
-        self.asked = True
-        if self.waiting:
-            self.waiting = False
-            raise StopNow
-
-
-class Link:
-    """The replica's sockets, and the tasks that have arrived but not begun.
-
-    A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and answers on a PUSH socket
-    to the broker's collector.
-    """
-
-    def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
-        self.stop = stop
-        self._slots = slots
-        self._seat = seat
-        self._context = zmq.Context()
-        # A successor must not be taken for the one before it, whose connection may still linger.
-        self._identity = identity(seat.name, os.getpid())
-        back = self._socket(zmq.DEALER)
-        back.set(zmq.ROUTING_ID, self._identity)
-        back.set(zmq.RCVTIMEO, IDLE)
-        back.connect(seat.back)
-        self._back = protocol.Port(back, 2)
-        self._fan: protocol.Port | None = None
-        self._collector: protocol.Port | None = None
-        if seat.spec.shards > 1:
-            self._join_fan_out()
-        self._listener = Listener()
-        self._encode = protocol.encoder()
-        self._backlog: dict[int, Task] = {}
-        self._trackers: list[zmq.MessageTracker] = []
-
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.set(zmq.SNDHWM, 0)
-        socket.set(zmq.RCVHWM, 0)
-        socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
-        return socket
-
-    def _join_fan_out(self) -> None:
-        fan = self._socket(zmq.SUB)
-        fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
-        fan.subscribe(protocol.own_topic(self._identity))
-        fan.connect(self._seat.fan)
-        self._fan = protocol.Port(fan, 3)
-        collector = self._socket(zmq.PUSH)
-        collector.connect(self._seat.collector)
-        self._collector = protocol.Port(collector, 2)
-
-    @property
-    def descriptors(self) -> list[int]:
-        """What an event loop watches."""
-        return [port.socket.fileno() for port in (self._back, self._fan) if port is not None]
-
-    def register(self, endpoints: list[str]) -> bool:
-        """Join the broker's pool; False if it does not answer."""
-        seat = self._seat
-        place = (self._slots, seat.shard_id, seat.replica_id)
-        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, endpoints, *place))])
-        if not self._back.socket.poll(REGISTERING):
-            return False
-        while self._back.readable():  # fan-outs that came already wait until their first number is known
-            self._take(self._back.receive())
-        return True
-
-    def drain(self) -> None:
-        """Take in what has arrived, without waiting."""
-        while self._back.readable():
-            self._take(self._back.receive())
-        if self._fan is not None:
-            while self._fan.readable():
-                self._hear(self._fan.receive())
-
-    def wait(self) -> bool:
-        """Wait at most `IDLE` ms for a message; False if there was none."""
-        if self._fan is not None:
-            return bool(zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE))
-        try:
-            self._take(self._back.receive())
-        except zmq.Again:
-            return False
-        return True
-
-    def _take(self, frames: list[Any]) -> None:
-        header = protocol.decode(frames[0], protocol.TO_REPLICA)
-        kind = header[1]
-        if kind == protocol.TASK:
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
-        elif kind == protocol.RECALL:
-            self._backlog.pop(header[2], None)
-        elif kind == protocol.ACCEPTED:
-            self._listener = Listener(header[2])
-
-    def _hear(self, frames: list[Any]) -> None:
-        """Take in what was published: frames are the topic, the header and the payload."""
-        header = protocol.decode(frames[1], protocol.TO_REPLICA)
-        if header[1] == protocol.BEACON:
-            new, missed = False, self._listener.told(header[2])
-        else:
-            new, missed = self._listener.heard(header[2])
-        if missed is not None:
-            self._answer([self._encode((protocol.VERSION, protocol.MISSED, *missed))])
-        if new and self._seat.shard_id not in header[6]:
-            id = header[3] + self._seat.shard_id
-            self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
-
-    def next(self) -> Task | None:
-        """The oldest task that has arrived and was not recalled."""
-        if not self._backlog:
-            return None
-        return self._backlog.pop(next(iter(self._backlog)))
-
-    def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
-        """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
-        header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
-        self._trackers.extend(self._answer([header, *frames]))
-
-    def _answer(self, frames: list[Any]) -> list[zmq.MessageTracker]:
-        if self._collector is not None:
-            return self._collector.send_tracked([self._identity, *frames])
-        return self._back.send_tracked(frames)
-
-    def let_go(self) -> None:
-        """Wait until the memory of all results sent is free to be written to by the Executor."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers.clear()
-
-    def leave(self) -> None:
-        """Say that nothing more is begun here, and close when the last answers are out."""
-        self._answer([self._encode((protocol.VERSION, protocol.LEAVE))])
-        for port in (self._back, self._fan, self._collector):
-            if port is not None:
-                port.socket.close()
-        self._context.term()
-
-
-def identity(name: str, pid: int) -> bytes:
-    """The routing id of a replica: its name and its process id."""
-    return f"{name}#{pid}".encode()
-
-
 # -- the loops --------------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +243,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = False
         if not arrived and os.getppid() != manager:
             return
-        link.drain()
+        drained = clock()
         while (task := link.next()) is not None:
             begun = clock()
             kind, frames = protocol.DONE, []
@@ -459,11 +252,14 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                 frames = service.encode(call, call.start())
             except BaseException as error:  # also SystemExit: a request must not end the replica
                 kind, frames = protocol.ERROR, [service.failure(task, error)]
-            link.answer(kind, task.id, clock() - begun, frames)
+            ended = clock()
+            link.answer(kind, task.id, ended - begun, frames)
             link.let_go()
             if stop.asked:
                 return
-            link.drain()
+            if ended - drained > FRESH:  # what is next may have been recalled meanwhile
+                link.drain()
+                drained = ended
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -494,7 +290,6 @@ class _AsyncLoop:
         await self._ended
         for descriptor in self._link.descriptors:
             self._loop.remove_reader(descriptor)
-        self._loop.remove_signal_handler(signal.SIGTERM)
 
     def _arrived(self) -> None:
         # A socket's descriptor signals changes only, so everything is taken in whenever it was used.

@@ -88,7 +88,8 @@ class Indexer(Executor):
             self._names = sorted(self._entries)  # by which equals are ordered, however entries came and were dealt out
             self._matrix = np.stack([self._entries[name][1] for name in self._names])
         # Not `@`: there the last digits of a row's result depend on which other rows there are.
-        return np.einsum("ij,j->i", self._matrix, vector)
+        cosines: NDArray[np.float32] = np.einsum("ij,j->i", self._matrix, vector)
+        return cosines
 
     def _match(self, at: int, cosine: float) -> Document:
         name = self._names[at]

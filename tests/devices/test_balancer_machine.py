@@ -1,0 +1,462 @@
+"""The balancer under all that can happen, in any order: nothing lost, nothing twice, nobody idle for nothing.
+
+A hypothesis state machine drives it with replicas that get their messages late, begin tasks in order, answer, crash,
+leave and come back, while tasks are submitted and cancelled and their deadlines pass. What the balancer should hold
+is kept a second time here, from its actions alone, and compared after each step. Two broken balancers show that the
+machine would notice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from zflow.devices.balancer import SAMPLES, Action, Balancer, Fail, Recall, Replica, Send, Task
+
+MOMENT = 10e-6  # seconds that pass with every step
+SETTINGS = settings(deadline=None, max_examples=150, stateful_step_count=60, derandomize=True)
+
+
+class Process:
+    """A replica's process, with the line to it and the line back."""
+
+    def __init__(self, name: str, slots: int) -> None:
+        self.name = name
+        self.slots = slots
+        self.line: deque[Send | Recall] = deque()  # on their way to it
+        self.backlog: dict[int, Task] = {}
+        self.running: dict[int, float] = {}  # since when
+        self.answers: deque[tuple[int, float]] = deque()  # on their way back
+        self.held: dict[int, None] = {}  # as the broker must see it: sent, not recalled, not answered
+        self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
+        self.suspect = False
+        self.lost = False  # it is dead, and the broker is about to find out whether it has said something before
+
+    def receive(self) -> None:
+        action = self.line.popleft()
+        if isinstance(action, Recall):
+            self.backlog.pop(action.task.id, None)
+        else:
+            self.backlog[action.task.id] = action.task
+
+    def begin(self, now: float) -> list[int]:
+        begun = []
+        while self.backlog and len(self.running) < self.slots:
+            id = next(iter(self.backlog))
+            del self.backlog[id]
+            begun.append(id)
+            self.running[id] = now
+        return begun
+
+
+class Machine(RuleBasedStateMachine):
+    """The broker's side of the lines, and all that is known without asking the balancer."""
+
+    make: Callable[[int], Balancer] = Balancer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.open: dict[int, Task] = {}
+        self.ended: dict[int, str] = {}
+        self.processes: dict[str, Process] = {}
+        self.begun: dict[int, int] = {}  # how often each task was begun
+        self.killed: dict[int, int] = {}  # how many replicas died of each task's being worked on
+        self.names = 0
+
+    @initialize(retries=st.integers(0, 3), slots=st.sampled_from([1, 1, 1, 3]), replicas=st.integers(0, 3))
+    def begin(self, retries: int, slots: int, replicas: int) -> None:
+        self.retries = retries
+        self.slots = slots
+        self.balancer = type(self).make(retries)
+        for _ in range(replicas):
+            self.join(quick=True)
+
+    # -- what the balancer says -----------------------------------------------------------------------------------
+
+    def do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self.send(action)
+            elif isinstance(action, Recall):
+                process = self.processes[action.replica.name]
+                assert list(process.held).index(action.task.id) >= self.slots or self.open.get(action.task.id) is None
+                del process.held[action.task.id]
+                if not process.lost:
+                    process.line.append(action)
+            else:
+                self.fail(action)
+
+    def send(self, send: Send) -> None:
+        id = send.task.id
+        process = self.processes[send.replica.name]
+        assert self.open.get(id) is send.task, "sent, but it has ended"
+        assert not any(id in other.held for other in self.processes.values()), "held twice"
+        process.held[id] = None
+        assert len(process.held) <= send.replica.window, "more than its window"
+        if self.retries == 0:
+            assert len(process.held) == 1
+        assert not process.lost
+        assert not process.suspect, "a suspect has company"
+        process.suspect = send.task.suspect
+        assert not process.suspect or len(process.held) == 1, "a suspect has company"
+        process.line.append(send)
+
+    def fail(self, fail: Fail) -> None:
+        id = fail.task.id
+        holder = self.holder(id)
+        self.end(id, fail.reason)
+        if fail.reason == "crashed":
+            assert fail.task.crashes == self.retries + 1
+            assert holder is None
+        else:
+            assert fail.task.deadline <= self.now
+            assert fail.held_by == (holder and holder.name)
+
+    def holder(self, id: int) -> Process | None:
+        return next((each for each in self.processes.values() if id in each.held and id not in each.given_up), None)
+
+    def end(self, id: int, how: str) -> None:
+        assert id in self.open, f"{how}, but it has ended: {self.ended.get(id)}"
+        del self.open[id]
+        self.ended[id] = how
+        holder = self.holder(id)
+        if holder is not None and list(holder.held).index(id) < self.slots:
+            holder.given_up.add(id)
+
+    # -- what happens ---------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([None, None, None, 0.0005, 0.01]))
+    def submit(self, seconds: float | None) -> None:
+        task = Task(len(self.open) + len(self.ended), deadline=math.inf if seconds is None else self.now + seconds)
+        self.open[task.id] = task
+        self.do(self.balancer.submit(task, self.now))
+
+    @rule(count=st.integers(2, 12))
+    def submit_many(self, count: int) -> None:
+        for _ in range(count):
+            self.submit(None)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.open)))
+        self.end(id, "cancelled")
+        self.do(self.balancer.cancel(id, self.now))
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def cancel_what_has_ended(self, data: st.DataObject) -> None:
+        assert self.balancer.cancel(data.draw(st.sampled_from(sorted(self.ended))), self.now) == []
+
+    @precondition(lambda self: len(self.processes) < 5)
+    @rule(quick=st.booleans())
+    def join(self, quick: bool) -> None:
+        self.names += 1
+        self.join_as(f"r{self.names}", quick)
+
+    def join_as(self, name: str, quick: bool) -> None:
+        self.processes[name] = Process(name, self.slots)
+        replica = Replica(name, self.slots)
+        task = Task(-1)
+        task.assigned = self.now - 0.0004
+        for _ in range(SAMPLES if quick else 0):  # then it starts with an open window
+            replica.measure(task, 0.0001, self.now)
+        self.do(self.balancer.join(replica, self.now))
+
+    def any_process(self, data: st.DataObject) -> Process:
+        return self.processes[data.draw(st.sampled_from(sorted(self.processes)))]
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data(), quick=st.booleans())
+    def join_again(self, data: st.DataObject, quick: bool) -> None:
+        """The same process, which has forgotten all it had."""
+        name = self.any_process(data).name
+        self.remove(name)
+        self.join_as(name, quick)
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data(), late=st.booleans())
+    def crash(self, data: st.DataObject, late: bool) -> None:
+        process = self.any_process(data)
+        while process.answers and not late:  # the broker reads what was on its way before it is told
+            self.answered(process)
+        answers = list(process.answers)
+        for id in process.running:
+            self.killed[id] = self.killed.get(id, 0) + 1
+        alone = process.suspect and len(process.held) == 1
+        blamed = {id: task.crashes for id, task in self.open.items() if id in process.held}
+        self.remove(process.name)
+        self.do(self.balancer.crash(process.name, self.now))
+        for id in blamed:
+            task = self.open.get(id)
+            if task is not None:
+                assert task.suspect
+                working = id in process.running and not answers
+                assert task.crashes >= blamed[id] + (working or alone)
+        for id, service in answers:
+            assert self.balancer.finish(process.name, id, service, self.now) == (None, [])
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data(), unsent=st.booleans())
+    def lose(self, data: st.DataObject, unsent: bool) -> None:
+        """It is dead: the broker is told so, or a task could not be sent to it. A crash will follow."""
+        process = self.any_process(data)
+        process.lost = True
+        process.backlog.clear()
+        id = None
+        if unsent and process.line and isinstance(process.line[-1], Send):
+            id = process.line[-1].task.id
+            process.held.pop(id, None)
+            process.given_up.discard(id)
+        process.line.clear()
+        crashes = {id: task.crashes for id, task in self.open.items()}
+        self.do(self.balancer.lose(process.name, self.now, unsent=id))
+        assert crashes == {id: task.crashes for id, task in self.open.items()}
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """It ends what it has begun, and the broker reads that before it is told."""
+        process = self.any_process(data)
+        if process.lost and process.running:
+            return  # it died of something else
+        for id in list(process.running):
+            self.work(process, id)
+        while process.answers:
+            self.answered(process)
+        crashes = {id: task.crashes for id, task in self.open.items()}
+        self.remove(process.name)
+        self.do(self.balancer.leave(process.name, self.now))
+        assert crashes == {id: task.crashes for id, task in self.open.items()}
+
+    def remove(self, name: str) -> None:
+        self.processes.pop(name).line.clear()
+
+    @precondition(lambda self: any(each.line for each in self.processes.values()))
+    @rule(data=st.data(), all_of_it=st.booleans())
+    def deliver(self, data: st.DataObject, all_of_it: bool) -> None:
+        names = sorted(name for name, each in self.processes.items() if each.line)
+        process = self.processes[data.draw(st.sampled_from(names))]
+        process.receive()
+        while all_of_it and process.line:
+            process.receive()
+        self.begin_at(process)
+
+    def begin_at(self, process: Process) -> None:
+        for id in process.begin(self.now):
+            self.begun[id] = self.begun.get(id, 0) + 1
+
+    @precondition(lambda self: any(each.running and not each.lost for each in self.processes.values()))
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.003]))
+    def end_work(self, data: st.DataObject, seconds: float) -> None:
+        names = sorted(name for name, each in self.processes.items() if each.running and not each.lost)
+        process = self.processes[data.draw(st.sampled_from(names))]
+        self.now += seconds
+        self.work(process, data.draw(st.sampled_from(sorted(process.running))))
+        self.begin_at(process)
+
+    def work(self, process: Process, id: int) -> None:
+        process.answers.append((id, self.now - process.running.pop(id)))
+
+    @precondition(lambda self: any(each.answers for each in self.processes.values()))
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        names = sorted(name for name, each in self.processes.items() if each.answers)
+        self.answered(self.processes[data.draw(st.sampled_from(names))])
+
+    def answered(self, process: Process) -> None:
+        id, service = process.answers.popleft()
+        process.held.pop(id, None)
+        process.given_up.discard(id)
+        process.suspect = process.suspect and bool(process.held)
+        first = id in self.open
+        task, actions = self.balancer.finish(process.name, id, service, self.now)
+        assert (task is not None) == first
+        if task is not None:
+            assert task is self.open[id]
+            self.end(id, "finished")
+        self.do(actions)
+
+    @rule(rounds=st.integers(5, 15))
+    def run_smoothly(self, rounds: int) -> None:
+        """The lines are quick for a while: this is what opens windows."""
+        for _ in range(rounds):
+            for process in list(self.processes.values()):
+                while process.line:
+                    process.receive()
+                self.begin_at(process)
+                if process.running and not process.lost:
+                    self.now += 3 * MOMENT
+                    self.work(process, next(iter(process.running)))
+                    self.begin_at(process)
+            self.now += 10 * MOMENT
+            for process in list(self.processes.values()):
+                if process.answers:
+                    self.answered(process)
+
+    @rule(seconds=st.sampled_from([0.0, 0.0003, 0.0021, 0.3, 10.0]))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        late = {id for id, task in self.open.items() if task.deadline <= self.now}
+        self.do(self.balancer.tick(self.now))
+        assert all(self.ended.get(id) == "expired" for id in late)
+
+    # -- what must hold -------------------------------------------------------------------------------------------
+
+    @invariant()
+    def time_passes(self) -> None:
+        self.now += MOMENT
+
+    @invariant()
+    def every_task_is_known_once(self) -> None:
+        assert self.balancer.tasks == self.open
+        held = [id for each in self.processes.values() for id in each.held if id not in each.given_up]
+        assert len(held) == len(set(held))
+        assert set(held) <= self.open.keys()
+        assert self.balancer.queued == len(self.open) - len(held)
+
+    @invariant()
+    def nobody_is_idle_while_a_task_waits(self) -> None:
+        if not self.balancer.queued:
+            return
+        assert all(each.held or each.lost for each in self.processes.values()), "idle"
+        replicas = [each for each in self.balancer.replicas.values() if not each.alone and not each.lost]
+        room = [each for each in replicas if len(each.held) < each.window]
+        assert not room or not any(not task.suspect for task in self.waiting()), "has room"
+
+    def waiting(self) -> list[Task]:
+        held = {id for each in self.processes.values() for id in each.held}
+        return [task for id, task in self.open.items() if id not in held]
+
+    @invariant()
+    def the_balancer_has_counted_right(self) -> None:
+        balancer = self.balancer
+        assert balancer.replicas.keys() == self.processes.keys()
+        for name, replica in balancer.replicas.items():
+            process = self.processes[name]
+            assert list(replica.held) == list(process.held)
+            assert {id for id, task in replica.held.items() if task is None} == process.given_up
+            assert replica.parked == max(0, len(process.held) - replica.slots)
+            assert replica.lost == process.lost
+            room = not replica.lost and len(process.held) < (1 if replica.alone else replica.window)
+            assert replica.level == (len(process.held) if room else -1)
+            assert [replica in level for level in balancer._levels].count(True) == int(room)
+            assert not room or replica in balancer._levels[replica.level]
+            assert replica.alone == (process.suspect or replica is balancer._reserved)
+        assert balancer._parked == sum(replica.parked for replica in balancer.replicas.values())
+        assert not any(balancer._levels[: balancer._lowest])
+        assert {id(task) for task in (*balancer._queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
+        assert not any(task.suspect for task in balancer._queue)
+        assert all(task.suspect for task in balancer._suspects)
+        assert balancer._reserved is None or balancer._suspects
+        assert len(balancer._deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
+
+    @invariant()
+    def crashes_are_counted_and_have_an_end(self) -> None:
+        assert all(task.crashes <= self.retries for task in self.open.values())
+        for id, count in self.begun.items():
+            assert self.retries > 0 or count <= 1, f"task {id} was begun {count} times in spite of at most once"
+
+    def teardown(self) -> None:
+        """Whatever happened: with one replica that works, everything comes to its end."""
+        if not hasattr(self, "balancer"):
+            return
+        for name in list(self.processes):
+            self.remove(name)
+            self.do(self.balancer.leave(name, self.now))
+        self.join(quick=False)
+        for _ in range(3 * len(self.open) + 3):
+            self.run_smoothly(1)
+            self.the_balancer_has_counted_right()
+        assert not self.open, "lost"
+        assert not self.balancer.tasks
+        assert not self.balancer.queued
+        self.tick(1e6)
+        assert not self.balancer.timed
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = SETTINGS
+
+
+# -- balancers that are wrong ---------------------------------------------------------------------------------------
+
+
+class Forgetful(Balancer):
+    """Forgets what a lost replica held but had not begun."""
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        super()._requeue(tasks[:1])
+
+
+class Greedy(Balancer):
+    """Fills a replica beyond its window."""
+
+    def _place(self, replica: Replica) -> None:
+        window = replica.window
+        replica.window = min(window + 1, replica.widest)
+        super()._place(replica)
+        replica.window = window
+
+
+class Lazy(Balancer):
+    """Leaves tasks in the queue when an answer has made room."""
+
+    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+        waiting, self._queue = self._queue, deque()
+        try:
+            return super().finish(name, id, service, now)
+        finally:
+            self._queue.extend(waiting)
+
+
+class Generous(Balancer):
+    """Tries a task that kills replicas once more than it may."""
+
+    def crash(self, name: Any, now: float) -> list[Action]:
+        self.retries += 1
+        actions = super().crash(name, now)
+        self.retries -= 1
+        return actions
+
+
+class Careless(Balancer):
+    """Sends tasks that are under suspicion like all others."""
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            task.suspect = False
+        super()._requeue(tasks)
+
+
+class Doubling(Balancer):
+    """Takes a late answer for a first one."""
+
+    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+        task, actions = super().finish(name, id, service, now)
+        return task or Task(id), actions
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Greedy, Lazy, Generous, Careless, Doubling])
+def test_the_machine_notices_a_broken_balancer(broken: type[Balancer]) -> None:
+    class Broken(Machine):
+        make = broken
+
+    quick = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], database=None)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Broken, settings=quick)

@@ -1,0 +1,172 @@
+"""What Flows that come and go give back: processes, threads, descriptors, temporary files; and what they cost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Upper, children, kill, pid_of, replicas, run_script, texts, wait_for
+
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
+
+TIMES = 100
+IMPORT_SECONDS = 0.15  # of processor time, for `import zflow` alone
+READY_SECONDS = 0.5  # until four trivial replicas are ready
+OWN_MIB = 15  # of memory of its own, per idle replica
+
+
+class Broken(Executor):
+    """Does not start, or does not answer."""
+
+    def __init__(self, start: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not start:
+            raise RuntimeError("does not start")
+
+    @requests
+    def fail(self, docs: DocumentArray, **kwargs: Any) -> None:
+        raise ValueError("does not answer")
+
+
+def held() -> dict[str, Any]:
+    """What this process and its children hold of the system."""
+    return {
+        "processes": len(children()),
+        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "files": sorted(os.listdir(tempfile.gettempdir())),
+    }
+
+
+def gives_back(cycle: Callable[[], None], times: int) -> None:
+    """Run the cycle, first twice for what is only made once; then it must leave nothing behind."""
+    for _ in range(2):
+        cycle()
+    before = held()
+    for _ in range(times):
+        cycle()
+    wait_for(lambda: held() == before, 5, f"{before} again, not {held()}")
+
+
+def test_starts_and_stops_leave_nothing_behind() -> None:
+    flow = Flow().add(uses=Upper)
+
+    def cycle() -> None:
+        with flow:
+            assert flow.post("/", Document(text="a")).texts == ["A"]
+
+    gives_back(cycle, TIMES)
+
+
+def test_starts_that_fail_leave_nothing_behind() -> None:
+    flow = Flow().add(uses=Upper, replicas=2).add(uses=Broken)
+
+    def cycle() -> None:
+        with pytest.raises(errors.StartupFailed):
+            flow.start()
+
+    gives_back(cycle, 20)
+
+
+def test_clients_and_failures_leave_nothing_behind() -> None:
+    def cycle() -> None:
+        with Client(port=flow.port) as client:
+            for _ in range(3):
+                with pytest.raises(errors.ExecutorError):
+                    client.post("/", texts(50), request_size=1)
+            with pytest.raises(errors.SerializationError):
+                client.post("/", Document(tags={"a": object()}))
+
+    with Flow().add(uses=Broken, uses_with={"start": True}) as flow:
+        gives_back(cycle, 20)
+
+
+def test_restarts_leave_nothing_behind_in_manager_and_broker() -> None:
+    with Flow().add(name="mortal", uses=Upper, replicas=4) as flow:
+
+        def counts() -> list[int]:
+            return [len(os.listdir(f"/proc/{pid_of(name)}/fd")) for name in ("manager", "broker")]
+
+        def restart(number: int) -> None:
+            name = f"mortal/rep-{number % 4}"
+            kill(pid_of(name))
+            wait_for(lambda: len(replicas("mortal")) == 4, what=f"{name} is back")
+            assert flow.post("/", texts(20), request_size=1)[0].text == "0"
+
+        flow.post("/", texts(20), request_size=1)
+        before = counts()
+        for number in range(8):
+            restart(number)
+        wait_for(lambda: counts() == before, 10, f"{before} descriptors again, not {counts()}")
+
+
+def test_a_process_with_many_descriptors(tmp_path: Path) -> None:
+    """`select` cannot take descriptors from 1024 on; nothing of ours may depend on low ones."""
+    source = (
+        "import os, resource\nsoft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))\n"
+        "kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1500)]\n"
+        "from zflow import Document, Flow\nwith Flow().add(replicas=2) as flow:\n"
+        "    print(flow.post('/', Document(text='a'), target_executor='executor0').texts)\n"
+    )
+    code, out, err = run_script(source, tmp_path)
+    assert (code, out) == (0, "['a']\n"), err
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_import_is_quick_and_takes_in_nothing_large() -> None:
+    code = (
+        "import sys, time; begin = time.process_time(); import zflow; took = time.process_time() - begin;"
+        " print(took, *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+
+    def measure() -> tuple[float, set[str]]:
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        return float(out[0]), set(out[1:])
+
+    measured = [measure() for _ in range(5)]
+    assert not measured[0][1] & {"numpy", "asyncio", "yaml", "psutil", "multiprocessing", "tempfile", "subprocess"}
+    assert min(took for took, _ in measured) < IMPORT_SECONDS
+
+
+def test_four_replicas_are_ready_soon() -> None:
+    def measure() -> float:
+        begin = time.perf_counter()
+        with Flow().add(uses=Upper, replicas=4):
+            return time.perf_counter() - begin
+
+    assert min(measure() for _ in range(5)) < READY_SECONDS
+
+
+MEMORY = """
+from zflow import Document, Executor, Flow, requests
+
+class Trivial(Executor):
+    @requests
+    def nothing(self, docs, **kwargs):
+        pass
+
+with Flow().add(uses=Trivial, replicas=4) as flow:
+    flow.post("/", (Document(text="a") for _ in range(200)), request_size=1)
+    import psutil
+    for process in psutil.Process().children(recursive=True):
+        if "/rep-" in process.cmdline()[0]:
+            print(process.memory_full_info().pss)
+"""
+
+
+def test_an_idle_replica_has_little_memory_of_its_own(tmp_path: Path) -> None:
+    code, out, err = run_script(MEMORY, tmp_path)
+    assert (code, err) == (0, "")
+    sizes = [int(line) / 2**20 for line in out.split()]
+    assert len(sizes) == 4
+    assert max(sizes) < OWN_MIB

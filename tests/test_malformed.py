@@ -1,0 +1,374 @@
+"""Whatever arrives at the broker, or at a client, that is no message of ours: counted, or answered with an error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+from helpers import PATIENCE, Script, Upper, in_background, replicas, socket_folders, texts, wait_for
+
+from zflow import Client, Document, DocumentArray, Flow, errors, wire
+from zflow.devices import protocol
+from zflow.devices.protocol import DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
+
+PAYLOAD = bytes(wire.pack(DocumentArray([Document(text="a")]))[0])
+NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
+DEEP = b"\x91" * 50_000 + b"\x01"
+
+
+@pytest.fixture(scope="module")
+def flow() -> Iterator[Flow]:
+    with Flow(max_message_bytes=1_000_000).add(name="upper", uses=Upper, replicas=2) as running:
+        yield running
+
+
+def serves(flow: Flow) -> None:
+    """The Flow goes on serving, with the replicas it had."""
+    assert flow.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
+    assert len(replicas("upper")) == 2
+
+
+def malformed(flow: Flow) -> dict[str, int]:
+    with Client(port=flow.port) as client:
+        return dict(client.info()["malformed"])
+
+
+@contextlib.contextmanager
+def dealer(address: str, identity: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    dealing = context.socket(zmq.DEALER)
+    dealing.set(zmq.RCVTIMEO, int(PATIENCE * 1000))
+    if identity:
+        dealing.set(zmq.ROUTING_ID, identity)
+    dealing.connect(address)
+    try:
+        yield dealing
+    finally:
+        context.destroy(linger=0)
+
+
+def front(flow: Flow) -> str:
+    return f"tcp://127.0.0.1:{flow.port}"
+
+
+def back() -> str:
+    (folder,) = socket_folders()
+    return f"ipc://{tempfile.gettempdir()}/{folder}/back"
+
+
+def header(*fields: Any) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def request(**changes: Any) -> bytes:
+    fields = {"version": VERSION, "kind": REQUEST, "id": 7, "endpoint": "/", "targets": None, **changes}
+    return header(*fields.values())
+
+
+ANYWHERE = {
+    "an empty frame": [b""],
+    "random bytes": [bytes(range(256))],
+    "text": [b"GET / HTTP/1.1\r\n\r\n"],
+    "a number": [header(1)[1:]],
+    "an empty array": [header()],
+    "a map": [msgpack.packb({1: 2})],
+    "only a version": [header(VERSION)],
+    "a header that is cut off": [request()[:-3], PAYLOAD],
+    "a header with more behind it": [request() + b"more", PAYLOAD],
+    "a megabyte of header": [header(VERSION, REQUEST, 7, "/" + "x" * 2**20, None), PAYLOAD],
+    "a header deep in itself": [DEEP],
+    "a count that lies": [b"\xdd\xff\xff\xff\xff"],
+    "an extension type": [header(VERSION, msgpack.ExtType(5, b"x"))],
+    "another version as text": [header("1", REQUEST, 7, "/", None), PAYLOAD],
+    "a version that is almost one": [header(True, REQUEST, 7, "/", None), PAYLOAD],
+    "an unknown kind": [header(VERSION, 99)],
+    "a kind that is no number": [header(VERSION, "REQUEST", 7, "/", None), PAYLOAD],
+    "a kind that cannot be hashed": [header(VERSION, [2], 7, "/", None), PAYLOAD],
+    "a version nested a thousand deep": [b"\x92" + b"\x91" * 1000 + b"\x01\x01", PAYLOAD],
+    "the pickle of a command": [b"cos\nsystem\n(S'touch /tmp/zflow-was-here'\ntR."],
+}
+AT_FRONT = {
+    **ANYWHERE,
+    "a request without payload": [request()],
+    "an id that is text": [request(id="7"), PAYLOAD],
+    "an id that is a float": [request(id=7.0), PAYLOAD],
+    "an endpoint that is bytes": [request(endpoint=b"/"), PAYLOAD],
+    "an endpoint that is none": [request(endpoint=None), PAYLOAD],
+    "targets that are text": [request(targets="upper"), PAYLOAD],
+    "targets that are numbers": [request(targets=[1]), PAYLOAD],
+    "targets that cannot be hashed": [request(targets=[["upper"]]), PAYLOAD],
+    "too many fields": [header(VERSION, REQUEST, 7, "/", None, None), PAYLOAD],
+    "too few fields": [header(VERSION, REQUEST, 7, "/"), PAYLOAD],
+    "a hello without a token": [header(VERSION, HELLO)],
+    "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None), PAYLOAD],
+    "what a replica says": [header(VERSION, DONE, 1, 1), PAYLOAD],
+    "ten thousand frames": [b"x"] * 10_000,
+}
+AT_BACK = {
+    **ANYWHERE,
+    "what a client says": [request(), PAYLOAD],
+    "ready as an unknown Executor": [header(VERSION, READY, "nobody", None, 1, 0, 0)],
+    "ready with no slots": [header(VERSION, READY, "upper", None, 0, 0, 0)],
+    "ready with too many slots": [header(VERSION, READY, "upper", None, 10**6, 0, 0)],
+    "ready with endpoints that are numbers": [header(VERSION, READY, "upper", [1], 1, 0, 0)],
+    "ready with endpoints that cannot be hashed": [header(VERSION, READY, "upper", [["/"]], 1, 0, 0)],
+    "ready for a shard that is none": [header(VERSION, READY, "upper", None, 1, 1, 0)],
+    "ready for a group that is none": [header(VERSION, READY, "upper", None, 1, 0, 9)],
+    "ready without fields": [header(VERSION, READY)],
+    "an answer from nobody": [header(VERSION, DONE, 1, 1), PAYLOAD],
+    "an error from nobody": [header(VERSION, ERROR, 1, 1), PAYLOAD],
+    "nobody leaves": [header(VERSION, LEAVE)],
+    "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5), PAYLOAD],
+}
+
+
+@pytest.mark.parametrize("what", AT_FRONT)
+def test_at_the_front(flow: Flow, what: str) -> None:
+    _dropped_and_counted(flow, front(flow), AT_FRONT[what])
+
+
+@pytest.mark.parametrize("what", AT_BACK)
+def test_at_the_back(flow: Flow, what: str) -> None:
+    _dropped_and_counted(flow, back(), AT_BACK[what])
+
+
+def _dropped_and_counted(flow: Flow, address: str, frames: list[bytes]) -> None:
+    before = sum(malformed(flow).values())
+    with dealer(address) as stranger:
+        for _ in range(3):
+            stranger.send_multipart(frames)
+        wait_for(lambda: sum(malformed(flow).values()) == before + 3, what="each is counted")
+    serves(flow)
+    assert not os.path.exists("/tmp/zflow-was-here")
+
+
+def test_random_messages_at_both_ends(flow: Flow) -> None:
+    generator = random.Random(5)
+    # Not of an Executor that there is: with some luck it would still be well-formed, and be taken into the pool.
+    ready = header(VERSION, READY, "nobody", None, 1, 0, 0)
+    good = [request(), ready, header(VERSION, DONE, 1, 1), PAYLOAD]
+
+    def frame() -> bytes:
+        some = bytearray(generator.choice([*good, generator.randbytes(generator.randrange(40))]))
+        for _ in range(generator.randrange(1, 4)):
+            if some:
+                some[generator.randrange(len(some))] = generator.randrange(256)
+        return bytes(some[: generator.randrange(len(some) + 1)])
+
+    before = sum(malformed(flow).values())
+    with dealer(front(flow)) as one, dealer(back()) as other:
+        for _ in range(1500):
+            for stranger in (one, other):
+                stranger.send_multipart([frame() for _ in range(generator.randrange(1, 4))])
+        wait_for(lambda: sum(malformed(flow).values()) > before + 2000)
+        serves(flow)
+    serves(flow)
+
+
+def test_kinds_are_few_whatever_comes(flow: Flow) -> None:
+    counts = malformed(flow)
+    assert len(counts) <= 12
+    assert all(isinstance(count, int) for count in counts.values())
+
+
+def test_each_kind_is_logged_once(tmp_path: Path) -> None:
+    source = "from zflow import Flow\nwith Flow() as flow:\n    print(flow.port, flush=True)\n    input()\n"
+    with Script(source, tmp_path, stdin=-1) as script:
+        port = script.line()
+        with dealer(f"tcp://127.0.0.1:{port}") as stranger, Client(port=port) as client:
+            for number in range(50):
+                stranger.send_multipart([b"hello %d" % number])
+                stranger.send_multipart([header(VERSION, 99, number)])
+            wait_for(lambda: sum(client.info()["malformed"].values()) == 100)
+        assert script.process.stdin is not None
+        script.process.stdin.write("\n")
+        script.process.stdin.flush()
+        code, _, err = script.end()
+    assert code == 0
+    lines = err.splitlines()
+    assert len(lines) == 2, lines
+    assert all("zflow: broker: WARNING dropped a malformed message" in line for line in lines)
+
+
+# -- answered with an error -------------------------------------------------------------------------------------------
+
+
+def refused(stranger: zmq.Socket[bytes], frames: list[bytes]) -> tuple[int, dict[str, Any]]:
+    """Send a request; the id and the error that come back."""
+    stranger.send_multipart(frames)
+    answer, error = stranger.recv_multipart()
+    version, kind, id = msgpack.unpackb(answer)
+    assert (version, kind) == (VERSION, protocol.FAILED)
+    return id, msgpack.unpackb(error)
+
+
+def test_another_version_is_answered(flow: Flow) -> None:
+    before = sum(malformed(flow).values())
+    with dealer(front(flow)) as stranger:
+        id, error = refused(stranger, [header(VERSION + 1, REQUEST, 41, "/", None, "and more"), PAYLOAD])
+        assert (id, error["type"]) == (41, "BadRequest")
+        assert f"version {VERSION} " in error["message"]
+        assert refused(stranger, [header(VERSION + 1, HELLO)])[0] == 0
+        assert refused(stranger, [header(None, REQUEST, 2**64 - 1)])[0] == 0
+    assert sum(malformed(flow).values()) == before + 3
+    serves(flow)
+
+
+def test_an_unknown_executor_is_answered(flow: Flow) -> None:
+    with dealer(front(flow)) as stranger:
+        id, error = refused(stranger, [request(id=-3, targets=["upper", "nobody"]), PAYLOAD])
+        assert (id, error["type"]) == (-3, "BadRequest")
+        assert "'nobody'" in error["message"]
+        assert "'upper'" in error["message"]
+        assert len(refused(stranger, [request(targets=["x" * 50_000]), PAYLOAD])[1]["message"]) < 1000
+    serves(flow)
+
+
+def test_an_endpoint_that_is_too_long_is_answered(flow: Flow) -> None:
+    with dealer(front(flow)) as stranger:
+        assert refused(stranger, [request(endpoint="/" * 2000), PAYLOAD])[1]["type"] == "BadRequest"
+    serves(flow)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [b""],
+        [b"\xc1"],
+        [PAYLOAD[:-5]],
+        [PAYLOAD, b"one frame too many"],
+        [msgpack.packb([99, {}, []])],
+        [msgpack.packb({"a": 1})],
+        [DEEP],
+        [b"\xdd\xff\xff\xff\xff"],
+        [b""] * 5000,
+        [b"\xd4" * 500],
+    ],
+)
+def test_a_payload_that_is_none_is_answered_by_the_replica(flow: Flow, payload: list[bytes]) -> None:
+    before = replicas("upper")
+    with dealer(front(flow)) as stranger:
+        id, error = refused(stranger, [request(id=5), *payload])
+    assert (id, error["type"]) == (5, "BadRequest")
+    assert "upper/rep-" in error["message"]
+    assert replicas("upper") == before
+    serves(flow)
+
+
+def test_a_request_over_the_limit_is_answered_and_one_far_over_it_is_cut_off(flow: Flow) -> None:
+    with dealer(front(flow)) as stranger:
+        error = refused(stranger, [request(), b"x" * 600_000, b"x" * 600_000])[1]
+        assert error["type"] == "RequestTooLarge"
+        assert "1000000" in error["message"]
+        stranger.send_multipart([request(), b"x" * 2_000_000])
+        stranger.set(zmq.RCVTIMEO, 50)
+        with pytest.raises(zmq.Again):
+            stranger.recv_multipart()
+    serves(flow)
+
+
+# -- at the front door, below the messages ----------------------------------------------------------------------------
+
+
+def test_connections_that_speak_no_zeromq(flow: Flow) -> None:
+    address = ("127.0.0.1", flow.port)
+    half = [socket.create_connection(address) for _ in range(20)]  # say nothing at all
+    for number in range(200):
+        with socket.create_connection(address) as connection, contextlib.suppress(OSError):
+            connection.sendall(os.urandom(number))
+    for connection in half:
+        connection.sendall(b"\xff\0\0\0\0\0\0\0\1\x7f")  # begin a greeting as they should, and say no more
+    serves(flow)
+    for connection in half:
+        connection.close()
+    serves(flow)
+
+
+def test_clients_that_vanish_with_their_requests_in_flight(flow: Flow) -> None:
+    for _ in range(20):
+        with dealer(front(flow)) as stranger:
+            for number in range(20):
+                stranger.send_multipart([request(id=number), PAYLOAD])
+    with Client(port=flow.port) as client:
+        wait_for(lambda: client.info()["requests"] == 0, what="none of their requests is kept")
+    serves(flow)
+
+
+def test_one_id_for_several_requests(flow: Flow) -> None:
+    with dealer(front(flow)) as stranger:
+        for _ in range(10):
+            stranger.send_multipart([request(id=1), PAYLOAD])
+        for _ in range(10):
+            answer, payload = stranger.recv_multipart()
+            assert msgpack.unpackb(answer) == [VERSION, protocol.REPLY, 1, None, None]
+            assert wire.unpack([payload])[0].texts == ["A"]
+
+
+# -- a replica that lies ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
+    """A Flow whose pool a stranger has joined; only the stranger binds `/lie`, but nobody knows that."""
+    with Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow:
+        folder = max(socket_folders(), key=_born)
+        with dealer(f"ipc://{tempfile.gettempdir()}/{folder}/back", b"lonely/rep-9#1") as stranger:
+            stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0))
+            assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
+            yield flow, stranger
+
+
+def _born(folder: str) -> float:
+    return os.stat(os.path.join(tempfile.gettempdir(), folder)).st_ctime
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "error"),
+    [
+        (DONE, [b"\xc1"], errors.BadRequest),
+        (DONE, [PAYLOAD, PAYLOAD], errors.BadRequest),
+        (ERROR, [b"\xc1"], errors.BadRequest),
+        (ERROR, [b""], errors.BadRequest),
+        (ERROR, [msgpack.packb("text")], errors.ZflowError),
+        (ERROR, [msgpack.packb({"type": "SystemExit", "message": 3})], errors.ZflowError),
+        (ERROR, [msgpack.packb({"type": "ExecutorError", "message": "told", **NASTY})], errors.ExecutorError),
+        (ERROR, [msgpack.packb({"type": "FlowUnreachable", "message": "told", **NASTY})], errors.FlowUnreachable),
+        (ERROR, [DEEP], errors.BadRequest),
+        (ERROR, [msgpack.packb({"type": "BadRequest", "message": "told"}), b"more"], errors.BadRequest),
+    ],
+)
+def test_an_answer_that_is_none_fails_its_request_only(kind: int, payload: list[bytes], error: type[Exception]) -> None:
+    with liar() as (flow, stranger):
+        failed: list[Any] = []
+        posting = in_background(flow.post, "/lie", texts(30), request_size=1, on_error=failed.append)
+        task = msgpack.unpackb(stranger.recv_multipart()[0])
+        assert task[1:2] + task[3:] == [protocol.TASK, "/lie", None]
+        stranger.send_multipart([header(VERSION, kind, task[2], 100), *payload])
+        stranger.send(header(VERSION, LEAVE))
+        assert len(posting.result(PATIENCE)) == 29
+        assert [type(response.error) for response in failed] == [error]
+        assert str(failed[0].error)
+
+
+def test_answers_to_tasks_that_are_not_there(tmp_path: Path) -> None:
+    with liar() as (flow, stranger):
+        for task in (0, -1, 2**63, 10**6):
+            stranger.send_multipart([header(VERSION, DONE, task, -5), PAYLOAD])
+            stranger.send_multipart([header(VERSION, ERROR, task, 2**63), PAYLOAD])
+        stranger.send_multipart([header(VERSION, DONE, 1, 1)])
+        stranger.send(header(VERSION, READY, "lonely", None, 3, 0, 0))  # again
+        stranger.send(header(VERSION, LEAVE))
+        stranger.send(header(VERSION, LEAVE))
+        with Client(port=flow.port) as client:
+            wait_for(lambda: client.info()["executors"]["lonely"]["replicas"] == ["lonely/rep-0"])
+            assert client.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
