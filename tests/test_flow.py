@@ -195,21 +195,10 @@ def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"external": True}, {"host": "elsewhere"}, {"env": {"CUDA_VISIBLE_DEVICES": "RR"}}]
-)
+@pytest.mark.parametrize("arguments", [{"external": True}, {"host": "elsewhere"}])
 def test_what_this_version_leaves_out_is_refused_and_not_ignored(arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.NotSupported, match="not supported"):
         Flow().add(**arguments)
-
-
-def test_round_robin_gpus_from_the_environment_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR0:2")
-    with pytest.raises(errors.NotSupported, match="RR0:2"):
-        Flow().add().start()
-
-
-# -- life cycle -------------------------------------------------------------------------------------------------------
 
 
 def test_a_flow_starts_again_after_it_was_closed() -> None:
