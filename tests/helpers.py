@@ -71,10 +71,13 @@ def replicas(executor: str) -> dict[str, int]:
 
 
 def pid_of(name: str) -> int:
-    """The process id behind a title; fails if there is not exactly one."""
-    found = [process.pid for process in children() if title(process.pid) == f"zflow: {name}"]
-    assert len(found) == 1, f"{name}: {found}"
-    return found[0]
+    """The process id behind a title; a process that has just been forked still bears the one of its parent."""
+
+    def found() -> list[int]:
+        pids = [process.pid for process in children() if title(process.pid) == f"zflow: {name}"]
+        return pids if len(pids) == 1 else []
+
+    return wait_for(found, what=f"there is one {name}")[0]
 
 
 def alive(pid: int) -> bool:

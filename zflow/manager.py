@@ -395,18 +395,19 @@ class _Manager:
             if not self._hung_up:
                 waiting.register(self._parent, selectors.EVENT_READ)
             ready = [key.fileobj for key, _ in waiting.select(max(0.0, min(0.2, deadline - time.monotonic())))]
-        if self._parent in ready or os.getppid() != self._user:
-            self._hurry()
+        if not self._hung_up and (os.getppid() != self._user or (self._parent in ready and self._is_hung_up())):
+            # The user's process is gone, or has no patience any more: as little grace as for orphans.
+            self._hung_up = True
+            self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
         self._reap()
         return bool(ready)
 
-    def _hurry(self) -> None:
-        """The user's process is gone, or has no patience any more: as little grace as for orphans."""
-        with contextlib.suppress(EOFError, OSError):
+    def _is_hung_up(self) -> bool:
+        try:
             self._parent.recv_bytes()
-            return  # it just said once more that it wants to close
-        self._hung_up = True
-        self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
+        except (EOFError, OSError):
+            return True
+        return False  # it just said once more that it wants to close
 
     def _kill(self, pids: Sequence[int]) -> None:
         for pid in pids:
