@@ -24,7 +24,7 @@ class Known(Executor):
     def foo(self, docs): ...
 
 
-class Strict(Executor):
+class Exacting(Executor):
     def __init__(self, model, top_k=5):
         pass
 
@@ -192,9 +192,17 @@ def test_other_kinds_are_not_supported():
 @pytest.mark.parametrize(
     ("uses", "given", "message"),
     [
-        (Strict, {}, "Strict.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
-        ("Strict", {"uses_with": {"model": 1, "topk": 2}}, "uses_with gives 'topk', which Strict.__init__ does not"),
-        ({"jtype": "Strict", "with": {"model": 1, "a": 2}}, {}, "uses_with gives 'a', which Strict.__init__ does not"),
+        (Exacting, {}, "Exacting.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
+        (
+            "Exacting",
+            {"uses_with": {"model": 1, "topk": 2}},
+            "uses_with gives 'topk', which Exacting.__init__ does not",
+        ),
+        (
+            {"jtype": "Exacting", "with": {"model": 1, "a": 2}},
+            {},
+            "uses_with gives 'a', which Exacting.__init__ does not",
+        ),
         (None, {"uses_with": {"a": 1}}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own"),
         (Known, {"uses_requests": {"/x": "fo"}}, "Known has no method 'fo' to serve '/x'; did you mean 'foo'?"),
         ({"jtype": "Known", "wiht": {}}, {}, "uses: unknown key 'wiht'; did you mean 'with'?"),
@@ -215,8 +223,8 @@ def test_what_can_be_told_without_importing_is_told_before(uses, given, message)
         ("no_such_file.py", []),
         ("no_such_file.yml", []),
         ("jtype: [broken", []),
-        ("Strict", ["may_define_another.py"]),
-        ({"jtype": "Strict", "py_modules": "may_define_another.py"}, []),
+        ("Exacting", ["may_define_another.py"]),
+        ({"jtype": "Exacting", "py_modules": "may_define_another.py"}, []),
         ("installed, may be", []),
     ],
 )
@@ -262,10 +270,10 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
 @pytest.mark.parametrize(
     ("uses", "uses_with", "message"),
     [
-        (Strict, {}, "Strict.__init__ requires 'model': give it by uses_with={'model': ...}"),
-        (Strict, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Strict.__init__ does not take; did you mean "
+        (Exacting, {}, "Exacting.__init__ requires 'model': give it by uses_with={'model': ...}"),
+        (Exacting, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Exacting.__init__ does not take; did you mean "
          "'top_k'?"),
-        (Strict, {"zzz": 1}, "uses_with gives 'zzz', which Strict.__init__ does not take; it takes 'model', 'top_k'"),
+        (Exacting, {"zzz": 1}, "uses_with gives 'zzz', which Exacting.__init__ does not take; it takes 'model', 'top_k'"),
         (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def "
          "__init__(self, a, **kwargs), or leave uses_with out"),
     ],
@@ -278,7 +286,7 @@ def test_uses_with_must_fit_the_constructor(uses, uses_with, message):
 
 def test_a_constructor_that_takes_everything_gets_everything():
     assert load(Known, uses_with={"anything": 1}).uses_with == {"anything": 1}
-    assert load(Strict, uses_with={"model": 1}).uses_with == {"model": 1}
+    assert load(Exacting, uses_with={"model": 1}).uses_with == {"model": 1}
 
 
 def test_uses_requests_must_name_methods():
