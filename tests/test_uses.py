@@ -24,7 +24,7 @@ class Known(Executor):
     def foo(self, docs): ...
 
 
-class Exacting(Executor):
+class Choosy(Executor):
     def __init__(self, model, top_k=5):
         pass
 
@@ -192,16 +192,16 @@ def test_other_kinds_are_not_supported():
 @pytest.mark.parametrize(
     ("uses", "given", "message"),
     [
-        (Exacting, {}, "Exacting.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
+        (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
         (
-            "Exacting",
+            "Choosy",
             {"uses_with": {"model": 1, "topk": 2}},
-            "uses_with gives 'topk', which Exacting.__init__ does not",
+            "uses_with gives 'topk', which Choosy.__init__ does not",
         ),
         (
-            {"jtype": "Exacting", "with": {"model": 1, "a": 2}},
+            {"jtype": "Choosy", "with": {"model": 1, "a": 2}},
             {},
-            "uses_with gives 'a', which Exacting.__init__ does not",
+            "uses_with gives 'a', which Choosy.__init__ does not",
         ),
         (None, {"uses_with": {"a": 1}}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own"),
         (Known, {"uses_requests": {"/x": "fo"}}, "Known has no method 'fo' to serve '/x'; did you mean 'foo'?"),
@@ -223,8 +223,8 @@ def test_what_can_be_told_without_importing_is_told_before(uses, given, message)
         ("no_such_file.py", []),
         ("no_such_file.yml", []),
         ("jtype: [broken", []),
-        ("Exacting", ["may_define_another.py"]),
-        ({"jtype": "Exacting", "py_modules": "may_define_another.py"}, []),
+        ("Choosy", ["may_define_another.py"]),
+        ({"jtype": "Choosy", "py_modules": "may_define_another.py"}, []),
         ("installed, may be", []),
     ],
 )
@@ -270,10 +270,10 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
 @pytest.mark.parametrize(
     ("uses", "uses_with", "message"),
     [
-        (Exacting, {}, "Exacting.__init__ requires 'model': give it by uses_with={'model': ...}"),
-        (Exacting, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Exacting.__init__ does not take; did you mean "
+        (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...}"),
+        (Choosy, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Choosy.__init__ does not take; did you mean "
          "'top_k'?"),
-        (Exacting, {"zzz": 1}, "uses_with gives 'zzz', which Exacting.__init__ does not take; it takes 'model', 'top_k'"),
+        (Choosy, {"zzz": 1}, "uses_with gives 'zzz', which Choosy.__init__ does not take; it takes 'model', 'top_k'"),
         (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def "
          "__init__(self, a, **kwargs), or leave uses_with out"),
     ],
@@ -286,7 +286,7 @@ def test_uses_with_must_fit_the_constructor(uses, uses_with, message):
 
 def test_a_constructor_that_takes_everything_gets_everything():
     assert load(Known, uses_with={"anything": 1}).uses_with == {"anything": 1}
-    assert load(Exacting, uses_with={"model": 1}).uses_with == {"model": 1}
+    assert load(Choosy, uses_with={"model": 1}).uses_with == {"model": 1}
 
 
 def test_uses_requests_must_name_methods():
