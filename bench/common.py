@@ -37,10 +37,10 @@ def small_documents(count: int) -> DocumentArray:
     return DocumentArray(Document(text=TEXT) for _ in range(count))
 
 
-def same_bytes() -> list[bytes]:
-    """Return header and payload of the request that zflow makes of one small Document."""
+def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
+    """Return header and payload of the request that zflow makes of these Documents, by default one small one."""
     header = protocol.encoder()((protocol.VERSION, protocol.REQUEST, 1000, "/", None))
-    return [header, *(bytes(frame) for frame in pack(small_documents(1)))]
+    return [header, *(bytes(frame) for frame in pack(docs or small_documents(1)))]
 
 
 def seconds_of(action: Callable[[], object]) -> float:

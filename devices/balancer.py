@@ -35,12 +35,20 @@ STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all 
 
 
 class Task:
-    """One request's visit to one Executor. The payload is the caller's business."""
+    """One request's visit to one Executor, or its part for one shard. The payload is the caller's business.
 
-    __slots__ = ("assigned", "crashes", "deadline", "holder", "id", "payload", "suspect", "waited")
+    Args:
+        id: larger than those of all tasks before it.
+        payload: anything.
+        deadline: when it expires, by the caller's clock.
+        shard: the only shard whose replicas may have it; None for any.
+    """
 
-    def __init__(self, id: int, payload: Any = None, deadline: float = math.inf) -> None:
+    __slots__ = ("assigned", "crashes", "deadline", "holder", "id", "payload", "shard", "suspect", "waited")
+
+    def __init__(self, id: int, payload: Any = None, deadline: float = math.inf, shard: int | None = None) -> None:
         self.id = id
+        self.shard = shard
         self.payload = payload
         self.deadline = deadline
         self.holder: Replica | None = None
@@ -59,6 +67,7 @@ class Replica:
     Args:
         name: what the caller calls it.
         slots: how many tasks it works on at the same time. It begins them in the order in which they were sent.
+        shard: which shard it is a replica of.
     """
 
     __slots__ = (
@@ -70,6 +79,7 @@ class Replica:
         "measured",
         "name",
         "parked",
+        "shard",
         "slots",
         "way",
         "ways",
@@ -78,8 +88,9 @@ class Replica:
         "work",
     )
 
-    def __init__(self, name: Any, slots: int = 1) -> None:
+    def __init__(self, name: Any, slots: int = 1, shard: int = 0) -> None:
         self.name = name
+        self.shard = shard
         self.slots = slots
         self.window = slots
         self.widest = max(slots, MAX_WINDOW)
@@ -163,6 +174,7 @@ class Balancer:
         self.tasks: dict[int, Task] = {}  # all that have not ended
         self._queue: deque[Task] = deque()
         self._suspects: deque[Task] = deque()
+        self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
         # _levels[n]: replicas with room that hold n tasks, the one that got there first in front. All levels below
         # _lowest are empty.
         self._levels: list[dict[Replica, None]] = [{}]
@@ -175,7 +187,12 @@ class Balancer:
     @property
     def queued(self) -> int:
         """How many tasks no replica holds."""
-        return len(self._queue) + len(self._suspects)
+        return len(self._queue) + len(self._suspects) + len(self._parts)
+
+    @property
+    def oldest_queued(self) -> int | None:
+        """The id of the task at the head of those that any replica may have, or None."""
+        return self._queue[0].id if self._queue else None
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
@@ -202,7 +219,8 @@ class Balancer:
         for at, task in enumerate(replica.held.values()):
             if task is None:
                 continue
-            task.crashes += at < replica.slots
+            # Parts of fan-outs stand behind others also where tasks are sent once at most: any may have begun.
+            task.crashes += at < replica.slots or not self.retries
             if task.crashes > self.retries:
                 del self.tasks[task.id]
                 actions.append(Fail(task, "crashed", name))
@@ -252,23 +270,41 @@ class Balancer:
         """Put tasks that were sent before in front of all that wait, in their order."""
         for task in reversed(tasks):
             task.holder = None
-            (self._suspects if task.suspect else self._queue).appendleft(task)
+            if task.suspect:
+                self._suspects.appendleft(task)
+            elif task.shard is None:
+                self._queue.appendleft(task)
+            else:
+                self._parts[task.id] = task
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room."""
-        self.tasks[task.id] = task
-        if task.deadline != math.inf:
-            if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
-                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
-            heapq.heappush(self._deadlines, (task.deadline, task.id))
+        self.expect(task)
         if not self._queue:
             replica = self._least_held()
             if replica is not None:
                 return [self._assign(replica, task, now)]
         self._queue.append(task)
         return []
+
+    def expect(self, task: Task) -> None:
+        """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
+        self.tasks[task.id] = task
+        if task.deadline != math.inf:
+            if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
+                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
+            heapq.heappush(self._deadlines, (task.deadline, task.id))
+
+    def place(self, task: Task, replica: Replica, now: float) -> None:
+        """The caller sends an expected task to this replica by itself, whether or not it has room."""
+        self._assign(replica, task, now)
+
+    def queue(self, task: Task, now: float) -> list[Action]:
+        """Give an expected task to a replica of its shard, as soon as one has room."""
+        self._parts[task.id] = task
+        return self._dispatch(now)
 
     def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
         """The replica answered; `service` is how long it worked, in seconds.
@@ -305,7 +341,12 @@ class Balancer:
         replica = task.holder
         if replica is None:
             # Whatever ends here is near the head as a rule: requests that came together end together.
-            (self._suspects if task.suspect else self._queue).remove(task)
+            if task.suspect:
+                self._suspects.remove(task)
+            elif task.shard is None:
+                self._queue.remove(task)
+            else:
+                self._parts.pop(task.id, None)  # else it was only expected
             return []
         if task.id in islice(replica.held, replica.slots):
             replica.held[task.id] = None
@@ -338,7 +379,7 @@ class Balancer:
             if task is not None:
                 actions.append(Fail(task, "expired", None if task.holder is None else task.holder.name))
                 actions.extend(self._withdraw(task))
-        if self._parked and now >= self._look_at:
+        if self._parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
             for replica in self.replicas.values():
                 if replica.parked:
@@ -358,6 +399,7 @@ class Balancer:
             others = (other for other in self.replicas.values() if other.level >= 0 and other is not replica)
             room = sum(other.window - other.level for other in others)
             parked = parked[max(0, len(parked) - room) :]  # the last ones it would begin
+        parked = [task for task in parked if task.shard is None or self._of_shard(task.shard) is not None]
         if parked:
             for task in parked:
                 del replica.held[task.id]
@@ -373,6 +415,11 @@ class Balancer:
         actions: list[Action] = []
         if self._suspects or self._reserved is not None:
             self._dispatch_suspects(now, actions)
+        for part in list(self._parts.values()):
+            replica = self._of_shard(part.shard)
+            if replica is not None:
+                del self._parts[part.id]
+                actions.append(self._assign(replica, part, now))
         while self._queue:
             free = self._least_held()
             if free is None:
@@ -383,15 +430,19 @@ class Balancer:
         return actions
 
     def _dispatch_suspects(self, now: float, actions: list[Action]) -> None:
-        while self._suspects and self._levels[0]:
-            replica = next(iter(self._levels[0]))
-            replica.alone = True
-            actions.append(self._assign(replica, self._suspects.popleft(), now))
+        for task in list(self._suspects) if self._levels[0] else ():
+            empty = (replica for replica in self._levels[0] if task.shard in (None, replica.shard))
+            if (replica := next(empty, None)) is not None:
+                self._suspects.remove(task)
+                replica.alone = True
+                actions.append(self._assign(replica, task, now))
         if not self._suspects:
             self._reserve(None)
         elif self._reserved is None:
             # The one that answered last is the least likely to be stuck.
-            busy = [replica for replica in self.replicas.values() if not replica.alone and not replica.lost]
+            shards = {task.shard for task in self._suspects}
+            some = [replica for replica in self.replicas.values() if None in shards or replica.shard in shards]
+            busy = [replica for replica in some if not replica.alone and not replica.lost]
             self._reserve(max(busy, key=lambda replica: replica.last_done, default=None))
 
     def _reserve(self, replica: Replica | None) -> None:
@@ -403,6 +454,11 @@ class Balancer:
         if replica is not None:
             replica.alone = True
             self._place(replica)
+
+    def _of_shard(self, shard: int | None) -> Replica | None:
+        """The replica of the shard that holds fewest of those with room, if there is one."""
+        free = [replica for replica in self.replicas.values() if replica.shard == shard and replica.level >= 0]
+        return min(free, key=lambda replica: replica.level, default=None)
 
     def _least_held(self) -> Replica | None:
         levels = self._levels

@@ -12,19 +12,20 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 import zmq
 
-from . import protocol
-from .balancer import Action, Balancer, Fail, Recall, Replica, Send, Task
+from . import answers, protocol
+from .balancer import Action, Fail, Recall, Replica, Send
+from .fanout import BEACON_EVERY, Publish
+from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
 from .router import Answer, Inputs, Node, Router, Visit, Walk
 
 log = logging.getLogger("zflow.broker")
 
-BATCH = 64  # messages read from one socket before the other gets its turn
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 
@@ -48,6 +49,8 @@ class Settings:
         timeouts: per node, the seconds a request may take there, or None.
         front: the addresses to listen on for clients; `tcp://host:*` takes any free port.
         back: the address to listen on for replicas.
+        fan: where fan-outs are published to replicas of Executors with shards.
+        collector: where their answers are collected.
         max_message_bytes: the largest payload taken from a client or a replica.
         version: zflow's version, told to clients that ask.
         epoch: which start of this broker it is.
@@ -58,20 +61,11 @@ class Settings:
     timeouts: Sequence[float | None]
     front: Sequence[str]
     back: str
+    fan: str
+    collector: str
     max_message_bytes: int
     version: str = ""
     epoch: int = 1
-
-
-@dataclass
-class Pool:
-    """The replicas of one node."""
-
-    index: int
-    node: Node
-    balancer: Balancer
-    timeout: float | None
-    names: dict[bytes, str] = field(default_factory=dict)
 
 
 class Broker:
@@ -90,9 +84,14 @@ class Broker:
         back.set(zmq.ROUTER_MANDATORY, 1)
         self._front = protocol.Port(front, 3)
         self._back = protocol.Port(back, 3)
+        fan, _ = self._listen([settings.fan], kind=zmq.XPUB)
+        fan.set(zmq.XPUB_VERBOSE, 1)
+        self._fan = protocol.Port(fan, 3)
+        collector, _ = self._listen([settings.collector], kind=zmq.PULL)
+        self._collector = protocol.Port(collector, 3)
         self._router = Router(settings.nodes)
         self._pools = [
-            Pool(index, node, Balancer(retries), timeout)
+            Pool(index, node, retries, timeout)
             for index, (node, retries, timeout) in enumerate(
                 zip(self._router.nodes, settings.retries, settings.timeouts, strict=True)
             )
@@ -100,6 +99,13 @@ class Broker:
         self._by_name = {pool.node.name: pool for pool in self._pools if pool.node.process}
         self._pool_of: dict[bytes, Pool] = {}
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
+        self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
+        self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
+        self._next_beacon = 0.0
+        # What a turn of the loop has to send. It is sent at the turn's end, all in one go: sent one by one, between
+        # two steps of Python each, every message would wake libzmq's thread anew.
+        self._to_clients: list[Sequence[Any]] = []
+        self._to_replicas: deque[tuple[Pool, Action | Publish]] = deque()
         self._walks: set[Walk] = set()
         self._task_id = 0
         self._encode = protocol.encoder()
@@ -110,8 +116,10 @@ class Broker:
         self.counts: Counter[str] = Counter()
         self._unbound: set[str] = set()
 
-    def _listen(self, addresses: Iterable[str], max_bytes: int | None = None) -> tuple[zmq.Socket[bytes], list[str]]:
-        socket = self._context.socket(zmq.ROUTER)
+    def _listen(
+        self, addresses: Iterable[str], max_bytes: int | None = None, kind: int = zmq.ROUTER
+    ) -> tuple[zmq.Socket[bytes], list[str]]:
+        socket = self._context.socket(kind)
         socket.set(zmq.IPV6, 1)
         socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
         socket.set(zmq.LINGER, 1000)  # ms; the last replies still go out
@@ -135,19 +143,27 @@ class Broker:
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
         control = self._control.fileno()
-        watched: list[Any] = [(source, zmq.POLLIN) for source in (self._back.socket, self._front.socket, control)]
+        # Answers first: they make replicas idle.
+        handlers: dict[Any, Callable[[], Any]] = {
+            self._collector.socket: lambda: self._read(self._collector, self._from_replica),
+            self._back.socket: lambda: self._read(self._back, self._from_replica),
+            self._front.socket: lambda: self._read(self._front, self._from_client),
+            self._fan.socket: lambda: self._read(self._fan, self._subscription),
+            control: self._obey,
+        }
+        sharded = any(node.shards > 1 for node in self._settings.nodes)
+        watched: list[Any] = [
+            (source, zmq.POLLIN)
+            for source in handlers
+            if sharded or source not in (self._collector.socket, self._fan.socket)
+        ]
         self._tell("bound", *self.addresses)
         while not self._stopped:
-            ready: list[Any] = [source for source, _ in zmq.zmq_poll(watched, self._timeout())]
-            # Answers first: they make replicas idle.
-            if self._back.socket in ready:
-                self._read(self._back, self._from_replica)
-            if self._front.socket in ready:
-                self._read(self._front, self._from_client)
-            if control in ready:
-                self._obey()
+            for source, _ in zmq.zmq_poll(watched, self._timeout()):
+                handlers[source]()
             self._tick()
-        for port in (self._front, self._back):
+            self._flush()
+        for port in (self._front, self._back, self._fan, self._collector):
             port.socket.close()
         self._context.term()
 
@@ -159,6 +175,8 @@ class Broker:
         for pool in self._pools:
             if pool.balancer.timed:
                 wait = min(wait, pool.balancer.wake_after(time.monotonic()))
+            if pool.fanout is not None and pool.fanout.under_way:
+                wait = min(wait, BEACON_EVERY)
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
@@ -166,12 +184,20 @@ class Broker:
             self._bury_lost()
         for pool in self._pools:
             if pool.balancer.timed:
-                self._do(pool, pool.balancer.tick(time.monotonic()))
+                self._do(pool, pool.tick(time.monotonic()))
+            if pool.fanout is not None and time.monotonic() >= self._next_beacon:
+                self._next_beacon = time.monotonic() + BEACON_EVERY
+                self._send_beacons()
 
-    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> bool:
-        """Handle what has arrived, up to one turn's share; True if there may be more."""
-        for _ in range(BATCH):
-            frames = port.receive()
+    def _send_beacons(self) -> None:
+        for pool in self._pools:
+            for group, number in pool.fanout.beacons() if pool.fanout is not None else ():
+                beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
+                self._publish([protocol.topic(pool.index, group), beacon])
+
+    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
+        """Handle what has arrived, up to one turn's share."""
+        for frames in port.receive_some(protocol.BATCH):
             try:
                 handle(frames)
             except protocol.WrongVersion as error:
@@ -180,9 +206,6 @@ class Broker:
                     self._refuse_version(frames)
             except protocol.Malformed as error:
                 self._count(str(error), frames)
-            if not port.readable():
-                return False
-        return True
 
     def _count(self, what: str, frames: Sequence[Any]) -> None:
         self.counts[what] += 1
@@ -198,7 +221,9 @@ class Broker:
             raise protocol.Malformed("no header")
         header = protocol.decode(frames[1], protocol.FROM_CLIENT)
         if header[1] == protocol.HELLO:
-            self._send_front([client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))])
+            self._to_clients.append(
+                [client, self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._info()))]
+            )
             return
         id, endpoint, targets = header[2], header[3], header[4]
         if len(frames) < 3:
@@ -207,7 +232,7 @@ class Broker:
         self._walks.add(walk)
         error = self._objection(walk, frames[2:])
         if error:
-            self._fail(walk, *error)
+            self._fail(walk, answers.error(*error))
         else:
             self._take(walk, self._router.start(walk, frames[2:]))
 
@@ -233,14 +258,10 @@ class Broker:
     def _refuse_version(self, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
-        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {header[0]!r:.40}"
-        self._send_front([frames[0], *self._failed(id, {"type": "BadRequest", "message": message})])
-
-    def _failed(self, id: int, error: Any) -> list[bytes]:
-        return [self._encode((protocol.VERSION, protocol.FAILED, id)), msgpack.packb(error)]
-
-    def _send_front(self, frames: Sequence[Any]) -> None:
-        self._front.send(frames)  # a client that is gone is not an error: ROUTER drops it
+        version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
+        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
+        header = self._encode((protocol.VERSION, protocol.FAILED, id))
+        self._to_clients.append([frames[0], header, answers.error("BadRequest", message)])
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -273,26 +294,27 @@ class Broker:
                 self._answer(walk, step.inputs)
                 continue
             pool = self._pools[step.node]
-            self._task_id += 1
-            task = Task(self._task_id, (walk, step.inputs))
-            if pool.timeout is not None:
-                task.deadline = now + pool.timeout
-            walk.open.add((step.node, task.id))
-            self._do(pool, pool.balancer.submit(task, now))
+            id = self._task_id + 1
+            self._task_id += pool.ids_for(walk)
+            walk.open.add((step.node, id))
+            self._do(pool, pool.submit(walk, step.inputs, id, now))
 
     def _answer(self, walk: Walk, inputs: Inputs) -> None:
         self._end(walk)
         client, id = walk.origin
-        parts, frames = _flat(inputs)
-        self._send_front([client, self._encode((protocol.VERSION, protocol.REPLY, id, parts)), *frames])
+        parts, frames = answers.flat(inputs)
+        self._to_clients.append(
+            [client, self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes)), *frames]
+        )
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
             log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
 
-    def _fail(self, walk: Walk, type: str, message: str) -> None:
+    def _fail(self, walk: Walk, error: bytes) -> None:
+        """Answer with an error, as `_error` makes them or as a replica has sent it."""
         client, id = walk.origin
         self._end(walk)
-        self._send_front([client, *self._failed(id, {"type": type, "message": message})])
+        self._to_clients.append([client, self._encode((protocol.VERSION, protocol.FAILED, id)), error])
 
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
@@ -300,10 +322,24 @@ class Broker:
         if walk.open:
             now = time.monotonic()
             for node, id in list(walk.open):
-                self._do(self._pools[node], self._pools[node].balancer.cancel(id, now))
+                self._do(self._pools[node], self._pools[node].cancel(id, now))
             walk.open.clear()
         if self._draining and not self._walks:
             self._tell("drained")
+
+    def _go_on(self, pool: Pool, outcome: Outcome) -> None:
+        """A visit has ended: take the walk to where it goes next."""
+        walk = outcome.walk
+        if isinstance(outcome, Broken):
+            self._fail(walk, outcome.error)
+            return
+        walk.open.discard((pool.index, outcome.id))
+        if isinstance(outcome, Finished):
+            self._take(walk, self._router.done(walk, pool.index, outcome.payload))
+            return
+        if outcome.errors:
+            walk.notes = {**(walk.notes or {}), pool.node.name: answers.shards_note(pool, outcome.errors)}
+        self._take(walk, self._router.gathered(walk, pool.index, outcome.results))
 
     # -- the back -------------------------------------------------------------------------------------------------
 
@@ -314,48 +350,66 @@ class Broker:
         header = protocol.decode(frames[1], protocol.FROM_REPLICA)
         kind = header[1]
         if kind == protocol.READY:
-            self._join(identity, *header[2:])
+            self._ready(identity, *header[2:])
             return
         pool = self._pool_of.get(identity)
         if pool is None:
             raise protocol.Malformed("an answer from an unknown replica")
+        now = time.monotonic()
         if kind == protocol.LEAVE:
-            self._forget(identity)
-            self._do(pool, pool.balancer.leave(identity, time.monotonic()))
-            return
-        if len(frames) < 3:
+            del self._pool_of[identity]
+            self._do(pool, pool.leave(identity, now))
+        elif kind == protocol.MISSED:
+            self._do(pool, pool.missed(identity, header[2], header[3]))
+        elif len(frames) < 3:
             raise protocol.Malformed("an answer without a payload")
-        task, actions = pool.balancer.finish(identity, header[2], header[3] * 1e-6, time.monotonic())
-        self._do(pool, actions)
-        if task is None:
-            return
-        walk = task.payload[0]
-        walk.open.discard((pool.index, task.id))
-        if kind == protocol.DONE:
-            self._take(walk, self._router.done(walk, pool.index, frames[2:]))
         else:
-            self._end(walk)
-            client, id = walk.origin
-            self._send_front([client, self._encode((protocol.VERSION, protocol.FAILED, id)), *frames[2:3]])
+            failed = kind == protocol.ERROR
+            payload = frames[2] if failed else frames[2:]
+            outcome, actions = pool.answered(identity, header[2], header[3] * 1e-6, payload, failed, now)
+            self._do(pool, actions)
+            if outcome is not None:
+                self._go_on(pool, outcome)
 
-    def _join(self, identity: bytes, executor: str, endpoints: list[Any] | None, slots: int) -> None:
+    def _ready(
+        self, identity: bytes, executor: str, endpoints: list[Any] | None, slots: int, shard: int, group: int
+    ) -> None:
+        """A replica wants to be taken in: at once, or when its subscription has arrived too."""
         pool = self._by_name.get(executor)
         if pool is None:
             raise protocol.Malformed("a replica of an unknown Executor")
-        if not 1 <= slots <= MAX_SLOTS or not all(type(name) is str for name in endpoints or ()):
+        if self._pool_of.get(identity, pool) is not pool:
+            raise protocol.Malformed("a replica of another Executor")
+        node = pool.node
+        if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards) and group in range(node.groups)):
             raise protocol.Malformed("wrong fields in header")
         if endpoints is not None:
-            pool.node.endpoints = frozenset(endpoints)
-        self._pool_of[identity] = pool
-        pool.names[identity] = identity.decode(errors="replace").split("#")[0]
-        self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED))])
-        self._do(pool, pool.balancer.join(Replica(identity, slots), time.monotonic()))
+            if not all(type(name) is str for name in endpoints):
+                raise protocol.Malformed("wrong fields in header")
+            node.endpoints = frozenset(endpoints)
+        self._joining[identity] = (pool, Replica(identity, slots, shard), group)
+        self._accept(identity)
 
-    def _forget(self, identity: bytes) -> Pool | None:
-        pool = self._pool_of.pop(identity, None)
-        if pool is not None:
-            pool.names.pop(identity, None)
-        return pool
+    def _subscription(self, frames: list[Any]) -> None:
+        """A replica has subscribed to its own topic, so whatever it subscribed to before has arrived too."""
+        if frames[0][:2] == b"\x01@":
+            self._subscribed.add(frames[0][2:])
+            self._accept(frames[0][2:])
+        elif frames[0][:2] == b"\x00@":
+            self._subscribed.discard(frames[0][2:])
+
+    def _accept(self, identity: bytes) -> None:
+        if identity not in self._joining:
+            return
+        pool, replica, group = self._joining[identity]
+        if pool.fanout is not None and identity not in self._subscribed:
+            return
+        del self._joining[identity]
+        self._pool_of[identity] = pool
+        pool.names[identity] = answers.name_of(identity)
+        number, actions = pool.join(replica, group, time.monotonic())
+        self._send_back(identity, [self._encode((protocol.VERSION, protocol.ACCEPTED, number))])
+        self._do(pool, actions)
 
     def _send_back(self, identity: bytes, frames: Sequence[Any]) -> bool:
         try:
@@ -366,42 +420,42 @@ class Broker:
             return False
         return True
 
-    def _do(self, pool: Pool, actions: Sequence[Action]) -> None:
-        """Carry out what the balancer says, and what follows from that."""
-        if not actions:
-            return
-        todo = deque(actions)
-        while todo:
-            action = todo.popleft()
+    def _publish(self, frames: Sequence[Any]) -> None:
+        self._fan.send(frames)
+
+    def _do(self, pool: Pool, actions: Actions) -> None:
+        """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
+        for action in actions:
+            if type(action) is Fail:
+                outcome = pool.failed(action, answers.why(pool, action))
+                if outcome is not None:
+                    self._go_on(pool, outcome)
+            else:
+                self._to_replicas.append((pool, action))
+
+    def _flush(self) -> None:
+        """Send what the turn has brought about, and what follows from that."""
+        while self._to_replicas:
+            pool, action = self._to_replicas.popleft()
             if type(action) is Send:
-                walk, inputs = action.task.payload
-                parts, frames = _flat(inputs)
+                walk, inputs = request_of(action.task)
+                parts, frames = answers.flat(inputs)
                 header = self._encode((protocol.VERSION, protocol.TASK, action.task.id, walk.endpoint, parts))
                 if not self._send_back(action.replica.name, [header, *frames]):
                     now = time.monotonic()
                     self._lost[action.replica.name] = now
-                    todo.extend(pool.balancer.lose(action.replica.name, now, unsent=action.task.id))
+                    self._do(pool, pool.lose(action.replica.name, now, unsent=action.task.id))
+            elif type(action) is Publish:
+                walk, inputs = action.scatter.payload
+                parts, frames = answers.flat(inputs)
+                kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
+                header = self._encode((*kind, walk.endpoint, parts, action.skip))
+                self._publish([protocol.topic(pool.index, action.group), header, *frames])
             elif type(action) is Recall:
                 self._send_back(action.replica.name, [self._encode((*self._recall, action.task.id))])
-            elif type(action) is Fail:
-                self._ended(pool, action)
-
-    def _ended(self, pool: Pool, fail: Fail) -> None:
-        walk = fail.task.payload[0]
-        walk.open.discard((pool.index, fail.task.id))
-        name = pool.node.name
-        held_by = fail.held_by.decode(errors="replace").split("#")[0] if fail.held_by is not None else None
-        if fail.reason == "crashed":
-            message = (
-                f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
-                f" {held_by}; it is not tried again (retries={pool.balancer.retries})"
-            )
-            self._fail(walk, "ReplicaCrashed", message)
-        else:
-            limit = round((pool.timeout or 0.0) * 1000)
-            where = f"it was with {held_by}" if held_by else "it was still queued"
-            message = f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}"
-            self._fail(walk, "DeadlineExceeded", message)
+        for message in self._to_clients:
+            self._front.send(message)  # a client that is gone is not an error: ROUTER drops what is for it
+        self._to_clients.clear()
 
     # -- the process manager --------------------------------------------------------------------------------------
 
@@ -428,29 +482,24 @@ class Broker:
 
     def _lose(self, identity: bytes) -> None:
         """A replica's process has ended. What it still said before counts."""
+        self._joining.pop(identity, None)
+        self._subscribed.discard(identity)
         pool = self._pool_of.get(identity)
         if pool is not None:
             now = time.monotonic()
             self._lost[identity] = now + LAST_WORDS
-            self._do(pool, pool.balancer.lose(identity, now))
+            self._do(pool, pool.lose(identity, now))
 
     def _bury_lost(self) -> None:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
         now = time.monotonic()
         nothing = [self._encode((*self._recall, 0))]
         over = [name for name, end in self._lost.items() if now >= end or not self._send_back(name, nothing)]
-        while over and self._back.readable():
-            self._read(self._back, self._from_replica)
+        for port in (self._back, self._collector) if over else ():
+            while port.readable():
+                self._read(port, self._from_replica)
         for identity in over:
             del self._lost[identity]
-            pool = self._forget(identity)
+            pool = self._pool_of.pop(identity, None)
             if pool is not None:
-                self._do(pool, pool.balancer.crash(identity, time.monotonic()))
-
-
-def _flat(inputs: Inputs) -> tuple[protocol.Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; a single payload needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1:
-        return None, list(inputs[0][1][0])
-    parts = [[name, [len(payload) for payload in payloads]] for name, payloads in inputs]
-    return parts, [frame for _, payloads in inputs for payload in payloads for frame in payload]
+                self._do(pool, pool.crash(identity, time.monotonic()))

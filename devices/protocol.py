@@ -6,19 +6,28 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
     client  -> broker    HELLO token                              are you there, and who are you?
                          REQUEST id endpoint targets  + payload   walk this through the graph
     broker  -> client    WELCOME token info
-                         REPLY id parts               + payload
+                         REPLY id parts notes         + payload
                          FAILED id                    + error
-    replica -> broker    READY executor endpoints slots           take me into the pool
+    replica -> broker    READY executor endpoints slots shard replica
+                                                                  take me into the pool
                          DONE task service_us         + payload
                          ERROR task service_us        + error
+                         MISSED first last                        these fan-outs never came, nor those between
                          LEAVE                                    I start nothing more; give my requests to others
-    broker  -> replica   ACCEPTED                                 you are in the pool
+    broker  -> replica   ACCEPTED number                          you are in the pool; the last fan-out was this
                          TASK task endpoint parts     + payload
                          RECALL task                              skip it if it has not started
+    published to a group FANOUT number base endpoint parts skip
+                                                      + payload   the task of shard s is base + s; not for those to skip
+                         BEACON number                            the last fan-out was this
+
+The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
+there the message begins with it, as it does where a ROUTER put it.
 
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
-reduces them. `targets` is a list of Executor names or None for all of them.
+reduces them. `notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor
+names or None for all of them.
 """
 
 from __future__ import annotations
@@ -32,14 +41,16 @@ import zmq
 VERSION = 1
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
+BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
 HELLO, REQUEST = 1, 2
 WELCOME, REPLY, FAILED = 11, 12, 13
-READY, DONE, ERROR, LEAVE = 21, 22, 23, 24
-ACCEPTED, TASK, RECALL = 31, 32, 33
+READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
+ACCEPTED, TASK, RECALL, FANOUT, BEACON = 31, 32, 33, 34, 35
 
-_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)  # enums cost a conversion per call
+# As plain numbers: each use of an enum would cost a conversion.
+_EVENTS, _POLLIN, _SNDMORE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK)
 _NONE = type(None)
 _Shapes = dict[int, set[tuple[type, ...]]]
 
@@ -48,20 +59,23 @@ FROM_CLIENT: _Shapes = {
     REQUEST: {(int, int, int, str, _NONE), (int, int, int, str, list)},
 }
 FROM_REPLICA: _Shapes = {
-    READY: {(int, int, str, _NONE, int), (int, int, str, list, int)},
+    READY: {(int, int, str, _NONE, int, int, int), (int, int, str, list, int, int, int)},
     DONE: {(int, int, int, int)},
     ERROR: {(int, int, int, int)},
     LEAVE: {(int, int)},
+    MISSED: {(int, int, int, int)},
 }
 TO_CLIENT: _Shapes = {
     WELCOME: {(int, int, int, dict)},
-    REPLY: {(int, int, int, _NONE), (int, int, int, list)},
+    REPLY: {(int, int, int, parts, notes) for parts in (_NONE, list) for notes in (_NONE, dict)},
     FAILED: {(int, int, int)},
 }
 TO_REPLICA: _Shapes = {
-    ACCEPTED: {(int, int)},
+    ACCEPTED: {(int, int, int)},
     TASK: {(int, int, int, str, _NONE), (int, int, int, str, list)},
     RECALL: {(int, int, int)},
+    FANOUT: {(int, int, int, int, str, _NONE, list), (int, int, int, int, str, list, list)},
+    BEACON: {(int, int, int)},
 }
 
 
@@ -114,6 +128,16 @@ def decode(frame: bytes, shapes: _Shapes) -> list[Any]:
     return header
 
 
+def topic(node: int, group: int) -> bytes:
+    """What group `group` of node `node` subscribes to; no topic is the beginning of another."""
+    return b"%d.%d." % (node, group)
+
+
+def own_topic(identity: bytes) -> bytes:
+    """What only one replica subscribes to: once the broker sees that, it can see all it has subscribed to before."""
+    return b"@" + identity
+
+
 def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
     """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says.
 
@@ -130,7 +154,9 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
                     raise Malformed("parts do not fit the frames")
                 payloads.append(frames[at : at + count])
                 at += count
-            result.append((str(name), payloads))
+            if type(name) is not str:
+                raise Malformed("parts are not a list of pairs")
+            result.append((name, payloads))
     except (TypeError, ValueError):
         raise Malformed("parts are not a list of pairs") from None
     if at != len(frames):
@@ -162,20 +188,31 @@ class Port:
         """Whether a message can be received without waiting; cheaper than the exception that says there is none."""
         return bool(self._events(_EVENTS) & _POLLIN)
 
-    def receive(self) -> Frames:
+    def receive(self, flags: int = 0) -> Frames:
         """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.
 
         Raises:
-            zmq.Again: nothing came within the socket's RCVTIMEO.
+            zmq.Again: nothing came within the socket's RCVTIMEO; with NOBLOCK in `flags`, nothing is there.
         """
         receive = self._receive
         small = self._small
-        frame = receive(0, False)
+        frame = receive(flags, False)
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
             frames.append(frame.bytes if len(frames) < small else frame)
         return frames
+
+    def receive_some(self, limit: int) -> list[Frames]:
+        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
+        messages = [self.receive()]
+        if self.readable():  # for a single message this is cheaper than the exception, for several that is
+            try:
+                while len(messages) < limit:
+                    messages.append(self.receive(_NOBLOCK))
+            except zmq.Again:
+                pass
+        return messages
 
     def send(self, frames: Sequence[Any]) -> None:
         """Send one message; large frames, and those that are not bytes, go without being copied.

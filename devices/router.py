@@ -12,12 +12,12 @@ when the walk is over, what to answer. It carries payloads around but never look
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Payload = Sequence[Any]  # frames
-Inputs = list[tuple[str, list[Payload]]]  # (predecessor, its payloads)
+Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, and its payloads)
 
 ENTRANCE = "gateway"
 DEFAULT = "/default"  # what an Executor binds that takes every endpoint
@@ -35,6 +35,10 @@ class Node:
             endpoint that it does not bind, because only its replica knows how to put them together. Not among the
             targets it is passed by all the same: its code must not run then.
         endpoints: what its Executor binds; None as long as that is not known, which counts as everything.
+        shards: how many shards it has.
+        groups: how many replicas each shard has.
+        polling: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for the others; of effect with several shards.
+        partial: the results of an ALL request go on although some shards have failed.
     """
 
     name: str
@@ -42,6 +46,14 @@ class Node:
     process: bool = True
     no_reduce: bool = False
     endpoints: frozenset[str] | None = None
+    shards: int = 1
+    groups: int = 1
+    polling: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
+
+    def polls_all(self, endpoint: str) -> bool:
+        """Whether a request for this endpoint goes to all shards."""
+        return self.shards > 1 and (self.polling.get(endpoint) or self.polling.get("*")) == "ALL"
 
     def visited(self, endpoint: str, targets: frozenset[str] | None) -> bool:
         """Whether a request for this endpoint and these targets goes to a replica of this node."""
@@ -56,15 +68,16 @@ class Node:
 class Walk:
     """Where one request is. `origin` is the caller's business: whom to answer, and as what."""
 
-    __slots__ = ("endpoint", "inputs", "open", "origin", "targets", "visits")
+    __slots__ = ("endpoint", "inputs", "notes", "open", "origin", "targets", "visits")
 
     def __init__(self, origin: Any, endpoint: str, targets: frozenset[str] | None = None) -> None:
         self.origin = origin
         self.endpoint = endpoint
         self.targets = targets
-        self.inputs: dict[int, dict[str, list[Payload]]] = {}  # of the nodes that still wait for others
+        self.inputs: dict[int, dict[str, Inputs]] = {}  # of the nodes that still wait for others
         self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
         self.visits = 0
+        self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
 
 
 class Visit(NamedTuple):
@@ -102,6 +115,7 @@ class Router:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = list(nodes)
+        self._shard_names = [[f"{node.name}/shard-{shard}" for shard in range(node.shards)] for node in nodes]
         at = {ENTRANCE: -1}
         for index, node in enumerate(self.nodes):
             unknown = [name for name in node.needs if name not in at]
@@ -125,35 +139,42 @@ class Router:
     def start(self, walk: Walk, payload: Payload) -> list[Visit | Answer]:
         """The request has come in with this payload."""
         steps: list[Visit | Answer] = []
-        self._go_on(walk, -1, [payload], steps)
+        self._go_on(walk, -1, [(ENTRANCE, [payload])], steps)
         return steps
 
     def done(self, walk: Walk, node: int, payload: Payload) -> list[Visit | Answer]:
         """A replica of the node has returned this payload."""
         steps: list[Visit | Answer] = []
-        self._go_on(walk, node, [payload], steps)
+        self._go_on(walk, node, [(self.nodes[node].name, [payload])], steps)
         return steps
 
-    def _go_on(self, walk: Walk, index: int, output: list[Payload], steps: list[Visit | Answer]) -> None:
+    def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:
+        """Shards of the node have returned these payloads; the lower shard comes first."""
+        names = self._shard_names[node]
+        steps: list[Visit | Answer] = []
+        self._go_on(walk, node, [(names[shard], [results[shard]]) for shard in sorted(results)], steps)
+        return steps
+
+    def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:
         name = self.nodes[index].name if index >= 0 else ENTRANCE
         for next_index in self._after[index + 1]:
             end = next_index == len(self.nodes)
             needs = self._ends if end else self.nodes[next_index].needs
-            inputs = [(name, output)]
+            inputs = output
             if len(needs) > 1:
                 arrived = walk.inputs.setdefault(next_index, {})
                 arrived[name] = output
                 if len(arrived) < len(needs):
                     continue
                 del walk.inputs[next_index]
-                inputs = [(need, arrived[need]) for need in needs]
+                inputs = [named for need in needs for named in arrived[need]]
             if end:
                 steps.append(Answer(inputs))
             elif self.nodes[next_index].visited(walk.endpoint, walk.targets):
                 walk.visits += 1
                 steps.append(Visit(next_index, inputs))
             else:
-                self._go_on(walk, next_index, side_by_side(inputs), steps)
+                self._go_on(walk, next_index, [(self.nodes[next_index].name, side_by_side(inputs))], steps)
 
 
 def side_by_side(inputs: Inputs) -> list[Payload]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,29 @@ def test_the_yardstick_gets_what_zflow_sends() -> None:
     assert unpack(payload)[0].texts == [TEXT]
 
 
-@pytest.mark.parametrize("script", ["latency", "throughput", "heterogeneous"])
+def test_the_yardstick_for_fan_out_collects_the_answers_of_all_its_workers() -> None:
+    from scatter import RouterFanout
+
+    with RouterFanout(shards=3, answer=[5, 0]) as fanout:
+        for message in ([b"header", b"payload"], [b"header", bytes(1 << 20)]):
+            assert fanout.call(message) == [bytes(5), b""] * 3
+        processes = fanout._processes
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_processor_time_is_told_by_process_and_by_its_main_thread() -> None:
+    from scatter import cpu_seconds
+
+    loop, whole = cpu_seconds(os.getpid())
+    begin = time.thread_time()
+    while time.thread_time() < begin + 0.1:
+        pass
+    loop_after, whole_after = cpu_seconds(os.getpid())
+    assert 0.05 < loop_after - loop <= whole_after - whole + 0.02
+    assert whole >= loop
+
+
+@pytest.mark.parametrize("script", ["latency", "throughput", "heterogeneous", "fanout"])
 def test_benchmark_runs_and_prints_its_ratio(script: str) -> None:
     command = [sys.executable, str(BENCH / f"{script}.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)

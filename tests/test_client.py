@@ -180,7 +180,7 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
     def answer(header: list[Any]) -> list[bytes]:
         if header[1] == protocol.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts]), *map(bytes, payload)]
+        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts, None]), *map(bytes, payload)]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []

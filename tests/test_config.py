@@ -284,10 +284,10 @@ def test_only_what_differs_is_written():
 def test_a_value_that_differs_from_the_flows_default_is_written():
     defaults = {"replicas": 2, "env": {"A": 1}}
     topology = Topology()
-    for kwargs in ({}, {"replicas": 1}, {"env": {}}):
+    for kwargs in ({}, {"replicas": 1}, {"env": {"A": 2}}):
         topology.add(check_defaults(defaults), **kwargs)
     text = dump(defaults, topology.specs)
-    assert [entry.kwargs for entry in load(text).executors] == [{}, {"replicas": 1}, {"env": {}}]
+    assert [entry.kwargs for entry in load(text).executors] == [{}, {"replicas": 1}, {"env": {"A": "2"}}]
     assert specs_of(load(text)) == topology.specs
 
 

@@ -305,7 +305,9 @@ def test_every_way_to_write_a_constructor_keeps_them(form):
     assert executor.runtime_args.name == "forms/rep-0"
 
 
-def test_an_executor_works_without_a_flow(tmp_path):
+def test_an_executor_works_without_a_flow(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+
     class Direct(Executor):
         def __init__(self, a, **kwargs):
             super().__init__(**kwargs)
@@ -314,7 +316,8 @@ def test_an_executor_works_without_a_flow(tmp_path):
     executor = Direct(a=1, workspace=tmp_path, metas={"name": "mine"})
     assert executor.a == 1
     assert vars(executor.runtime_args) == {
-        "name": "Direct", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1, "workspace": str(tmp_path)
+        "name": "Direct", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1, "workspace": str(tmp_path),
+        "cuda_visible_devices": "1"
     }  # fmt: skip
     assert executor.metas.name == "mine"
     assert executor.logger is logging.getLogger("zflow.Direct")

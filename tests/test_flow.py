@@ -195,21 +195,10 @@ def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"shards": 2}, {"external": True}, {"host": "elsewhere"}, {"env": {"CUDA_VISIBLE_DEVICES": "RR"}}]
-)
+@pytest.mark.parametrize("arguments", [{"external": True}, {"host": "elsewhere"}])
 def test_what_this_version_leaves_out_is_refused_and_not_ignored(arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.NotSupported, match="not supported"):
         Flow().add(**arguments)
-
-
-def test_round_robin_gpus_from_the_environment_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR0:2")
-    with pytest.raises(errors.NotSupported, match="RR0:2"):
-        Flow().add().start()
-
-
-# -- life cycle -------------------------------------------------------------------------------------------------------
 
 
 def test_a_flow_starts_again_after_it_was_closed() -> None:
@@ -543,9 +532,7 @@ def test_no_more_in_flight_than_prefetch_allows(gated: Flow, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("request_size", "prefetch"), [(1, 1), (1, 7), (10, 3), (100, 128)])
-def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(
-    trio: Flow, request_size: int, prefetch: int
-) -> None:
+def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(trio: Flow, request_size: int, prefetch: int) -> None:
     given = answered = most = 0
 
     def counted() -> Iterator[Document]:

@@ -94,6 +94,7 @@ ANYWHERE = {
     "an unknown kind": [header(VERSION, 99)],
     "a kind that is no number": [header(VERSION, "REQUEST", 7, "/", None), PAYLOAD],
     "a kind that cannot be hashed": [header(VERSION, [2], 7, "/", None), PAYLOAD],
+    "a version nested a thousand deep": [b"\x92" + b"\x91" * 1000 + b"\x01\x01", PAYLOAD],
     "the pickle of a command": [b"cos\nsystem\n(S'touch /tmp/zflow-was-here'\ntR."],
 }
 AT_FRONT = {
@@ -109,18 +110,20 @@ AT_FRONT = {
     "too many fields": [header(VERSION, REQUEST, 7, "/", None, None), PAYLOAD],
     "too few fields": [header(VERSION, REQUEST, 7, "/"), PAYLOAD],
     "a hello without a token": [header(VERSION, HELLO)],
-    "what a broker says": [header(VERSION, protocol.REPLY, 7, None), PAYLOAD],
+    "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None), PAYLOAD],
     "what a replica says": [header(VERSION, DONE, 1, 1), PAYLOAD],
     "ten thousand frames": [b"x"] * 10_000,
 }
 AT_BACK = {
     **ANYWHERE,
     "what a client says": [request(), PAYLOAD],
-    "ready as an unknown Executor": [header(VERSION, READY, "nobody", None, 1)],
-    "ready with no slots": [header(VERSION, READY, "upper", None, 0)],
-    "ready with too many slots": [header(VERSION, READY, "upper", None, 10**6)],
-    "ready with endpoints that are numbers": [header(VERSION, READY, "upper", [1], 1)],
-    "ready with endpoints that cannot be hashed": [header(VERSION, READY, "upper", [["/"]], 1)],
+    "ready as an unknown Executor": [header(VERSION, READY, "nobody", None, 1, 0, 0)],
+    "ready with no slots": [header(VERSION, READY, "upper", None, 0, 0, 0)],
+    "ready with too many slots": [header(VERSION, READY, "upper", None, 10**6, 0, 0)],
+    "ready with endpoints that are numbers": [header(VERSION, READY, "upper", [1], 1, 0, 0)],
+    "ready with endpoints that cannot be hashed": [header(VERSION, READY, "upper", [["/"]], 1, 0, 0)],
+    "ready for a shard that is none": [header(VERSION, READY, "upper", None, 1, 1, 0)],
+    "ready for a group that is none": [header(VERSION, READY, "upper", None, 1, 0, 9)],
     "ready without fields": [header(VERSION, READY)],
     "an answer from nobody": [header(VERSION, DONE, 1, 1), PAYLOAD],
     "an error from nobody": [header(VERSION, ERROR, 1, 1), PAYLOAD],
@@ -151,7 +154,9 @@ def _dropped_and_counted(flow: Flow, address: str, frames: list[bytes]) -> None:
 
 def test_random_messages_at_both_ends(flow: Flow) -> None:
     generator = random.Random(5)
-    good = [request(), header(VERSION, READY, "upper", None, 1), header(VERSION, DONE, 1, 1), PAYLOAD]
+    # Not of an Executor that there is: with some luck it would still be well-formed, and be taken into the pool.
+    ready = header(VERSION, READY, "nobody", None, 1, 0, 0)
+    good = [request(), ready, header(VERSION, DONE, 1, 1), PAYLOAD]
 
     def frame() -> bytes:
         some = bytearray(generator.choice([*good, generator.randbytes(generator.randrange(40))]))
@@ -305,7 +310,7 @@ def test_one_id_for_several_requests(flow: Flow) -> None:
             stranger.send_multipart([request(id=1), PAYLOAD])
         for _ in range(10):
             answer, payload = stranger.recv_multipart()
-            assert msgpack.unpackb(answer) == [VERSION, protocol.REPLY, 1, None]
+            assert msgpack.unpackb(answer) == [VERSION, protocol.REPLY, 1, None, None]
             assert wire.unpack([payload])[0].texts == ["A"]
 
 
@@ -318,8 +323,8 @@ def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
     with Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow:
         folder = max(socket_folders(), key=_born)
         with dealer(f"ipc://{tempfile.gettempdir()}/{folder}/back", b"lonely/rep-9#1") as stranger:
-            stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1))
-            assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED]
+            stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0))
+            assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
             yield flow, stranger
 
 
@@ -361,7 +366,7 @@ def test_answers_to_tasks_that_are_not_there(tmp_path: Path) -> None:
             stranger.send_multipart([header(VERSION, DONE, task, -5), PAYLOAD])
             stranger.send_multipart([header(VERSION, ERROR, task, 2**63), PAYLOAD])
         stranger.send_multipart([header(VERSION, DONE, 1, 1)])
-        stranger.send(header(VERSION, READY, "lonely", None, 3))  # again
+        stranger.send(header(VERSION, READY, "lonely", None, 3, 0, 0))  # again
         stranger.send(header(VERSION, LEAVE))
         stranger.send(header(VERSION, LEAVE))
         with Client(port=flow.port) as client:

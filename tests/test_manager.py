@@ -455,5 +455,3 @@ def test_flows_in_many_places_at_once() -> None:
 
     running = [in_background(cycle, number) for number in range(6)]
     assert [each.result(PATIENCE) for each in running] == [[f"A{number}"] for number in range(6)]
-
-

@@ -3,7 +3,7 @@
 import pytest
 
 from zflow.errors import InvalidFlow
-from zflow.polling import check, polling_of
+from zflow.polling import by_endpoint, check
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,8 @@ from zflow.polling import check, polling_of
 )
 def test_an_endpoint_that_is_named_wins_and_index_and_search_keep_their_defaults(polling, expected):
     checked = check(polling, "executor 'x'")
-    assert {endpoint: polling_of(checked, endpoint) for endpoint in expected} == expected
+    found = by_endpoint(checked)
+    assert {endpoint: found.get(endpoint, found["*"]) for endpoint in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -47,4 +48,4 @@ def test_the_dict_is_copied():
     given = {"/x": "ANY"}
     checked = check(given, "executor 'x'")
     given["/x"] = "ALL"
-    assert polling_of(checked, "/x") == "ANY"
+    assert by_endpoint(checked)["/x"] == "ANY"

@@ -10,7 +10,7 @@ import pytest
 
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executor import BaseExecutor, Executor, requests
-from zflow.uses import Loaded, check_kind, is_file, load, reference
+from zflow.uses import Loaded, check, check_kind, is_path, load, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +24,7 @@ class Known(Executor):
     def foo(self, docs): ...
 
 
-class Strict(Executor):
+class Choosy(Executor):
     def __init__(self, model, top_k=5):
         pass
 
@@ -149,13 +149,16 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("uses", "message"),
     [
-        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', a YAML file, YAML text or a dict, not 5"),
+        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, "
+         "'jinaai://user/Name', a YAML file, YAML text or a dict, not 5"),
         ("", "uses must be a class, "),
         (dict, "uses=dict is a class but not an Executor: derive it from Executor"),
         (Known(), "uses must be the class Known, not an instance: give arguments by uses_with"),
         (print, "uses must be a class, "),
-        ("Knwon", "uses='Knwon' names no Executor class defined so far; did you mean 'Known'?; uses takes a class, "),
-        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far; did you mean 'a.b:Mine'?"),
+        ("Knwon", "uses='Knwon' names no Executor class defined so far, no installed one and no folder; did you mean "
+         "'Known'?; uses takes a class, "),
+        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far, no installed one and no folder; did you "
+         "mean 'a.b:Mine'?"),
         ("no_such.py", "there is no file 'no_such.py' (looked for /"),
         ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
         ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module named"),
@@ -181,25 +184,52 @@ def test_what_is_no_executor_is_named(uses, message):
     assert str(caught.value).endswith(" (executor 'x')")
 
 
+def test_other_kinds_are_not_supported():
+    with pytest.raises(NotSupported, match=r"^uses='docker://x': containers are not supported: .* \(executor 'x'\)$"):
+        check_kind("docker://x", "executor 'x'")
+
+
 @pytest.mark.parametrize(
-    ("uses", "message"),
+    ("uses", "given", "message"),
     [
-        ("jinaai://jina-ai/CLIPEncoder", "uses='jinaai://jina-ai/CLIPEncoder': Executors of the Jina Hub are not"),
-        ("jinahub://X", "uses='jinahub://X': Executors of the Jina Hub are not supported"),
-        ("docker://x", "uses='docker://x': containers are not supported"),
-        ("grpc://x:1", "uses='grpc://x:1': grpc:// is not supported: uses takes a class, "),
+        (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
+        (
+            "Choosy",
+            {"uses_with": {"model": 1, "topk": 2}},
+            "uses_with gives 'topk', which Choosy.__init__ does not",
+        ),
+        (
+            {"jtype": "Choosy", "with": {"model": 1, "a": 2}},
+            {},
+            "uses_with gives 'a', which Choosy.__init__ does not",
+        ),
+        (None, {"uses_with": {"a": 1}}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own"),
+        (Known, {"uses_requests": {"/x": "fo"}}, "Known has no method 'fo' to serve '/x'; did you mean 'foo'?"),
+        ({"jtype": "Known", "wiht": {}}, {}, "uses: unknown key 'wiht'; did you mean 'with'?"),
+        ("./nowhere", {}, "uses='./nowhere': there is no folder /"),
     ],
 )
-def test_other_kinds_are_not_supported(uses, message):
-    with pytest.raises(NotSupported) as caught:
-        check_kind(uses, "executor 'x'")
+def test_what_can_be_told_without_importing_is_told_before(uses, given, message):
+    with pytest.raises(InvalidExecutor) as caught:
+        check(uses, environ={}, owner="executor 'x'", **given)
     assert str(caught.value).startswith(message)
 
 
-def test_a_folder_is_not_supported_and_says_what_is(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(NotSupported, match=r"'mine/' is a folder.* such as 'mine/config.yml'"):
-        load("mine/", folder=str(tmp_path))
+@pytest.mark.parametrize(
+    ("uses", "py_modules"),
+    [
+        (Known, []),
+        ("nobody_knows_yet:Mine", []),
+        ("no_such_file.py", []),
+        ("no_such_file.yml", []),
+        ("jtype: [broken", []),
+        ("Choosy", ["may_define_another.py"]),
+        ({"jtype": "Choosy", "py_modules": "may_define_another.py"}, []),
+        ("installed, may be", []),
+    ],
+)
+def test_what_takes_importing_or_reading_is_left_to_the_replicas(uses, py_modules):
+    check(uses, py_modules=py_modules, environ={})
 
 
 def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
@@ -240,10 +270,10 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
 @pytest.mark.parametrize(
     ("uses", "uses_with", "message"),
     [
-        (Strict, {}, "Strict.__init__ requires 'model': give it by uses_with={'model': ...}"),
-        (Strict, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Strict.__init__ does not take; did you mean "
+        (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...}"),
+        (Choosy, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Choosy.__init__ does not take; did you mean "
          "'top_k'?"),
-        (Strict, {"zzz": 1}, "uses_with gives 'zzz', which Strict.__init__ does not take; it takes 'model', 'top_k'"),
+        (Choosy, {"zzz": 1}, "uses_with gives 'zzz', which Choosy.__init__ does not take; it takes 'model', 'top_k'"),
         (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def "
          "__init__(self, a, **kwargs), or leave uses_with out"),
     ],
@@ -256,7 +286,7 @@ def test_uses_with_must_fit_the_constructor(uses, uses_with, message):
 
 def test_a_constructor_that_takes_everything_gets_everything():
     assert load(Known, uses_with={"anything": 1}).uses_with == {"anything": 1}
-    assert load(Strict, uses_with={"model": 1}).uses_with == {"model": 1}
+    assert load(Choosy, uses_with={"model": 1}).uses_with == {"model": 1}
 
 
 def test_uses_requests_must_name_methods():
@@ -278,10 +308,11 @@ def test_a_reference_finds_the_class_again(folder):
     assert reference(Local) == "Local"
 
 
-def test_files_are_told_from_names():
-    assert is_file("a.py")
-    assert is_file("a.py:Mine")
-    assert is_file("a/b.yaml")
-    assert not is_file("Mine")
-    assert not is_file("module:Mine")
-    assert not is_file("jtype: a.py")
+def test_paths_are_told_from_names(tmp_path):
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "executor.py", "")
+    for path in ("a.py", "a.py:Mine", "a/b.yaml", "./folder", "user/Name"):
+        assert is_path(path), path
+    for name in ("Mine", "module:Mine", "jtype: a.py", "jinaai://user/Name", "mine", "~/mine"):
+        assert not is_path(name), name
+    assert is_path("mine", str(tmp_path))

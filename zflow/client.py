@@ -33,6 +33,7 @@ from zflow.exchange import (
 )
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+GATHERING = 200e-6  # seconds that a request may wait for those sent with it
 LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
@@ -88,7 +89,6 @@ class _Connection:
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address)
         self._port = protocol.Port(self._socket, 2)
-        self._trackers: list[zmq.MessageTracker] = []
         self.info: dict[str, Any] = {}
         self.used = time.monotonic()
         try:
@@ -108,22 +108,22 @@ class _Connection:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
         deadline = time.monotonic() + CONNECTING
         while time.monotonic() < deadline:
-            header, _ = self._receive_once() or (None, None)
-            if header is not None and header[1] == protocol.WELCOME and header[2] == token:
-                return dict(header[3])
-            if header is not None and header[1] == protocol.FAILED:
-                raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+            for header, _ in self._receive_some():
+                if header[1] == protocol.WELCOME and header[2] == token:
+                    return dict(header[3])
+                if header[1] == protocol.FAILED:
+                    raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
         raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
 
-    def _receive_once(self) -> tuple[list[Any], list[Any]] | None:
-        """The next message as header and payload; None after `LOOK` ms of silence."""
+    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
-            frames = self._port.receive()
+            messages = self._port.receive_some(protocol.BATCH)
         except zmq.Again:
             self._make_sure()
-            return None
+            return []
         try:
-            return protocol.decode(frames[0], protocol.TO_CLIENT), list(protocol.buffers(frames[1:]))
+            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
 
@@ -135,13 +135,13 @@ class _Connection:
             if not self._socket.poll(LAST_WORDS):
                 raise
 
-    def _receive(self) -> tuple[list[Any], list[Any]]:
-        """The next message; while there is none, make sure that the broker is still there."""
+    def _receive(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, at least one message; while there is none, make sure that the broker is still there."""
         asked = 0.0
         while True:
-            message = self._receive_once()
-            if message is not None:
-                return message
+            messages = self._receive_some()
+            if messages:
+                return messages
             now = time.monotonic()
             if not asked:
                 asked = now
@@ -153,25 +153,31 @@ class _Connection:
         """Send and receive until the exchange is finished; yield responses in the order of the inputs."""
         while True:
             while exchange.has_room:
-                self._let_go()
-                frames = exchange.next()
-                if frames is None:
-                    break
-                self._trackers = self._port.send_tracked(frames)
+                self._send_some(exchange)
             if exchange.finished:
                 return
-            header, payload = self._receive()
-            if header[1] == protocol.WELCOME:
-                check_same_flow(self._address, self.info, header[3])
-                continue
-            exchange.take(header, payload)
+            for header, payload in self._receive():
+                if header[1] == protocol.WELCOME:
+                    check_same_flow(self._address, self.info, header[3])
+                else:
+                    exchange.take(header, payload)
             yield from exchange.ready()
 
-    def _let_go(self) -> None:
-        """Wait until the memory that was sent is free: the caller's generator may write to it again."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers = []
+    def _send_some(self, exchange: Exchange) -> None:
+        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
+        together: list[list[Any]] = []
+        begun = time.perf_counter()
+        while exchange.has_room:
+            frames = exchange.next()
+            if frames is None:
+                break
+            together.append(frames)
+            # Memory that is not copied is sent at once: the caller's generator may write to it again.
+            if len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+                break
+        for frames in together:
+            for tracker in self._port.send_tracked(frames):
+                tracker.wait()
 
     def close(self) -> None:
         self._socket.close()

@@ -18,7 +18,7 @@ from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupport
 from zflow.executor import Executor
 from zflow.suggest import did_you_mean, listed, short
 from zflow.topology import FIELDS, GATEWAY, ExecutorSpec, Topology, check_defaults
-from zflow.uses import is_file, reference
+from zflow.uses import is_path, reference
 from zflow.yamlsource import YamlSource, read
 
 if TYPE_CHECKING:
@@ -223,11 +223,11 @@ def _differ(value: Any, default: Any) -> bool:
 
 
 def _mover(base: str | None, folder: str | None) -> Callable[[str], str]:
-    """Return what turns a path that is relative to `base` into one that holds in `folder`."""
+    """Return what turns a text that names a file or a folder, relative to `base`, into one that holds in `folder`."""
     base = os.path.abspath(base or ".")
     if base == os.path.abspath(folder or "."):
         return str
-    return lambda path: os.path.join(base, path)
+    return lambda text: os.path.join(base, text) if is_path(text, base) else text
 
 
 def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
@@ -238,10 +238,10 @@ def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
         inner = {"jtype": "uses", "py_modules": "py_modules"}
         return {name: _written(inner.get(name, ""), part, move) for name, part in value.items()}
     if key == "uses":
-        return move(value) if isinstance(value, str) and is_file(value) else value
+        return move(value) if isinstance(value, str) else value
     if key == "py_modules":
         paths = [value] if isinstance(value, str) else value
-        return [move(path) if is_file(path) else path for path in paths]
+        return [move(path) if path.endswith(".py") else path for path in paths]
     if key == "needs":
         return value[0] if len(value) == 1 else list(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -31,7 +31,9 @@ class Response:
 
     Attributes:
         docs: the Documents; those sent, not changed, if there is an error.
-        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. If shards failed
+            and the results of the others are here all the same, `'__shards__'` says so by Executor: `{'shards': 3,
+            'succeeded': 2, 'failed': {1: why}}`.
         endpoint: where it was posted.
         error: None, or why there is no result.
     """
@@ -189,6 +191,8 @@ class Exchange:
             else:
                 arrays, parameters = gather(header[3], frames)
                 docs = reduce(list(arrays.values()))
+            if header[4]:
+                parameters["__shards__"] = {name: _shards_note(note) for name, note in header[4].items()}
             return Response(docs, parameters, self._endpoint)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)
@@ -206,6 +210,12 @@ def _error(frames: Sequence[Any]) -> errors.ZflowError:
     except Exception:
         return errors.BadRequest("the answer is an error that cannot be decoded")
     return errors.from_wire(data)
+
+
+def _shards_note(note: Any) -> dict[str, Any]:
+    """What the broker says of an ALL request of which some shards have failed; on the wire, keys are texts."""
+    failed = {int(shard): message for shard, message in dict(note.get("failed", {})).items()}
+    return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}
 
 
 def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any) -> None:

@@ -68,7 +68,8 @@ class Executor:
 
     Attributes:
         runtime_args: where this instance runs: `name` (`'encoder/rep-0'`; the class name outside a Flow), `shard_id`,
-            `shards`, `replica_id`, `replicas` and `workspace`.
+            `shards`, `replica_id`, `replicas`, `workspace`, and `cuda_visible_devices`: the GPUs that CUDA shows this
+            process, as the variable CUDA_VISIBLE_DEVICES says; None if it is not set.
         metas: what `uses_metas` and the Executor's YAML say about it, as attributes.
         requests: a dict from endpoint to the bound method that serves it.
         logger: a `logging.Logger` named `zflow.` and the replica's name.
@@ -102,7 +103,13 @@ class Executor:
     def __new__(cls: type[E], *args: Any, **kwargs: Any) -> E:
         self = super().__new__(cls)
         self.runtime_args = SimpleNamespace(
-            name=cls.__name__, shard_id=0, shards=1, replica_id=0, replicas=1, workspace=None
+            name=cls.__name__,
+            shard_id=0,
+            shards=1,
+            replica_id=0,
+            replicas=1,
+            workspace=None,
+            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
         self.metas = SimpleNamespace()
         self._uses_requests = {}

@@ -32,8 +32,10 @@ DEFAULTS: Final[dict[str, Any]] = {
     "host": "127.0.0.1",
     "timeout_close": 10_000,
     "max_message_bytes": 1024**3,
+    "start_method": None,
 }
-"""The Flow's own options, with what holds when they are left out. `port=None` takes any free one."""
+"""The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
+stands for `'fork'`, or `'spawn'` where CUDA is in use already."""
 
 
 class Flow:
@@ -44,6 +46,8 @@ class Flow:
         host: the address to listen on; loopback unless said otherwise.
         timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
         max_message_bytes: the largest request, or result, in bytes.
+        start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
+            that imports the main script again. Left out, it is fork, or spawn if CUDA is initialised in this process.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
             otherwise.
 
@@ -63,9 +67,16 @@ class Flow:
         host: str | None = None,
         timeout_close: int | None = None,
         max_message_bytes: int | None = None,
+        start_method: str | None = None,
         **defaults: Any,
     ) -> None:
-        given = {"port": port, "host": host, "timeout_close": timeout_close, "max_message_bytes": max_message_bytes}
+        given = {
+            "port": port,
+            "host": host,
+            "timeout_close": timeout_close,
+            "max_message_bytes": max_message_bytes,
+            "start_method": start_method,
+        }
         self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
         self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
         _check_options(self._options)
@@ -87,11 +98,13 @@ class Flow:
         replicas: int | None = None,
         shards: int | None = None,
         polling: str | Mapping[str, str] | None = None,
+        on_shard_failure: str | None = None,
         needs: str | list[str] | tuple[str, ...] | None = None,
         uses_with: Mapping[str, Any] | None = None,
         uses_metas: Mapping[str, Any] | None = None,
         uses_requests: Mapping[str, str] | None = None,
         py_modules: Any = None,
+        install_requirements: bool | None = None,
         env: Mapping[str, Any] | None = None,
         workspace: str | os.PathLike[str] | None = None,
         timeout_send: int | None = None,
@@ -104,17 +117,22 @@ class Flow:
 
         Args:
             name: its name; `executor0`, `executor1`, ... by position when left out.
-            uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, or YAML. Without it,
-                requests pass through.
+            uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, a folder, `'jinaai://user/Name'`
+                for one in the folder that ZFLOW_HUB names, or YAML. Without it, requests pass through.
             replicas: how many processes compete for its requests. The idle one gets the request first.
-            shards: 1; more are not supported by this version.
-            polling: `'ANY'` or `'ALL'`, or a dict by endpoint; without effect on one shard.
+            shards: how many parts its data has; each shard has `replicas` processes.
+            polling: which shards get a request: `'ANY'` (an idle one) or `'ALL'`, or a dict by endpoint, with `'*'` for
+                the others. `/index` is ANY and `/search` is ALL unless named. Without effect on one shard.
+            on_shard_failure: what an ALL request comes to of which a shard fails: `'fail'`, or `'partial'` for the
+                results of the others, with `response.parameters['__shards__']` saying what is missing.
             needs: what it waits for: a name, several, or `'gateway'` for the entrance.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
             uses_requests: endpoint -> method name, over those of `@requests`.
             py_modules: Python files to load before `uses` is looked up.
-            env: environment variables of its processes.
+            install_requirements: install the `requirements.txt` beside the Executor with pip before it starts.
+            env: environment variables of its processes, over those that `Flow(env=...)` names. CUDA_VISIBLE_DEVICES=RR
+                deals GPUs out to them.
             workspace: the folder under which its `self.workspace` lies.
             timeout_send: ms that a request may take here, waiting included; -1 for any time.
             timeout_ready: ms that a replica may take to get ready; -1 for any time.
@@ -187,9 +205,8 @@ class Flow:
         return self._topology.specs
 
     def __repr__(self) -> str:
-        names = ", ".join(
-            f"{spec.name} x {spec.replicas}" if spec.replicas > 1 else spec.name for spec in self._topology.specs
-        )
+        copies = ((spec, " x ".join(str(n) for n in (spec.shards, spec.replicas) if n > 1)) for spec in self.executors)
+        names = ", ".join(f"{spec.name} x {times}" if times else spec.name for spec, times in copies)
         state = f" at {self.host}:{self.port}" if self._launched is not None else ""
         return f"<Flow [{names}]{state}>"
 
@@ -211,20 +228,28 @@ class Flow:
         Raises:
             StartupFailed: an Executor raised or was not ready in time; with its traceback. Nothing is left running.
             PortInUse: the port is taken.
-            InvalidFlow, InvalidExecutor: found before anything was started.
-            NotSupported: the environment asks for something that this version does not do.
+            InvalidFlow, InvalidExecutor: found before anything was started; StartupFailed so, too, if pip failed.
+            NotSupported: this system cannot fork processes.
         """
         if self._launched is not None:
             raise errors.FlowNotRunning("the Flow is already started")
         if not hasattr(os, "fork"):
             raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
-        from zflow import plan
+        from zflow import plan, prepare, spawn
         from zflow.launch import Launched
 
+        method = spawn.choose(self._options["start_method"])
+        specs = self._topology.order()
+        prepare.check(specs)
         ready = plan.make(self._topology, self._options, version)
+        try:
+            prepare.install(specs)
+        except BaseException:
+            os.rmdir(ready.folder)
+            raise
         if self.host not in LOOPBACK:
             log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
-        launched = Launched(ready)
+        launched = Launched(ready, method)
         self._launched = launched
         self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
@@ -333,6 +358,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
         value = options[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
+    if options["start_method"] not in (None, "fork", "spawn"):
+        raise errors.InvalidFlow(f"start_method must be 'fork' or 'spawn', not {short(options['start_method'])} (Flow)")
 
 
 assert not DEFAULTS.keys() & FIELDS.keys()

@@ -43,6 +43,6 @@ def gather(parts: Any, frames: Sequence[Any]) -> tuple[dict[str, DocumentArray],
 def _merge(left: dict[str, Any], right: dict[str, Any]) -> None:
     for key, value in right.items():
         if key == "__results__" and isinstance(left.get(key), dict) and isinstance(value, dict):
-            left[key] = {**value, **left[key]}
+            left[key] = {**left[key], **{name: result for name, result in value.items() if name not in left[key]}}
         else:
             left.setdefault(key, value)

@@ -1,4 +1,4 @@
-"""The user's side of the process manager: fork it, wait until everything is ready, watch it, end it.
+"""The user's side of the process manager: start it, wait until everything is ready, watch it, end it.
 
 It knows pipes and process ids; what is run is in the `Plan`.
 """
@@ -15,15 +15,19 @@ from typing import Any
 
 import msgpack
 
-from zflow import errors, manager, process
+from zflow import cuda, errors, manager, process, spawn
 
 
 class Display:
-    """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`."""
+    """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`.
+
+    Where GPUs were dealt out, the line goes on with those of its replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
+    """
 
     def __init__(self, plan: manager.Plan) -> None:
         self._total = Counter(seat.spec.name for seat in plan.seats)
         self._ready: Counter[str] = Counter()
+        self._devices = {name: _devices(plan, name) for name in self._total}
         self._shown = False
         with contextlib.suppress(Exception):
             self._shown = sys.stderr.isatty()
@@ -34,8 +38,9 @@ class Display:
         if not self._shown:
             return
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        text = "".join(f"\x1b[2K{name} {self._ready[name]}/{n} ready\n" for name, n in self._total.items())
-        sys.stderr.write(up + text)
+        lines = [f"{name} {self._ready[name]}/{n} ready{self._devices[name]}" for name, n in self._total.items()]
+        width = _width()  # a line that wraps would be two, and the next drawing begin too low
+        sys.stderr.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines))
         sys.stderr.flush()
         self._lines = len(self._total)
 
@@ -45,8 +50,24 @@ class Display:
         self.show()
 
 
+def _devices(plan: manager.Plan, executor: str) -> str:
+    dealt = [seat.device for seat in plan.seats if seat.spec.name == executor and seat.device is not None]
+    return f", {cuda.VARIABLE} {cuda.summary(dealt)}" if dealt else ""
+
+
+def _width() -> int:
+    try:
+        return max(0, os.get_terminal_size(sys.stderr.fileno()).columns - 1) or 79
+    except (OSError, ValueError):
+        return 79
+
+
 class Launched:
     """A running Flow, seen from the process that started it.
+
+    Args:
+        plan: what to run.
+        method: how the process manager comes into being: `'fork'` or `'spawn'`.
 
     Attributes:
         addresses: where the broker listens, as bound.
@@ -57,7 +78,7 @@ class Launched:
         ZflowError: what an Executor's loading raised, such as InvalidExecutor.
     """
 
-    def __init__(self, plan: manager.Plan) -> None:
+    def __init__(self, plan: manager.Plan, method: str) -> None:
         from multiprocessing.connection import Pipe
 
         self._plan = plan
@@ -73,11 +94,12 @@ class Launched:
             return manager.run(plan, theirs, self._user)
 
         try:
-            self._pid = process.fork(run)
-        except OSError:
+            self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
+        except BaseException:
             self._remove_folder()
             raise
-        theirs.close()
+        finally:
+            theirs.close()
         try:
             self._wait_until_started()
         except BaseException:

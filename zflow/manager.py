@@ -24,8 +24,8 @@ import zmq
 
 from zflow import process, worker
 from zflow.devices import broker
+from zflow.link import Seat, identity
 from zflow.logs import name_lines
-from zflow.worker import Seat
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -34,7 +34,7 @@ log = logging.getLogger("zflow.manager")
 
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
-STEADY = 10.0  # seconds that a replica must live for its deaths to be forgotten
+STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
@@ -221,7 +221,7 @@ class _Manager:
         child.last_error = None
         child.restart_at = None
         child.started = time.monotonic()
-        child.identity = worker.identity(child.seat.name, child.pid)
+        child.identity = identity(child.seat.name, child.pid)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._from_child(child))
 
     # -- what is heard --------------------------------------------------------------------------------------------
@@ -315,9 +315,10 @@ class _Manager:
             return
         self._command_broker("dead", child.identity)
         now = time.monotonic()
-        lived = child.ready and now - child.started >= STEADY
+        before = _backoff(child.deaths)
+        lived = child.ready and now - child.started >= max(STEADY, before)
         child.deaths = 1 if lived else child.deaths + 1
-        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(child.deaths - 1, 16))
+        backoff = _backoff(child.deaths)
         child.restart_at = now + backoff
         log.warning("%s; restarting it in %.1f s", _text(reason), backoff)
 
@@ -431,6 +432,11 @@ class _Manager:
         if self._broker is not None:
             with contextlib.suppress(OSError):
                 self._broker.send_bytes(msgpack.packb(command))
+
+
+def _backoff(deaths: int) -> float:
+    """How many seconds to wait before a replica is started that has died so often in a row."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
 
 
 def _text(error: dict[str, Any]) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from zflow import cuda, polling
 from zflow.devices import broker
 from zflow.devices.router import Node
-from zflow.errors import NotSupported
+from zflow.link import Seat
 from zflow.manager import Plan
-from zflow.topology import Topology
-from zflow.worker import Seat
+from zflow.topology import ExecutorSpec, Topology
+
+log = logging.getLogger("zflow")
 
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
@@ -20,27 +24,46 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     """Return the plan for a Flow; creates the private folder for its sockets and nothing else.
 
     Raises:
-        InvalidFlow: `needs` names nothing, or there is a cycle.
-        NotSupported: CUDA_VISIBLE_DEVICES asks to deal GPUs out.
+        InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
     """
     specs = topology.order()
-    _refuse_round_robin()
+    devices = _deal_devices(specs)
     folder = _private_folder()
-    back = f"ipc://{folder}/back"
+    back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
     settings = broker.Settings(
-        nodes=[Node(s.name, s.needs, process=not s.pure_join, no_reduce=s.no_reduce) for s in specs],
+        nodes=[_node(spec) for spec in specs],
         retries=[max(3, s.replicas) if s.retries < 0 else s.retries for s in specs],
         timeouts=[None if s.timeout_send < 0 else s.timeout_send / 1000 for s in specs],
         front=[f"ipc://{folder}/front", _tcp(options["host"], options["port"])],
         back=back,
+        fan=fan,
+        collector=collector,
         max_message_bytes=limit,
         version=version,
     )
     seats = [
-        Seat(spec, 0, replica, back, limit) for spec in specs if not spec.pure_join for replica in range(spec.replicas)
+        Seat(spec, node, shard, replica, back, fan, collector, limit, device)
+        for node, spec in enumerate(specs)
+        if not spec.pure_join
+        for (shard, replica), device in zip(
+            product(range(spec.shards), range(spec.replicas)), devices[spec.name], strict=True
+        )
     ]
     return Plan(settings, seats, folder)
+
+
+def _node(spec: ExecutorSpec) -> Node:
+    return Node(
+        spec.name,
+        spec.needs,
+        process=not spec.pure_join,
+        no_reduce=spec.no_reduce,
+        shards=spec.shards,
+        groups=spec.replicas,
+        polling=polling.by_endpoint(spec.polling),
+        partial=spec.on_shard_failure == "partial",
+    )
 
 
 def port_of(addresses: list[str]) -> int:
@@ -58,16 +81,39 @@ def _private_folder() -> str:
     import tempfile
 
     folder = tempfile.mkdtemp(prefix="zflow-")
-    if len(os.fsencode(folder)) + len("/front") > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(folder)) + len("/collector") > _LONGEST_SOCKET_PATH:
         os.rmdir(folder)
         folder = tempfile.mkdtemp(prefix="zflow-", dir="/tmp")
     return folder
 
 
-def _refuse_round_robin() -> None:
-    value = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if value.strip().upper().startswith("RR"):
-        raise NotSupported(
-            f"CUDA_VISIBLE_DEVICES={value!r}: dealing GPUs out to replicas is not supported by this version of zflow;"
-            " name the devices themselves, such as '0,1', or unset it"
-        )
+def _deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
+    """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
+
+    The processes of an Executor take the devices in turn, shard by shard. Devices are looked for once, if anybody
+    asks for any.
+    """
+    dealt: dict[str, Sequence[str | None]] = {spec.name: [None] * spec.shards * spec.replicas for spec in specs}
+    found: cuda.Devices | None = None
+    without: list[str] = []
+    for spec in specs:
+        value, owner = _visible_devices(spec)
+        if spec.pure_join or not cuda.asks(value):
+            continue
+        found = found or cuda.discover(os.environ)
+        chosen = cuda.select(value, found, owner)
+        dealt[spec.name] = cuda.deal(chosen, spec.shards * spec.replicas)
+        if chosen:
+            log.info("%s: %s of its replicas, in order: %s", spec.name, cuda.VARIABLE, cuda.summary(dealt[spec.name]))
+        else:
+            without.append(f"{spec.name} ({value})")
+    if without:
+        log.warning("%s deals GPUs out, but %s; without one: %s", cuda.VARIABLE, found, ", ".join(without))
+    return dealt
+
+
+def _visible_devices(spec: ExecutorSpec) -> tuple[str, str]:
+    """Return what CUDA_VISIBLE_DEVICES says for an Executor, and whose word that is; the nearest counts."""
+    if cuda.VARIABLE in spec.env:
+        return spec.env[cuda.VARIABLE], f"executor {spec.name!r}"
+    return os.environ.get(cuda.VARIABLE, ""), f"environment, for executor {spec.name!r}"

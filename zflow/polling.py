@@ -40,21 +40,18 @@ def check(polling: Any, owner: str) -> Polling:
     return _word(polling, owner)
 
 
-def polling_of(polling: Polling, endpoint: str) -> str:
-    """Return `'ANY'` or `'ALL'`: how a request to `endpoint` is polled under a checked `polling`.
+def by_endpoint(polling: Polling) -> dict[str, str]:
+    """Return a checked `polling` as one dict: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for all others.
 
-    An endpoint that is named wins; `/index` is otherwise ANY and `/search` ALL; everything else follows
-    the single value or `'*'`, and is ANY without either.
+    An endpoint that is named wins; `/index` is otherwise ANY and `/search` ALL; everything else follows the single
+    value or `'*'`, and is ANY without either.
 
-    >>> polling_of("ALL", "/index"), polling_of("ALL", "/other")
-    ('ANY', 'ALL')
-    >>> polling_of({"/search": "ANY"}, "/search")
-    'ANY'
+    >>> by_endpoint("ALL")
+    {'*': 'ALL', '/index': 'ANY', '/search': 'ALL'}
     """
-    if isinstance(polling, str):
-        return DEFAULTS.get(endpoint, polling)
-    named = polling.get(endpoint) if endpoint != WILDCARD else None
-    return named or DEFAULTS.get(endpoint) or polling.get(WILDCARD, ANY)
+    named = {} if isinstance(polling, str) else polling
+    rest = polling if isinstance(polling, str) else polling.get(WILDCARD, ANY)
+    return {WILDCARD: rest, **DEFAULTS, **{key: value for key, value in named.items() if key != WILDCARD}}
 
 
 def _word(value: Any, owner: str) -> str:

@@ -33,6 +33,11 @@ def die_with_parent(how: signal.Signals, parent: int) -> None:
         os.kill(os.getpid(), how)
 
 
+def outlive_parent() -> None:
+    """Take back what `die_with_parent` asked for."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose own parent ends, so that they can be found and ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -64,14 +69,18 @@ def set_title(title: str) -> None:
 
 
 def reset_after_fork() -> None:
-    """Undo what a fork of the user's process brought along and no process of ours wants.
-
-    What a terminal sends to all its processes (Ctrl-C, Ctrl-\\, its end) is left to the process that the user talks to:
-    its end is ours. A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
-    """
+    """Undo what a fork of the user's process brought along and no process of ours wants."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
+    ignore_terminal()
+
+
+def ignore_terminal() -> None:
+    """Leave what a terminal sends to all its processes (Ctrl-C, Ctrl-\\, its end) to the one that the user talks to.
+
+    A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
+    """
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: None)

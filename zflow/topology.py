@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
+from zflow import cuda
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.polling import ANY, Polling
 from zflow.polling import check as check_polling
@@ -44,10 +45,12 @@ class ExecutorSpec:
     replicas: int = 1
     shards: int = 1
     polling: Polling = ANY
+    on_shard_failure: str = "fail"
     uses_with: dict[str, Any] = field(default_factory=dict)
     uses_metas: dict[str, Any] = field(default_factory=dict)
     uses_requests: dict[str, str] = field(default_factory=dict)
     py_modules: tuple[str, ...] = ()
+    install_requirements: bool = False
     env: dict[str, str] = field(default_factory=dict)
     workspace: str | None = None
     timeout_send: int = -1
@@ -101,7 +104,7 @@ class Topology:
         """Add an Executor and return its checked description.
 
         Args:
-            defaults: keywords that hold where `kwargs` leaves them out or says None.
+            defaults: keywords that hold where `kwargs` leaves them out or says None; `env` holds variable by variable.
             folder: what relative paths are relative to; None for the working directory.
             kwargs: any of `FIELDS`.
 
@@ -116,6 +119,7 @@ class Topology:
         given = {**defaults, **{key: value for key, value in kwargs.items() if value is not None}, "name": name}
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
         checked = {key: FIELDS[key].check(key, value, owner) for key, value in given.items() if value is not None}
+        checked["env"] = {**defaults.get("env", {}), **checked.get("env", {})}
         return self._keep(ExecutorSpec(folder=folder, **checked))
 
     def needs(self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any) -> ExecutorSpec:
@@ -279,13 +283,10 @@ def _count(key: str, value: Any, owner: str) -> int:
     return number
 
 
-def _shards(key: str, value: Any, owner: str) -> int:
-    number = _count(key, value, owner)
-    if number != 1:
-        raise NotSupported(
-            f"{key}={number} is not supported by this version of zflow: use replicas to scale out ({owner})"
-        )
-    return number
+def _on_shard_failure(key: str, value: Any, owner: str) -> str:
+    if value not in ("fail", "partial"):
+        raise InvalidFlow(f"{key} must be 'fail' or 'partial', not {short(value)} ({owner})")
+    return str(value)
 
 
 def _milliseconds(key: str, value: Any, owner: str) -> int:
@@ -338,11 +339,8 @@ def _variable(label: str, name: str, value: Any, owner: str) -> str:
         raise InvalidFlow(f"{label}: the name of an environment variable is a text without '=' ({owner})")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or "\0" in str(value):
         raise InvalidFlow(f"{label} must be a text or a number, not {short(value)}: put it in quotes ({owner})")
-    if name == "CUDA_VISIBLE_DEVICES" and str(value).strip().upper().startswith("RR"):
-        raise NotSupported(
-            f"{label}={value!r}: dealing GPUs out to replicas is not supported by this version of zflow; "
-            f"name the devices themselves, such as '0,1' ({owner})"
-        )
+    if name == cuda.VARIABLE and cuda.asks(str(value)):
+        cuda.parse(str(value), owner, label)
     return str(value)
 
 
@@ -374,11 +372,16 @@ FIELDS: Final[Mapping[str, Field]] = {
         "text", None, "its name; `executor0`, `executor1`, ... by position when left out", _name, shared=False
     ),
     "uses": Field(
-        "class, text or dict", None, "the Executor: a class, its name, a file, `module:Class` or YAML", _uses
+        "class, text or dict", None, "the Executor: a class, its name, a folder, a file, `module:Class` or YAML", _uses
     ),
     "replicas": Field("whole number of 1 or more", 1, "how many processes compete for its requests", _count),
-    "shards": Field("1", 1, "how many parts its data has; only 1 is supported", _shards),
+    "shards": Field(
+        "whole number of 1 or more", 1, "how many parts its data has, each with `replicas` processes", _count
+    ),
     "polling": Field("`ANY`, `ALL` or dict", "ANY", "which shards get a request, also by endpoint", _polling),
+    "on_shard_failure": Field(
+        "`fail` or `partial`", "fail", "what an ALL request comes to of which some shards fail", _on_shard_failure
+    ),
     "needs": Field(
         "text or list of texts", None, "what it waits for; the one added before when left out", _needs, shared=False
     ),
@@ -386,6 +389,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "uses_metas": Field("dict", {}, "what the Executor finds in `self.metas`", _dict),
     "uses_requests": Field("dict of endpoint to method name", {}, "endpoints over those of `@requests`", _endpoints),
     "py_modules": Field("path or list of paths", (), "Python files to load before `uses` is looked up", _paths),
+    "install_requirements": Field(
+        "True or False", False, "install the `requirements.txt` of the Executor's folder with pip first", _flag
+    ),
     "env": Field("dict of text to text or number", {}, "environment variables of its processes", _environment),
     "workspace": Field("path", None, "folder under which its `self.workspace` lies", _path),
     "timeout_send": Field(
@@ -408,6 +414,5 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
     "external": "run the Executor in this Flow, with uses=",
     "host": "Executors run on this machine; leave it out",
     "port": "Executors need no port of their own; leave it out",
-    "install_requirements": "install the Executor's requirements yourself, with pip",
-    "gpus": "set env={'CUDA_VISIBLE_DEVICES': '0'} to choose devices",
+    "gpus": "set env={'CUDA_VISIBLE_DEVICES': 'RR'} to deal them out to the replicas, or '0' to choose one",
 }

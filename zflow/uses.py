@@ -1,7 +1,7 @@
 """What `uses` may be, and how it becomes an Executor class with its arguments.
 
-This is the one place that imports users' files and modules. It knows nothing of Flows and processes: it is
-given a value and a folder, and returns a class and what to call it with.
+It is given a value and a folder, and returns a class and what to call it with. It knows nothing of Flows and
+processes; importing is the business of `modules`, and finding Executors' folders that of `hub`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
+from zflow import hub, requirements
+from zflow.description import Description, describe, module_list
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executor import BaseExecutor, Executor, class_names, find_class, handlers
+from zflow.modules import import_all, import_in, not_imported, path_of
 from zflow.suggest import did_you_mean, listed, short
-from zflow.yamlsource import YAML_ENDINGS, YamlSource, is_text, read
+from zflow.yamlsource import YAML_ENDINGS, is_text
 
-ACCEPTED: Final = "a class, its name, 'file.py:Class', 'module:Class', a YAML file, YAML text or a dict"
+ACCEPTED: Final = (
+    "a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, 'jinaai://user/Name', "
+    "a YAML file, YAML text or a dict"
+)
 
-_SCHEMES: Final = {
-    "jinaai": "Executors of the Jina Hub are not supported: download its source and say uses='its_file.py:Class'",
-    "jinahub": "Executors of the Jina Hub are not supported: download its source and say uses='its_file.py:Class'",
-    "jinahub+docker": "containers are not supported: say uses='file.py:Class' with its source",
-    "docker": "containers are not supported: say uses='file.py:Class' with its source",
-}
-_KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules")
-_files: dict[str, ModuleType] = {}
+#: The entry point group in which installed packages name their Executors.
+GROUP: Final = "zflow.executors"
 
 
 @dataclass(frozen=True)
@@ -55,46 +56,88 @@ def load(
     uses_requests: Mapping[str, str] | None = None,
     py_modules: Sequence[str] | None = None,
     folder: str | None = None,
+    install_requirements: bool = False,
     owner: str = "",
 ) -> Loaded:
     """Find the Executor class that `uses` stands for, and check that it can be made and called.
 
     Args:
         uses: None (pass everything through), an Executor class, the name of one already defined, `'file.py'`,
-            `'file.py:Class'`, `'module:Class'`, or a description: a YAML file, YAML text or a dict with the keys
+            `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in the Hub (`'jinaai://user/Name'`),
+            the name of an installed Executor, or a description: a YAML file, YAML text or a dict with the keys
             `jtype`, `with`, `metas`, `requests` and `py_modules`.
         uses_with, uses_metas, uses_requests: over what the description says, key by key.
         py_modules: `.py` files or module names to import first.
         folder: what relative paths are relative to, and where modules are looked for last; None for the
             working directory.
+        install_requirements: its requirements were installed before, which matters to messages only.
         owner: whose `uses` it is, for messages: `"executor 'encoder'"`.
 
     Raises:
-        InvalidExecutor: it is not an Executor, cannot be imported, cannot be called with `uses_with`, or its
+        InvalidExecutor: it is not an Executor, cannot be found or imported, cannot be called with `uses_with`, or its
             endpoints are not well defined.
         NotSupported: it is a form of `uses` that this version does not know.
 
     >>> load("BaseExecutor").cls.__name__
     'BaseExecutor'
     """
-    try:
+    with _named(owner):
         uses = check_kind(uses)
-        _import_all(py_modules or (), folder)
-        described, folder = _described(uses, folder)
-        cls = _find(described.get("jtype", uses), folder)
-        loaded = Loaded(
-            cls,
-            {**described.get("with", {}), **(uses_with or {})},
-            {**described.get("metas", {}), **(uses_metas or {})},
-            {**described.get("requests", {}), **(uses_requests or {})},
-        )
-        handlers(cls, loaded.requests)
-        _check_arguments(cls, loaded.uses_with)
-    except (InvalidExecutor, NotSupported) as error:
-        if not owner:
-            raise
-        raise type(error)(f"{error.message} ({owner})") from error.__cause__
-    return loaded
+        try:
+            modules = import_all(module_list(py_modules or ()), folder)
+            described = describe(uses, folder, os.environ)
+            cls = _load_class(described, modules)
+        except InvalidExecutor as error:
+            way_out = hint(error.__cause__, uses, folder, install_requirements)
+            raise InvalidExecutor(error.message + way_out) from error.__cause__
+        return _complete(cls, described, uses_with, uses_metas, uses_requests)
+
+
+def check(
+    uses: Any,
+    *,
+    uses_with: Mapping[str, Any] | None = None,
+    uses_requests: Mapping[str, str] | None = None,
+    py_modules: Sequence[str] | None = None,
+    folder: str | None = None,
+    environ: Mapping[str, str],
+    owner: str = "",
+) -> None:
+    """Raise what `load` would, as far as that can be told without importing, or reading, anything of the user's.
+
+    A class, and the name of one already defined, is checked in full; a folder must be there.
+
+    Args:
+        environ: the environment that the replicas will have.
+
+    Raises: as `load`.
+    """
+    with _named(owner):
+        described = describe(check_kind(uses), folder, environ, reading=False)
+        what = described.what
+        if isinstance(what, str):
+            what = None if py_modules or described.py_modules or described.place else find_class(what)
+        elif what is None:
+            what = BaseExecutor
+        if what is not None:
+            _complete(what, described, uses_with, None, uses_requests)
+
+
+def hint(error: BaseException | None, uses: Any, folder: str | None, install_requirements: bool) -> str:
+    """Return the way out, to be added to a message, if an Executor's import or constructor lacks a package."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return requirements.hint(error, home(uses, folder, os.environ), install_requirements)
+
+
+def home(uses: Any, folder: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the folder that holds an Executor and its requirements, None where `uses` names no place.
+
+    Raises: as `hub.locate`.
+    """
+    if not isinstance(uses, str) or find_class(uses) is not None:
+        return None
+    return hub.home(uses, folder, environ)
 
 
 def check_kind(uses: Any, owner: str = "") -> Any:
@@ -107,10 +150,9 @@ def check_kind(uses: Any, owner: str = "") -> Any:
     if isinstance(uses, os.PathLike):
         uses = os.fspath(uses)
     if isinstance(uses, str):
-        scheme = uses.partition("://")[0] if "://" in uses and not is_text(uses) else None
-        if scheme is not None:
-            reason = _SCHEMES.get(scheme.lower(), f"{scheme}:// is not supported: uses takes {ACCEPTED}")
-            raise NotSupported(f"uses={uses!r}: {reason}{where}")
+        if hub.scheme_of(uses):
+            with _named(owner):
+                hub.names_in_hub(uses)
         if uses.strip():
             return uses
     elif isinstance(uses, type):
@@ -133,79 +175,133 @@ def reference(cls: type[Executor]) -> str:
     module = sys.modules.get(cls.__module__)
     if module is None or module.__name__ == "__main__" or "<locals>" in cls.__qualname__:
         return cls.__name__
-    path = next((path for path, loaded in _files.items() if loaded is module), None)
-    return f"{path or module.__name__}:{cls.__qualname__}"
+    return f"{path_of(module) or module.__name__}:{cls.__qualname__}"
 
 
-def is_file(uses: str) -> bool:
-    """Tell whether a text given as `uses` or in `py_modules` names a file, whose path may be relative."""
-    return not is_text(uses) and _split(uses)[0].endswith((".py", *YAML_ENDINGS))
+def is_path(uses: str, folder: str | None = None) -> bool:
+    """Tell whether a text given as `uses` or in `py_modules` names a file or a folder, relative to `folder`."""
+    if is_text(uses) or hub.scheme_of(uses) or uses.startswith("~"):
+        return False
+    if _split(uses)[0].endswith((".py", *YAML_ENDINGS)) or os.sep in uses:
+        return True
+    return find_class(uses) is None and hub.holds_executor(os.path.join(folder or "", uses))
 
 
-def _described(uses: Any, folder: str | None) -> tuple[dict[str, Any], str | None]:
-    """Return the checked description that `uses` is or leads to ({} if it names a class), and its folder."""
-    if isinstance(uses, dict):
-        source = YamlSource("uses", None, uses)
-    elif isinstance(uses, str) and (is_text(uses) or uses.endswith(YAML_ENDINGS)):
-        source = read(uses, folder=folder, error=InvalidExecutor)
-    else:
-        return {}, folder
-    described = _check_description(source)
-    folder = source.folder or folder
-    modules = (described.get("py_modules"), described.get("metas", {}).pop("py_modules", None))
-    for paths in modules:
-        _import_all([paths] if isinstance(paths, str) else paths or (), folder)
-    return described, folder
+@contextmanager
+def _named(owner: str) -> Iterator[None]:
+    """Put whose `uses` it is at the end of errors."""
+    try:
+        yield
+    except (InvalidExecutor, NotSupported) as error:
+        if not owner:
+            raise
+        raise type(error)(f"{error.message} ({owner})") from error.__cause__
 
 
-def _check_description(source: YamlSource) -> dict[str, Any]:
-    data = source.data
-    if not isinstance(data, dict):
-        raise InvalidExecutor(f"{source.where()}: an Executor is described by a mapping with jtype, not {short(data)}")
-    for key in data:
-        if key not in _KEYS:
-            hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
-            raise InvalidExecutor(f"{_at(source, key)}: unknown key {key!r}{hint}")
-    described = {key: value for key, value in data.items() if value is not None}
-    if not isinstance(described.get("jtype"), str) or is_text(described["jtype"]):
-        raise InvalidExecutor(f"{_at(source, 'jtype')}: jtype must name the Executor class, not {data.get('jtype')!r}")
-    for key in ("with", "metas", "requests"):
-        value = described.get(key, {})
-        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise InvalidExecutor(f"{_at(source, key)}: {key} must map names to values, not {short(value)}")
-        described[key] = dict(value)
-    return described
+def _complete(
+    cls: type[Executor],
+    described: Description,
+    uses_with: Mapping[str, Any] | None,
+    uses_metas: Mapping[str, Any] | None,
+    uses_requests: Mapping[str, str] | None,
+) -> Loaded:
+    """Put the arguments together, and check that the class takes them."""
+    loaded = Loaded(
+        cls,
+        {**described.uses_with, **(uses_with or {})},
+        {**described.metas, **(uses_metas or {})},
+        {**described.requests, **(uses_requests or {})},
+    )
+    handlers(cls, loaded.requests)
+    _check_arguments(cls, loaded.uses_with)
+    return loaded
 
 
-def _at(source: YamlSource, key: str) -> str:
-    return source.where(key) if source.label != "uses" else "uses"
-
-
-def _find(uses: Any, folder: str | None) -> type[Executor]:
-    """Return the class that a class, None or a text stands for."""
-    if uses is None:
+def _load_class(described: Description, modules: Sequence[ModuleType]) -> type[Executor]:
+    """Import what is described, and return the class."""
+    what, place, folder = described.what, described.place, described.folder
+    if what is None:
         return BaseExecutor
-    if isinstance(uses, type):
-        found: type[Executor] = uses
-        return found
-    place, name = _split(uses)
-    if place.endswith(".py"):
-        return _member(_import_file(place, folder), name, place)
-    if name:
-        return _member(_import_module(place, folder), name, place)
-    by_name = find_class(uses)
-    if by_name is not None:
-        return by_name
-    if os.path.isdir(os.path.join(folder or "", uses)):
-        raise NotSupported(
-            f"uses={uses!r} is a folder, which is not supported: name a file in it, such as "
-            f"'{uses.rstrip('/')}/config.yml'"
+    if isinstance(what, type):
+        cls: type[Executor] = what
+        return cls
+    file, name = _split(what)
+    names = described.py_modules if file == what and not file.endswith(".py") else (*described.py_modules, file)
+    modules = [*modules, *(import_all(names, folder) if place is None else import_in(place, names))]
+    if len(names) > len(described.py_modules):
+        return _member(modules[-1], name, os.path.join(place or "", file))
+    return _by_name(what, described, modules)
+
+
+def _by_name(name: str, described: Description, modules: Sequence[ModuleType]) -> type[Executor]:
+    """Return the Executor of that name: of the modules just imported, else of any, else an installed one.
+
+    An Executor's folder is asked alone: another folder may have a class of the same name.
+    """
+    place = described.place
+    for module in reversed(modules):
+        if _is_executor(vars(module).get(name)) or (place is not None and name in vars(module)):
+            return _member(module, name, getattr(module, "__file__", None) or module.__name__)
+    found = find_class(name)
+    if place is None:
+        found = found or _installed(name)
+        if found is None:
+            raise InvalidExecutor(_unknown(name))
+    elif found is None or not _lies_in(found, place):
+        there = [key for module in modules for key, value in vars(module).items() if _is_executor(value)]
+        hint = did_you_mean(name, there) or f"; Executors there: {listed(there)}"
+        raise InvalidExecutor(
+            f"{os.path.join(place, hub.CONFIG)}: jtype names {name!r}, which is in none of its py_modules "
+            f"({listed(described.py_modules)}){hint}"
         )
-    hint = did_you_mean(uses, class_names())
-    if re.fullmatch(r"\w+(\.\w+)+", uses):
-        module, _, last = uses.rpartition(".")
+    return found
+
+
+def _is_executor(value: Any) -> TypeGuard[type[Executor]]:
+    return isinstance(value, type) and issubclass(value, Executor)
+
+
+def _lies_in(cls: type[Executor], place: str) -> bool:
+    """Tell whether a class was defined in a file in a folder."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return os.path.realpath(file).startswith(os.path.join(os.path.realpath(place), ""))
+
+
+def _installed(name: str) -> type[Executor] | None:
+    """Return the Executor that an installed package names so, None if none does."""
+    from importlib.metadata import entry_points
+
+    found = {point.value: point for point in sorted(entry_points(group=GROUP, name=name))}
+    if not found:
+        return None
+    if len(found) > 1:
+        packages = listed(point.dist.name if point.dist else value for value, point in found.items())
+        raise InvalidExecutor(
+            f"uses={name!r} names Executors of several packages ({packages}): say uses='module:Class', one of "
+            f"{listed(found)}"
+        )
+    value, point = next(iter(found.items()))
+    try:
+        cls = point.load()
+    except (Exception, SystemExit) as error:
+        raise not_imported(value, error) from error
+    if not _is_executor(cls):
+        raise InvalidExecutor(
+            f"uses={name!r} is {short(cls)} ({value}), not an Executor: its package's entry point in the group "
+            f"{GROUP!r} must name a class derived from Executor"
+        )
+    return cls
+
+
+def _unknown(name: str) -> str:
+    from importlib.metadata import entry_points
+
+    hint = did_you_mean(name, [*class_names(), *entry_points(group=GROUP).names])
+    if re.fullmatch(r"\w+(\.\w+)+", name):
+        module, _, last = name.rpartition(".")
         hint = f"; did you mean '{module}:{last}'?"
-    raise InvalidExecutor(f"uses={uses!r} names no Executor class defined so far{hint}; uses takes {ACCEPTED}")
+    kinds = "no Executor class defined so far, no installed one and no folder"
+    return f"uses={name!r} names {kinds}{hint}; uses takes {ACCEPTED}"
 
 
 def _split(uses: str) -> tuple[str, str]:
@@ -219,7 +315,7 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
     inside = {
         key: value
         for key, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Executor) and value.__module__ == module.__name__
+        if _is_executor(value) and (value.__module__ + ".").startswith(module.__name__ + ".")
     }
     if not name:
         if len(inside) == 1:
@@ -232,81 +328,11 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
     if found is None:
         hint = did_you_mean(name, inside) or f"; Executors there: {listed(inside)}"
         raise InvalidExecutor(f"uses='{place}:{name}': {place} has no {name!r}{hint}")
-    if not isinstance(found, type) or not issubclass(found, Executor):
+    if not _is_executor(found):
         raise InvalidExecutor(
             f"uses='{place}:{name}' is {short(found)}, not an Executor: derive the class from Executor"
         )
     return found
-
-
-def _import_all(modules: Any, folder: str | None) -> None:
-    if not isinstance(modules, (list, tuple)) or not all(isinstance(module, str) for module in modules):
-        raise InvalidExecutor(f"py_modules must be a list of .py files or module names, not {short(modules)}")
-    for module in modules:
-        if module.endswith(".py"):
-            _import_file(module, folder)
-        else:
-            _import_module(module, folder)
-
-
-def _import_module(name: str, folder: str | None) -> ModuleType:
-    import importlib
-
-    if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise InvalidExecutor(f"{name!r} is neither a .py file nor the name of a module: uses takes {ACCEPTED}")
-    _make_reachable(folder)
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise _not_imported(name, error) from error
-
-
-def _import_file(path: str, folder: str | None) -> ModuleType:
-    """Import a Python file once per process, however it is spelled, and whoever imported it first."""
-    import importlib.util
-    import zlib
-
-    full = os.path.realpath(os.path.join(folder or "", os.path.expanduser(path)))
-    if not os.path.isfile(full):
-        raise InvalidExecutor(f"there is no file {path!r} (looked for {full})")
-    known = _files.get(full) or _imported_from(full)
-    if known is not None:
-        return known
-    name = f"zflow_file_{os.path.basename(full)[:-3]}_{zlib.crc32(os.fsencode(full)):08x}"
-    spec = importlib.util.spec_from_file_location(name, full)
-    if spec is None or spec.loader is None:
-        raise InvalidExecutor(f"{path!r} cannot be imported as Python code")
-    module = importlib.util.module_from_spec(spec)
-    _make_reachable(os.path.dirname(full))
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise _not_imported(path, error) from error
-    _files[full] = module
-    return module
-
-
-def _imported_from(path: str) -> ModuleType | None:
-    """Return the module already imported from a file; `__main__` too, which must not run a second time."""
-    base = os.path.basename(path)
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and os.path.basename(file) == base and os.path.realpath(file) == path:
-            return module
-    return None
-
-
-def _make_reachable(folder: str | None) -> None:
-    # At the end of the path: files beside an Executor can be imported, and hide nothing that is installed.
-    full = os.path.abspath(folder) if folder else None
-    if full and full not in sys.path:
-        sys.path.append(full)
-
-
-def _not_imported(what: str, error: BaseException) -> InvalidExecutor:
-    return InvalidExecutor(f"importing {what!r} failed: {type(error).__name__}: {error}")
 
 
 def _check_arguments(cls: type[Executor], uses_with: Mapping[str, Any]) -> None:

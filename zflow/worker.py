@@ -1,6 +1,6 @@
 """A replica: one process, one Executor, one DEALER socket to the broker.
 
-The way of a request through it: `Link` receives it, `Service` decodes it, calls the Executor and encodes what
+The way of a request through it: `link.Link` receives it, `Service` decodes it, calls the Executor and encodes what
 came of it, `Link` sends that back. Sync endpoints run in the main thread, one after the other; an Executor with
 `async def` endpoints runs on an event loop, with several requests under way at once.
 """
@@ -11,31 +11,28 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
-import zmq
 
-from zflow import errors, process, uses, wire
+from zflow import cuda, errors, process, uses, wire
 from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
 from zflow.gather import gather
+from zflow.link import IDLE, Link, Seat, Stop, StopNow, Task
 from zflow.logs import name_lines
 from zflow.reduce import reduce
 
 if TYPE_CHECKING:
     import asyncio
 
-    from zflow.topology import ExecutorSpec
 
 log = logging.getLogger("zflow.worker")
 
+FRESH = 200e-6  # seconds for which a look at what has arrived counts as the latest news
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
-IDLE = 1000  # ms between two looks at whether the parent is still there
-REGISTERING = 10_000  # ms to wait for the broker's word
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
 
@@ -44,39 +41,6 @@ class Status(Protocol):
     """The replica's line to the process manager."""
 
     def send_bytes(self, data: bytes) -> None: ...
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Which replica of which Executor a process is, and how it reaches the broker.
-
-    Args:
-        spec: the Executor.
-        shard_id: from 0.
-        replica_id: from 0, within its shard.
-        back: the broker's address for replicas.
-        max_message_bytes: the largest result that may be sent.
-    """
-
-    spec: ExecutorSpec
-    shard_id: int
-    replica_id: int
-    back: str
-    max_message_bytes: int
-
-    @property
-    def name(self) -> str:
-        """`'encoder/rep-0'`."""
-        return f"{self.spec.name}/rep-{self.replica_id}"
-
-
-class Task(NamedTuple):
-    """One request as it came from the broker."""
-
-    id: int
-    endpoint: str
-    parts: Any
-    frames: Sequence[Any]
 
 
 def run(seat: Seat, status: Status, manager: int) -> int:
@@ -94,10 +58,15 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     process.print_whole_lines()
     name_lines(seat.name)
     os.environ.update(seat.spec.env)
+    if seat.device is not None:
+        os.environ[cuda.VARIABLE] = seat.device
     try:
         service = Service(seat)
     except BaseException as error:
-        status.send_bytes(msgpack.packb(("failed", errors.to_wire(_as_error(error, seat.name, "could not start")))))
+        spec = seat.spec
+        way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
+        told = _as_error(error, seat.name, "could not start", way_out)
+        status.send_bytes(msgpack.packb(("failed", errors.to_wire(told))))
         return 1
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
@@ -158,6 +127,8 @@ class Service:
             uses_requests=spec.uses_requests,
             py_modules=spec.py_modules,
             folder=spec.folder,
+            install_requirements=spec.install_requirements,
+            owner=f"executor {spec.name!r}",
         )
         self.executor: Executor = instantiate(
             loaded.cls,
@@ -235,7 +206,7 @@ def _pack(error: dict[str, Any]) -> bytes:
     return msgpack.packb(error, unicode_errors="surrogateescape")  # type: ignore[no-any-return]
 
 
-def _as_error(error: BaseException, name: str, what: str) -> errors.ZflowError:
+def _as_error(error: BaseException, name: str, what: str, way_out: str = "") -> errors.ZflowError:
     """Turn what user code raised into an error that can be sent; zflow's own go as they are."""
     import traceback
 
@@ -254,112 +225,10 @@ def _as_error(error: BaseException, name: str, what: str) -> errors.ZflowError:
         text = "<its str() fails>"
     message = f"{name} {what}: {kind}: {text}" if text else f"{name} {what}: {kind}"
     shown = "".join(lines)[-LONGEST_TRACEBACK:]
-    return errors.ExecutorError(message, executor=name, exception=kind, traceback=shown)
+    return errors.ExecutorError(message + way_out, executor=name, exception=kind, traceback=shown)
 
 
 _OURS = {__file__, handlers.__code__.co_filename}
-
-
-# -- the line to the broker -------------------------------------------------------------------------------------------
-
-
-class StopNow(Exception):
-    """Raised by a signal while the replica waits for work."""
-
-
-class Stop:
-    """Whether the replica has been asked to end, by SIGTERM."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.waiting = False
-
-    def ask(self, *_: Any) -> None:
-        """Ask it to end: at once if it waits for work, else when it has finished what it is doing."""
-        self.asked = True
-        if self.waiting:
-            self.waiting = False
-            raise StopNow
-
-
-class Link:
-    """The replica's socket, and the tasks that have arrived but not begun."""
-
-    def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
-        self.stop = stop
-        self._slots = slots
-        self._executor = seat.spec.name
-        self._context = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        # A successor must not be taken for the one before it, whose connection may still linger.
-        self.socket.set(zmq.ROUTING_ID, identity(seat.name, os.getpid()))
-        self.socket.set(zmq.SNDHWM, 0)
-        self.socket.set(zmq.RCVHWM, 0)
-        self.socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
-        self.socket.set(zmq.RCVTIMEO, IDLE)
-        self.socket.connect(seat.back)
-        self._port = protocol.Port(self.socket, 2)
-        self._encode = protocol.encoder()
-        self._backlog: dict[int, Task] = {}
-        self._trackers: list[zmq.MessageTracker] = []
-
-    def register(self, endpoints: list[str]) -> bool:
-        """Join the broker's pool; False if it does not answer."""
-        header = (protocol.VERSION, protocol.READY, self._executor, endpoints, self._slots)
-        self.socket.send(self._encode(header))
-        if not self.socket.poll(REGISTERING):
-            return False
-        self._take(self._port.receive())  # only this one: what comes after it is to wake the loop
-        return True
-
-    def drain(self) -> None:
-        """Take in what has arrived, without waiting."""
-        while self._port.readable():
-            self._take(self._port.receive())
-
-    def wait(self) -> bool:
-        """Wait at most `IDLE` ms for a message and take it in."""
-        try:
-            self._take(self._port.receive())
-        except zmq.Again:
-            return False
-        return True
-
-    def _take(self, frames: list[Any]) -> None:
-        header = protocol.decode(frames[0], protocol.TO_REPLICA)
-        kind = header[1]
-        if kind == protocol.TASK:
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
-        elif kind == protocol.RECALL:
-            self._backlog.pop(header[2], None)
-
-    def next(self) -> Task | None:
-        """The oldest task that has arrived and was not recalled."""
-        if not self._backlog:
-            return None
-        return self._backlog.pop(next(iter(self._backlog)))
-
-    def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
-        """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
-        header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
-        self._trackers.extend(self._port.send_tracked([header, *frames]))
-
-    def let_go(self) -> None:
-        """Wait until the memory of all results sent is free to be written to by the Executor."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers.clear()
-
-    def leave(self) -> None:
-        """Say that nothing more is begun here, and close when the last answers are out."""
-        self.socket.send(self._encode((protocol.VERSION, protocol.LEAVE)))
-        self.socket.close()
-        self._context.term()
-
-
-def identity(name: str, pid: int) -> bytes:
-    """The routing id of a replica: its name and its process id."""
-    return f"{name}#{pid}".encode()
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------
@@ -374,7 +243,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = False
         if not arrived and os.getppid() != manager:
             return
-        link.drain()
+        drained = clock()
         while (task := link.next()) is not None:
             begun = clock()
             kind, frames = protocol.DONE, []
@@ -383,11 +252,14 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                 frames = service.encode(call, call.start())
             except BaseException as error:  # also SystemExit: a request must not end the replica
                 kind, frames = protocol.ERROR, [service.failure(task, error)]
-            link.answer(kind, task.id, clock() - begun, frames)
+            ended = clock()
+            link.answer(kind, task.id, ended - begun, frames)
             link.let_go()
             if stop.asked:
                 return
-            link.drain()
+            if ended - drained > FRESH:  # what is next may have been recalled meanwhile
+                link.drain()
+                drained = ended
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -411,14 +283,16 @@ class _AsyncLoop:
 
     async def serve(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
-        self._loop.add_reader(self._link.socket.fileno(), self._arrived)
+        for descriptor in self._link.descriptors:
+            self._loop.add_reader(descriptor, self._arrived)
         self._loop.call_later(IDLE / 1000, self._look)
         self._arrived()
         await self._ended
-        self._loop.remove_reader(self._link.socket.fileno())
+        for descriptor in self._link.descriptors:
+            self._loop.remove_reader(descriptor)
 
     def _arrived(self) -> None:
-        # The socket's descriptor signals changes only, so everything is taken in whenever it was used.
+        # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
         self._link.drain()
         while not self._link.stop.asked and len(self._running) < self._service.slots:
             task = self._link.next()

@@ -1,5 +1,7 @@
 """Index and search through a Flow that runs elsewhere, such as under `zflow-run examples/search/flow.yaml`.
 
+What was indexed before is not indexed again.
+
 python examples/search/client.py "parse json from a string"
 """
 
@@ -15,7 +17,10 @@ parser.add_argument("--port", type=int, default=54321, help="its port (default: 
 arguments = parser.parse_args()
 
 client = Client(host=arguments.host, port=arguments.port)
-client.post("/index", documents())
+entries = documents()
+counts = client.post("/count", return_responses=True)[0].parameters["__results__"]  # by replica: one of each shard
+if sum(count["entries"] for count in counts.values()) < len(entries):
+    client.post("/index", entries)
 query = Document(text=" ".join(arguments.query))
 for answer in client.post("/search", query, parameters={"top_k": arguments.top}):
     show(answer)

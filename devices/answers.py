@@ -1,0 +1,68 @@
+"""What the broker itself says: errors, names for people, and payloads put into one message. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from .balancer import Fail
+from .pool import Pool
+from .protocol import Parts
+from .router import Inputs
+
+
+def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
+    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no parts."""
+    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
+        return None, list(inputs[0][1][0])
+    parts: Parts = []
+    frames: list[Any] = []
+    for name, payloads in inputs:
+        parts.append([name, [len(payload) for payload in payloads]])
+        for payload in payloads:
+            frames.extend(payload)
+    return parts, frames
+
+
+def name_of(identity: bytes) -> str:
+    """A replica's name, for people: `encoder/rep-0`."""
+    return identity.decode(errors="replace").split("#")[0]
+
+
+def error(type: str, message: str) -> bytes:
+    """An error as a payload; `type` names a class of `zflow.errors`."""
+    return msgpack.packb({"type": type, "message": message})  # type: ignore[no-any-return]
+
+
+def why(pool: Pool, fail: Fail) -> bytes:
+    """Why a task was given up, as an error."""
+    name = pool.node.name
+    if fail.task.shard is not None and pool.fanout is not None:
+        name = f"{name}/shard-{fail.task.shard}"
+    held_by = name_of(fail.held_by) if fail.held_by is not None else None
+    if fail.reason == "crashed":
+        return error(
+            "ReplicaCrashed",
+            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
+            f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
+        )
+    limit = round((pool.timeout or 0.0) * 1000)
+    where = f"it was with {held_by}" if held_by else "it was still queued"
+    return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
+
+
+def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
+    """What the client is told of an ALL request of which some shards have failed."""
+    shards = pool.node.shards
+    failed = {str(shard): _message(packed) for shard, packed in sorted(errors.items())}
+    return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
+
+
+def _message(packed: Any) -> str:
+    """The text of an error that a replica has sent."""
+    try:
+        return str(msgpack.unpackb(packed, unicode_errors="replace")["message"])[:1000]
+    except Exception:
+        return "its error cannot be read"

@@ -1,0 +1,268 @@
+"""ALL requests of one Executor with shards: whom a fan-out goes to, and when its results are complete. Pure logic.
+
+Replica r of every shard is *group* r, which subscribes to topic r. A fan-out is published once to one group,
+whatever the number of shards; each shard's answer is a task of its own in the balancer, a *part*. What holds here:
+
+- A fan-out goes to the group that is idlest: the one whose fullest member holds fewest. It need not wait for idle
+  members: it needs every shard anyway, so it may stand behind what they are doing. But only so many fan-outs
+  stand in one group at a time (its window), and the others wait here, where any group can still take them.
+- Neither kind starves the other: a fan-out waits for older requests that are to go to any one shard, and such a
+  request waits for room only, which fan-outs leave.
+- PUB drops what nobody is there for. So each group numbers its fan-outs; a member that sees a gap, or is told by a
+  beacon of a number that it never saw, names what it missed and gets that sent directly.
+- A part whose member is gone, or is not to be disturbed, is sent directly to another replica of its shard.
+- Only a complete set ends a fan-out: one result or error for each shard.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .balancer import Action, Balancer, Replica, Send, Task
+
+BEACON_EVERY = 0.1  # seconds between two beacons to a group that has fan-outs under way
+ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take the next one any sooner
+
+
+class Scatter:
+    """One ALL request at one Executor: a part for each shard, and what has come back."""
+
+    __slots__ = ("errors", "group", "number", "parts", "payload", "results")
+
+    def __init__(self, base: int, shards: int, payload: Any = None, deadline: float = float("inf")) -> None:
+        self.payload = payload
+        self.parts = [Task(base + shard, self, deadline, shard) for shard in range(shards)]
+        self.results: dict[int, Any] = {}  # by shard
+        self.errors: dict[int, Any] = {}  # by shard
+        self.group = -1  # where it was published
+        self.number = 0  # as what
+
+    @property
+    def base(self) -> int:
+        """The task id of shard 0's part; the others follow it."""
+        return self.parts[0].id
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard has ended."""
+        return len(self.results) + len(self.errors) == len(self.parts)
+
+    def __repr__(self) -> str:
+        return f"Scatter({self.base})"
+
+
+class Publish(NamedTuple):
+    """Publish the scatter to the group, under this number; members of the shards in `skip` pass it by."""
+
+    group: int
+    number: int
+    scatter: Scatter
+    skip: list[int]
+
+
+class Group:
+    """Replica r of every shard, as far as they are there."""
+
+    __slots__ = ("index", "members", "number", "open", "used")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.members: dict[int, Replica] = {}  # by shard
+        self.number = 0  # of the last fan-out
+        self.open: dict[int, Scatter] = {}  # published here and not complete, by number
+        self.used = 0  # when it was last chosen, in fan-outs
+
+
+class Listener:
+    """A member's side: the numbers of its group's fan-outs, and which of them never came.
+
+    Args:
+        number: that of the last fan-out before it became a member.
+
+    >>> listener = Listener(4)
+    >>> listener.heard(5), listener.heard(8), listener.heard(7)
+    ((True, None), (True, (6, 7)), (False, None))
+    >>> listener.told(9)
+    (9, 9)
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def heard(self, number: int) -> tuple[bool, tuple[int, int] | None]:
+        """A fan-out has come. Returns whether it is new, and the first and last of those that were missed before it.
+
+        One that comes late was declared missed, and is sent directly: it is not new any more.
+        """
+        if number <= self.number:
+            return False, None
+        return True, self.told(number - 1, number)
+
+    def told(self, last: int, number: int | None = None) -> tuple[int, int] | None:
+        """All fan-outs up to `last` should have come. Returns the first and last of those that have not."""
+        first = self.number + 1
+        self.number = max(self.number, last if number is None else number)
+        return (first, last) if last >= first else None
+
+
+class Fanout:
+    """The groups of one Executor, and the fan-outs that wait for one.
+
+    Args:
+        shards: how many shards there are.
+        groups: how many replicas each shard has.
+        balancer: that of the same Executor. It knows every replica with its shard, and keeps the parts.
+
+    Example:
+        >>> balancer = Balancer()
+        >>> fanout = Fanout(shards=2, groups=1, balancer=balancer)
+        >>> for shard in (0, 1):
+        ...     replica = Replica(f"shard-{shard}", shard=shard)
+        ...     actions = balancer.join(replica, now=0.0)
+        ...     number = fanout.join(replica, group=0)
+        >>> fanout.submit(Scatter(10, shards=2), now=0.0)
+        [Publish(group=0, number=1, scatter=Scatter(10), skip=[])]
+        >>> scatter = balancer.finish("shard-1", 11, service=0.1, now=0.2)[0].payload
+        >>> fanout.result(scatter, 1, "from shard 1"), scatter.complete
+        (None, False)
+    """
+
+    def __init__(self, shards: int, groups: int, balancer: Balancer) -> None:
+        self.shards = shards
+        self.groups = [Group(index) for index in range(groups)]
+        self._balancer = balancer
+        self._waiting: deque[Scatter] = deque()
+        self._chosen = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    # -- members --------------------------------------------------------------------------------------------------
+
+    def join(self, replica: Replica, group: int) -> int:
+        """Its subscription is confirmed: it is a member from now on. Returns the number of the group's last fan-out."""
+        self.groups[group].members[replica.shard] = replica
+        return self.groups[group].number
+
+    def leave(self, replica: Replica) -> None:
+        """It is gone, or about to go. The balancer looks after the parts that it held."""
+        for group in self.groups:
+            if group.members.get(replica.shard) is replica:
+                del group.members[replica.shard]
+
+    # -- fan-outs -------------------------------------------------------------------------------------------------
+
+    def submit(self, scatter: Scatter, now: float) -> list[Action | Publish]:
+        """Take an ALL request; it is published at once if a group has room."""
+        self._waiting.append(scatter)
+        for part in scatter.parts:
+            self._balancer.expect(part)
+        return self.dispatch(now)
+
+    def dispatch(self, now: float) -> list[Action | Publish]:
+        """Publish what can be published; to be called after whatever made room."""
+        actions: list[Action | Publish] = []
+        while self._waiting:
+            scatter = self._waiting[0]
+            if self._over(scatter):
+                self._waiting.popleft()
+                continue
+            oldest = self._balancer.oldest_queued
+            if oldest is not None and oldest < scatter.base:
+                break
+            group = self._idlest()
+            if group is None:
+                break
+            self._waiting.popleft()
+            actions.extend(self._publish(group, scatter, now))
+        return actions
+
+    def result(self, scatter: Scatter, shard: int, payload: Any) -> None:
+        """A shard has answered with this payload."""
+        scatter.results[shard] = payload
+        self._close_if_complete(scatter)
+
+    def error(self, scatter: Scatter, shard: int, error: Any) -> None:
+        """A shard has failed with this error."""
+        scatter.errors[shard] = error
+        self._close_if_complete(scatter)
+
+    def give_up(self, scatter: Scatter) -> None:
+        """Nobody wants the scatter's result any more; its parts are cancelled in the balancer."""
+        if scatter.group >= 0:
+            self.groups[scatter.group].open.pop(scatter.number, None)
+
+    def _close_if_complete(self, scatter: Scatter) -> None:
+        if scatter.complete:
+            self.give_up(scatter)
+
+    def _over(self, scatter: Scatter) -> bool:
+        """Whether it has ended while it waited: its parts have expired or been cancelled."""
+        return scatter.base not in self._balancer.tasks  # what ends it so early ends all of its parts
+
+    def _idlest(self) -> Group | None:
+        if len(self.groups) == 1:
+            return self.groups[0] if len(self.groups[0].open) < self._limit(self.groups[0]) else None
+        best = None
+        best_key: tuple[int, int, int, int] | None = None
+        for group in self.groups:
+            members = group.members.values()
+            if len(group.open) >= self._limit(group):
+                continue
+            held = [len(member.held) for member in members if _takes_part(member)]
+            key = (self.shards - len(held), max(held, default=0), sum(held), group.used)
+            if best_key is None or key < best_key:
+                best, best_key = group, key
+        return best
+
+    def _limit(self, group: Group) -> int:
+        window = min((member.window for member in group.members.values()), default=1)
+        return max(window, ALONE_LIMIT if len(self.groups) == 1 else 1)
+
+    def _publish(self, group: Group, scatter: Scatter, now: float) -> Iterator[Action | Publish]:
+        self._chosen += 1
+        group.used = self._chosen
+        group.number += 1
+        group.open[group.number] = scatter
+        scatter.group, scatter.number = group.index, group.number
+        skip = []
+        for shard, part in enumerate(scatter.parts):
+            member = group.members.get(shard)
+            if member is None or not _takes_part(member):
+                skip.append(shard)
+            else:
+                self._balancer.place(part, member, now)
+        if len(skip) < self.shards:
+            yield Publish(group.index, group.number, scatter, skip)
+        for shard in skip:
+            yield from self._balancer.queue(scatter.parts[shard], now)
+
+    # -- gaps -----------------------------------------------------------------------------------------------------
+
+    def missed(self, replica: Replica, group: int, first: int, last: int) -> list[Send]:
+        """A member never saw the fan-outs numbered `first` to `last`: send it directly what it is to do of them."""
+        sends = []
+        for number, scatter in self.groups[group].open.items():
+            if first <= number <= last:
+                part = scatter.parts[replica.shard]
+                if part.holder is replica and part.id in self._balancer.tasks:
+                    sends.append(Send(replica, part))
+        return sends
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are fan-outs that were published and are not complete."""
+        return any(group.open for group in self.groups)
+
+    def beacons(self) -> list[tuple[int, int]]:
+        """The groups that have fan-outs under way, each with the number of its last one."""
+        return [(group.index, group.number) for group in self.groups if group.open]
+
+
+def _takes_part(member: Replica) -> bool:
+    """Whether a member can be published to: it is there, and does not have to be left alone with a suspect."""
+    return not (member.alone or member.lost)

@@ -1,0 +1,178 @@
+"""One Executor at the broker: its node in the graph, its replicas, and what is under way to them. Pure logic.
+
+A pool decides whether a request is for one shard or for all, and turns answers into what the walk needs to know:
+that a payload is there, that a set of them is, or that the request has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .balancer import Action, Balancer, Fail, Replica, Task
+from .fanout import Fanout, Publish, Scatter
+from .router import Inputs, Node, Walk
+
+Actions = Sequence[Action | Publish]
+
+
+class Finished(NamedTuple):
+    """A replica has returned this payload."""
+
+    walk: Walk
+    id: int  # the visit's task id, or the first of them
+    payload: Sequence[Any]
+
+
+class Gathered(NamedTuple):
+    """All shards have ended: these have returned payloads, those have failed."""
+
+    walk: Walk
+    id: int
+    results: dict[int, Sequence[Any]]
+    errors: dict[int, Any]
+
+
+class Broken(NamedTuple):
+    """The request has failed: `error` is what its replica, or the broker, says."""
+
+    walk: Walk
+    error: Any
+
+
+Outcome = Finished | Gathered | Broken
+
+
+def request_of(task: Task) -> tuple[Walk, Inputs]:
+    """The walk and the inputs that a task, or a part of a fan-out, is about."""
+    return task.payload.payload if isinstance(task.payload, Scatter) else task.payload  # type: ignore[no-any-return]
+
+
+class Pool:
+    """The replicas of one node.
+
+    Args:
+        index: the node's index.
+        node: the node.
+        retries: how many crashed replicas a request survives.
+        timeout: the seconds that a request may take here, or None.
+    """
+
+    def __init__(self, index: int, node: Node, retries: int, timeout: float | None) -> None:
+        self.index = index
+        self.node = node
+        self.timeout = timeout
+        self.balancer = Balancer(retries)
+        self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
+        self._groups: dict[Any, int] = {}  # of replicas, by name
+        self._scatters: dict[int, Scatter] = {}  # by base
+        self.names: dict[bytes, str] = {}  # for people
+
+    # -- replicas -------------------------------------------------------------------------------------------------
+
+    def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
+        """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
+        actions = self.balancer.join(replica, now)
+        if self.fanout is None:
+            return 0, actions
+        self._groups[replica.name] = group
+        return self.fanout.join(replica, group), self._and_fan_out(actions, now)
+
+    def crash(self, name: Any, now: float) -> Actions:
+        """The replica is gone."""
+        self._forget(name)
+        return self._and_fan_out(self.balancer.crash(name, now), now)
+
+    def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
+        """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
+        return self._and_fan_out(self.balancer.lose(name, now, unsent), now)
+
+    def leave(self, name: Any, now: float) -> Actions:
+        """The replica goes in good order."""
+        self._forget(name)
+        return self._and_fan_out(self.balancer.leave(name, now), now)
+
+    def _forget(self, name: Any) -> None:
+        self.names.pop(name, None)
+        self._groups.pop(name, None)
+        replica = self.balancer.replicas.get(name)
+        if self.fanout is not None and replica is not None:
+            self.fanout.leave(replica)
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def ids_for(self, walk: Walk) -> int:
+        """How many task ids the walk's visit takes."""
+        return self.node.shards if self.node.polls_all(walk.endpoint) else 1
+
+    def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+        """The walk visits this node; `id` is its task id, or the first of them."""
+        deadline = float("inf") if self.timeout is None else now + self.timeout
+        if self.fanout is not None and self.node.polls_all(walk.endpoint):
+            scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline)
+            return self.fanout.submit(scatter, now)
+        return self.balancer.submit(Task(id, (walk, inputs), deadline), now)
+
+    def answered(
+        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
+    ) -> tuple[Outcome | None, Actions]:
+        """A replica has answered. Returns what that means to the walk, if anything, and what follows here."""
+        task, actions = self.balancer.finish(name, id, service, now)
+        outcome = None if task is None else self._outcome(task, payload, failed)
+        return outcome, self._and_fan_out(actions, now)
+
+    def failed(self, fail: Fail, error: Any) -> Outcome | None:
+        """The balancer has given a task up; `error` says why. Returns what that means to the walk."""
+        return self._outcome(fail.task, error, True)
+
+    def _outcome(self, task: Task, payload: Any, failed: bool) -> Outcome | None:
+        scatter = task.payload
+        if not isinstance(scatter, Scatter):
+            walk = scatter[0]
+            return Broken(walk, payload) if failed else Finished(walk, task.id, payload)
+        assert self.fanout is not None
+        assert task.shard is not None
+        walk = scatter.payload[0]
+        if not failed:
+            self.fanout.result(scatter, task.shard, payload)
+        elif self.node.partial:
+            self.fanout.error(scatter, task.shard, payload)
+        else:
+            return Broken(walk, payload)  # still open: what ends the walk cancels the other parts
+        if not scatter.complete:
+            return None
+        del self._scatters[scatter.base]
+        if not scatter.results:
+            return Broken(walk, scatter.errors[min(scatter.errors)])
+        return Gathered(walk, scatter.base, scatter.results, scatter.errors)
+
+    def cancel(self, id: int, now: float) -> Actions:
+        """Nobody wants the result of the visit with this task id."""
+        scatter = self._scatters.pop(id, None)
+        if scatter is None:
+            return self._and_fan_out(self.balancer.cancel(id, now), now)
+        assert self.fanout is not None
+        self.fanout.give_up(scatter)
+        actions: list[Action | Publish] = []
+        for part in scatter.parts:
+            actions.extend(self.balancer.cancel(part.id, now))
+        return self._and_fan_out(actions, now)
+
+    def missed(self, name: Any, first: int, last: int) -> Actions:
+        """A replica has not seen these fan-outs."""
+        replica = self.balancer.replicas.get(name)
+        if self.fanout is None or replica is None:
+            return []
+        return self.fanout.missed(replica, self._groups[name], first, last)
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> Actions:
+        """What time alone brings about."""
+        return self._and_fan_out(self.balancer.tick(now), now)
+
+    def _and_fan_out(self, actions: Actions, now: float) -> Actions:
+        """What was done may have made room for a fan-out that waits."""
+        if self.fanout is None or not len(self.fanout):
+            return actions
+        return [*actions, *self.fanout.dispatch(now)]

@@ -1,0 +1,226 @@
+"""A replica's line to the broker: its sockets, and the tasks that have arrived but not begun.
+
+It knows frames and headers; what is in a payload, and what is done with it, is the worker's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import zmq
+
+from zflow.devices import protocol
+from zflow.devices.fanout import Listener
+
+if TYPE_CHECKING:
+    from zflow.topology import ExecutorSpec
+
+IDLE = 1000  # ms that a replica waits for work before it looks around
+REGISTERING = 10_000  # ms to wait for the broker's word
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Which replica of which Executor a process is, and how it reaches the broker.
+
+    Args:
+        spec: the Executor.
+        node: its index in the graph.
+        shard_id: from 0.
+        replica_id: from 0, within its shard; also the group that it belongs to.
+        back: the broker's address for replicas.
+        fan: where the broker publishes fan-outs.
+        collector: where it collects the answers of shards.
+        max_message_bytes: the largest result that may be sent.
+        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
+    """
+
+    spec: ExecutorSpec
+    node: int
+    shard_id: int
+    replica_id: int
+    back: str
+    fan: str
+    collector: str
+    max_message_bytes: int
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards."""
+        if self.spec.shards > 1:
+            return f"{self.spec.name}/shard-{self.shard_id}/rep-{self.replica_id}"
+        return f"{self.spec.name}/rep-{self.replica_id}"
+
+
+class Task(NamedTuple):
+    """One request as it came from the broker."""
+
+    id: int
+    endpoint: str
+    parts: Any
+    frames: Sequence[Any]
+
+
+class StopNow(Exception):
+    """Raised by a signal while the replica waits for work."""
+
+
+class Stop:
+    """Whether the replica has been asked to end, by SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.waiting = False
+
+    def ask(self, *_: Any) -> None:
+        """Ask it to end: at once if it waits for work, else when it has finished what it is doing."""
+        self.asked = True
+        if self.waiting:
+            self.waiting = False
+            raise StopNow
+
+
+class Link:
+    """The replica's sockets, and the tasks that have arrived but not begun.
+
+    A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and answers on a PUSH socket
+    to the broker's collector.
+    """
+
+    def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
+        self.stop = stop
+        self._slots = slots
+        self._seat = seat
+        self._context = zmq.Context()
+        # A successor must not be taken for the one before it, whose connection may still linger.
+        self._identity = identity(seat.name, os.getpid())
+        back = self._socket(zmq.DEALER)
+        back.set(zmq.ROUTING_ID, self._identity)
+        back.set(zmq.RCVTIMEO, IDLE)
+        back.connect(seat.back)
+        self._back = protocol.Port(back, 2)
+        self._fan: protocol.Port | None = None
+        self._collector: protocol.Port | None = None
+        if seat.spec.shards > 1:
+            self._join_fan_out()
+        self._listener = Listener()
+        self._encode = protocol.encoder()
+        self._backlog: dict[int, Task] = {}
+        self._trackers: list[zmq.MessageTracker] = []
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
+        return socket
+
+    def _join_fan_out(self) -> None:
+        fan = self._socket(zmq.SUB)
+        fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
+        fan.subscribe(protocol.own_topic(self._identity))
+        fan.connect(self._seat.fan)
+        self._fan = protocol.Port(fan, 3)
+        collector = self._socket(zmq.PUSH)
+        collector.connect(self._seat.collector)
+        self._collector = protocol.Port(collector, 2)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What an event loop watches."""
+        return [port.socket.fileno() for port in (self._back, self._fan) if port is not None]
+
+    def register(self, endpoints: list[str]) -> bool:
+        """Join the broker's pool; False if it does not answer."""
+        seat = self._seat
+        place = (self._slots, seat.shard_id, seat.replica_id)
+        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, endpoints, *place))])
+        if not self._back.socket.poll(REGISTERING):
+            return False
+        self._take(self._back.receive())  # only this one: what comes after it is to wake the loop
+        return True
+
+    def drain(self) -> None:
+        """Take in what has arrived, without waiting."""
+        while self._back.readable():
+            for frames in self._back.receive_some(protocol.BATCH):
+                self._take(frames)
+        if self._fan is not None:
+            while self._fan.readable():
+                for frames in self._fan.receive_some(protocol.BATCH):
+                    self._hear(frames)
+
+    def wait(self) -> bool:
+        """Wait at most `IDLE` ms for messages and take them in; False if there were none."""
+        if self._fan is not None:
+            found = zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE)
+            self.drain()
+            return bool(found)
+        try:
+            for frames in self._back.receive_some(protocol.BATCH):
+                self._take(frames)
+        except zmq.Again:
+            return False
+        return True
+
+    def _take(self, frames: list[Any]) -> None:
+        header = protocol.decode(frames[0], protocol.TO_REPLICA)
+        kind = header[1]
+        if kind == protocol.TASK:
+            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
+        elif kind == protocol.RECALL:
+            self._backlog.pop(header[2], None)
+        elif kind == protocol.ACCEPTED:
+            self._listener = Listener(header[2])
+
+    def _hear(self, frames: list[Any]) -> None:
+        """Take in what was published: frames are the topic, the header and the payload."""
+        header = protocol.decode(frames[1], protocol.TO_REPLICA)
+        if header[1] == protocol.BEACON:
+            new, missed = False, self._listener.told(header[2])
+        else:
+            new, missed = self._listener.heard(header[2])
+        if missed is not None:
+            self._answer([self._encode((protocol.VERSION, protocol.MISSED, *missed))])
+        if new and self._seat.shard_id not in header[6]:
+            id = header[3] + self._seat.shard_id
+            self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
+
+    def next(self) -> Task | None:
+        """The oldest task that has arrived and was not recalled."""
+        if not self._backlog:
+            return None
+        return self._backlog.pop(next(iter(self._backlog)))
+
+    def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
+        """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
+        header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
+        self._trackers.extend(self._answer([header, *frames]))
+
+    def _answer(self, frames: list[Any]) -> list[zmq.MessageTracker]:
+        if self._collector is not None:
+            return self._collector.send_tracked([self._identity, *frames])
+        return self._back.send_tracked(frames)
+
+    def let_go(self) -> None:
+        """Wait until the memory of all results sent is free to be written to by the Executor."""
+        for tracker in self._trackers:
+            tracker.wait()
+        self._trackers.clear()
+
+    def leave(self) -> None:
+        """Say that nothing more is begun here, and close when the last answers are out."""
+        self._answer([self._encode((protocol.VERSION, protocol.LEAVE))])
+        for port in (self._back, self._fan, self._collector):
+            if port is not None:
+                port.socket.close()
+        self._context.term()
+
+
+def identity(name: str, pid: int) -> bytes:
+    """The routing id of a replica: its name and its process id."""
+    return f"{name}#{pid}".encode()
