@@ -22,6 +22,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -281,7 +282,9 @@ class Balancer:
 
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room."""
-        self.expect(task)
+        self.tasks[task.id] = task
+        if task.deadline != math.inf:
+            self._remember(task)
         if not self._queue:
             replica = self._least_held()
             if replica is not None:
@@ -289,13 +292,18 @@ class Balancer:
         self._queue.append(task)
         return []
 
-    def expect(self, task: Task) -> None:
-        """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
-        self.tasks[task.id] = task
-        if task.deadline != math.inf:
-            if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
-                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
-            heapq.heappush(self._deadlines, (task.deadline, task.id))
+    def expect(self, tasks: Iterable[Task]) -> None:
+        """Take tasks that the caller will `place` or `queue` later; their deadlines and `cancel` count already."""
+        for task in tasks:
+            self.tasks[task.id] = task
+            if task.deadline != math.inf:
+                self._remember(task)
+
+    def _remember(self, task: Task) -> None:
+        """Look for the task when its deadline has passed."""
+        if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
+            self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
+        heapq.heappush(self._deadlines, (task.deadline, task.id))
 
     def place(self, task: Task, replica: Replica, now: float) -> None:
         """The caller sends an expected task to this replica by itself, whether or not it has room."""

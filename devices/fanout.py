@@ -159,8 +159,7 @@ class Fanout:
     def submit(self, scatter: Scatter, now: float) -> list[Action | Publish]:
         """Take an ALL request; it is published at once if a group has room."""
         self._waiting.append(scatter)
-        for part in scatter.parts:
-            self._balancer.expect(part)
+        self._balancer.expect(scatter.parts)
         return self.dispatch(now)
 
     def dispatch(self, now: float) -> list[Action | Publish]:
