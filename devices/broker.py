@@ -272,14 +272,7 @@ class Broker:
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
             "malformed": dict(self.counts),
-            "executors": {
-                pool.node.name: {
-                    "replicas": sorted(pool.names.values()),
-                    "queued": pool.balancer.queued,
-                    "endpoints": None if pool.node.endpoints is None else sorted(pool.node.endpoints),
-                }
-                for pool in self._by_name.values()
-            },
+            "executors": {name: pool.info() for name, pool in self._by_name.items()},
         }
 
     # -- the walk -------------------------------------------------------------------------------------------------

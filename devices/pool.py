@@ -68,6 +68,15 @@ class Pool:
         self._scatters: dict[int, Scatter] = {}  # by base
         self.names: dict[bytes, str] = {}  # for people
 
+    def info(self) -> dict[str, Any]:
+        """What a client that asks is told."""
+        endpoints = self.node.endpoints
+        return {
+            "replicas": sorted(self.names.values()),
+            "queued": self.balancer.queued,
+            "endpoints": None if endpoints is None else sorted(endpoints),
+        }
+
     # -- replicas -------------------------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:

@@ -329,7 +329,7 @@ def on_terminal(folder: Path, way: str, *, errors_apart: bool = True) -> Iterato
 
 def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
     with on_terminal(tmp_path, "idle") as terminal:
-        terminal.wait_until("serving")
+        terminal.wait_until("serving\r\n")
         terminal.press(CTRL_C)
         assert terminal.end() == 0
     assert terminal.shown.splitlines() == ["serving", "^Cafter"]
@@ -339,7 +339,7 @@ def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
 
 def test_ctrl_c_lets_requests_in_flight_be_answered(tmp_path: Path) -> None:
     with on_terminal(tmp_path, "held") as terminal:
-        terminal.wait_until("serving")
+        terminal.wait_until("serving\r\n")
         wait_for((tmp_path / "held.begun").exists)
         terminal.press(CTRL_C)
         terminal.wait_until("^C")
@@ -352,7 +352,7 @@ def test_ctrl_c_lets_requests_in_flight_be_answered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["stuck", "closing"])
 def test_a_second_ctrl_c_does_not_wait_for_what_is_stuck(tmp_path: Path, way: str) -> None:
     with on_terminal(tmp_path, way) as terminal:
-        terminal.wait_until("serving")
+        terminal.wait_until("serving\r\n")
         terminal.press(CTRL_C)
         if way == "closing":
             wait_for(lambda: len(list(tmp_path.glob("*.closed"))) == 3, what="the others have closed")
@@ -378,7 +378,7 @@ def _closing(client: Client) -> bool:
 @pytest.mark.parametrize("how", ["closed", "ctrl-backslash"])
 def test_when_the_terminal_is_closed_nothing_is_left(tmp_path: Path, how: str) -> None:
     with on_terminal(tmp_path, "idle") as terminal:
-        terminal.wait_until("serving")
+        terminal.wait_until("serving\r\n")
         family = [*replicas("encoder").values(), pid_of("manager"), pid_of("broker")]
         if how == "closed":
             terminal.hang_up()
@@ -417,7 +417,7 @@ def test_ctrl_c_while_it_posts(tmp_path: Path) -> None:
 
 def test_the_start_shows_what_it_waits_for(tmp_path: Path) -> None:
     with on_terminal(tmp_path, "idle", errors_apart=False) as terminal:
-        terminal.wait_until("serving")
+        terminal.wait_until("serving\r\n")
         terminal.press(CTRL_C)
         assert terminal.end() == 0
     assert re.findall(r"encoder \d/3 ready", terminal.shown) == [f"encoder {number}/3 ready" for number in range(4)]

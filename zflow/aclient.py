@@ -29,6 +29,7 @@ from zflow.exchange import (
     check_options,
     choose_targets,
 )
+from zflow.shortcuts import Shortcuts
 
 
 class _Stream:
@@ -190,7 +191,7 @@ class AsyncResults:
         return responses if self._whole else together(responses)
 
 
-class AsyncClient:
+class AsyncClient(Shortcuts):
     """Posts to a Flow from asyncio. One may be shared by tasks, and used on several event loops.
 
     Args:
@@ -316,22 +317,6 @@ class AsyncClient:
                     yield response
         finally:
             link.forget(stream)
-
-    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
-        """`post('/index', ...)`."""
-        return self.post("/index", inputs, parameters, **options)
-
-    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
-        """`post('/search', ...)`."""
-        return self.post("/search", inputs, parameters, **options)
-
-    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
-        """`post('/update', ...)`."""
-        return self.post("/update", inputs, parameters, **options)
-
-    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> AsyncResults:
-        """`post('/delete', ...)`."""
-        return self.post("/delete", inputs, parameters, **options)
 
 
 async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:

@@ -31,6 +31,7 @@ from zflow.exchange import (
     check_options,
     choose_targets,
 )
+from zflow.shortcuts import Shortcuts
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it
@@ -202,7 +203,7 @@ class _Pool:
         self.context.term()
 
 
-class Client:
+class Client(Shortcuts):
     """Posts to a Flow that runs anywhere. One may be shared by threads, and is still good after a fork.
 
     Args:
@@ -383,22 +384,6 @@ class Client:
 
                 responses = shown(responses, inputs)
             yield from responses
-
-    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/index', ...)`."""
-        return self.post("/index", inputs, parameters, **options)
-
-    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/search', ...)`."""
-        return self.post("/search", inputs, parameters, **options)
-
-    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/update', ...)`."""
-        return self.post("/update", inputs, parameters, **options)
-
-    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/delete', ...)`."""
-        return self.post("/delete", inputs, parameters, **options)
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

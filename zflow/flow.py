@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zflow import __version__ as version
 from zflow import errors
 from zflow.client import Client
+from zflow.shortcuts import Shortcuts
 from zflow.suggest import short
 from zflow.topology import FIELDS, ExecutorSpec, Topology, check_defaults
 
@@ -38,7 +39,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 stands for `'fork'`, or `'spawn'` where CUDA is in use already."""
 
 
-class Flow:
+class Flow(Shortcuts):
     """A graph of Executors, each in processes of its own, joined by a broker.
 
     Args:
@@ -315,22 +316,6 @@ class Flow:
         """
         client = self._running()[1]
         return client.post(on, inputs, parameters, **options)
-
-    def index(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/index', ...)`."""
-        return self.post("/index", inputs, parameters, **options)
-
-    def search(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/search', ...)`."""
-        return self.post("/search", inputs, parameters, **options)
-
-    def update(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/update', ...)`."""
-        return self.post("/update", inputs, parameters, **options)
-
-    def delete(self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """`post('/delete', ...)`."""
-        return self.post("/delete", inputs, parameters, **options)
 
 
 @contextlib.contextmanager
