@@ -1,4 +1,4 @@
-"""Nothing that a test starts may outlive it: processes, folders of sockets, threads of its own making excepted."""
+"""Nothing that a test starts may outlive it: no process, and no folder of sockets."""
 
 from __future__ import annotations
 

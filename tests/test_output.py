@@ -1,40 +1,25 @@
-"""What a user sees: what Executors print and log, names of processes, a terminal with Ctrl-C, and plain scripts."""
+"""What a user sees: what Executors print and log, names of processes, and plain scripts."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
 import re
-import select
-import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import (
-    ORPHANS_END,
     PATIENCE,
     Script,
     Upper,
-    alive,
     pid_of,
-    replicas,
     run_script,
-    socket_folders,
     title,
-    wait_for,
 )
 
-from zflow import Client, Document, Flow, errors
+from zflow import Flow
 
 HERE = str(Path(__file__).parent)
 
@@ -211,247 +196,6 @@ def test_names_fit_where_there_is_hardly_room(tmp_path: Path) -> None:
     assert run_script(NAMES, tmp_path, HERE, env=kept) == (0, "zflow: e/rep-0\n", "")
 
 
-# -- a terminal -------------------------------------------------------------------------------------------------------
-
-
-class Terminal:
-    """A script on a terminal of its own, where stderr may go to a file instead."""
-
-    def __init__(self, source: str, folder: Path, *arguments: Any, err: Path | None = None) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        settings = termios.tcgetattr(slave)
-        settings[3] |= termios.NOFLSH  # Ctrl-C does not throw away what is not yet shown
-        termios.tcsetattr(slave, termios.TCSANOW, settings)
-        self.shown = ""
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, slave)
-            stderr = stack.enter_context(open(err, "w", encoding="utf-8")) if err else slave
-            (folder / "script.py").write_text(source, encoding="utf-8")
-            self.process = subprocess.Popen(
-                [sys.executable, str(folder / "script.py"), *map(str, arguments)],
-                stdin=slave,
-                stdout=slave,
-                stderr=stderr,
-                start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            )
-
-    def _read(self) -> bool:
-        """Take in what is shown, if anything is; False at the end."""
-        if select.select([self._master], [], [], 0.01)[0]:
-            try:
-                more = os.read(self._master, 4096)
-            except OSError:  # nobody has the terminal open any more
-                return False
-            self.shown += more.decode()
-            return bool(more)
-        return True
-
-    def wait_until(self, text: str) -> None:
-        wait_for(lambda: text in self.shown or (self._read() and text in self.shown), what=f"{text!r} is shown")
-
-    def hang_up(self) -> None:
-        """Close the terminal, as one closes a window."""
-        os.close(self._master)
-        self._master = os.open(os.devnull, os.O_RDWR)
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def end(self) -> int:
-        """Wait until it has ended, and all who have the terminal open; the exit status."""
-        deadline = time.monotonic() + PATIENCE
-        while self._read():
-            assert time.monotonic() < deadline, self.shown
-        return self.process.wait(PATIENCE)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-
-CTRL_C = b"\x03"
-BLOCK = """
-import contextlib, sys, threading, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from helpers import Gate
-from test_manager import Start, Stuck
-from zflow import Document, Flow, errors
-way, folder = sys.argv[2:]
-
-class Told:  # prints when block() has begun to look at it
-    told = False
-
-    def is_set(self):
-        if not self.told:
-            print("serving", flush=True)
-        self.told = True
-        return False
-
-f = Flow(timeout_close=60_000).add(name="encoder", uses=Gate, uses_with={"folder": folder}, replicas=3)
-if way == "stuck":
-    f.add(name="stuck", uses=Stuck, uses_with={"where": "work"})
-if way == "closing":
-    f.add(name="stuck", uses=Stuck, uses_with={"where": "close"})
-if way == "starting":
-    f.add(name="start", uses=Start, uses_with={"way": "hang"})
-    print("about to start", flush=True)
-with f:
-    Path(folder, "port").write_text(str(f.port))
-    if way == "held":
-        threading.Thread(target=lambda: print(f.post("/hold", Document(text="held")).texts, flush=True)).start()
-    if way == "stuck":
-        def post():
-            with contextlib.suppress(errors.FlowNotRunning):
-                f.post("/", None, {"begun": folder + "/begun"})
-        threading.Thread(target=post).start()
-        while not Path(folder, "begun").exists():
-            time.sleep(0.001)
-    if way == "posting":
-        f.post("/hold", Document(text="held"))
-    f.block(Told())
-print("after", flush=True)
-"""
-
-
-@contextlib.contextmanager
-def on_terminal(folder: Path, way: str, *, errors_apart: bool = True) -> Iterator[Terminal]:
-    err = folder / "err"
-    with Terminal(BLOCK, folder, HERE, way, folder, err=err if errors_apart else None) as terminal:
-        yield terminal
-
-
-def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
-    with on_terminal(tmp_path, "idle") as terminal:
-        terminal.wait_until("serving\r\n")
-        terminal.press(CTRL_C)
-        assert terminal.end() == 0
-    assert terminal.shown.splitlines() == ["serving", "^Cafter"]
-    assert (tmp_path / "err").read_text() == ""
-    assert len(list(tmp_path.glob("*.closed"))) == 3, "each Executor was closed"
-
-
-def test_ctrl_c_lets_requests_in_flight_be_answered(tmp_path: Path) -> None:
-    with on_terminal(tmp_path, "held") as terminal:
-        terminal.wait_until("serving\r\n")
-        wait_for((tmp_path / "held.begun").exists)
-        terminal.press(CTRL_C)
-        terminal.wait_until("^C")
-        (tmp_path / "held.go").touch()
-        assert terminal.end() == 0
-    assert terminal.shown.splitlines() == ["serving", "^C['held']", "after"]
-    assert (tmp_path / "err").read_text() == ""
-
-
-@pytest.mark.parametrize("way", ["stuck", "closing"])
-def test_a_second_ctrl_c_does_not_wait_for_what_is_stuck(tmp_path: Path, way: str) -> None:
-    with on_terminal(tmp_path, way) as terminal:
-        terminal.wait_until("serving\r\n")
-        terminal.press(CTRL_C)
-        if way == "closing":
-            wait_for(lambda: len(list(tmp_path.glob("*.closed"))) == 3, what="the others have closed")
-        else:
-            with Client(port=(tmp_path / "port").read_text()) as client:
-                wait_for(lambda: _closing(client), what="no more requests are taken")
-        begin = time.monotonic()
-        terminal.press(CTRL_C)
-        assert terminal.end() == 0
-        assert time.monotonic() - begin < 20, "and not the minute that timeout_close grants"
-    assert terminal.shown.replace("^C", "").splitlines() == ["serving", "after"]
-    assert (tmp_path / "err").read_text() == ""
-
-
-def _closing(client: Client) -> bool:
-    try:
-        client.post("/", Document(), target_executor="encoder")
-    except errors.FlowNotRunning:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("how", ["closed", "ctrl-backslash"])
-def test_when_the_terminal_is_closed_nothing_is_left(tmp_path: Path, how: str) -> None:
-    with on_terminal(tmp_path, "idle") as terminal:
-        terminal.wait_until("serving\r\n")
-        family = [*replicas("encoder").values(), pid_of("manager"), pid_of("broker")]
-        if how == "closed":
-            terminal.hang_up()
-        else:
-            terminal.press(b"\x1c")
-        assert terminal.process.wait(PATIENCE) == -(signal.SIGHUP if how == "closed" else signal.SIGQUIT)
-        wait_for(lambda: not any(map(alive, family)), ORPHANS_END, "all processes of the Flow end")
-        wait_for(lambda: not socket_folders(), ORPHANS_END, "the folder of its sockets goes")
-    assert len(list(tmp_path.glob("*.closed"))) == 3, "each Executor was closed"
-
-
-def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
-    with on_terminal(tmp_path, "starting") as terminal:
-        terminal.wait_until("about to start")
-        wait_for(lambda: replicas("start"), what="one hangs in its __init__")
-        family = [*replicas("start").values(), *replicas("encoder").values(), pid_of("manager")]
-        terminal.press(CTRL_C)
-        assert terminal.end() == -signal.SIGINT
-    assert "KeyboardInterrupt" in (tmp_path / "err").read_text().splitlines()[-1]
-    assert (tmp_path / "err").read_text().count("Traceback") == 1
-    assert not any(map(alive, family))
-
-
-def test_ctrl_c_while_it_posts(tmp_path: Path) -> None:
-    with on_terminal(tmp_path, "posting") as terminal:
-        wait_for((tmp_path / "held.begun").exists)
-        terminal.press(CTRL_C)
-        terminal.wait_until("^C")
-        (tmp_path / "held.go").touch()  # close() lets it be answered
-        assert terminal.end() == -signal.SIGINT
-    assert "after" not in terminal.shown
-    err = (tmp_path / "err").read_text()
-    assert err.splitlines()[-1] == "KeyboardInterrupt"
-    assert err.count("Traceback") == 1
-
-
-def test_the_start_shows_what_it_waits_for(tmp_path: Path) -> None:
-    with on_terminal(tmp_path, "idle", errors_apart=False) as terminal:
-        terminal.wait_until("serving\r\n")
-        terminal.press(CTRL_C)
-        assert terminal.end() == 0
-    assert re.findall(r"encoder \d/3 ready", terminal.shown) == [f"encoder {number}/3 ready" for number in range(4)]
-    assert terminal.shown.count("\x1b[1A") == 3, "each over the one before"
-
-
-def test_sigterm_ends_block_quietly(tmp_path: Path) -> None:
-    with Script(BLOCK, tmp_path, HERE, "idle", tmp_path) as script:
-        assert script.line() == "serving"
-        script.process.terminate()
-        assert script.end() == (0, "after\n", "")
-
-
-PROGRESS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from helpers import Upper
-from zflow import Document, Flow
-with Flow().add(uses=Upper) as flow:
-    docs = flow.post("/", [Document(text="a")] * 250, request_size=50, show_progress=True)
-print(len(docs))
-"""
-
-
-def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
-    pytest.importorskip("tqdm")
-    with Terminal(PROGRESS, tmp_path, HERE) as terminal:
-        assert terminal.end() == 0
-    assert "100%" in terminal.shown
-    assert "250/250" in terminal.shown
-    assert "doc/s" in terminal.shown
-    assert terminal.shown.rstrip().endswith("250")
-
-
 # -- plain scripts ----------------------------------------------------------------------------------------------------
 
 INSIDE = """
@@ -537,13 +281,29 @@ def test_the_example_of_replicas(tmp_path: Path) -> None:
     assert run_script(REAL, tmp_path) == (0, f"{ {'texts': 60, 'encoders': encoders} }\n", "")
 
 
+SILENT = """
+import os, sys
+from zflow import Document, Executor, Flow, requests
+
+class Writer(Executor):
+    @requests
+    def write(self, docs, **kwargs):
+        print("goes nowhere")
+        for number in range(1, 3):
+            os.write(number, b"as a program does that knows nothing of Python")
+        docs[0].text += "!"
+
+with Flow().add(uses=Writer, replicas=2) as flow:
+    for number in range(1, 3):
+        os.write(number, b"more of that")
+    found = [flow.post("/", Document(text="a")).texts for _ in range(4)]
+with open(sys.argv[1], "w") as file:
+    file.write(str(found))
+"""
+
+
 def test_a_script_without_standard_streams(tmp_path: Path) -> None:
-    source = (
-        f"import sys\nsys.path.insert(0, {HERE!r})\nfrom helpers import Upper\nfrom zflow import Document, Flow\n"
-        "with Flow().add(uses=Upper, replicas=2) as flow:\n    found = flow.post('/', Document(text='a')).texts\n"
-        f"open({str(tmp_path / 'found')!r}, 'w').write(str(found))\n"
-    )
-    (tmp_path / "script.py").write_text(source)
-    command = f"exec {sys.executable} {tmp_path}/script.py <&- >&- 2>&-"
+    (tmp_path / "script.py").write_text(SILENT)
+    command = f"exec {sys.executable} {tmp_path}/script.py {tmp_path}/found <&- >&- 2>&-"
     subprocess.run(["sh", "-c", command], check=True, timeout=PATIENCE)
-    assert (tmp_path / "found").read_text() == "['A']"
+    assert (tmp_path / "found").read_text() == str([["a!"]] * 4)

@@ -86,6 +86,7 @@ class Launched:
         self._lock = threading.Lock()
         self._error: errors.ZflowError | None = None
         self._closing = False
+        process.take_standard_descriptors()
         self._pipe, theirs = Pipe()
         self.addresses: list[str] = []
 

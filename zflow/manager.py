@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import selectors
@@ -112,8 +113,6 @@ class _Manager:
 
     def serve(self) -> None:
         """Start everything and look after it until the end."""
-        import gc
-
         gc.freeze()  # what exists now is shared with the children: the collector must not touch, and so copy, it
         self._start_broker()
         while not self._ending:
@@ -485,5 +484,6 @@ def _run_broker(plan: Plan, control: Connection, manager: int) -> int:
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
         control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
         return 1
+    gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
     serving.run()
     return 0

@@ -94,6 +94,13 @@ def read_nothing() -> None:
         os.close(null)
 
 
+def take_standard_descriptors() -> None:
+    """Open what is closed of descriptors 0 to 2: whoever writes there must not write into a pipe of ours."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
 def print_whole_lines() -> None:
     """Make print() write each line at once and in one piece, also into a pipe or a file."""
     for stream in (sys.stdout, sys.stderr):
