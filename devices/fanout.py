@@ -204,23 +204,25 @@ class Fanout:
         return scatter.base not in self._balancer.tasks  # what ends it so early ends all of its parts
 
     def _idlest(self) -> Group | None:
-        if len(self.groups) == 1:
-            return self.groups[0] if len(self.groups[0].open) < self._limit(self.groups[0]) else None
         best = None
         best_key: tuple[int, int, int, int] | None = None
         for group in self.groups:
-            members = group.members.values()
-            if len(group.open) >= self._limit(group):
+            if not self._has_room(group):
                 continue
-            held = [len(member.held) for member in members if _takes_part(member)]
+            if len(self.groups) == 1:
+                return group
+            held = [len(member.held) for member in group.members.values() if _takes_part(member)]
             key = (self.shards - len(held), max(held, default=0), sum(held), group.used)
             if best_key is None or key < best_key:
                 best, best_key = group, key
         return best
 
-    def _limit(self, group: Group) -> int:
-        window = min((member.window for member in group.members.values()), default=1)
-        return max(window, ALONE_LIMIT if len(self.groups) == 1 else 1)
+    def _has_room(self, group: Group) -> bool:
+        """Whether fewer fan-outs stand in the group than its window lets."""
+        standing = len(group.open)
+        if standing < (ALONE_LIMIT if len(self.groups) == 1 else 1):
+            return True
+        return standing < min((member.window for member in group.members.values()), default=1)
 
     def _publish(self, group: Group, scatter: Scatter, now: float) -> Iterator[Action | Publish]:
         self._chosen += 1
