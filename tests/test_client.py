@@ -386,8 +386,9 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 """
 
 
-def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path) -> None:
+def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
+    monkeypatch.setattr(client, "LOOK", 100)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

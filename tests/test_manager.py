@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -404,7 +405,7 @@ def test_answers_that_come_late_in_the_closing_are_received(tmp_path: Path, monk
     held = in_background(flow.post, "/hold", Document(text="held"))
     begun(tmp_path, "held")
     closing = in_background(flow.close)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         held.result(0.3)
     assert not closing.done()
     let_go(tmp_path, "held")
