@@ -24,6 +24,9 @@ from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, te
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, client, errors, requests, wire
 from zflow.devices import protocol
 
+# What the forks do is what is tested; newer Pythons warn of forks where there are threads.
+FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 
 class Echo(Executor):
     """Gives back what it gets; arrays are doubled."""
@@ -258,6 +261,7 @@ def _post_in_fork(use: Any, start: int, results: Any) -> None:
     results.put((start, found))
 
 
+@FORKS
 @pytest.mark.parametrize("which", ["flow", "client"])
 def test_forked_processes_use_what_the_parent_has_used(flow: Flow, own: Client, which: str) -> None:
     use = flow if which == "flow" else own
@@ -276,6 +280,7 @@ def test_forked_processes_use_what_the_parent_has_used(flow: Flow, own: Client, 
     assert use.post("/", Document(text="after")).texts == ["AFTER"]
 
 
+@FORKS
 def test_forks_while_threads_post(own: Client) -> None:
     stop = threading.Event()
 
@@ -301,6 +306,7 @@ def test_forks_while_threads_post(own: Client) -> None:
     assert all(future.result(30) for future in posting)
 
 
+@FORKS
 def test_a_fork_does_not_end_the_flow() -> None:
     with Flow().add(uses=Upper) as flow:
         pid = os.fork()
