@@ -17,8 +17,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import zmq
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 READY_WITHIN = 20.0  # seconds
 ANSWER_WITHIN = 60.0  # seconds
@@ -31,7 +35,31 @@ def seconds_frame(seconds: float) -> bytes:
     return b"sleep" + struct.pack("<d", seconds)
 
 
-class ProxyEcho:
+class Yardstick:
+    """Processes of plain ZeroMQ, and a client in this process; as a context manager it ends them."""
+
+    _folder: str
+    _context: zmq.Context[zmq.Socket[bytes]]
+    _processes: list[subprocess.Popen[bytes]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes and remove their sockets."""
+        self._context.destroy(linger=0)
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class ProxyEcho(Yardstick):
     """A running `zmq.proxy` with `workers` REP workers behind it, and a client in this process.
 
     `sleeps` gives each worker's own service time in seconds (0 by default); a payload made by
@@ -50,22 +78,6 @@ class ProxyEcho:
         self._client.rcvtimeo = int(ANSWER_WITHIN * 1000)
         self._client.connect(f"ipc://{self._folder}/front")
         self._wait_for(workers)
-
-    def __enter__(self) -> ProxyEcho:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the processes and remove their sockets."""
-        self._context.destroy(linger=0)
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def call(self, message: Message) -> list[bytes]:
         """Send one message and wait for its answer."""

@@ -7,22 +7,20 @@ one request under way at a time, keeps none, and knows neither which worker is i
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import zmq
-from proxy import ANSWER_WITHIN, Message, die_with_parent
+from proxy import ANSWER_WITHIN, Message, Yardstick, die_with_parent
 
 LARGE = 64 * 1024  # bytes from which a message is passed on without being copied
 
 
-class RouterFanout:
+class RouterFanout(Yardstick):
     """A running ROUTER with `shards` workers, and a client in this process.
 
     `answer` has the sizes in bytes of the frames that each worker answers.
@@ -37,22 +35,6 @@ class RouterFanout:
         self._client.rcvtimeo = int(ANSWER_WITHIN * 1000)
         self._client.connect(f"ipc://{self._folder}/front")
         self.pid = self._processes[0].pid  # of the ROUTER
-
-    def __enter__(self) -> RouterFanout:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the processes and remove their sockets."""
-        self._context.destroy(linger=0)
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def call(self, message: Message) -> list[bytes]:
         """Send one request to all workers and wait for all answers: their frames, one worker's after the other's."""

@@ -53,7 +53,6 @@ class Settings:
         collector: where their answers are collected.
         max_message_bytes: the largest payload taken from a client or a replica.
         version: zflow's version, told to clients that ask.
-        epoch: which start of this broker it is.
     """
 
     nodes: Sequence[Node]
@@ -65,7 +64,6 @@ class Settings:
     collector: str
     max_message_bytes: int
     version: str = ""
-    epoch: int = 1
 
 
 class Broker:
@@ -101,6 +99,7 @@ class Broker:
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
+        self._fanned = [(pool, pool.fanout) for pool in self._pools if pool.fanout is not None]
         self._next_beacon = 0.0
         # What a turn of the loop has to send. It is sent at the turn's end, all in one go: sent one by one, between
         # two steps of Python each, every message would wake libzmq's thread anew.
@@ -151,11 +150,10 @@ class Broker:
             self._fan.socket: lambda: self._read(self._fan, self._subscription),
             control: self._obey,
         }
-        sharded = any(node.shards > 1 for node in self._settings.nodes)
         watched: list[Any] = [
             (source, zmq.POLLIN)
             for source in handlers
-            if sharded or source not in (self._collector.socket, self._fan.socket)
+            if self._fanned or source not in (self._collector.socket, self._fan.socket)
         ]
         self._tell("bound", *self.addresses)
         while not self._stopped:
@@ -175,8 +173,8 @@ class Broker:
         for pool in self._pools:
             if pool.balancer.timed:
                 wait = min(wait, pool.balancer.wake_after(time.monotonic()))
-            if pool.fanout is not None and pool.fanout.under_way:
-                wait = min(wait, BEACON_EVERY)
+        if any(fanout.under_way for _, fanout in self._fanned):
+            wait = min(wait, BEACON_EVERY)
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
@@ -185,13 +183,16 @@ class Broker:
         for pool in self._pools:
             if pool.balancer.timed:
                 self._do(pool, pool.tick(time.monotonic()))
-            if pool.fanout is not None and time.monotonic() >= self._next_beacon:
-                self._next_beacon = time.monotonic() + BEACON_EVERY
-                self._send_beacons()
+        if self._fanned:
+            self._send_beacons()
 
     def _send_beacons(self) -> None:
-        for pool in self._pools:
-            for group, number in pool.fanout.beacons() if pool.fanout is not None else ():
+        now = time.monotonic()
+        if now < self._next_beacon:
+            return
+        self._next_beacon = now + BEACON_EVERY
+        for pool, fanout in self._fanned:
+            for group, number in fanout.beacons():
                 beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
                 self._publish([protocol.topic(pool.index, group), beacon])
 
@@ -266,7 +267,6 @@ class Broker:
     def _info(self) -> dict[str, Any]:
         return {
             "version": self._settings.version,
-            "epoch": self._settings.epoch,
             "pid": os.getpid(),
             "instance": self._instance,
             "max_message_bytes": self._settings.max_message_bytes,
