@@ -113,3 +113,13 @@ with Flow().add(uses=Touch, replicas=2) as flow:
     after = memory()
 print(answered, after[0] - before[0], after[1] - before[1])
 """
+
+
+def test_a_generator_may_wait_for_what_its_first_request_brings_about(gated: Flow, tmp_path: Path) -> None:
+    def documents() -> Iterator[Document]:
+        yield Document(text="first")
+        begun(tmp_path, "first")
+        let_go(tmp_path, "first", "second")
+        yield Document(text="second")
+
+    assert gated.post("/hold", documents(), request_size=1).texts == ["first", "second"]

@@ -150,11 +150,15 @@ class _Connection:
             elif now - asked > SILENCE:
                 raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
 
-    def run(self, exchange: Exchange) -> Iterator[Response]:
-        """Send and receive until the exchange is finished; yield responses in the order of the inputs."""
+    def run(self, exchange: Exchange, at_hand: bool) -> Iterator[Response]:
+        """Send and receive until the exchange is finished; yield responses in the order of the inputs.
+
+        `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
+        might take its time, and even wait for what the first request brings about.
+        """
         while True:
             while exchange.has_room:
-                self._send_some(exchange)
+                self._send_some(exchange, at_hand)
             if exchange.finished:
                 return
             for header, payload in self._receive():
@@ -164,7 +168,7 @@ class _Connection:
                     exchange.take(header, payload)
             yield from exchange.ready()
 
-    def _send_some(self, exchange: Exchange) -> None:
+    def _send_some(self, exchange: Exchange, at_hand: bool) -> None:
         """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
         together: list[list[Any]] = []
         begun = time.perf_counter()
@@ -174,7 +178,7 @@ class _Connection:
                 break
             together.append(frames)
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+            if not at_hand or len(frames) > 2 or time.perf_counter() - begun > GATHERING:
                 break
         for frames in together:
             for tracker in self._port.send_tracked(frames):
@@ -378,7 +382,7 @@ class Client(Shortcuts):
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
             limit = connection.info.get("max_message_bytes", 2**63)
             exchange = Exchange(on, requests, parameters, targets, prefetch, limit, connection.ids, connection.encode)
-            responses = connection.run(exchange)
+            responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown
 
