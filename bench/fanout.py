@@ -170,7 +170,7 @@ def main() -> None:
     """Print for each payload how long requests take, what the broker spends on them, and how that grows."""
     short = quick("Latency and broker time of ALL requests, by the number of shards")
     steps, rounds, seconds = ((1, 2, 8), 3, 0.05) if short else ((1, 2, 4, 8, 16, 32), 9, 0.3)
-    clock = Clock("_from_client", "_go_on")
+    clock = Clock("_from_client", "_go_on", "_flush")
     for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
         with ExitStack() as running:
             rigs = {shards: Rig(shards, running) for shards in steps}

@@ -9,7 +9,7 @@ import msgpack
 
 from .balancer import Fail
 from .pool import Pool
-from .protocol import Parts
+from .protocol import BUNDLED, Parts
 from .router import Inputs
 
 
@@ -18,11 +18,21 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
     if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
         return None, list(inputs[0][1][0])
     parts: Parts = []
+    bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
     frames: list[Any] = []
     for name, payloads in inputs:
-        parts.append([name, [len(payload) for payload in payloads]])
+        counts = []
         for payload in payloads:
-            frames.extend(payload)
+            size = len(payload[0])
+            if len(payload) == 1 and 0 < size <= BUNDLED and type(payload[0]) is bytes:
+                counts.append(-size)
+                bundle.append(payload[0])
+            else:
+                counts.append(len(payload))
+                frames.extend(payload)
+        parts.append([name, counts])
+    if bundle:
+        frames.insert(0, b"".join(bundle))
     return parts, frames
 
 

@@ -307,7 +307,11 @@ class Balancer:
 
     def place(self, task: Task, replica: Replica, now: float) -> None:
         """The caller sends an expected task to this replica by itself, whether or not it has room."""
-        self._assign(replica, task, now)
+        task.holder = replica
+        task.assigned = now
+        replica.held[task.id] = task
+        self._place(replica)
+        task.waited = replica.parked > 0
 
     def queue(self, task: Task, now: float) -> list[Action]:
         """Give an expected task to a replica of its shard, as soon as one has room."""
@@ -478,11 +482,7 @@ class Balancer:
         return None
 
     def _assign(self, replica: Replica, task: Task, now: float) -> Send:
-        task.holder = replica
-        task.assigned = now
-        replica.held[task.id] = task
-        self._place(replica)
-        task.waited = replica.parked > 0
+        self.place(task, replica, now)
         return Send(replica, task)
 
     def _place(self, replica: Replica) -> None:

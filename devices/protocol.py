@@ -26,8 +26,9 @@ there the message begins with it, as it does where a ROUTER put it.
 
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
-reduces them. `notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor
-names or None for all of them.
+reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
+`notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor names or None
+for all of them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ VERSION = 1
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
 BATCH = 64  # messages taken from one socket before anything else is looked at
+BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
 HELLO, REQUEST = 1, 2
@@ -91,7 +93,7 @@ class WrongVersion(Malformed):
 
 
 Frames = list[Any]  # of bytes, memoryview or zmq.Frame
-Parts = list[list[Any]]  # [[predecessor, [frame count, ...]], ...]
+Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
 
 
 def encoder() -> Callable[[Any], bytes]:
@@ -145,21 +147,27 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
         Malformed: the counts do not add up to the frames that are there.
     """
     result: list[tuple[str, list[Sequence[Any]]]] = []
-    at = 0
     try:
+        bundled = any(type(count) is int and count < 0 for _, counts in parts for count in counts)
+        bundle = bytes(frames[0]) if bundled and frames else b""
+        at, offset = int(bundled), 0
         for name, counts in parts:
-            payloads = []
+            payloads: list[Sequence[Any]] = []
             for count in counts:
-                if type(count) is not int or count < 1 or at + count > len(frames):
+                if type(count) is not int or not count or at + count > len(frames):
                     raise Malformed("parts do not fit the frames")
-                payloads.append(frames[at : at + count])
-                at += count
+                if count > 0:
+                    payloads.append(frames[at : at + count])
+                    at += count
+                else:
+                    payloads.append([bundle[offset : offset - count]])
+                    offset -= count
             if type(name) is not str:
                 raise Malformed("parts are not a list of pairs")
             result.append((name, payloads))
     except (TypeError, ValueError):
         raise Malformed("parts are not a list of pairs") from None
-    if at != len(frames):
+    if at != len(frames) or offset != len(bundle):
         raise Malformed("parts do not fit the frames")
     return result
 

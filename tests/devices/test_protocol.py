@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices import protocol
+from zflow.devices.answers import flat
 from zflow.devices.protocol import (
     FROM_CLIENT,
     FROM_REPLICA,
@@ -224,7 +225,18 @@ class TestSplit:
             result = split(parts, frames)
         except Malformed:
             return
-        assert [frame for _, payloads in result for payload in payloads for frame in payload] == frames
+        assert b"".join(frame for _, payloads in result for payload in payloads for frame in payload) == b"".join(
+            frames
+        )
+
+    @SETTINGS
+    @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.lists(st.binary(max_size=3), min_size=1), max_size=3))))
+    def test_it_undoes_what_the_broker_did(self, inputs: list[tuple[str, list[list[bytes]]]]) -> None:
+        large = b"x" * (protocol.BUNDLED + 1)
+        inputs = [(name, [*payloads, [large], [b"small"]]) for name, payloads in inputs]
+        parts, frames = flat([("first", [[b"a", b"b"], [b"c"]]), *inputs])
+        assert split(parts, frames) == [("first", [[b"a", b"b"], [b"c"]]), *inputs]
+        assert len(flat([("first", [[b"a"]]), ("second", [[b"b"], [b"c"]])])[1]) == 1
 
     @pytest.mark.parametrize(
         "parts",
@@ -236,7 +248,9 @@ class TestSplit:
             [["a", [1], 2]],
             [["a", 1]],
             [["a", [0]]],
-            [["a", [-1]]],
+            [["a", [-2]]],
+            [["a", [-1, -1]]],
+            [["a", [-1, 1]]],
             [["a", [True]]],
             [["a", [1.0]]],
             [["a", ["1"]]],
