@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from .balancer import Fail
-from .pool import Pool
+from .pool import Pool, request_of
 from .protocol import BUNDLED, Parts
 from .router import Inputs
 
@@ -58,8 +58,17 @@ def why(pool: Pool, fail: Fail) -> bytes:
             f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
             f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
         )
+    nobody = f"none of the addresses of external Executor {name!r} answers: {', '.join(pool.node.addresses)}"
+    if fail.reason == "unreachable":
+        return error("FlowUnreachable", f"{nobody}; are they running?")
+    walk, _ = request_of(fail.task)
+    place = f"running in {held_by}" if held_by else f"queued for Executor {name!r}"
+    where = f"it was {place} for {fail.seconds:.3g} s"
+    if not held_by and pool.node.addresses and not pool.balancer.replicas:
+        where = f"{where}; {nobody}"
+    if walk.timeout is not None and walk.deadline <= fail.task.deadline:
+        return error("DeadlineExceeded", f"not answered within timeout={walk.timeout * 1000:.0f} ms; {where}")
     limit = round((pool.timeout or 0.0) * 1000)
-    where = f"it was with {held_by}" if held_by else "it was still queued"
     return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
 
 

@@ -53,7 +53,7 @@ class Task:
         self.payload = payload
         self.deadline = deadline
         self.holder: Replica | None = None
-        self.assigned = 0.0
+        self.assigned = 0.0  # when it was given to its holder, or else submitted
         self.waited = False  # for others at its replica, before it was begun
         self.crashes = 0
         self.suspect = False
@@ -69,6 +69,9 @@ class Replica:
         name: what the caller calls it.
         slots: how many tasks it works on at the same time. It begins them in the order in which they were sent.
         shard: which shard it is a replica of.
+
+    Attributes:
+        line: how the caller reaches it.
     """
 
     __slots__ = (
@@ -76,6 +79,7 @@ class Replica:
         "held",
         "last_done",
         "level",
+        "line",
         "lost",
         "measured",
         "name",
@@ -91,6 +95,7 @@ class Replica:
 
     def __init__(self, name: Any, slots: int = 1, shard: int = 0) -> None:
         self.name = name
+        self.line: Any = None
         self.shard = shard
         self.slots = slots
         self.window = slots
@@ -146,6 +151,7 @@ class Fail(NamedTuple):
     task: Task
     reason: str
     held_by: Any = None  # the name of the replica that had it, if one had
+    seconds: float = 0.0  # for how long that had it, or it was queued
 
 
 Action = Send | Recall | Fail
@@ -203,15 +209,14 @@ class Balancer:
         actions = self.leave(replica.name, now) if self.retries else self.crash(replica.name, now)
         if self.retries == 0:
             replica.slots = replica.window = replica.widest = 1
-        while len(self._levels) < replica.widest:
-            self._levels.append({})
+        self._add_levels(replica)
         self.replicas[replica.name] = replica
         self._place(replica)
         actions.extend(self._dispatch(now))
         return actions
 
-    def crash(self, name: Any, now: float) -> list[Action]:
-        """The replica is gone, whatever it was doing."""
+    def crash(self, name: Any, now: float, blame: bool = True) -> list[Action]:
+        """The replica is gone, whatever it was doing; unless `blame` is False, that may be what it was doing."""
         replica = self._drop(name)
         if replica is None:
             return []
@@ -226,7 +231,7 @@ class Balancer:
                 del self.tasks[task.id]
                 actions.append(Fail(task, "crashed", name))
             else:
-                task.suspect = True
+                task.suspect |= blame
                 orphans.append(task)
         self._requeue(orphans)
         actions.extend(self._dispatch(now))
@@ -248,6 +253,28 @@ class Balancer:
             self._requeue([task])
         self._place(replica)
         return self._dispatch(now)
+
+    def find(self, name: Any, now: float) -> tuple[list[Task], list[Action]]:
+        """A lost replica is back. Returns what it held, of which nobody knows how much got there, and what follows."""
+        replica = self.replicas[name]
+        replica.lost = False
+        self._place(replica)
+        return [task for task in replica.held.values() if task is not None], self._dispatch(now)
+
+    def resize(self, name: Any, slots: int, now: float) -> list[Action]:
+        """The replica works on so many tasks at the same time from now on; 0 for none, for the time being."""
+        replica = self.replicas.get(name)
+        if replica is None or replica.slots == slots:
+            return []
+        replica.slots = replica.window = slots
+        replica.widest = max(slots, MAX_WINDOW)
+        self._add_levels(replica)
+        self._place(replica)
+        return self._dispatch(now)
+
+    def _add_levels(self, replica: Replica) -> None:
+        while len(self._levels) < replica.widest:
+            self._levels.append({})
 
     def leave(self, name: Any, now: float) -> list[Action]:
         """The replica goes in good order: what it still holds it has not begun and will not begin."""
@@ -283,6 +310,7 @@ class Balancer:
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room."""
         self.tasks[task.id] = task
+        task.assigned = now
         if task.deadline != math.inf:
             self._remember(task)
         if not self._queue:
@@ -389,7 +417,8 @@ class Balancer:
         while self._deadlines and self._deadlines[0][0] <= now:
             task = self.tasks.pop(heapq.heappop(self._deadlines)[1], None)
             if task is not None:
-                actions.append(Fail(task, "expired", None if task.holder is None else task.holder.name))
+                held_by = None if task.holder is None else task.holder.name
+                actions.append(Fail(task, "expired", held_by, now - task.assigned))
                 actions.extend(self._withdraw(task))
         if self._parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4

@@ -6,6 +6,7 @@ that a payload is there, that a set of them is, or that the request has failed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from .fanout import Fanout, Publish, Scatter
 from .router import Inputs, Node, Walk
 
 Actions = Sequence[Action | Publish]
+
+NOBODY = 10.0  # seconds without any address of an external Executor, until requests without a deadline are given up
 
 
 class Finished(NamedTuple):
@@ -67,12 +70,14 @@ class Pool:
         self._groups: dict[Any, int] = {}  # of replicas, by name
         self._scatters: dict[int, Scatter] = {}  # by base
         self.names: dict[bytes, str] = {}  # for people
+        self._nobody_since = math.inf  # when the last address was lost
 
     def info(self) -> dict[str, Any]:
         """What a client that asks is told."""
         endpoints = self.node.endpoints
         return {
             "replicas": sorted(self.names.values()),
+            "slots": sum(replica.slots for replica in self.balancer.replicas.values() if not replica.lost),
             "queued": self.balancer.queued,
             "endpoints": None if endpoints is None else sorted(endpoints),
         }
@@ -81,6 +86,7 @@ class Pool:
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
+        self._nobody_since = math.inf
         actions = self.balancer.join(replica, now)
         if self.fanout is None:
             return 0, actions
@@ -88,13 +94,22 @@ class Pool:
         return self.fanout.join(replica, group), self._and_fan_out(actions, now)
 
     def crash(self, name: Any, now: float) -> Actions:
-        """The replica is gone."""
+        """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
         self._forget(name)
-        return self._and_fan_out(self.balancer.crash(name, now), now)
+        return self._and_fan_out(self.balancer.crash(name, now, blame=not self.node.addresses), now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
         return self._and_fan_out(self.balancer.lose(name, now, unsent), now)
+
+    def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
+        """A lost replica is back; returns what it has not answered, and what follows."""
+        self._nobody_since = math.inf
+        return self.balancer.find(name, now)
+
+    def resize(self, name: Any, slots: int, now: float) -> Actions:
+        """The replica can work on so many requests at once from now on."""
+        return self.balancer.resize(name, slots, now)
 
     def leave(self, name: Any, now: float) -> Actions:
         """The replica goes in good order."""
@@ -116,7 +131,7 @@ class Pool:
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """The walk visits this node; `id` is its task id, or the first of them."""
-        deadline = float("inf") if self.timeout is None else now + self.timeout
+        deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline)
             return self.fanout.submit(scatter, now)
@@ -176,9 +191,34 @@ class Pool:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
+    @property
+    def timed(self) -> bool:
+        """Whether time alone may change anything: if not, `tick` need not be called."""
+        return self.balancer.timed or bool(self.node.addresses and self.balancer.tasks)
+
+    def wake_after(self, now: float) -> float:
+        """In how many seconds `tick` wants to be called at the latest."""
+        return min(self.balancer.wake_after(now), 1.0)
+
     def tick(self, now: float) -> Actions:
         """What time alone brings about."""
-        return self._and_fan_out(self.balancer.tick(now), now)
+        actions = self._and_fan_out(self.balancer.tick(now), now)
+        if self.node.addresses and self.balancer.tasks:
+            actions = [*actions, *self._give_up(now)]
+        return actions
+
+    def _give_up(self, now: float) -> list[Action]:
+        """Fail what may wait for ever, if no address has been there for long: nobody might ever come."""
+        if any(not replica.lost for replica in self.balancer.replicas.values()):
+            self._nobody_since = math.inf
+            return []
+        self._nobody_since = min(self._nobody_since, now)
+        if now - self._nobody_since < NOBODY:
+            return []
+        actions: list[Action] = []
+        for task in [task for task in self.balancer.tasks.values() if task.deadline == math.inf]:
+            actions += [Fail(task, "unreachable"), *self.balancer.cancel(task.id, now)]
+        return actions
 
     def _and_fan_out(self, actions: Actions, now: float) -> Actions:
         """What was done may have made room for a fan-out that waits."""

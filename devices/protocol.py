@@ -4,22 +4,32 @@ A header is a flat array `[VERSION, kind, ...]`. Its fields are checked here, on
 nobody behind this module meets a wrong type. Payload frames are never looked into.
 
     client  -> broker    HELLO token                              are you there, and who are you?
-                         REQUEST id endpoint targets  + payload   walk this through the graph
-    broker  -> client    WELCOME token info
-                         REPLY id parts notes         + payload
-                         FAILED id                    + error
-    replica -> broker    READY executor endpoints slots shard replica
+                         REQUEST id endpoint targets parts timeout_ms
+                                                      + payload   walk this through the graph; 0 ms: take your time
+                         CANCEL id                                nobody wants its answer any more
+    broker  -> client    (an empty frame)                         this connection is new: what was on its way is lost
+                         WELCOME token info
+                         REPLY id parts notes took_us + payload
+                         FAILED id took_us            + error
+    replica -> broker    HELLO token                              who are you?
+                         READY executor endpoints slots shard replica
                                                                   take me into the pool
                          DONE task service_us         + payload
                          ERROR task service_us        + error
                          MISSED first last                        these fan-outs never came, nor those between
                          LEAVE                                    I start nothing more; give my requests to others
-    broker  -> replica   ACCEPTED number                          you are in the pool; the last fan-out was this
+    broker  -> replica   (an empty frame)                         as to a client: say once more that you are ready
+                         WELCOME token info
+                         ACCEPTED number                          you are in the pool; the last fan-out was this
+                         REFUSED reason                           you are not, and will not be
                          TASK task endpoint parts     + payload
-                         RECALL task                              skip it if it has not started
+                         RECALL task                              skip it if it has not started; 0: are you there?
     published to a group FANOUT number base endpoint parts skip
                                                       + payload   the task of shard s is base + s; not for those to skip
                          BEACON number                            the last fan-out was this
+
+A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
+by routing id and id. To an external Executor's front, another broker is a client.
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
 there the message begins with it, as it does where a ROUTER put it.
@@ -46,22 +56,25 @@ BATCH = 64  # messages taken from one socket before anything else is looked at
 BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
-HELLO, REQUEST = 1, 2
+HELLO, REQUEST, CANCEL = 1, 2, 3
 WELCOME, REPLY, FAILED = 11, 12, 13
 READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
-ACCEPTED, TASK, RECALL, FANOUT, BEACON = 31, 32, 33, 34, 35
+ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED = 31, 32, 33, 34, 35, 36
 
 # As plain numbers: each use of an enum would cost a conversion.
 _EVENTS, _POLLIN, _SNDMORE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK)
 _NONE = type(None)
-_Shapes = dict[int, set[tuple[type, ...]]]
+_Shapes = dict[int, set[tuple[Any, ...]]]  # of the types of the fields
 
+_LISTS = (_NONE, list)
 FROM_CLIENT: _Shapes = {
     HELLO: {(int, int, int)},
-    REQUEST: {(int, int, int, str, _NONE), (int, int, int, str, list)},
+    REQUEST: {(int, int, int, str, targets, parts, int) for targets in _LISTS for parts in _LISTS},
+    CANCEL: {(int, int, int)},
 }
 FROM_REPLICA: _Shapes = {
-    READY: {(int, int, str, _NONE, int, int, int), (int, int, str, list, int, int, int)},
+    HELLO: {(int, int, int)},
+    READY: {(int, int, str, endpoints, int, int, int) for endpoints in _LISTS},
     DONE: {(int, int, int, int)},
     ERROR: {(int, int, int, int)},
     LEAVE: {(int, int)},
@@ -69,14 +82,16 @@ FROM_REPLICA: _Shapes = {
 }
 TO_CLIENT: _Shapes = {
     WELCOME: {(int, int, int, dict)},
-    REPLY: {(int, int, int, parts, notes) for parts in (_NONE, list) for notes in (_NONE, dict)},
-    FAILED: {(int, int, int)},
+    REPLY: {(int, int, int, parts, notes, int) for parts in _LISTS for notes in (_NONE, dict)},
+    FAILED: {(int, int, int, int)},
 }
 TO_REPLICA: _Shapes = {
+    WELCOME: {(int, int, int, dict)},
     ACCEPTED: {(int, int, int)},
-    TASK: {(int, int, int, str, _NONE), (int, int, int, str, list)},
+    REFUSED: {(int, int, str)},
+    TASK: {(int, int, int, str, parts) for parts in _LISTS},
     RECALL: {(int, int, int)},
-    FANOUT: {(int, int, int, int, str, _NONE, list), (int, int, int, int, str, list, list)},
+    FANOUT: {(int, int, int, int, str, parts, list) for parts in _LISTS},
     BEACON: {(int, int, int)},
 }
 
@@ -86,6 +101,10 @@ _unpack = msgpack.unpackb
 
 class Malformed(Exception):
     """A frame that is no header of this protocol. `args[0]` is a fixed phrase, fit for counting."""
+
+
+class Unexpected(Malformed):
+    """A sound message from somebody unknown, as there may be some when a broker was started anew."""
 
 
 class WrongVersion(Malformed):

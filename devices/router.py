@@ -12,6 +12,7 @@ when the walk is over, what to answer. It carries payloads around but never look
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Node:
         groups: how many replicas each shard has.
         polling: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for the others; of effect with several shards.
         partial: the results of an ALL request go on although some shards have failed.
+        addresses: where its Executor runs if it runs elsewhere; each is one replica.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Node:
     groups: int = 1
     polling: Mapping[str, str] = field(default_factory=dict)
     partial: bool = False
+    addresses: tuple[str, ...] = ()
 
     def polls_all(self, endpoint: str) -> bool:
         """Whether a request for this endpoint goes to all shards."""
@@ -66,18 +69,40 @@ class Node:
 
 
 class Walk:
-    """Where one request is. `origin` is the caller's business: whom to answer, and as what."""
+    """Where one request is.
 
-    __slots__ = ("endpoint", "inputs", "notes", "open", "origin", "targets", "visits")
+    Args:
+        origin: the caller's business: whom to answer, and as what.
+        endpoint: what it asks for.
+        targets: the names of the nodes to visit, or None for all.
+        timeout: the seconds that it may take, or None.
+    """
 
-    def __init__(self, origin: Any, endpoint: str, targets: frozenset[str] | None = None) -> None:
+    __slots__ = ("begun", "deadline", "endpoint", "inputs", "notes", "open", "origin", "targets", "timeout", "visits")
+
+    def __init__(
+        self, origin: Any, endpoint: str, targets: frozenset[str] | None = None, timeout: float | None = None
+    ) -> None:
         self.origin = origin
+        self.timeout = timeout
+        self.begun = 0.0
+        self.deadline = math.inf
         self.endpoint = endpoint
         self.targets = targets
         self.inputs: dict[int, dict[str, Inputs]] = {}  # of the nodes that still wait for others
         self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
         self.visits = 0
         self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
+
+    def begin(self, now: float) -> None:
+        """Its time runs from now on."""
+        self.begun = now
+        if self.timeout is not None:
+            self.deadline = now + self.timeout
+
+    def note(self, name: str, note: Any) -> None:
+        """The client is to know this of the Executor."""
+        self.notes = {**(self.notes or {}), name: note}
 
 
 class Visit(NamedTuple):
@@ -136,16 +161,16 @@ class Router:
         for name in self._ends:
             self._after[at[name] + 1].append(len(self.nodes))
 
-    def start(self, walk: Walk, payload: Payload) -> list[Visit | Answer]:
-        """The request has come in with this payload."""
+    def start(self, walk: Walk, *payloads: Payload) -> list[Visit | Answer]:
+        """The request has come in with this payload, or with several, still to be reduced."""
         steps: list[Visit | Answer] = []
-        self._go_on(walk, -1, [(ENTRANCE, [payload])], steps)
+        self._go_on(walk, -1, [(ENTRANCE, list(payloads))], steps)
         return steps
 
-    def done(self, walk: Walk, node: int, payload: Payload) -> list[Visit | Answer]:
-        """A replica of the node has returned this payload."""
+    def done(self, walk: Walk, node: int, *payloads: Payload) -> list[Visit | Answer]:
+        """A replica of the node has returned this payload, or several, still to be reduced."""
         steps: list[Visit | Answer] = []
-        self._go_on(walk, node, [(self.nodes[node].name, [payload])], steps)
+        self._go_on(walk, node, [(self.nodes[node].name, list(payloads))], steps)
         return steps
 
     def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:

@@ -58,6 +58,7 @@ class _Link:
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._heard = self._used = time.monotonic()
         self.info: dict[str, Any] = {}
+        self._anew = False  # connected anew: the broker may be another one, or have missed something
         loop.add_reader(self._socket.fileno(), self._drain)
         self._timer = loop.call_later(LOOK / 1000, self._look)
         # Were a context collected as garbage together with its socket, it might wait for that for ever.
@@ -88,19 +89,32 @@ class _Link:
         return trackers
 
     def forget(self, stream: _Stream) -> None:
-        """Drop whatever is still to come for the stream."""
+        """Drop whatever is still to come for the stream, and tell the broker not to bother."""
         self._streams = {id: other for id, other in self._streams.items() if other is not stream}
+        if not self._socket.closed:
+            for frames in stream.exchange.cancelled():
+                self._port.send(frames)
+            self._drain()
 
     def _drain(self) -> None:
         while not self._socket.closed and self._port.readable():
             frames = self._port.receive()
             self._heard = time.monotonic()
+            if not frames[0]:
+                self._greeted()
+                continue
             try:
                 header = protocol.decode(frames[0], protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
                 return
             self._take(header, list(protocol.buffers(frames[1:])))
+
+    def _greeted(self) -> None:
+        """There is a new connection; if it is not the first one, ask who is there now."""
+        if self.info:
+            self._anew = True
+            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
 
     def _take(self, header: list[Any], payload: list[Any]) -> None:
         if header[1] == protocol.WELCOME:
@@ -122,6 +136,11 @@ class _Link:
             except errors.FlowUnreachable as error:
                 self._break(error)
         self.info = info
+        if self._anew:
+            self._anew = False
+            for stream in set(self._streams.values()):
+                for frames in stream.exchange.again():
+                    self._port.send(frames)
         if not self._welcome.done():
             self._welcome.set_result(info)
 
@@ -137,7 +156,12 @@ class _Link:
         silent = time.monotonic() - self._heard
         if not self._streams:
             self._heard = time.monotonic()
-        elif silent > SILENCE:
+            self._timer = self._loop.call_later(LOOK / 1000, self._look)
+            return
+        for stream in set(self._streams.values()):
+            if stream.exchange.expire(self._address):
+                stream.arrived.set()
+        if silent > SILENCE:
             self._break(errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {silent:.0f} s ago"))
         elif silent > LOOK / 1000:
             self._say_hello()
@@ -262,6 +286,7 @@ class AsyncClient(Shortcuts):
         target_executor: str | None = None,
         show_progress: bool = False,
         prefetch: int = PREFETCH,
+        timeout: int | None = None,
     ) -> AsyncResults:
         """As `Client.post`, from asyncio; inputs may be an async iterable too.
 
@@ -272,8 +297,8 @@ class AsyncClient(Shortcuts):
 
         Raises: as `Client.post`, when it is awaited or iterated.
         """
-        check_options(on, parameters, request_size, prefetch)
-        responses = self._responses(on, inputs, parameters, request_size, target_executor, prefetch)
+        check_options(on, parameters, request_size, prefetch, timeout)
+        responses = self._responses(on, inputs, parameters, request_size, target_executor, prefetch, timeout)
         if show_progress:
             responses = _shown(responses, inputs)
         return AsyncResults(responses, Callbacks(on_done, on_error, on_always), return_responses)
@@ -286,13 +311,14 @@ class AsyncClient(Shortcuts):
         request_size: int,
         target_executor: str | None,
         prefetch: int,
+        timeout: int | None,
     ) -> AsyncIterator[Response]:
         link = await self._link()
         targets = choose_targets(target_executor, link.info.get("executors", ()))
         limit = link.info.get("max_message_bytes", 2**63)
         source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
         requests = batches(None if source is not None else inputs, request_size)
-        exchange = Exchange(on, requests, parameters, targets, prefetch, limit, link.ids, link.encode)
+        exchange = Exchange(on, requests, parameters, targets, prefetch, limit, timeout, link.ids, link.encode)
         stream = _Stream(link, exchange)
         trackers: deque[zmq.MessageTracker] = deque()
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import protocol
+from zflow.devices import protocol, sockets
 from zflow.document import DocumentArray
 from zflow.exchange import (
     PREFETCH,
@@ -58,13 +58,7 @@ def address_of(host: str, port: int | str) -> str:
 
 def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front."""
-    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-    socket.set(zmq.IPV6, 1)
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.SNDHWM, 0)  # bounded by what a post may have in flight
-    socket.set(zmq.RCVHWM, 0)
-    socket.set(zmq.HEARTBEAT_IVL, 2000)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
+    socket = sockets.dealer(context)
     socket.set(zmq.RCVTIMEO, LOOK)
     try:
         socket.connect(address)
@@ -91,6 +85,7 @@ class _Connection:
         self._socket = open_socket(context, address)
         self._port = protocol.Port(self._socket, 2)
         self.info: dict[str, Any] = {}
+        self._anew = False  # connected anew: the broker may be another one, or have missed something
         self.used = time.monotonic()
         try:
             self.info = self.hello()
@@ -123,10 +118,19 @@ class _Connection:
         except zmq.Again:
             self._make_sure()
             return []
+        if any(not message[0] for message in messages):
+            messages = [message for message in messages if message[0]]
+            self._greeted()
         try:
             return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
+
+    def _greeted(self) -> None:
+        """There is a new connection; if it is not the first one, ask who is there now."""
+        if self.info:
+            self._anew = True
+            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
 
     def _make_sure(self) -> None:
         """Raise if the Flow has ended, unless its last answers are still on their way."""
@@ -136,12 +140,12 @@ class _Connection:
             if not self._socket.poll(LAST_WORDS):
                 raise
 
-    def _receive(self) -> list[tuple[list[Any], list[Any]]]:
-        """What has arrived, at least one message; while there is none, make sure that the broker is still there."""
+    def _receive(self, exchange: Exchange) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived; while there is nothing, make sure that the broker is still there."""
         asked = 0.0
         while True:
             messages = self._receive_some()
-            if messages:
+            if messages or exchange.expire(self._address):
                 return messages
             now = time.monotonic()
             if not asked:
@@ -161,9 +165,10 @@ class _Connection:
                 self._send_some(exchange, at_hand)
             if exchange.finished:
                 return
-            for header, payload in self._receive():
+            for header, payload in self._receive(exchange):
                 if header[1] == protocol.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
+                    self._send_again(exchange)
                 else:
                     exchange.take(header, payload)
             yield from exchange.ready()
@@ -184,8 +189,21 @@ class _Connection:
             for tracker in self._port.send_tracked(frames):
                 tracker.wait()
 
+    def _send_again(self, exchange: Exchange) -> None:
+        """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
+        if self._anew:
+            self._anew = False
+            for frames in exchange.again():
+                self._port.send(frames)
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Tell the broker not to bother with what was not answered."""
+        for frames in exchange.cancelled():
+            self._port.send(frames)
+
     def close(self) -> None:
-        self._socket.close()
+        """Close the socket when what it has to say is out, but soon."""
+        self._socket.close(LAST_WORDS)
 
 
 class _Pool:
@@ -327,6 +345,7 @@ class Client(Shortcuts):
         target_executor: str | None = None,
         show_progress: bool = False,
         prefetch: int = PREFETCH,
+        timeout: int | None = None,
     ) -> Any:
         """Send Documents to an endpoint and wait for the results, which come in the order of the inputs.
 
@@ -344,6 +363,7 @@ class Client(Shortcuts):
                 visited; the others pass the request on.
             show_progress: show a progress bar on a terminal; needs the extra `zflow[progress]`.
             prefetch: how many requests may be in flight.
+            timeout: the ms that each request may take, waiting included; any time when left out.
 
         Returns:
             One DocumentArray, or the list of responses, or None if there is an `on_done` or `on_always`.
@@ -354,10 +374,12 @@ class Client(Shortcuts):
             DeadlineExceeded, ReplicaCrashed: an Executor gave no answer.
             FlowNotRunning, FlowUnreachable: there is no Flow to answer.
         """
-        check_options(on, parameters, request_size, prefetch)
+        check_options(on, parameters, request_size, prefetch, timeout)
         callbacks = Callbacks(on_done, on_error, on_always)
         responses: list[Response] = []
-        incoming = self._responses(on, inputs, parameters, request_size, target_executor, prefetch, show_progress)
+        incoming = self._responses(
+            on, inputs, parameters, request_size, target_executor, prefetch, timeout, show_progress
+        )
         with contextlib.closing(incoming):
             for response in incoming:
                 callbacks.deliver(response)
@@ -375,19 +397,25 @@ class Client(Shortcuts):
         request_size: int,
         target_executor: str | None,
         prefetch: int,
+        timeout: int | None,
         show_progress: bool,
     ) -> Generator[Response, None, None]:
         requests = batches(inputs, request_size)
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
             limit = connection.info.get("max_message_bytes", 2**63)
-            exchange = Exchange(on, requests, parameters, targets, prefetch, limit, connection.ids, connection.encode)
+            to = connection
+            exchange = Exchange(on, requests, parameters, targets, prefetch, limit, timeout, to.ids, to.encode)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown
 
                 responses = shown(responses, inputs)
-            yield from responses
+            try:
+                yield from responses
+            except BaseException:
+                connection.abandon(exchange)
+                raise
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology import FIELDS, GATEWAY, ExecutorSpec, Topology, check_defaults
+from zflow.topology import FIELDS, GATEWAY, SHARED, ExecutorSpec, Topology, check_defaults
 from zflow.uses import is_path, reference
 from zflow.yamlsource import YamlSource, read
 
@@ -126,7 +126,7 @@ def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: 
     if flow_kwargs:
         move = _mover(None, folder)
         document["with"] = {key: _written(key, value, move) for key, value in flow_kwargs.items()}
-    defaults = check_defaults({key: value for key, value in flow_kwargs.items() if key in FIELDS})
+    defaults = check_defaults({key: value for key, value in flow_kwargs.items() if key in SHARED})
     names = [GATEWAY, *(spec.name for spec in specs)]
     entries = [_entry(spec, position, names[position], defaults, folder) for position, spec in enumerate(specs)]
     return _to_yaml({**document, "executors": entries} if entries else document)

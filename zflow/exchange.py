@@ -6,7 +6,9 @@ Pure logic between the Documents and the wire; the sockets, sync and asyncio ali
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ from zflow.suggest import listed, short
 
 PREFETCH = 128  # requests of one post in flight
 REQUEST_SIZE = 100  # Documents in one request
+LATE = 1.0  # seconds after its time was over that the Flow may take to say so
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of one post in flight, if that is more than one request
 
 
@@ -84,6 +87,8 @@ class _Sent:
     place: int
     docs: DocumentArray
     size: int
+    payload: Sequence[Any]
+    deadline: float
 
 
 class Exchange:
@@ -97,6 +102,7 @@ class Exchange:
         prefetch: how many requests may be in flight, 1 or more; those answered out of order count until the
             ones before them are answered.
         max_message_bytes: the largest request that the Flow takes.
+        timeout: the ms that each request may take, or None.
         ids: where the requests' ids come from.
         encode: makes header frames.
     """
@@ -109,6 +115,7 @@ class Exchange:
         targets: list[str] | None,
         prefetch: int,
         max_message_bytes: int,
+        timeout: int | None,
         ids: Iterator[int],
         encode: Callable[[Any], bytes],
     ) -> None:
@@ -118,6 +125,7 @@ class Exchange:
         self._targets = targets
         self._prefetch = prefetch
         self._limit = max_message_bytes
+        self._timeout = timeout
         self._ids = ids
         self._encode = encode
         self.last_id = 0  # of the request made last
@@ -168,11 +176,41 @@ class Exchange:
                 " or raise the limit"
             )
         id = self.last_id = next(self._ids)
-        self._sent[id] = _Sent(self._places, docs, size)
+        deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout / 1000
+        self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        header = self._encode((protocol.VERSION, protocol.REQUEST, id, self._endpoint, self._targets))
-        return [header, *frames]
+        return [self._header(id, self._timeout or 0), *frames]
+
+    def _header(self, id: int, timeout: int) -> bytes:
+        return self._encode((protocol.VERSION, protocol.REQUEST, id, self._endpoint, self._targets, None, timeout))
+
+    def again(self) -> Iterator[list[Any]]:
+        """The frames of the requests that were not answered, for a broker that may not have got them."""
+        now = time.monotonic()
+        for id, sent in self._sent.items():
+            left = 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
+            yield [self._header(id, left), *sent.payload]
+
+    def cancelled(self) -> Iterator[list[Any]]:
+        """The messages that tell the broker that nobody wants the answers still to come."""
+        for id in self._sent:
+            yield [self._encode((protocol.VERSION, protocol.CANCEL, id))]
+
+    def expire(self, address: str) -> bool:
+        """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""
+        if self._timeout is None:
+            return False
+        late = time.monotonic() - LATE
+        expired = [id for id, sent in self._sent.items() if sent.deadline < late]
+        for id in expired:
+            sent = self._sent.pop(id)
+            self._bytes -= sent.size
+            error = errors.DeadlineExceeded(
+                f"not answered within timeout={self._timeout} ms; the Flow at {address} does not say why"
+            )
+            self._answered[sent.place] = Response(sent.docs, dict(self._parameters or {}), self._endpoint, error)
+        return bool(expired)
 
     def take(self, header: list[Any], frames: Sequence[Any]) -> None:
         """Take in an answer; one that belongs to no open request is of no use and is dropped."""
@@ -218,7 +256,7 @@ def _shards_note(note: Any) -> dict[str, Any]:
     return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}
 
 
-def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any) -> None:
+def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any) -> None:
     """Check what is given to `post`, before anything is sent.
 
     Raises:
@@ -230,7 +268,8 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any) ->
         raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
     if parameters is not None and not isinstance(parameters, dict):
         raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
-    for name, value in (("request_size", request_size), ("prefetch", prefetch)):
+    limit = 1 if timeout is None else timeout
+    for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
 

@@ -19,7 +19,7 @@ from zflow import errors
 from zflow.client import Client
 from zflow.shortcuts import Shortcuts
 from zflow.suggest import short
-from zflow.topology import FIELDS, ExecutorSpec, Topology, check_defaults
+from zflow.topology import SHARED, ExecutorSpec, Topology, check_defaults
 
 if TYPE_CHECKING:
     from zflow.launch import Launched
@@ -112,6 +112,10 @@ class Flow(Shortcuts):
         timeout_ready: int | None = None,
         retries: int | None = None,
         no_reduce: bool | None = None,
+        external: bool | None = None,
+        host: Any = None,
+        port: Any = None,
+        curve: str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> Flow:
         """Add an Executor after the one added last, or after those that `needs` names; return the Flow.
@@ -140,6 +144,10 @@ class Flow(Shortcuts):
             retries: how many crashes of replicas a request survives; -1 for max(3, replicas). With 0 it is sent
                 once at most.
             no_reduce: give the Executor the results of several predecessors apart, as `docs_matrix` and `docs_map`.
+            external: it runs elsewhere, served by another Flow; every address is one replica.
+            host: where an external Executor runs: `'host'`, `'host:port'`, or a list.
+            port: its port, or a list with one for each host.
+            curve: the key folder that lets this Flow in there.
 
         Raises:
             InvalidFlow, InvalidExecutor, NotSupported: something is wrong with an argument; nothing was added.
@@ -347,4 +355,4 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise errors.InvalidFlow(f"start_method must be 'fork' or 'spawn', not {short(options['start_method'])} (Flow)")
 
 
-assert not DEFAULTS.keys() & FIELDS.keys()
+assert not DEFAULTS.keys() & SHARED

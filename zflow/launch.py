@@ -26,6 +26,7 @@ class Display:
 
     def __init__(self, plan: manager.Plan) -> None:
         self._total = Counter(seat.spec.name for seat in plan.seats)
+        self._total.update({node.name: len(node.addresses) for node in plan.settings.nodes if node.addresses})
         self._ready: Counter[str] = Counter()
         self._devices = {name: _devices(plan, name) for name in self._total}
         self._shown = False
@@ -70,7 +71,8 @@ class Launched:
         method: how the process manager comes into being: `'fork'` or `'spawn'`.
 
     Attributes:
-        addresses: where the broker listens, as bound.
+        addresses: where the broker listens for clients, as bound.
+        replica_addresses: where it listens for replicas on other machines.
 
     Raises:
         StartupFailed: an Executor or the broker did not get ready; nothing is left running.
@@ -89,6 +91,7 @@ class Launched:
         process.take_standard_descriptors()
         self._pipe, theirs = Pipe()
         self.addresses: list[str] = []
+        self.replica_addresses: list[str] = []
 
         def run() -> int:
             self._pipe.close()
@@ -120,7 +123,7 @@ class Launched:
             if kind == "failed":
                 raise _startup_error(argument)
             if kind == "bound":
-                self.addresses = list(argument)
+                self.addresses, self.replica_addresses = (list(addresses) for addresses in argument)
             elif kind == "ready":
                 display.ready(argument)
             elif kind == "started":

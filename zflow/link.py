@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
-from zflow.devices import protocol
+from zflow.devices import protocol, sockets
 from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ class Seat:
         shard_id: from 0.
         replica_id: from 0, within its shard; also the group that it belongs to.
         back: the broker's address for replicas.
-        fan: where the broker publishes fan-outs.
-        collector: where it collects the answers of shards.
+        fan: where the broker publishes fan-outs; None on another machine, where they do not arrive.
+        collector: where it collects the answers of shards; None on another machine.
         max_message_bytes: the largest result that may be sent.
         device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
+        machine: the name of the other machine it is on, if it is not on the broker's.
     """
 
     spec: ExecutorSpec
@@ -43,17 +44,18 @@ class Seat:
     shard_id: int
     replica_id: int
     back: str
-    fan: str
-    collector: str
+    fan: str | None
+    collector: str | None
     max_message_bytes: int
     device: str | None = None
+    machine: str | None = None
 
     @property
     def name(self) -> str:
-        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards."""
-        if self.spec.shards > 1:
-            return f"{self.spec.name}/shard-{self.shard_id}/rep-{self.replica_id}"
-        return f"{self.spec.name}/rep-{self.replica_id}"
+        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards; `'encoder/rep-0@host'`."""
+        shard = f"/shard-{self.shard_id}" if self.spec.shards > 1 else ""
+        where = f"@{self.machine}" if self.machine else ""
+        return f"{self.spec.name}{shard}/rep-{self.replica_id}{where}"
 
 
 class Task(NamedTuple):
@@ -101,15 +103,20 @@ class Link:
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
+        back.set(zmq.RECONNECT_IVL, sockets.RECONNECT)
+        back.set(zmq.RECONNECT_IVL_MAX, sockets.RECONNECT_AT_MOST)
         back.connect(seat.back)
         self._back = protocol.Port(back, 2)
         self._fan: protocol.Port | None = None
         self._collector: protocol.Port | None = None
-        if seat.spec.shards > 1:
-            self._join_fan_out()
+        if seat.spec.shards > 1 and seat.fan is not None and seat.collector is not None:
+            self._join_fan_out(seat.fan, seat.collector)
         self._listener = Listener()
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
+        self._endpoints: list[str] | None = None
+        self._accepted = False
+        self.refused: str | None = None  # why the broker does not take it into the pool
         self._trackers: list[zmq.MessageTracker] = []
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
@@ -117,16 +124,19 @@ class Link:
         socket.set(zmq.SNDHWM, 0)
         socket.set(zmq.RCVHWM, 0)
         socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
+        socket.set(zmq.IPV6, 1)
+        socket.set(zmq.HEARTBEAT_IVL, sockets.HEARTBEAT)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, sockets.SILENT)
         return socket
 
-    def _join_fan_out(self) -> None:
+    def _join_fan_out(self, publisher: str, collecting: str) -> None:
         fan = self._socket(zmq.SUB)
         fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
         fan.subscribe(protocol.own_topic(self._identity))
-        fan.connect(self._seat.fan)
+        fan.connect(publisher)
         self._fan = protocol.Port(fan, 3)
         collector = self._socket(zmq.PUSH)
-        collector.connect(self._seat.collector)
+        collector.connect(collecting)
         self._collector = protocol.Port(collector, 2)
 
     @property
@@ -134,15 +144,21 @@ class Link:
         """What an event loop watches."""
         return [port.socket.fileno() for port in (self._back, self._fan) if port is not None]
 
-    def register(self, endpoints: list[str]) -> bool:
-        """Join the broker's pool; False if it does not answer."""
+    def register(self, endpoints: list[str]) -> str | None:
+        """Join the broker's pool; returns None, or why that is not possible."""
+        self._endpoints = endpoints
+        while not self._accepted and self.refused is None:
+            if not self._back.socket.poll(REGISTERING):
+                return f"the broker at {self._seat.back} gave no answer"
+            self._take(self._back.receive())  # no more than that: what comes after it is to wake the loop
+        return self.refused
+
+    def _greeted(self) -> None:
+        """There is a new connection, and maybe a new broker: whatever the one before wanted, this one will send again."""
         seat = self._seat
+        self._backlog.clear()
         place = (self._slots, seat.shard_id, seat.replica_id)
-        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, endpoints, *place))])
-        if not self._back.socket.poll(REGISTERING):
-            return False
-        self._take(self._back.receive())  # only this one: what comes after it is to wake the loop
-        return True
+        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, self._endpoints, *place))])
 
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
@@ -168,6 +184,9 @@ class Link:
         return True
 
     def _take(self, frames: list[Any]) -> None:
+        if not frames[0]:
+            self._greeted()
+            return
         header = protocol.decode(frames[0], protocol.TO_REPLICA)
         kind = header[1]
         if kind == protocol.TASK:
@@ -176,6 +195,9 @@ class Link:
             self._backlog.pop(header[2], None)
         elif kind == protocol.ACCEPTED:
             self._listener = Listener(header[2])
+            self._accepted = True
+        elif kind == protocol.REFUSED:
+            self.refused = header[2]
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""

@@ -16,8 +16,8 @@ import selectors
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -25,6 +25,7 @@ import zmq
 
 from zflow import process, worker
 from zflow.devices import broker
+from zflow.devices.settings import Settings
 from zflow.link import Seat, identity
 from zflow.logs import name_lines
 
@@ -36,6 +37,7 @@ log = logging.getLogger("zflow.manager")
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
 STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
+SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
@@ -47,11 +49,13 @@ class Plan:
         settings: the broker's.
         seats: one per replica.
         folder: where the Flow's sockets lie; removed at the end.
+        externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
     """
 
-    settings: broker.Settings
+    settings: Settings
     seats: Sequence[Seat]
     folder: str
+    externals: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -99,6 +103,9 @@ class _Manager:
         self._broker_pid = 0
         self._broker: Connection | None = None
         self._starting = True
+        self._begun = time.monotonic()
+        self._awaited = dict(plan.externals)  # those of which no address has answered yet
+        self._said = False  # that they are waited for
         self._ending = False
         self._end_by = 0.0  # when what has not ended by then is killed
         self._hung_up = False
@@ -145,6 +152,7 @@ class _Manager:
         now = time.monotonic()
         times = [child.restart_at for child in self._children if child.restart_at is not None]
         times += [child.overdue_at for child in self._children if child.overdue_at is not None]
+        times += [self._begun + limit for limit in self._awaited.values() if self._starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
 
     def _check_timers(self) -> None:
@@ -153,6 +161,8 @@ class _Manager:
             self._fail({"type": "StartupFailed", "message": "the process manager was told to end (SIGTERM)"})
         if os.getppid() != self._user:
             self._orphaned()
+        if self._starting and self._awaited:
+            self._check_externals(now - self._begun)
         for child in self._children:
             if self._ending:
                 return
@@ -162,6 +172,19 @@ class _Manager:
                 child.timed_out = True
                 os.kill(child.pid, signal.SIGKILL)
                 child.started = now + 3600  # asked for once
+
+    def _check_externals(self, waited: float) -> None:
+        """Say what is waited for, and fail when it has taken too long."""
+        for name, limit in self._awaited.items():
+            addresses = next(node.addresses for node in self._plan.settings.nodes if node.name == name)
+            where = ", ".join(addresses)
+            if 0 <= limit <= waited:
+                message = f"external Executor {name!r}: nobody answers at {where} within timeout_ready={limit:g} s"
+                self._fail({"type": "StartupFailed", "message": f"{message}: is it running there?"})
+                return
+            if waited > SAY_SO and not self._said:
+                log.warning("waiting for external Executor %r at %s", name, where)
+        self._said = self._said or waited > SAY_SO
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -249,6 +272,11 @@ class _Manager:
             for child in self._children:
                 self._start(child)
             self._check_started()
+        elif kind == "joined":
+            self._awaited.pop(arguments[0], None)
+            if self._starting:
+                self._tell("ready", f"{arguments[0]}/{arguments[1]}")
+            self._check_started()
         elif kind == "failed":
             self._fail(arguments[0])
         elif kind == "drained":
@@ -274,7 +302,7 @@ class _Manager:
             child.last_error = argument
 
     def _check_started(self) -> None:
-        if self._starting and all(child.ready for child in self._children):
+        if self._starting and not self._awaited and all(child.ready for child in self._children):
             self._starting = False
             self._tell("started", None)
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from zflow import cuda, polling
-from zflow.devices import broker
+from zflow import address, cuda, polling
 from zflow.devices.router import Node
+from zflow.devices.settings import Settings
 from zflow.link import Seat
 from zflow.manager import Plan
 from zflow.topology import ExecutorSpec, Topology
@@ -31,26 +31,29 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     folder = _private_folder()
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
-    settings = broker.Settings(
+    settings = Settings(
         nodes=[_node(spec) for spec in specs],
         retries=[max(3, s.replicas) if s.retries < 0 else s.retries for s in specs],
         timeouts=[None if s.timeout_send < 0 else s.timeout_send / 1000 for s in specs],
-        front=[f"ipc://{folder}/front", _tcp(options["host"], options["port"])],
+        front=f"ipc://{folder}/front",
+        public=address.endpoint(options["host"], options["port"] or "*"),
         back=back,
         fan=fan,
         collector=collector,
         max_message_bytes=limit,
+        instance=os.urandom(8).hex(),
         version=version,
     )
     seats = [
         Seat(spec, node, shard, replica, back, fan, collector, limit, device)
         for node, spec in enumerate(specs)
-        if not spec.pure_join
+        if spec.local
         for (shard, replica), device in zip(
             product(range(spec.shards), range(spec.replicas)), devices[spec.name], strict=True
         )
     ]
-    return Plan(settings, seats, folder)
+    externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
+    return Plan(settings, seats, folder, externals)
 
 
 def _node(spec: ExecutorSpec) -> Node:
@@ -63,17 +66,13 @@ def _node(spec: ExecutorSpec) -> Node:
         groups=spec.replicas,
         polling=polling.by_endpoint(spec.polling),
         partial=spec.on_shard_failure == "partial",
+        addresses=tuple(address.endpoint(*address.parse(one)) for one in spec.addresses),
     )
 
 
 def port_of(addresses: list[str]) -> int:
     """The TCP port among the addresses that the broker has bound."""
     return next(int(address.rpartition(":")[2]) for address in addresses if address.startswith("tcp://"))
-
-
-def _tcp(host: str, port: int | None) -> str:
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"tcp://{host}:{'*' if port is None else port}"
 
 
 def _private_folder() -> str:
@@ -98,7 +97,7 @@ def _deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | Non
     without: list[str] = []
     for spec in specs:
         value, owner = _visible_devices(spec)
-        if spec.pure_join or not cuda.asks(value):
+        if not spec.local or not cuda.asks(value):
             continue
         found = found or cuda.discover(os.environ)
         chosen = cuda.select(value, found, owner)

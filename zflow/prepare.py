@@ -17,7 +17,7 @@ def check(specs: Iterable[ExecutorSpec]) -> None:
 
     Raises: as `uses.check`.
     """
-    for spec in specs:
+    for spec in (spec for spec in specs if spec.local):
         uses.check(
             spec.uses,
             uses_with=spec.uses_with,
@@ -37,7 +37,7 @@ def install(specs: Iterable[ExecutorSpec]) -> None:
     """
     wanted: dict[str, list[str]] = {}
     for spec in specs:
-        place = uses.home(spec.uses, spec.folder, _environ(spec)) if spec.install_requirements else None
+        place = uses.home(spec.uses, spec.folder, _environ(spec)) if spec.install_requirements and spec.local else None
         path = os.path.join(place, hub.REQUIREMENTS) if place is not None else ""
         if os.path.isfile(path):
             wanted.setdefault(os.path.realpath(path), []).append(_owner(spec))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from zflow import cuda
+from zflow import cuda, external
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.polling import ANY, Polling
 from zflow.polling import check as check_polling
@@ -33,6 +33,7 @@ class ExecutorSpec:
         timeout_send: ms that a request may take here, -1 for any time.
         timeout_ready: ms that a replica may take to get ready, -1 for any time.
         retries: how often a request is given to another replica, -1 for `max(3, replicas)`.
+        host, port: of an external Executor, as they were given.
         folder: what relative paths in `uses` and `py_modules` are relative to; None for the working directory.
         pure_join: it only waits for what it needs and reduces: no Executor, no process.
 
@@ -57,8 +58,22 @@ class ExecutorSpec:
     timeout_ready: int = 600_000
     retries: int = -1
     no_reduce: bool = False
+    external: bool = False
+    host: tuple[str, ...] = ()
+    port: tuple[int, ...] = ()
+    curve: str | None = None
     folder: str | None = None
     pure_join: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it has processes in this Flow."""
+        return not (self.pure_join or self.external)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`'host:port'` of each replica of an external Executor."""
+        return external.addresses(self.host, self.port, f"executor {self.name!r}") if self.external else ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,11 @@ class Topology:
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
         checked = {key: FIELDS[key].check(key, value, owner) for key, value in given.items() if value is not None}
         checked["env"] = {**defaults.get("env", {}), **checked.get("env", {})}
-        return self._keep(ExecutorSpec(folder=folder, **checked))
+        spec = ExecutorSpec(folder=folder, **checked)
+        said = [key for key, value in kwargs.items() if value is not None]
+        external.check(said, spec.external, spec.needs, bool(kwargs.get("no_reduce")), owner)
+        _ = spec.addresses  # raises if they are none
+        return self._keep(spec)
 
     def needs(self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any) -> ExecutorSpec:
         """Add a node that waits for all of `needs`, and return its description.
@@ -407,12 +426,16 @@ FIELDS: Final[Mapping[str, Field]] = {
         _retries,
     ),
     "no_reduce": Field("True or False", False, "hand over `docs_matrix` and `docs_map` instead of reduced docs", _flag),
+    "external": Field("True or False", False, "it runs elsewhere, served by another Flow", _flag, shared=False),
+    "host": Field("text or list of texts", (), "where it runs: `host` or `host:port`", external.hosts, shared=False),
+    "port": Field("port or list of ports", (), "its ports, one for each host", external.ports, shared=False),
+    "curve": Field("path", None, "the key folder that lets it in there", external.curve, shared=False),
 }
+
+#: Those of them that `Flow(...)` takes too.
+SHARED: Final = frozenset(key for key, field in FIELDS.items() if field.shared)
 
 #: What Jina's `add` takes and this version does not carry out, with the way out.
 UNSUPPORTED: Final[Mapping[str, str]] = {
-    "external": "run the Executor in this Flow, with uses=",
-    "host": "Executors run on this machine; leave it out",
-    "port": "Executors need no port of their own; leave it out",
     "gpus": "set env={'CUDA_VISIBLE_DEVICES': 'RR'} to deal them out to the replicas, or '0' to choose one",
 }

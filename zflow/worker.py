@@ -71,8 +71,9 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots)
-    if not link.register(service.endpoints):
-        status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": "the broker gave no answer"})))
+    refused = link.register(service.endpoints)
+    if refused is not None:
+        status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
         return 1
     status.send_bytes(msgpack.packb(("ready", None)))
     try:

@@ -1,0 +1,327 @@
+"""The broker's side towards replicas: who is there, how each is reached, and when one counts as gone.
+
+Replicas of this machine connect to a socket in a private folder, and their process manager tells when one has died.
+Those of other machines connect over TCP, if the Flow takes any; that their connection is gone is found out by sending.
+What requests go where is not decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import zmq
+
+from . import answers, protocol, sockets
+from .balancer import Replica
+from .fanout import BEACON_EVERY
+from .pool import Pool
+from .settings import Settings
+
+log = logging.getLogger("zflow.broker")
+
+LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
+MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
+PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
+NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
+
+
+class Owner(Protocol):
+    """What the back tells the broker."""
+
+    def joined(self, pool: Pool, replica: Replica, group: int) -> int:
+        """The replica may be given tasks; returns the number of its group's last fan-out."""
+
+    def left(self, pool: Pool, name: Any) -> None:
+        """It goes in good order."""
+
+    def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
+        """It gets nothing new, but may have answered."""
+
+    def gone(self, pool: Pool, name: Any) -> None:
+        """It has ended, and all that it said before was heard."""
+
+    def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
+        """It has not seen these fan-outs."""
+
+    def answered(self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool) -> None:
+        """It has answered."""
+
+    def info(self) -> dict[str, Any]:
+        """What this Flow says about itself."""
+
+
+class Line:
+    """The way to one replica."""
+
+    __slots__ = ("_encode", "identity", "port")
+
+    def __init__(self, port: protocol.Port, identity: bytes, encode: Callable[[Any], bytes]) -> None:
+        self.port = port
+        self.identity = identity
+        self._encode = encode
+
+    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any]) -> bool:
+        """Send a task; False if the replica cannot be reached any more."""
+        header = self._encode((protocol.VERSION, protocol.TASK, id, endpoint, parts))
+        return self._send([self.identity, header, *frames])
+
+    def recall(self, id: int) -> bool:
+        """Take a task back; with 0, which is none, only try to reach the replica."""
+        return self.say(protocol.RECALL, id)
+
+    def say(self, *fields: Any) -> bool:
+        """Send a header alone."""
+        return self._send([self.identity, self._encode((protocol.VERSION, *fields))])
+
+    def _send(self, frames: Sequence[Any]) -> bool:
+        try:
+            self.port.send(frames)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+
+class Back:
+    """The sockets for replicas, and the replicas that are there.
+
+    Args:
+        pools: by name of their Executor; those whose replicas come here.
+        guard: makes a socket for other machines ask for keys, before it listens.
+
+    Raises:
+        zmq.ZMQError: an address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        settings: Settings,
+        pools: dict[str, Pool],
+        owner: Owner,
+        guard: Callable[[zmq.Socket[bytes], str], None],
+    ) -> None:
+        self._owner = owner
+        self._pools = pools
+        self._encode = protocol.encoder()
+        back, _ = sockets.listen(context, zmq.ROUTER, [settings.back])
+        fan, _ = sockets.listen(context, zmq.XPUB, [settings.fan])
+        fan.set(zmq.XPUB_VERBOSE, 1)
+        collector, _ = sockets.listen(context, zmq.PULL, [settings.collector])
+        self._ports = [protocol.Port(back, 3)]
+        self._remote: protocol.Port | None = None
+        self.addresses: list[str] = []  # for replicas of other machines
+        if settings.replicas_from is not None:
+            remote, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
+            guard(remote, "replicas")
+            self.addresses = sockets.bind(remote, [settings.replicas_from])
+            self._remote = protocol.Port(remote, 3)
+            self._ports.append(self._remote)
+        for port in self._ports:
+            port.socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._fan = protocol.Port(fan, 3)
+        self._collector = protocol.Port(collector, 3)
+        self._pool_of: dict[bytes, Pool] = {}
+        self._lines: dict[bytes, Line] = {}
+        self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
+        self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
+        self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
+        self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
+        self._next_beacon = self._next_probe = 0.0
+        self._answering: list[tuple[protocol.Port, Callable[[list[Any]], None]]] = [
+            (port, partial(self._from_replica, port)) for port in self._ports
+        ]
+        self._answering.append((self._collector, self._heard))
+
+    def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
+        """The sockets to watch, and what to call when there is something to read."""
+        self._read = read
+        return {
+            port.socket: partial(read, port, handle)
+            for port, handle in (*self._answering, (self._fan, self._subscription))
+            if self._fanned or port not in (self._fan, self._collector)
+        }
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for port in (*self._ports, self._fan, self._collector):
+            port.socket.close()
+
+    # -- what is heard --------------------------------------------------------------------------------------------
+
+    def _from_replica(self, port: protocol.Port, frames: list[Any]) -> None:
+        identity = frames[0]
+        pool = self._pool_of.get(identity)
+        if pool is not None and self._lines[identity].port is port:
+            header = self._header(frames)
+            if header[1] < protocol.DONE:
+                self._greeted(port, identity, header)
+            else:
+                self._said(pool, identity, header, frames)
+            return
+        header = self._header(frames)
+        if header[1] >= protocol.DONE:
+            raise protocol.Unexpected("an answer from an unknown replica")
+        self._greeted(port, identity, header)
+
+    def _heard(self, frames: list[Any]) -> None:
+        """On the collector, where a message begins with the replica's own word for who it is."""
+        pool = self._pool_of.get(frames[0])
+        header = self._header(frames)
+        if pool is None or header[1] < protocol.DONE:
+            raise protocol.Unexpected("an answer from an unknown replica")
+        self._said(pool, frames[0], header, frames)
+
+    def _header(self, frames: list[Any]) -> list[Any]:
+        if len(frames) < 2:
+            raise protocol.Malformed("no header")
+        return protocol.decode(frames[1], protocol.FROM_REPLICA)
+
+    def _said(self, pool: Pool, identity: bytes, header: list[Any], frames: list[Any]) -> None:
+        kind = header[1]
+        if kind == protocol.LEAVE:
+            self._forget(identity)
+            self._owner.left(pool, identity)
+        elif kind == protocol.MISSED:
+            self._owner.missed(pool, identity, header[2], header[3])
+        elif len(frames) < 3:
+            raise protocol.Malformed("an answer without a payload")
+        elif kind == protocol.ERROR:
+            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2], True)
+        else:
+            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2:], False)
+
+    def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
+        line = Line(port, identity, self._encode)
+        if header[1] == protocol.HELLO:
+            line.say(protocol.WELCOME, header[2], self._owner.info())
+            return
+        why = self._ready(line, *header[2:])
+        if why:
+            log.warning("a replica that calls itself %r is refused: %s", answers.name_of(identity), why)
+            line.say(protocol.REFUSED, why)
+
+    def _ready(
+        self, line: Line, executor: str, endpoints: list[Any] | None, slots: int, shard: int, group: int
+    ) -> str | None:
+        """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
+        pool = self._pools.get(executor)
+        if pool is None:
+            return (
+                f"there is no Executor {executor!r:.200} here that replicas can join; there are {sorted(self._pools)}"
+            )
+        known = self._pool_of.get(line.identity)
+        if known is not None and (known is not pool or self._lines[line.identity].port is not line.port):
+            return "another replica has that name"
+        node = pool.node
+        if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards)):
+            return f"there is no shard {shard}, there are {node.shards}; or it has {slots} slots"
+        if line.port is self._remote:
+            group = NO_GROUP
+        elif not 0 <= group < 1_000_000:
+            return f"there is no group {group}"
+        if endpoints is not None:
+            if not all(type(name) is str for name in endpoints):
+                return "endpoints are not text"
+            node.endpoints = frozenset(endpoints)
+        replica = Replica(line.identity, slots, shard)
+        replica.line = line
+        self._joining[line.identity] = (pool, replica, group)
+        self._accept(line.identity)
+        return None
+
+    def _subscription(self, frames: list[Any]) -> None:
+        """A replica has subscribed to its own topic, so whatever it subscribed to before has arrived too."""
+        if frames[0][:2] == b"\x01@":
+            self._subscribed.add(frames[0][2:])
+            self._accept(frames[0][2:])
+        elif frames[0][:2] == b"\x00@":
+            self._subscribed.discard(frames[0][2:])
+
+    def _accept(self, identity: bytes) -> None:
+        if identity not in self._joining:
+            return
+        pool, replica, group = self._joining[identity]
+        if pool.fanout is not None and group != NO_GROUP and identity not in self._subscribed:
+            return
+        del self._joining[identity]
+        self._lost.pop(identity, None)
+        self._pool_of[identity] = pool
+        self._lines[identity] = replica.line
+        pool.names[identity] = answers.name_of(identity)
+        replica.line.say(protocol.ACCEPTED, self._owner.joined(pool, replica, group))
+
+    def _forget(self, identity: bytes) -> Pool | None:
+        self._lost.pop(identity, None)
+        self._lines.pop(identity, None)
+        return self._pool_of.pop(identity, None)
+
+    # -- what is published ----------------------------------------------------------------------------------------
+
+    def publish(self, frames: Sequence[Any]) -> None:
+        """Send to all that have subscribed to the topic in front."""
+        self._fan.send(frames)
+
+    def _send_beacons(self, now: float) -> None:
+        self._next_beacon = now + BEACON_EVERY
+        for pool, fanout in self._fanned:
+            for group, number in fanout.beacons():
+                beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
+                self.publish([protocol.topic(pool.index, group), beacon])
+
+    # -- those that are gone --------------------------------------------------------------------------------------
+
+    @property
+    def wait(self) -> float:
+        """In how many seconds `tick` is to be called at the latest."""
+        if self._lost:
+            return 0.001
+        if any(fanout.under_way for _, fanout in self._fanned):
+            return BEACON_EVERY
+        return PROBE_EVERY if self._remote is not None else 1.0
+
+    def tick(self) -> None:
+        """What time alone brings about."""
+        if self._lost:
+            self._bury_lost()
+        if self._fanned and (now := time.monotonic()) >= self._next_beacon:
+            self._send_beacons(now)
+        if self._remote is not None and (now := time.monotonic()) >= self._next_probe:
+            self._next_probe = now + PROBE_EVERY
+            for identity, line in list(self._lines.items()):
+                if line.port is self._remote and identity not in self._lost and not line.recall(0):
+                    log.warning("%s on another machine is gone", answers.name_of(identity))
+                    self.unreachable(identity)
+
+    def unreachable(self, identity: bytes, unsent: int | None = None) -> None:
+        """A message could not be sent to this replica."""
+        self._lose(identity, time.monotonic(), unsent)
+
+    def dead(self, identity: bytes) -> None:
+        """A replica's process has ended. What it still said before counts."""
+        self._joining.pop(identity, None)
+        self._subscribed.discard(identity)
+        self._lose(identity, time.monotonic() + LAST_WORDS)
+
+    def _lose(self, identity: bytes, until: float, unsent: int | None = None) -> None:
+        pool = self._pool_of.get(identity)
+        if pool is not None:
+            self._lost[identity] = until
+            self._owner.lost(pool, identity, unsent)
+
+    def _bury_lost(self) -> None:
+        """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
+        now = time.monotonic()
+        over = [name for name, end in self._lost.items() if now >= end or not self._lines[name].recall(0)]
+        for port, handle in self._answering if over else ():
+            while port.readable():
+                self._read(port, handle)
+        for identity in over:
+            pool = self._forget(identity)
+            if pool is not None:
+                self._owner.gone(pool, identity)

@@ -1,0 +1,302 @@
+"""External Executors: each address is one replica of its pool, and is spoken to as its client would speak to it.
+
+An address is *here* when its front has said who it is; then it is in the pool, with as many slots as it says that it
+can work on at once. When its connection is cut it gets nothing new; if the same Flow is back soon, what was not
+answered is sent again (the far side knows by the id what it has got already), else other addresses get it.
+Addresses are tried again for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgpack
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from . import protocol, sockets
+from .balancer import Replica, Task
+from .pool import Pool
+from .router import Walk
+
+log = logging.getLogger("zflow.broker")
+
+ASK_EVERY = 1.0  # seconds between two questions to an address how it is
+PATIENCE = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
+GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
+MAX_SLOTS = 1024  # requests an address may say it works on at once
+NEVER_MIND = 10_000  # requests remembered that an address need not answer any more
+
+
+class Owner(Protocol):
+    """What an address tells the broker."""
+
+    def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
+        """A replica is here and may be given tasks."""
+
+    def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
+        """It gets nothing new, but may still answer or be back; it has not begun `unsent`, and will not."""
+
+    def gone(self, pool: Pool, name: Any) -> None:
+        """It will not answer; whatever it had is to be given to others."""
+
+    def resized(self, pool: Pool, name: Any, slots: int) -> None:
+        """It can work on so many tasks at once from now on."""
+
+    def found(self, pool: Pool, name: Any) -> list[Task]:
+        """It is back; returns what it had not answered."""
+
+    def answered(
+        self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, notes: dict[str, Any] | None
+    ) -> None:
+        """It has answered with payloads, or with an error."""
+
+    def task_frames(self, task: Task) -> tuple[Walk, Any, Sequence[Any]]:
+        """A task's walk, parts and frames."""
+
+
+class Address:
+    """One address of an external Executor.
+
+    Args:
+        pool: the Executor's.
+        url: `'tcp://host:port'`.
+        socket: a DEALER, not connected yet.
+        owner: whom to tell.
+    """
+
+    def __init__(self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: Owner) -> None:
+        self.pool = pool
+        self.url = url
+        self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
+        self._owner = owner
+        self._encode = protocol.encoder()
+        self._port = protocol.Port(socket, 2)
+        self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self.socket = socket
+        self.info: dict[str, Any] = {}  # what it said last about itself
+        self.here = False
+        self._lost_at: float | None = None  # when the connection was cut, if it is to be back soon
+        self._heard = self._asked = 0.0
+        self._forgotten: set[int] = set()  # what it was given and others have now
+        self._refused = ""
+        socket.connect(url)
+
+    # -- as a line to a replica -----------------------------------------------------------------------------------
+
+    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any]) -> bool:
+        """Send a task."""
+        self._port.send([self._encode((protocol.VERSION, protocol.REQUEST, id, endpoint, None, parts, 0)), *frames])
+        return True
+
+    def recall(self, id: int) -> bool:
+        """Take a task back."""
+        self._port.send([self._encode((protocol.VERSION, protocol.CANCEL, id))])
+        return True
+
+    # -- what is heard --------------------------------------------------------------------------------------------
+
+    def read(self, now: float) -> None:
+        """Take in what has arrived."""
+        while self._port.readable():
+            frames = self._port.receive()
+            if not frames[0]:  # a connection anew: who is there?
+                self._cut(now)
+                self._ask(now)
+                continue
+            self._heard = now
+            try:
+                header = protocol.decode(frames[0], protocol.TO_CLIENT)
+            except protocol.Malformed as error:
+                self._refuse(f"what answers is no zflow Flow of this version ({error})")
+                continue
+            if header[1] == protocol.WELCOME:
+                self._welcomed(header[3], now)
+            else:
+                self._answer(header, frames[1:])
+
+    def watch(self, now: float) -> None:
+        """Take in what has become of the connection."""
+        while self.monitor.poll(0):
+            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._refuse("its server refuses the keys")
+            else:
+                self._cut(now)
+
+    def tick(self, now: float) -> None:
+        """Ask how it is, and give it up when it has been away too long."""
+        if self._lost_at is not None and now - self._lost_at > GRACE:
+            self._gone()
+        if self.here and self._lost_at is None:
+            if self._asked > self._heard and now - self._asked > PATIENCE:
+                self._cut(now)
+            elif now - max(self._asked, self._heard) > ASK_EVERY:
+                self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        if self._asked <= self._heard:
+            self._asked = now
+        self._port.send([self._encode((protocol.VERSION, protocol.HELLO, 1))])
+
+    def _cut(self, now: float) -> None:
+        if self.here and self._lost_at is None:
+            self._lost_at = now
+            self._owner.lost(self.pool, self.name)
+
+    def _gone(self) -> None:
+        """Nobody waits for it any more."""
+        log.warning("external Executor %r: %s does not answer; still trying", self.pool.node.name, self.url)
+        replica = self.pool.balancer.replicas.get(self.name)
+        if replica is not None and len(self._forgotten) < NEVER_MIND:
+            self._forgotten.update(replica.held)
+        self.here, self._lost_at = False, None
+        self._owner.gone(self.pool, self.name)
+
+    def _welcomed(self, info: dict[str, Any], now: float) -> None:
+        before, self.info = self.info, info
+        same = all(before.get(key) == info.get(key) for key in ("instance", "epoch"))
+        if self.here and not same:
+            self._gone()  # it was started anew and knows nothing of what it was given
+        slots = min(MAX_SLOTS, capacity(info))
+        if info.get("closing"):
+            if self.here:
+                self._owner.lost(self.pool, self.name)
+        elif not self.here:
+            self._join(slots, forgotten=self._forgotten if same else set())
+        elif self._lost_at is not None:
+            self._lost_at = None
+            for task in self._owner.found(self.pool, self.name):
+                walk, parts, frames = self._owner.task_frames(task)
+                self.give(task.id, walk.endpoint, parts, frames)
+            self._owner.resized(self.pool, self.name, slots)
+        else:
+            self._owner.resized(self.pool, self.name, slots)
+
+    def _join(self, slots: int, forgotten: set[int]) -> None:
+        for id in forgotten:
+            self.recall(id)
+        self._forgotten = set()
+        self._refused = ""
+        self.here = True
+        replica = Replica(self.name, slots)
+        replica.line = self
+        log.info("external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots)
+        self._owner.joined(self.pool, replica)
+
+    def _answer(self, header: list[Any], frames: list[Any]) -> None:
+        id = header[2]
+        if header[1] == protocol.FAILED:
+            if not frames:
+                return
+            if id == 0:
+                self._refuse(_message(frames[0]))
+            elif _type(frames[0]) == "FlowNotRunning":
+                self._owner.lost(self.pool, self.name, unsent=id)
+            else:
+                self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True, None)
+            return
+        try:
+            payloads = (
+                [frames] if header[3] is None else [p for _, some in protocol.split(header[3], frames) for p in some]
+            )
+        except protocol.Malformed as error:
+            log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)
+            return
+        if payloads and payloads[0]:
+            self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, header[4])
+
+    def _refuse(self, why: str) -> None:
+        if why != self._refused:
+            self._refused = why
+            log.warning("external Executor %r: %s cannot be used: %s", self.pool.node.name, self.url, why)
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self.socket.disable_monitor()
+        self.socket.close()
+
+
+class Externals:
+    """All addresses of all external Executors of a Flow."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        pools: Sequence[Pool],
+        owner: Owner,
+        secure: Callable[[Pool, zmq.Socket[bytes]], None],
+    ) -> None:
+        self._addresses = []
+        for pool in pools:
+            for url in pool.node.addresses:
+                socket = sockets.dealer(context)
+                secure(pool, socket)
+                self._addresses.append(Address(pool, url, socket, owner))
+
+    def __bool__(self) -> bool:
+        return bool(self._addresses)
+
+    def handlers(self, clock: Callable[[], float]) -> dict[Any, Callable[[], None]]:
+        """The sockets to watch, and what to call when there is something to read; what tells of cuts comes first."""
+        found: dict[Any, Callable[[], None]] = {}
+        for address in self._addresses:
+            found[address.monitor] = lambda address=address: address.watch(clock())  # type: ignore[misc]
+        for address in self._addresses:
+            found[address.socket] = lambda address=address: address.read(clock())  # type: ignore[misc]
+        return found
+
+    def tick(self, now: float) -> None:
+        """What time alone brings about."""
+        for address in self._addresses:
+            address.tick(now)
+
+    def endpoints(self, pool: Pool) -> frozenset[str] | None:
+        """What the addresses of a pool that are known bind, all together; None if any of them may bind everything."""
+        known = [address.info for address in self._addresses if address.pool is pool and address.info]
+        bound: set[str] = set()
+        for info in known:
+            for executor in _executors(info):
+                endpoints = executor.get("endpoints")
+                if not isinstance(endpoints, list):
+                    return None
+                bound.update(name for name in endpoints if isinstance(name, str))
+        return frozenset(bound) if known else None
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        for address in self._addresses:
+            address.close()
+
+
+def capacity(info: dict[str, Any]) -> int:
+    """How many requests a Flow can work on at once, by what it says of itself: all slots of all its Executors.
+
+    >>> capacity({"executors": {"encoder": {"slots": 3}, "indexer": {"slots": 1}}})
+    4
+    """
+    slots = [executor.get("slots") for executor in _executors(info)]
+    return sum(some for some in slots if type(some) is int and some > 0) if slots else 1
+
+
+def _executors(info: dict[str, Any]) -> list[dict[Any, Any]]:
+    executors = info.get("executors")
+    return [one for one in executors.values() if type(one) is dict] if type(executors) is dict else []
+
+
+def _error(frame: Any) -> dict[Any, Any]:
+    try:
+        error = msgpack.unpackb(frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace")
+    except Exception:
+        return {}
+    return error if type(error) is dict else {}
+
+
+def _type(frame: Any) -> Any:
+    return _error(frame).get("type")
+
+
+def _message(frame: Any) -> str:
+    return str(_error(frame).get("message", "it speaks another version of the protocol"))[:200]

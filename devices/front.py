@@ -1,0 +1,193 @@
+"""The broker's side towards clients: what they ask is read and checked here, and answered here.
+
+A client on this machine connects to a socket in a private folder, others over TCP, where limits hold. How a request
+goes through the graph is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import msgpack
+import zmq
+
+from . import answers, protocol, sockets
+from .router import Walk
+from .settings import Settings
+
+MOST_TARGETS = 1000  # names of Executors in one request
+
+
+class Owner(Protocol):
+    """What the front tells the broker, and asks it."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether no more requests are taken."""
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The Executors that a request may be for."""
+
+    def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
+        """A request has come in."""
+
+    def under_way(self, origin: Any) -> Walk | None:
+        """The request of that origin, if it has not ended."""
+
+    def cancel(self, walk: Walk) -> None:
+        """Nobody wants the request's answer."""
+
+    def info(self) -> dict[str, Any]:
+        """What this Flow says about itself."""
+
+
+class Front:
+    """The sockets for clients.
+
+    Args:
+        guard: makes a socket for other machines ask for keys, before it listens.
+
+    Attributes:
+        addresses: where it listens, the private address first.
+
+    Raises:
+        zmq.ZMQError: an address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        settings: Settings,
+        owner: Owner,
+        guard: Callable[[zmq.Socket[bytes], str], None],
+    ) -> None:
+        self._owner = owner
+        self._limit = settings.max_message_bytes
+        self._most = settings.max_requests_per_client
+        self._encode = protocol.encoder()
+        local, self.addresses = sockets.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
+        public, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
+        guard(public, "clients")
+        self.addresses += sockets.bind(public, [settings.public])
+        self._public = protocol.Port(public, 3)
+        self._ports = [protocol.Port(local, 3), self._public]
+        self._in_flight: dict[bytes, int] = {}  # over public connections, by client
+        # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
+        # Python each, every message would wake libzmq's thread anew.
+        self._to_send: list[tuple[protocol.Port, Sequence[Any]]] = []
+
+    def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
+        """The sockets to watch, and what to call when there is something to read."""
+        return {port.socket: partial(read, port, partial(self._from_client, port)) for port in self._ports}
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for port in self._ports:
+            port.socket.close()
+
+    # -- what clients say -----------------------------------------------------------------------------------------
+
+    def _from_client(self, port: protocol.Port, frames: list[Any]) -> None:
+        client = frames[0]
+        if len(frames) < 2:
+            raise protocol.Malformed("no header")
+        try:
+            header = protocol.decode(frames[1], protocol.FROM_CLIENT)
+        except protocol.WrongVersion:
+            self._refuse_version(port, frames)
+            raise
+        if header[1] == protocol.REQUEST:
+            self._request(port, client, header, frames[2:])
+        elif header[1] == protocol.HELLO:
+            welcome = self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
+            self._to_send.append((port, [client, welcome]))
+        else:
+            walk = self._owner.under_way((port, client, header[2]))
+            if walk is not None:
+                self._owner.cancel(walk)
+
+    def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: list[Any]) -> None:
+        _, _, id, endpoint, targets, parts, timeout = header
+        if not frames:
+            raise protocol.Malformed("a request without a payload")
+        origin = (port, client, id)
+        if self._owner.under_way(origin) is not None:
+            return  # sent again over a new connection; its answer goes there
+        chosen = None if targets is None else _targets(targets)
+        payloads = [frames] if parts is None else [p for _, some in protocol.split(parts, frames) for p in some]
+        if not payloads:
+            raise protocol.Malformed("a request without a payload")
+        if port is self._public:
+            self._in_flight[client] = self._in_flight.get(client, 0) + 1
+        walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
+        error = self._objection(walk, frames)
+        if error:
+            self.fail(walk, answers.error(*error))
+        else:
+            self._owner.begin(walk, payloads)
+
+    def _objection(self, walk: Walk, frames: Sequence[Any]) -> tuple[str, str] | None:
+        if self._owner.closing:
+            return "FlowNotRunning", "the Flow is closing and takes no more requests"
+        if len(walk.endpoint) > protocol.MAX_ENDPOINT:
+            return "BadRequest", f"the endpoint has more than {protocol.MAX_ENDPOINT} characters"
+        unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
+        if unknown:
+            return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}"
+        size = sum(map(len, frames))
+        if size > self._limit:
+            return "RequestTooLarge", f"a request of {size} bytes is over the Flow's limit of {self._limit} bytes"
+        if walk.origin[0] is self._public and self._in_flight[walk.origin[1]] > self._most:
+            return "Overloaded", f"over one connection a client may have {self._most} requests in flight, not more"
+        return None
+
+    def _refuse_version(self, port: protocol.Port, frames: Sequence[Any]) -> None:
+        header = msgpack.unpackb(frames[1])
+        id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
+        version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
+        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
+        header = self._encode((protocol.VERSION, protocol.FAILED, id, 0))
+        self._to_send.append((port, [frames[0], header, answers.error("BadRequest", message)]))
+
+    # -- what they are told ---------------------------------------------------------------------------------------
+
+    def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
+        """The request has a result."""
+        port, client, id = walk.origin
+        took = int(seconds * 1e6)
+        header = self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes, took))
+        self._to_send.append((port, [client, header, *frames]))
+        if port is self._public:
+            self.forget(walk)
+
+    def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
+        """The request has failed."""
+        port, client, id = walk.origin
+        header = self._encode((protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)))
+        self._to_send.append((port, [client, header, error]))
+        if port is self._public:
+            self.forget(walk)
+
+    def forget(self, walk: Walk) -> None:
+        """The request has ended."""
+        port, client, _ = walk.origin
+        if port is not self._public:
+            return
+        count = self._in_flight.pop(client, 0)
+        if count > 1:
+            self._in_flight[client] = count - 1
+
+    def flush(self) -> None:
+        """Send what there is to say."""
+        for port, frames in self._to_send:
+            port.send(frames)  # a client that is gone is not an error: ROUTER drops what is for it
+        self._to_send.clear()
+
+
+def _targets(targets: list[Any]) -> frozenset[str]:
+    if len(targets) > MOST_TARGETS or not all(type(name) is str for name in targets):
+        raise protocol.Malformed("targets are not text")
+    return frozenset(targets)

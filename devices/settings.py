@@ -1,0 +1,49 @@
+"""What a broker is started with: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .router import Node
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a broker is started with.
+
+    Args:
+        nodes: the graph, each node after those it needs.
+        retries: per node, how many crashed replicas a request survives.
+        timeouts: per node, the seconds a request may take there, or None.
+        front: where clients on this machine connect: an ipc address in a private folder.
+        public: where others do; `tcp://host:*` takes any free port.
+        back: where this machine's replicas connect.
+        fan: where fan-outs are published to replicas of Executors with shards.
+        collector: where their answers are collected.
+        max_message_bytes: the largest payload taken from a client or a replica.
+        replicas_from: where replicas of other machines connect; None takes none.
+        max_connections: how many connections there may be to each public address.
+        max_requests_per_client: how many requests a client may have in flight over one public connection.
+        keys: with these, whoever connects from elsewhere has to prove who it is; None for plain connections.
+        far_keys: per external node that needs them, what its addresses are to be shown.
+        instance: the Flow; tells it from another one at the same address.
+        epoch: how often its broker was started before.
+        version: zflow's version, told to clients that ask.
+    """
+
+    nodes: Sequence[Node]
+    retries: Sequence[int]
+    timeouts: Sequence[float | None]
+    front: str
+    public: str
+    back: str
+    fan: str
+    collector: str
+    max_message_bytes: int
+    replicas_from: str | None = None
+    max_connections: int = 10_000
+    max_requests_per_client: int = 10_000
+    instance: str = ""
+    epoch: int = 0
+    version: str = ""

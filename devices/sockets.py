@@ -1,0 +1,71 @@
+"""How the broker's sockets are made: what listens, what connects, and how a silent peer is noticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import zmq
+
+from .protocol import MAX_HEADER
+
+HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
+SILENT = 4000  # ms without any, until a connection counts as cut
+LAST_WORDS = 1000  # ms that what was sent last may take to get out when a socket is closed
+RECONNECT = 50  # ms until a connection that is gone is tried again; doubled up to
+RECONNECT_AT_MOST = 1000  # ms
+
+
+def listen(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, addresses: Iterable[str], max_bytes: int | None = None
+) -> tuple[zmq.Socket[bytes], list[str]]:
+    """Make a socket that listens; return it and its addresses, with the port that was taken for a wildcard.
+
+    Args:
+        kind: ROUTER, XPUB or PULL. A ROUTER greets each new connection with an empty frame.
+        max_bytes: the largest payload that may arrive. A frame clearly above it breaks the connection; honest peers
+            check first, so the slack is for the wrong count that deserves an answer, not a cut.
+
+    Raises:
+        zmq.ZMQError: an address cannot be listened on (EADDRINUSE and the like); the text names it.
+    """
+    socket = _socket(context, kind)
+    socket.set(zmq.LINGER, LAST_WORDS)
+    if kind == zmq.ROUTER:
+        socket.set(zmq.PROBE_ROUTER, 1)
+        socket.set(zmq.ROUTER_HANDOVER, 1)  # a peer that connects anew may be back before its old connection is gone
+    if max_bytes is not None:
+        socket.set(zmq.MAXMSGSIZE, max_bytes + MAX_HEADER)
+    return socket, bind(socket, addresses)
+
+
+def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
+    """Let a socket listen; raises and returns as `listen`."""
+    bound = []
+    for address in addresses:
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            raise zmq.ZMQError(error.errno, f"{error.strerror}: {address}") from None
+        bound.append(socket.get_string(zmq.LAST_ENDPOINT))
+    return bound
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew."""
+    socket = _socket(context, zmq.DEALER)
+    socket.set(zmq.ROUTING_ID, b"\x01" + os.urandom(15))
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.RECONNECT_IVL, RECONNECT)
+    socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST)
+    return socket
+
+
+def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    socket = context.socket(kind)
+    socket.set(zmq.IPV6, 1)
+    socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENT)
+    return socket
