@@ -33,7 +33,7 @@ def hosts(key: str, value: Any, owner: str) -> tuple[str, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not values or not all(isinstance(host, str) and host.strip() for host in values):
         raise InvalidFlow(
-            f"{key} must be an address such as 'localhost' or 'localhost:12345', or a list, not {short(value)} ({owner})"
+            f"{key} must be an address such as 'localhost:12345', or a list of them, not {short(value)} ({owner})"
         )
     return tuple(host.strip() for host in values)
 

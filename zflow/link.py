@@ -154,7 +154,7 @@ class Link:
         return self.refused
 
     def _greeted(self) -> None:
-        """There is a new connection, and maybe a new broker: whatever the one before wanted, this one will send again."""
+        """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
         seat = self._seat
         self._backlog.clear()
         place = (self._slots, seat.shard_id, seat.replica_id)

@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -36,6 +36,8 @@ log = logging.getLogger("zflow.manager")
 
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
+BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
+BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
 STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
@@ -100,12 +102,18 @@ class _Manager:
         self._parent = parent
         self._user = user
         self._children = [_Child(seat) for seat in plan.seats]
+        self._settings = plan.settings
         self._broker_pid = 0
         self._broker: Connection | None = None
+        self._broker_started = 0.0
+        self._broker_deaths = 0
+        self._broker_restart_at: float | None = None
+        self._broker_error: dict[str, Any] | None = None  # why it could not start
         self._starting = True
         self._begun = time.monotonic()
         self._awaited = dict(plan.externals)  # those of which no address has answered yet
         self._said = False  # that they are waited for
+        self._closing = False
         self._ending = False
         self._end_by = 0.0  # when what has not ended by then is killed
         self._hung_up = False
@@ -151,6 +159,7 @@ class _Manager:
     def _next_timer(self) -> float:
         now = time.monotonic()
         times = [child.restart_at for child in self._children if child.restart_at is not None]
+        times += [self._broker_restart_at] if self._broker_restart_at is not None else []
         times += [child.overdue_at for child in self._children if child.overdue_at is not None]
         times += [self._begun + limit for limit in self._awaited.values() if self._starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
@@ -163,6 +172,8 @@ class _Manager:
             self._orphaned()
         if self._starting and self._awaited:
             self._check_externals(now - self._begun)
+        if self._broker_restart_at is not None and self._broker_restart_at <= now:
+            self._start_broker()
         for child in self._children:
             if self._ending:
                 return
@@ -213,10 +224,18 @@ class _Manager:
         ours, theirs = Pipe()
         manager = os.getpid()
 
+        statuses = [child.status for child in self._children if child.status is not None]
+        settings = self._settings
+        self._settings = replace(settings, epoch=settings.epoch + 1)
+
         def run() -> int:
             ours.close()
-            return _run_broker(self._plan, theirs, manager)
+            for status in statuses:
+                status.close()
+            return _run_broker(settings, self._plan.folder, theirs, manager)
 
+        self._broker_restart_at = None
+        self._broker_started = time.monotonic()
         self._broker_pid = self._fork(run)
         theirs.close()
         self._broker = ours
@@ -268,19 +287,31 @@ class _Manager:
             self._broker = None
             return  # its end is seen by waiting for the process
         if kind == "bound":
-            self._tell("bound", arguments)
-            for child in self._children:
-                self._start(child)
-            self._check_started()
+            self._bound(*arguments)
         elif kind == "joined":
             self._awaited.pop(arguments[0], None)
             if self._starting:
                 self._tell("ready", f"{arguments[0]}/{arguments[1]}")
             self._check_started()
         elif kind == "failed":
-            self._fail(arguments[0])
+            self._broker_error = arguments[0]
+            if self._starting:
+                self._fail(arguments[0])
         elif kind == "drained":
             self._drained = True
+
+    def _bound(self, front: list[str], back: list[str]) -> None:
+        """The broker listens; a successor of this one is to listen at the same ports."""
+        self._broker_error = None
+        if self._closing:
+            self._command_broker("drain")
+        if not self._starting:
+            return
+        self._settings = replace(self._settings, public=front[-1], replicas_from=back[0] if back else None)
+        self._tell("bound", [front, back])
+        for child in self._children:
+            self._start(child)
+        self._check_started()
 
     def _from_child(self, child: _Child) -> None:
         if child.status is None:
@@ -363,10 +394,17 @@ class _Manager:
         return {"type": "StartupFailed", "message": message}
 
     def _broker_died(self, status: int) -> None:
-        message = f"the broker died ({process.ended(status)}); the Flow is taken down"
-        if not self._starting:
-            log.error(message)
-        self._fail({"type": "StartupFailed", "message": message})
+        """Start it anew at its addresses: replicas register again, and clients send again what was not answered."""
+        message = f"the broker died ({process.ended(status)})"
+        now = time.monotonic()
+        self._broker_deaths = 1 if now - self._broker_started > BROKER_STEADY else self._broker_deaths + 1
+        if self._starting or self._broker_deaths > BROKER_DEATHS:
+            message = message if self._starting else f"{message} {self._broker_deaths} times in a row"
+            log.log(logging.DEBUG if self._starting else logging.ERROR, "%s; the Flow is taken down", message)
+            self._fail(self._broker_error or {"type": "StartupFailed", "message": message})
+            return
+        self._broker_restart_at = now + _backoff(self._broker_deaths - 1)
+        log.warning("%s; starting it anew", message)
 
     def _fail(self, error: dict[str, Any]) -> None:
         """Tell the user's process why, and take everything down."""
@@ -387,9 +425,10 @@ class _Manager:
     def _close(self, grace: float) -> None:
         """Let what is in flight be answered, then take everything down; all within `grace` seconds."""
         deadline = time.monotonic() + grace
+        self._closing = True
         self._command_broker("drain")
-        while not self._drained and self._broker_pid and time.monotonic() < deadline:
-            self._turn(deadline - time.monotonic())
+        while not self._drained and time.monotonic() < deadline:
+            self._turn(min(self._next_timer(), deadline - time.monotonic()))
             self._check_timers()
         if not self._ending:
             if not self._drained:
@@ -493,7 +532,7 @@ def _descendants() -> list[int]:
     return [child.pid for child in psutil.Process().children(recursive=True)]
 
 
-def _run_broker(plan: Plan, control: Connection, manager: int) -> int:
+def _run_broker(settings: Settings, folder: str, control: Connection, manager: int) -> int:
     process.die_with_parent(signal.SIGTERM, manager)
     process.set_title("zflow: broker")
     process.reset_after_fork()
@@ -501,12 +540,12 @@ def _run_broker(plan: Plan, control: Connection, manager: int) -> int:
     name_lines("zflow: broker")
 
     def clean_up(*_: Any) -> None:
-        shutil.rmtree(plan.folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     signal.signal(signal.SIGTERM, clean_up)  # only comes when the manager was killed
     try:
-        serving = broker.Broker(plan.settings, control)
+        serving = broker.Broker(settings, control)
     except zmq.ZMQError as error:
         kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
