@@ -199,7 +199,7 @@ class Back:
     def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode)
         if header[1] == protocol.HELLO:
-            line.say(protocol.WELCOME, header[2], self._owner.info())
+            line.say(protocol.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
             return
         why = self._ready(line, *header[2:])
         if why:

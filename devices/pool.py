@@ -78,6 +78,9 @@ class Pool:
         return {
             "replicas": sorted(self.names.values()),
             "slots": sum(replica.slots for replica in self.balancer.replicas.values() if not replica.lost),
+            "shards": self.node.shards,
+            "no_reduce": self.node.no_reduce,
+            "addresses": list(self.node.addresses),
             "queued": self.balancer.queued,
             "endpoints": None if endpoints is None else sorted(endpoints),
         }

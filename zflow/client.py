@@ -206,6 +206,21 @@ class _Connection:
         self._socket.close(LAST_WORDS)
 
 
+def ask(address: str) -> dict[str, Any]:
+    """Ask a broker about its Flow.
+
+    Raises:
+        FlowUnreachable: nobody answers.
+    """
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        connection = _Connection(context, address, lambda: None)
+        connection.close()
+        return connection.info
+    finally:
+        context.term()
+
+
 class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 

@@ -5,13 +5,9 @@ It puts the plan together and hands it to the process manager; posting is the Cl
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zflow import __version__ as version
@@ -26,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow")
 
-LOOK: Final = 0.2  # seconds between two looks of `block()` at what could end it
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 DEFAULTS: Final[dict[str, Any]] = {
     "port": None,
@@ -34,9 +29,10 @@ DEFAULTS: Final[dict[str, Any]] = {
     "timeout_close": 10_000,
     "max_message_bytes": 1024**3,
     "start_method": None,
+    "replica_port": None,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
-stands for `'fork'`, or `'spawn'` where CUDA is in use already."""
+stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere."""
 
 
 class Flow(Shortcuts):
@@ -49,6 +45,8 @@ class Flow(Shortcuts):
         max_message_bytes: the largest request, or result, in bytes.
         start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
             that imports the main script again. Left out, it is fork, or spawn if CUDA is initialised in this process.
+        replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
+            none may when left out.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
             otherwise.
 
@@ -69,6 +67,7 @@ class Flow(Shortcuts):
         timeout_close: int | None = None,
         max_message_bytes: int | None = None,
         start_method: str | None = None,
+        replica_port: int | None = None,
         **defaults: Any,
     ) -> None:
         given = {
@@ -77,6 +76,7 @@ class Flow(Shortcuts):
             "timeout_close": timeout_close,
             "max_message_bytes": max_message_bytes,
             "start_method": start_method,
+            "replica_port": replica_port,
         }
         self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
         self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
@@ -231,6 +231,12 @@ class Flow(Shortcuts):
         """The TCP port it listens on; None as long as it is to be chosen at the start."""
         return self._port if self._port is not None else self._options["port"]
 
+    @property
+    def replica_port(self) -> int | None:
+        """The TCP port where replicas on other machines join; None if none may, or as long as it is to be chosen."""
+        addresses = self._launched.replica_addresses if self._launched is not None else []
+        return int(addresses[0].rpartition(":")[2]) if addresses else self._options["replica_port"] or None
+
     def start(self) -> Flow:
         """Start all processes and return when every replica is ready.
 
@@ -298,10 +304,7 @@ class Flow(Shortcuts):
         """
         launched = self._running()[0]
         try:
-            with _noting_sigterm() as told_to_end:
-                while not told_to_end and not (stop_event is not None and stop_event.is_set()):
-                    launched.check()
-                    time.sleep(LOOK)
+            launched.wait(stop_event)
         except KeyboardInterrupt:
             self._interrupted = True
         except errors.FlowNotRunning:
@@ -326,25 +329,13 @@ class Flow(Shortcuts):
         return client.post(on, inputs, parameters, **options)
 
 
-@contextlib.contextmanager
-def _noting_sigterm() -> Iterator[list[int]]:
-    """While inside, SIGTERM fills the list instead of ending the process, unless somebody else handles it."""
-    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as waiting for the Event.
-    noted: list[int] = []
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if mine:
-        signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
     port, host = options["port"], options["host"]
     if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
         raise errors.InvalidFlow(f"port must be a whole number from 1 to 65535, not {short(port)} (Flow)")
+    replicas_at = options["replica_port"]
+    if replicas_at is not None and (type(replicas_at) is not int or not 0 <= replicas_at < 65536):
+        raise errors.InvalidFlow(f"replica_port must be a port, or 0 for any free one, not {short(replicas_at)} (Flow)")
     if not isinstance(host, str) or not host:
         raise errors.InvalidFlow(f"host must be the text of an address, not {short(host)} (Flow)")
     for key, least in (("timeout_close", 0), ("max_message_bytes", 1024)):

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 
 from zflow import cuda, errors, manager, process, spawn
+
+LOOK = 0.2  # seconds between two looks at what could end a Flow that serves
 
 
 class Display:
@@ -26,7 +30,9 @@ class Display:
 
     def __init__(self, plan: manager.Plan) -> None:
         self._total = Counter(seat.spec.name for seat in plan.seats)
-        self._total.update({node.name: len(node.addresses) for node in plan.settings.nodes if node.addresses})
+        for node in plan.settings.nodes if plan.settings is not None else ():
+            if node.addresses:
+                self._total[node.name] = len(node.addresses)
         self._ready: Counter[str] = Counter()
         self._devices = {name: _devices(plan, name) for name in self._total}
         self._shown = False
@@ -139,6 +145,18 @@ class Launched:
             if self._error is not None:
                 raise errors.FlowNotRunning(f"the Flow is not running any more: {self._error.message}")
 
+    def wait(self, stop_event: Any = None) -> None:
+        """Wait until SIGTERM comes, `stop_event` is set or the Flow comes down by itself.
+
+        Raises:
+            FlowNotRunning: it has come down.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        with _noting_sigterm() as told_to_end:
+            while not told_to_end and not (stop_event is not None and stop_event.is_set()):
+                self.check()
+                time.sleep(LOOK)
+
     def _look(self) -> None:
         try:
             while self._error is None and self._pipe.poll():
@@ -203,6 +221,21 @@ class Launched:
                     return
                 time.sleep(pause)
                 pause = min(0.02, pause * 1.5)
+
+
+@contextlib.contextmanager
+def _noting_sigterm() -> Iterator[list[int]]:
+    """While inside, SIGTERM fills the list instead of ending the process, unless somebody else handles it."""
+    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as waiting for the Event.
+    noted: list[int] = []
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _startup_error(data: Any) -> errors.ZflowError:

@@ -5,6 +5,7 @@ It knows frames and headers; what is in a payload, and what is done with it, is 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
     from zflow.topology import ExecutorSpec
+
+log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
 REGISTERING = 10_000  # ms to wait for the broker's word
@@ -100,6 +103,8 @@ class Link:
         self._context = zmq.Context()
         # A successor must not be taken for the one before it, whose connection may still linger.
         self._identity = identity(seat.name, os.getpid())
+        if seat.machine is not None:
+            self._identity += b"-" + os.urandom(4).hex().encode()  # another machine may have the same name
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
@@ -198,6 +203,8 @@ class Link:
             self._accepted = True
         elif kind == protocol.REFUSED:
             self.refused = header[2]
+            if self._accepted:  # by another Flow, or by this one before it was started anew
+                log.warning("not taken into the pool again: %s", self.refused)
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""

@@ -48,13 +48,13 @@ class Plan:
     """All that the process manager needs to run a Flow.
 
     Args:
-        settings: the broker's.
+        settings: the broker's; None where the broker is elsewhere.
         seats: one per replica.
         folder: where the Flow's sockets lie; removed at the end.
         externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
     """
 
-    settings: Settings
+    settings: Settings | None
     seats: Sequence[Seat]
     folder: str
     externals: Mapping[str, float] = field(default_factory=dict)
@@ -129,7 +129,11 @@ class _Manager:
     def serve(self) -> None:
         """Start everything and look after it until the end."""
         gc.freeze()  # what exists now is shared with the children: the collector must not touch, and so copy, it
-        self._start_broker()
+        if self._settings is not None:
+            self._start_broker(self._settings)
+        else:
+            self._drained = True
+            self._bound([], [])
         while not self._ending:
             self._turn(self._next_timer())
             self._check_timers()
@@ -172,8 +176,8 @@ class _Manager:
             self._orphaned()
         if self._starting and self._awaited:
             self._check_externals(now - self._begun)
-        if self._broker_restart_at is not None and self._broker_restart_at <= now:
-            self._start_broker()
+        if self._broker_restart_at is not None and self._broker_restart_at <= now and self._settings is not None:
+            self._start_broker(self._settings)
         for child in self._children:
             if self._ending:
                 return
@@ -187,8 +191,8 @@ class _Manager:
     def _check_externals(self, waited: float) -> None:
         """Say what is waited for, and fail when it has taken too long."""
         for name, limit in self._awaited.items():
-            addresses = next(node.addresses for node in self._plan.settings.nodes if node.name == name)
-            where = ", ".join(addresses)
+            nodes = self._settings.nodes if self._settings is not None else ()
+            where = ", ".join(address for node in nodes if node.name == name for address in node.addresses)
             if 0 <= limit <= waited:
                 message = f"external Executor {name!r}: nobody answers at {where} within timeout_ready={limit:g} s"
                 self._fail({"type": "StartupFailed", "message": f"{message}: is it running there?"})
@@ -218,14 +222,13 @@ class _Manager:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
-    def _start_broker(self) -> None:
+    def _start_broker(self, settings: Settings) -> None:
         from multiprocessing.connection import Pipe
 
         ours, theirs = Pipe()
         manager = os.getpid()
 
         statuses = [child.status for child in self._children if child.status is not None]
-        settings = self._settings
         self._settings = replace(settings, epoch=settings.epoch + 1)
 
         def run() -> int:
@@ -307,7 +310,8 @@ class _Manager:
             self._command_broker("drain")
         if not self._starting:
             return
-        self._settings = replace(self._settings, public=front[-1], replicas_from=back[0] if back else None)
+        if self._settings is not None:
+            self._settings = replace(self._settings, public=front[-1], replicas_from=back[0] if back else None)
         self._tell("bound", [front, back])
         for child in self._children:
             self._start(child)

@@ -27,8 +27,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
     """
     specs = topology.order()
-    devices = _deal_devices(specs)
-    folder = _private_folder()
+    devices = deal_devices(specs)
+    folder = private_folder()
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
     settings = Settings(
@@ -41,6 +41,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         fan=fan,
         collector=collector,
         max_message_bytes=limit,
+        replicas_from=_replicas_from(options),
         instance=os.urandom(8).hex(),
         version=version,
     )
@@ -70,12 +71,18 @@ def _node(spec: ExecutorSpec) -> Node:
     )
 
 
+def _replicas_from(options: Mapping[str, Any]) -> str | None:
+    if options["replica_port"] is None:
+        return None
+    return address.endpoint(options["host"], options["replica_port"] or "*")
+
+
 def port_of(addresses: list[str]) -> int:
     """The TCP port among the addresses that the broker has bound."""
     return next(int(address.rpartition(":")[2]) for address in addresses if address.startswith("tcp://"))
 
 
-def _private_folder() -> str:
+def private_folder() -> str:
     """A new folder that only this user can enter, with a path short enough for a socket in it."""
     import tempfile
 
@@ -86,7 +93,7 @@ def _private_folder() -> str:
     return folder
 
 
-def _deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
+def deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
     """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
 
     The processes of an Executor take the devices in turn, shard by shard. Devices are looked for once, if anybody

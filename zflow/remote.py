@@ -1,0 +1,125 @@
+"""Replicas on another machine: they join a running Flow that allows it, compete with its own, and may leave any time.
+
+They are run by a process manager of their own, without a broker; the Flow's broker only sees them come and go.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as network
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from zflow import address, errors, plan, prepare, spawn
+from zflow.client import ask
+from zflow.launch import Launched
+from zflow.link import Seat
+from zflow.manager import Plan
+from zflow.suggest import did_you_mean, listed
+from zflow.topology import FIELDS, ExecutorSpec, Topology
+
+log = logging.getLogger("zflow")
+
+#: The keywords of `Flow.add` that are said where a replica runs; the others are the Flow's business.
+TAKES: Final = (
+    "uses",
+    "replicas",
+    "uses_with",
+    "uses_metas",
+    "uses_requests",
+    "py_modules",
+    "install_requirements",
+    "env",
+    "workspace",
+    "timeout_ready",
+)
+CLOSING = 10.0  # seconds that requests under way and the Executors' close() may take at the end
+
+
+def join(
+    broker: str,
+    executor: str,
+    uses: Any,
+    *,
+    shard: int = 0,
+    stop_event: Any = None,
+    **options: Any,
+) -> None:
+    """Run replicas of a running Flow's Executor here, until Ctrl-C, SIGTERM, or until `stop_event` is set.
+
+    A replica that dies is started anew; while the Flow is away they wait for it. At the end they finish what they are
+    at, and what they have not begun goes to others.
+
+    Args:
+        broker: `'host:port'` where the Flow takes replicas (`Flow(replica_port=...)`).
+        executor: the name of the Executor.
+        uses: what the replicas run, as in `Flow.add`.
+        shard: which shard they are replicas of, if the Executor has several.
+        stop_event: an Event of threading or multiprocessing.
+        options: any of `TAKES`; `replicas` is how many to run here, 1 when left out.
+
+    Raises:
+        FlowUnreachable: nobody answers there.
+        InvalidFlow: the Flow has no such Executor or shard, or an option cannot be.
+        StartupFailed: an Executor did not get ready, or the Flow does not take it.
+    """
+    host, port = address.parse(broker, error=errors.InvalidFlow)
+    _check(options, executor)
+    url = address.endpoint(host, port)
+    info = _told(url)
+    spec = _spec(executor, uses, options, info, shard)
+    prepare.check([spec])
+    prepare.install([spec])
+    seats = _seats(spec, url, shard, info["max_message_bytes"])
+    launched = Launched(Plan(None, seats, plan.private_folder()), spawn.choose(None))
+    try:
+        log.info("%s of the Flow at %s: %d here", executor, address.spell(host, port), len(seats))
+        launched.wait(stop_event)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        launched.close(CLOSING)
+
+
+def _check(options: Mapping[str, Any], executor: str) -> None:
+    for key in options:
+        if key not in TAKES:
+            why = " is the Flow's business" if key in FIELDS else did_you_mean(key, TAKES)
+            raise errors.InvalidFlow(
+                f"a replica takes no {key!r}{why}: it takes {listed(TAKES)} (executor {executor!r})"
+            )
+
+
+def _told(url: str) -> dict[str, Any]:
+    try:
+        info = ask(url)
+    except errors.FlowUnreachable:
+        raise errors.FlowUnreachable(
+            f"no Flow takes replicas at {url}: is it running, with replica_port= set to this port?"
+        ) from None
+    if not info.get("for_replicas"):
+        raise errors.InvalidFlow(
+            f"{url} is where clients of the Flow connect: replicas join at the port that Flow(replica_port=...) says"
+        )
+    return info
+
+
+def _spec(executor: str, uses: Any, options: Mapping[str, Any], info: Mapping[str, Any], shard: int) -> ExecutorSpec:
+    told = {name: one for name, one in info.get("executors", {}).items() if not one.get("addresses")}
+    if executor not in told:
+        hint = did_you_mean(executor, told) or f"; there are {listed(told)}"
+        raise errors.InvalidFlow(f"the Flow has no Executor {executor!r} that replicas could join{hint}")
+    shards = told[executor]["shards"]
+    if shard not in range(shards):
+        raise errors.InvalidFlow(f"shard must be from 0 to {shards - 1}, not {shard!r} (executor {executor!r})")
+    spec = Topology().add({}, None, name=executor, uses=uses, **options)
+    return replace(spec, shards=shards, no_reduce=told[executor]["no_reduce"])
+
+
+def _seats(spec: ExecutorSpec, url: str, shard: int, limit: int) -> list[Seat]:
+    devices = plan.deal_devices([replace(spec, shards=1)])[spec.name]
+    machine = network.gethostname().split(".")[0] or "elsewhere"
+    return [
+        Seat(spec, 0, shard, number, url, None, None, limit, device, machine) for number, device in enumerate(devices)
+    ]
