@@ -216,6 +216,7 @@ class Address:
     def close(self) -> None:
         """Let go of the sockets."""
         self.socket.disable_monitor()
+        self.monitor.close()
         self.socket.close()
 
 

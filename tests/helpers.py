@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,13 @@ def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
 def socket_folders() -> list[str]:
     """The folders of running Flows, all of this test run's."""
     return sorted(name for name in os.listdir(tempfile.gettempdir()) if name.startswith("zflow-"))
+
+
+def free_port() -> int:
+    """A TCP port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 # -- scripts ----------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple
         host, port = host * (count // len(host)), port * (count // len(port))
         found = tuple(_with_port(name, number, owner) for name, number in zip(host, port, strict=True))
     else:
-        found = tuple(address.spell(*address.parse(name, error=InvalidFlow, owner=owner)) for name in host)
+        found = tuple(address.spell(*_parse(name, None, owner)) for name in host)
     for one in found:
         if found.count(one) > 1:
             raise InvalidFlow(f"address {one!r} is there more than once: each is one replica ({owner})")
@@ -84,10 +84,17 @@ def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple
 
 
 def _with_port(host: str, port: int, owner: str) -> str:
-    name, number = address.parse(host, port, error=InvalidFlow, owner=owner)
+    name, number = _parse(host, port, owner)
     if number != port:
         raise InvalidFlow(f"host {host!r} names a port, and port={port} another one: say it once ({owner})")
     return address.spell(name, port)
+
+
+def _parse(host: str, port: int | None, owner: str) -> tuple[str, int]:
+    try:
+        return address.parse(host, port, error=InvalidFlow, owner=owner)
+    except InvalidFlow as error:
+        raise InvalidFlow(f"host: {error.message}") from None
 
 
 def check(given: Collection[str], external: bool, needs: tuple[str, ...], no_reduce: bool, owner: str) -> None:
