@@ -53,10 +53,16 @@ def why(pool: Pool, fail: Fail) -> bytes:
         name = f"{name}/shard-{fail.task.shard}"
     held_by = name_of(fail.held_by) if fail.held_by is not None else None
     if fail.reason == "crashed":
+        deaths = ", ".join(f"{name_of(replica)} ({how})" for replica, how in fail.task.deaths)
         return error(
             "ReplicaCrashed",
-            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request, the last one"
-            f" {held_by}; it is not tried again (retries={pool.balancer.retries})",
+            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request: {deaths};"
+            f" it is not tried again (retries={pool.balancer.retries})",
+        )
+    if fail.reason == "again":
+        return error(
+            "ReplicaCrashed",
+            f"Executor {name!r} may have begun this request before the broker died; it is not begun again (retries=0)",
         )
     nobody = f"none of the addresses of external Executor {name!r} answers: {', '.join(pool.node.addresses)}"
     if fail.reason == "unreachable":

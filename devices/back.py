@@ -18,7 +18,7 @@ import zmq
 from . import answers, protocol, sockets
 from .balancer import Replica
 from .fanout import BEACON_EVERY
-from .pool import Pool
+from .pool import NO_GROUP, Pool
 from .settings import Settings
 
 log = logging.getLogger("zflow.broker")
@@ -26,7 +26,6 @@ log = logging.getLogger("zflow.broker")
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
-NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
 
 
 class Owner(Protocol):
@@ -41,8 +40,8 @@ class Owner(Protocol):
     def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
         """It gets nothing new, but may have answered."""
 
-    def gone(self, pool: Pool, name: Any) -> None:
-        """It has ended, and all that it said before was heard."""
+    def gone(self, pool: Pool, name: Any, how: str) -> None:
+        """It has ended, as in `'SIGKILL'`, and all that it said before was heard."""
 
     def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
         """It has not seen these fan-outs."""
@@ -129,6 +128,7 @@ class Back:
         self._pool_of: dict[bytes, Pool] = {}
         self._lines: dict[bytes, Line] = {}
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
+        self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
@@ -302,15 +302,18 @@ class Back:
         """A message could not be sent to this replica."""
         self._lose(identity, time.monotonic(), unsent)
 
-    def dead(self, identity: bytes) -> None:
-        """A replica's process has ended. What it still said before counts."""
+    def dead(self, identity: bytes, how: str) -> None:
+        """A replica's process has ended, as in `'SIGKILL'`. What it still said before counts."""
+        self._how[identity] = how
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)
         self._lose(identity, time.monotonic() + LAST_WORDS)
 
     def _lose(self, identity: bytes, until: float, unsent: int | None = None) -> None:
         pool = self._pool_of.get(identity)
-        if pool is not None:
+        if pool is None:
+            self._how.pop(identity, None)
+        else:
             self._lost[identity] = until
             self._owner.lost(pool, identity, unsent)
 
@@ -322,6 +325,7 @@ class Back:
             while port.readable():
                 self._read(port, handle)
         for identity in over:
+            how = self._how.pop(identity, "its connection broke")
             pool = self._forget(identity)
             if pool is not None:
-                self._owner.gone(pool, identity)
+                self._owner.gone(pool, identity, how)

@@ -45,7 +45,7 @@ class Task:
         shard: the only shard whose replicas may have it; None for any.
     """
 
-    __slots__ = ("assigned", "crashes", "deadline", "holder", "id", "payload", "shard", "suspect", "waited")
+    __slots__ = ("assigned", "crashes", "deadline", "deaths", "holder", "id", "payload", "shard", "suspect", "waited")
 
     def __init__(self, id: int, payload: Any = None, deadline: float = math.inf, shard: int | None = None) -> None:
         self.id = id
@@ -56,6 +56,7 @@ class Task:
         self.assigned = 0.0  # when it was given to its holder, or else submitted
         self.waited = False  # for others at its replica, before it was begun
         self.crashes = 0
+        self.deaths: tuple[tuple[Any, str], ...] = ()  # which replicas had begun it when they ended, and how they did
         self.suspect = False
 
     def __repr__(self) -> str:
@@ -215,8 +216,11 @@ class Balancer:
         actions.extend(self._dispatch(now))
         return actions
 
-    def crash(self, name: Any, now: float, blame: bool = True) -> list[Action]:
-        """The replica is gone, whatever it was doing; unless `blame` is False, that may be what it was doing."""
+    def crash(self, name: Any, now: float, blame: bool = True, how: str = "") -> list[Action]:
+        """The replica is gone, whatever it was doing; unless `blame` is False, that may be what it was doing.
+
+        `how` it ended is remembered by the tasks that it had begun.
+        """
         replica = self._drop(name)
         if replica is None:
             return []
@@ -226,7 +230,9 @@ class Balancer:
             if task is None:
                 continue
             # Parts of fan-outs stand behind others also where tasks are sent once at most: any may have begun.
-            task.crashes += at < replica.slots or not self.retries
+            if at < replica.slots or not self.retries:
+                task.crashes += 1
+                task.deaths = (*task.deaths, (name, how))
             if task.crashes > self.retries:
                 del self.tasks[task.id]
                 actions.append(Fail(task, "crashed", name))

@@ -25,6 +25,7 @@ from .external import Externals
 from .fanout import Publish
 from .front import Front
 from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
+from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings
 
@@ -70,6 +71,10 @@ class Broker:
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
         self._encode = protocol.encoder()
+        self._commands = 0
+        self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
+        self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
+        self._rests = Rests(self._by_name, self.lost, self.found, self._front.controlled)
         self.closing = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
@@ -115,6 +120,8 @@ class Broker:
 
     def _tick(self) -> None:
         self._back.tick()
+        if self._rests:
+            self._rests.tick()
         if self._externals:
             self._externals.tick(time.monotonic())
         for pool in self._pools:
@@ -157,6 +164,15 @@ class Broker:
         self._end(walk)
         self._front.forget(walk)
 
+    def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+        """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
+        if command in ("drain", "undrain"):
+            self._rests.begin(origin, command, arguments.get("replica"))
+        else:
+            self._commands += 1
+            self._commanded[self._commands] = origin
+            self._tell("control", self._commands, command, arguments)
+
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
         return {
@@ -168,7 +184,9 @@ class Broker:
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
             "malformed": dict(self.counts),
-            "executors": {name: pool.info() for name, pool in self._by_name.items()},
+            "executors": {
+                name: {**pool.info(), "crashing": self._crashing.get(name, [])} for name, pool in self._by_name.items()
+            },
         }
 
     # -- the walk -------------------------------------------------------------------------------------------------
@@ -258,9 +276,9 @@ class Broker:
         self._do(pool, actions)
         return tasks
 
-    def gone(self, pool: Pool, name: Any) -> None:
-        """The replica has ended; whatever it had is to be given to others."""
-        self._do(pool, pool.crash(name, time.monotonic()))
+    def gone(self, pool: Pool, name: Any, how: str) -> None:
+        """The replica has ended, as in `'SIGKILL'`; whatever it had is to be given to others."""
+        self._do(pool, pool.crash(name, time.monotonic(), how))
 
     def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
         """The replica has not seen these fan-outs."""
@@ -336,7 +354,11 @@ class Broker:
             while self._control.poll():
                 command, *arguments = msgpack.unpackb(self._control.recv_bytes())
                 if command == "dead":
-                    self._back.dead(arguments[0])
+                    self._back.dead(*arguments)
+                elif command == "crashing":
+                    self._crashing[arguments[0]] = arguments[1]
+                elif command == "controlled":
+                    self._front.controlled(self._commanded.pop(arguments[0]), arguments[1])
                 elif command == "drain":
                     self.closing = True
                     if not self._walks:

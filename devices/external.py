@@ -39,7 +39,7 @@ class Owner(Protocol):
     def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
         """It gets nothing new, but may still answer or be back; it has not begun `unsent`, and will not."""
 
-    def gone(self, pool: Pool, name: Any) -> None:
+    def gone(self, pool: Pool, name: Any, how: str) -> None:
         """It will not answer; whatever it had is to be given to others."""
 
     def resized(self, pool: Pool, name: Any, slots: int) -> None:
@@ -86,9 +86,9 @@ class Address:
 
     # -- as a line to a replica -----------------------------------------------------------------------------------
 
-    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any]) -> bool:
+    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any], kind: int = protocol.REQUEST) -> bool:
         """Send a task."""
-        self._port.send([self._encode((protocol.VERSION, protocol.REQUEST, id, endpoint, None, parts, 0)), *frames])
+        self._port.send([self._encode((protocol.VERSION, kind, id, endpoint, None, parts, 0)), *frames])
         return True
 
     def recall(self, id: int) -> bool:
@@ -143,7 +143,8 @@ class Address:
 
     def _cut(self, now: float) -> None:
         if self.here and self._lost_at is None:
-            self._lost_at = now
+            # What may have begun must not begin again: then there is nothing to wait for.
+            self._lost_at = now if self.pool.balancer.retries else now - 2 * GRACE
             self._owner.lost(self.pool, self.name)
 
     def _gone(self) -> None:
@@ -153,7 +154,7 @@ class Address:
         if replica is not None and len(self._forgotten) < NEVER_MIND:
             self._forgotten.update(replica.held)
         self.here, self._lost_at = False, None
-        self._owner.gone(self.pool, self.name)
+        self._owner.gone(self.pool, self.name, "it does not answer")
 
     def _welcomed(self, info: dict[str, Any], now: float) -> None:
         before, self.info = self.info, info
@@ -170,7 +171,7 @@ class Address:
             self._lost_at = None
             for task in self._owner.found(self.pool, self.name):
                 walk, parts, frames = self._owner.task_frames(task)
-                self.give(task.id, walk.endpoint, parts, frames)
+                self.give(task.id, walk.endpoint, parts, frames, protocol.AGAIN)
             self._owner.resized(self.pool, self.name, slots)
         else:
             self._owner.resized(self.pool, self.name, slots)

@@ -145,6 +145,8 @@ class Fanout:
 
     def join(self, replica: Replica, group: int) -> int:
         """Its subscription is confirmed: it is a member from now on. Returns the number of the group's last fan-out."""
+        while len(self.groups) <= group:
+            self.groups.append(Group(len(self.groups)))
         self.groups[group].members[replica.shard] = replica
         return self.groups[group].number
 

@@ -40,6 +40,9 @@ class Owner(Protocol):
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
 
+    def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+        """Something about the Flow is to be changed."""
+
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
@@ -74,6 +77,7 @@ class Front:
         self.addresses += sockets.bind(public, [settings.public])
         self._public = protocol.Port(public, 3)
         self._ports = [protocol.Port(local, 3), self._public]
+        self._open_to_control = settings.open_to_control
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
@@ -99,15 +103,29 @@ class Front:
         except protocol.WrongVersion:
             self._refuse_version(port, frames)
             raise
-        if header[1] == protocol.REQUEST:
+        if header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
             self._request(port, client, header, frames[2:])
         elif header[1] == protocol.HELLO:
             welcome = self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
             self._to_send.append((port, [client, welcome]))
+        elif header[1] == protocol.CONTROL:
+            self._control((port, client, header[2]), header[3], header[4])
         else:
             walk = self._owner.under_way((port, client, header[2]))
             if walk is not None:
                 self._owner.cancel(walk)
+
+    def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+        if origin[0] is self._public and not self._open_to_control:
+            error = "a Flow that listens on more than loopback takes that from clients with keys (curve=) only"
+            self.controlled(origin, {"error": error})
+        else:
+            self._owner.control(origin, command, arguments)
+
+    def controlled(self, origin: Any, result: dict[str, Any]) -> None:
+        """Tell what came of a command."""
+        port, client, id = origin
+        self._to_send.append((port, [client, self._encode((protocol.VERSION, protocol.CONTROLLED, id, result))]))
 
     def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: list[Any]) -> None:
         _, _, id, endpoint, targets, parts, timeout = header
@@ -123,6 +141,7 @@ class Front:
         if port is self._public:
             self._in_flight[client] = self._in_flight.get(client, 0) + 1
         walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
+        walk.again = header[1] == protocol.AGAIN
         error = self._objection(walk, frames)
         if error:
             self.fail(walk, answers.error(*error))

@@ -16,6 +16,7 @@ from .router import Inputs, Node, Walk
 
 Actions = Sequence[Action | Publish]
 
+NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
 NOBODY = 10.0  # seconds without any address of an external Executor, until requests without a deadline are given up
 
 
@@ -91,15 +92,15 @@ class Pool:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
         self._nobody_since = math.inf
         actions = self.balancer.join(replica, now)
-        if self.fanout is None:
-            return 0, actions
+        if self.fanout is None or group == NO_GROUP:
+            return 0, self._and_fan_out(actions, now)
         self._groups[replica.name] = group
         return self.fanout.join(replica, group), self._and_fan_out(actions, now)
 
-    def crash(self, name: Any, now: float) -> Actions:
+    def crash(self, name: Any, now: float, how: str = "") -> Actions:
         """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
         self._forget(name)
-        return self._and_fan_out(self.balancer.crash(name, now, blame=not self.node.addresses), now)
+        return self._and_fan_out(self.balancer.crash(name, now, not self.node.addresses, how), now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
@@ -134,6 +135,8 @@ class Pool:
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """The walk visits this node; `id` is its task id, or the first of them."""
+        if walk.again and not self.balancer.retries:
+            return [Fail(Task(id, (walk, inputs)), "again")]
         deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline)
@@ -188,7 +191,7 @@ class Pool:
     def missed(self, name: Any, first: int, last: int) -> Actions:
         """A replica has not seen these fan-outs."""
         replica = self.balancer.replicas.get(name)
-        if self.fanout is None or replica is None:
+        if self.fanout is None or replica is None or name not in self._groups:
             return []
         return self.fanout.missed(replica, self._groups[name], first, last)
 

@@ -6,11 +6,14 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
     client  -> broker    HELLO token                              are you there, and who are you?
                          REQUEST id endpoint targets parts timeout_ms
                                                       + payload   walk this through the graph; 0 ms: take your time
+                         AGAIN ...                                a REQUEST that may have been begun before
                          CANCEL id                                nobody wants its answer any more
+                         CONTROL id command arguments             change something about the Flow
     broker  -> client    (an empty frame)                         this connection is new: what was on its way is lost
                          WELCOME token info
                          REPLY id parts notes took_us + payload
                          FAILED id took_us            + error
+                         CONTROLLED id result
     replica -> broker    HELLO token                              who are you?
                          READY executor endpoints slots shard replica
                                                                   take me into the pool
@@ -56,8 +59,8 @@ BATCH = 64  # messages taken from one socket before anything else is looked at
 BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
-HELLO, REQUEST, CANCEL = 1, 2, 3
-WELCOME, REPLY, FAILED = 11, 12, 13
+HELLO, REQUEST, CANCEL, AGAIN, CONTROL = 1, 2, 3, 4, 5
+WELCOME, REPLY, FAILED, CONTROLLED = 11, 12, 13, 14
 READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
 ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED = 31, 32, 33, 34, 35, 36
 
@@ -67,9 +70,12 @@ _NONE = type(None)
 _Shapes = dict[int, set[tuple[Any, ...]]]  # of the types of the fields
 
 _LISTS = (_NONE, list)
+_REQUEST = {(int, int, int, str, targets, parts, int) for targets in _LISTS for parts in _LISTS}
 FROM_CLIENT: _Shapes = {
     HELLO: {(int, int, int)},
-    REQUEST: {(int, int, int, str, targets, parts, int) for targets in _LISTS for parts in _LISTS},
+    REQUEST: _REQUEST,
+    AGAIN: _REQUEST,
+    CONTROL: {(int, int, int, str, dict)},
     CANCEL: {(int, int, int)},
 }
 FROM_REPLICA: _Shapes = {
@@ -84,6 +90,7 @@ TO_CLIENT: _Shapes = {
     WELCOME: {(int, int, int, dict)},
     REPLY: {(int, int, int, parts, notes, int) for parts in _LISTS for notes in (_NONE, dict)},
     FAILED: {(int, int, int, int)},
+    CONTROLLED: {(int, int, int, dict)},
 }
 TO_REPLICA: _Shapes = {
     WELCOME: {(int, int, int, dict)},

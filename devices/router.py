@@ -78,13 +78,26 @@ class Walk:
         timeout: the seconds that it may take, or None.
     """
 
-    __slots__ = ("begun", "deadline", "endpoint", "inputs", "notes", "open", "origin", "targets", "timeout", "visits")
+    __slots__ = (
+        "again",
+        "begun",
+        "deadline",
+        "endpoint",
+        "inputs",
+        "notes",
+        "open",
+        "origin",
+        "targets",
+        "timeout",
+        "visits",
+    )
 
     def __init__(
         self, origin: Any, endpoint: str, targets: frozenset[str] | None = None, timeout: float | None = None
     ) -> None:
         self.origin = origin
         self.timeout = timeout
+        self.again = False  # it may have been begun before, by a broker that is gone
         self.begun = 0.0
         self.deadline = math.inf
         self.endpoint = endpoint

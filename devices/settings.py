@@ -25,8 +25,7 @@ class Settings:
         replicas_from: where replicas of other machines connect; None takes none.
         max_connections: how many connections there may be to each public address.
         max_requests_per_client: how many requests a client may have in flight over one public connection.
-        keys: with these, whoever connects from elsewhere has to prove who it is; None for plain connections.
-        far_keys: per external node that needs them, what its addresses are to be shown.
+        open_to_control: whether public connections may change the Flow, too.
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
         version: zflow's version, told to clients that ask.
@@ -44,6 +43,7 @@ class Settings:
     replicas_from: str | None = None
     max_connections: int = 10_000
     max_requests_per_client: int = 10_000
+    open_to_control: bool = False
     instance: str = ""
     epoch: int = 0
     version: str = ""

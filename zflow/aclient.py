@@ -14,7 +14,8 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.client import CONNECTING, LOOK, SILENCE, address_of, check_same_flow, open_socket, together
+from zflow.client import address_of, together
+from zflow.connection import CONNECTING, LOOK, SILENCE, check_same_flow, open_socket
 from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.exchange import (

@@ -7,7 +7,6 @@ thread itself sends and receives. After a fork the new process makes its own.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import protocol, sockets
+from zflow.connection import Connection
 from zflow.document import DocumentArray
 from zflow.exchange import (
     PREFETCH,
@@ -32,12 +31,6 @@ from zflow.exchange import (
     choose_targets,
 )
 from zflow.shortcuts import Shortcuts
-
-LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
-GATHERING = 200e-6  # seconds that a request may wait for those sent with it
-LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
-CONNECTING = 5.0  # seconds to wait for a Flow's first word
-SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
 
 def address_of(host: str, port: int | str) -> str:
@@ -56,177 +49,12 @@ def address_of(host: str, port: int | str) -> str:
     return f"tcp://{host}:{number}"
 
 
-def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
-    """A DEALER connected to a Flow's front."""
-    socket = sockets.dealer(context)
-    socket.set(zmq.RCVTIMEO, LOOK)
-    try:
-        socket.connect(address)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise errors.FlowUnreachable(f"{address} is no address that can be connected to: {error}") from None
-    return socket
-
-
-def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise FlowUnreachable if another Flow, or the same one started anew, has taken the place of a Flow."""
-    if before.get("instance") != now.get("instance"):
-        raise errors.FlowUnreachable(f"the Flow at {address} has ended; another one listens there now: post again")
-
-
-class _Connection:
-    """One socket to the broker, used by one thread at a time."""
-
-    def __init__(self, context: zmq.Context[Any], address: str, check: Callable[[], None]) -> None:
-        self._address = address
-        self._check = check
-        self.ids = itertools.count(1)
-        self.encode = protocol.encoder()
-        self._socket = open_socket(context, address)
-        self._port = protocol.Port(self._socket, 2)
-        self.info: dict[str, Any] = {}
-        self._anew = False  # connected anew: the broker may be another one, or have missed something
-        self.used = time.monotonic()
-        try:
-            self.info = self.hello()
-        except BaseException:
-            self.close()
-            raise
-
-    def refresh(self) -> None:
-        """Ask anew who the broker is if the last use was long ago: another Flow may listen there by now."""
-        if time.monotonic() - self.used > LOOK / 1000:
-            self.info = self.hello()
-
-    def hello(self) -> dict[str, Any]:
-        """Ask the broker who it is."""
-        token = next(self.ids)
-        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
-        deadline = time.monotonic() + CONNECTING
-        while time.monotonic() < deadline:
-            for header, _ in self._receive_some():
-                if header[1] == protocol.WELCOME and header[2] == token:
-                    return dict(header[3])
-                if header[1] == protocol.FAILED:
-                    raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
-        raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
-
-    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
-        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
-        try:
-            messages = self._port.receive_some(protocol.BATCH)
-        except zmq.Again:
-            self._make_sure()
-            return []
-        if any(not message[0] for message in messages):
-            messages = [message for message in messages if message[0]]
-            self._greeted()
-        try:
-            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
-        except protocol.Malformed as error:
-            raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
-
-    def _greeted(self) -> None:
-        """There is a new connection; if it is not the first one, ask who is there now."""
-        if self.info:
-            self._anew = True
-            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
-
-    def _make_sure(self) -> None:
-        """Raise if the Flow has ended, unless its last answers are still on their way."""
-        try:
-            self._check()
-        except errors.ZflowError:
-            if not self._socket.poll(LAST_WORDS):
-                raise
-
-    def _receive(self, exchange: Exchange) -> list[tuple[list[Any], list[Any]]]:
-        """What has arrived; while there is nothing, make sure that the broker is still there."""
-        asked = 0.0
-        while True:
-            messages = self._receive_some()
-            if messages or exchange.expire(self._address):
-                return messages
-            now = time.monotonic()
-            if not asked:
-                asked = now
-                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
-            elif now - asked > SILENCE:
-                raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
-
-    def run(self, exchange: Exchange, at_hand: bool) -> Iterator[Response]:
-        """Send and receive until the exchange is finished; yield responses in the order of the inputs.
-
-        `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
-        might take its time, and even wait for what the first request brings about.
-        """
-        while True:
-            while exchange.has_room:
-                self._send_some(exchange, at_hand)
-            if exchange.finished:
-                return
-            for header, payload in self._receive(exchange):
-                if header[1] == protocol.WELCOME:
-                    check_same_flow(self._address, self.info, header[3])
-                    self._send_again(exchange)
-                else:
-                    exchange.take(header, payload)
-            yield from exchange.ready()
-
-    def _send_some(self, exchange: Exchange, at_hand: bool) -> None:
-        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
-        together: list[list[Any]] = []
-        begun = time.perf_counter()
-        while exchange.has_room:
-            frames = exchange.next()
-            if frames is None:
-                break
-            together.append(frames)
-            # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if not at_hand or len(frames) > 2 or time.perf_counter() - begun > GATHERING:
-                break
-        for frames in together:
-            for tracker in self._port.send_tracked(frames):
-                tracker.wait()
-
-    def _send_again(self, exchange: Exchange) -> None:
-        """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
-        if self._anew:
-            self._anew = False
-            for frames in exchange.again():
-                self._port.send(frames)
-
-    def abandon(self, exchange: Exchange) -> None:
-        """Tell the broker not to bother with what was not answered."""
-        for frames in exchange.cancelled():
-            self._port.send(frames)
-
-    def close(self) -> None:
-        """Close the socket when what it has to say is out, but soon."""
-        self._socket.close(LAST_WORDS)
-
-
-def ask(address: str) -> dict[str, Any]:
-    """Ask a broker about its Flow.
-
-    Raises:
-        FlowUnreachable: nobody answers.
-    """
-    context: zmq.Context[Any] = zmq.Context()
-    try:
-        connection = _Connection(context, address, lambda: None)
-        connection.close()
-        return connection.info
-    finally:
-        context.term()
-
-
 class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
     def __init__(self, owner: Client) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
-        self.idle: list[_Connection] = []
+        self.idle: list[Connection] = []
         self.lent = 0  # connections in use
         # Were a context collected as garbage together with its sockets, it might wait for them for ever.
         self._finalizer = weakref.finalize(owner, self.shut)
@@ -294,7 +122,7 @@ class Client(Shortcuts):
         self.close()
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[_Connection]:
+    def _connection(self) -> Iterator[Connection]:
         """A connection for one thread's use; after an error it is thrown away.
 
         Answers to what was given up may still come, and nobody else must get them.
@@ -308,7 +136,7 @@ class Client(Shortcuts):
         good = False
         try:
             if connection is None:
-                connection = _Connection(pool.context, self._address, self._check)
+                connection = Connection(pool.context, self._address, self._check)
             else:
                 connection.refresh()
             yield connection
@@ -316,7 +144,7 @@ class Client(Shortcuts):
         finally:
             self._give_back(connection, pool, good)
 
-    def _give_back(self, connection: _Connection | None, pool: _Pool, good: bool) -> None:
+    def _give_back(self, connection: Connection | None, pool: _Pool, good: bool) -> None:
         with self._lock:
             pool.lent -= 1
             if connection is not None and good and pool is self._pool:
@@ -345,6 +173,50 @@ class Client(Shortcuts):
         """
         with self._connection() as connection:
             return connection.hello()
+
+    def scale(self, executor: str, replicas: int) -> dict[str, Any]:
+        """Give an Executor so many replicas (of each shard), and return when they serve, or the surplus has ended.
+
+        Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to others.
+
+        Returns:
+            `{'executor': name, 'replicas': now, 'before': then}`.
+
+        Raises:
+            ChangeRefused: there is no such Executor, or a new replica did not get ready.
+            FlowUnreachable, FlowNotRunning: there is no Flow to ask.
+        """
+        return self._command("scale", executor=executor, replicas=replicas)
+
+    def restart(self, executor: str) -> dict[str, Any]:
+        """Put a new process in the place of each replica, one after the other; code in files is read anew.
+
+        A new one is ready before the old one finishes what it is at and ends, so there are never fewer than asked for.
+
+        Returns:
+            `{'executor': name, 'restarted': how many}`.
+
+        Raises: as `scale`; the replicas that were not replaced go on as they are.
+        """
+        return self._command("restart", executor=executor)
+
+    def drain(self, replica: str) -> dict[str, Any]:
+        """Give a replica, such as `'encoder/rep-0'`, nothing more, and return when it has finished what it had.
+
+        Raises: as `scale`; also if no other one could serve its requests.
+        """
+        return self._command("drain", replica=replica)
+
+    def undrain(self, replica: str) -> dict[str, Any]:
+        """Let a replica compete again that was drained. Raises: as `scale`."""
+        return self._command("undrain", replica=replica)
+
+    def _command(self, command: str, **arguments: Any) -> dict[str, Any]:
+        with self._connection() as connection:
+            result = connection.command(command, arguments)
+        if "error" in result:
+            raise errors.ChangeRefused(str(result["error"]))
+        return result
 
     def post(
         self,

@@ -56,6 +56,14 @@ class FlowUnreachable(ZflowError, ConnectionError):
     """No Flow answers at that address, or it stopped answering."""
 
 
+class Overloaded(ZflowError, RuntimeError):
+    """More was asked for than is taken at a time; nothing was begun, and it may be asked again later."""
+
+
+class ChangeRefused(ZflowError, RuntimeError):
+    """A change of a running Flow cannot be made; what was there goes on as it was."""
+
+
 class StartupFailed(ZflowError, RuntimeError):
     """An Executor did not get ready; the message carries its traceback, and nothing was left running."""
 

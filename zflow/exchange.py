@@ -180,17 +180,17 @@ class Exchange:
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        return [self._header(id, self._timeout or 0), *frames]
+        return [self._header(protocol.REQUEST, id, self._timeout or 0), *frames]
 
-    def _header(self, id: int, timeout: int) -> bytes:
-        return self._encode((protocol.VERSION, protocol.REQUEST, id, self._endpoint, self._targets, None, timeout))
+    def _header(self, kind: int, id: int, timeout: int) -> bytes:
+        return self._encode((protocol.VERSION, kind, id, self._endpoint, self._targets, None, timeout))
 
     def again(self) -> Iterator[list[Any]]:
         """The frames of the requests that were not answered, for a broker that may not have got them."""
         now = time.monotonic()
         for id, sent in self._sent.items():
             left = 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
-            yield [self._header(id, left), *sent.payload]
+            yield [self._header(protocol.AGAIN, id, left), *sent.payload]
 
     def cancelled(self) -> Iterator[list[Any]]:
         """The messages that tell the broker that nobody wants the answers still to come."""

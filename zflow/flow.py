@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow")
 
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 DEFAULTS: Final[dict[str, Any]] = {
     "port": None,
     "host": "127.0.0.1",
@@ -262,7 +261,7 @@ class Flow(Shortcuts):
         except BaseException:
             os.rmdir(ready.folder)
             raise
-        if self.host not in LOOPBACK:
+        if self.host not in plan.LOOPBACK:
             log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
         launched = Launched(ready, method)
         self._launched = launched
@@ -316,6 +315,24 @@ class Flow(Shortcuts):
             what = "was closed: start() it again" if self._closed else "is not started: use start() or `with flow:`"
             raise errors.FlowNotRunning(f"the Flow {what}")
         return self._launched, self._client
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def scale(self, executor: str, replicas: int) -> dict[str, Any]:
+        """Give an Executor so many replicas while the Flow runs; as `Client.scale`."""
+        return self._running()[1].scale(executor, replicas)
+
+    def restart(self, executor: str) -> dict[str, Any]:
+        """Put a new process in the place of each replica of an Executor, one after the other; as `Client.restart`."""
+        return self._running()[1].restart(executor)
+
+    def drain(self, replica: str) -> dict[str, Any]:
+        """Give a replica, such as `'encoder/rep-0'`, nothing more; as `Client.drain`."""
+        return self._running()[1].drain(replica)
+
+    def undrain(self, replica: str) -> dict[str, Any]:
+        """Let a replica compete again that was drained; as `Client.undrain`."""
+        return self._running()[1].undrain(replica)
 
     # -- posting --------------------------------------------------------------------------------------------------
 

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import zmq
 
-from zflow import process, worker
+from zflow import process
+from zflow.changes import Changes
+from zflow.children import LOOP, Child, Children, backoff
 from zflow.devices import broker
 from zflow.devices.settings import Settings
-from zflow.link import Seat, identity
+from zflow.link import Seat
 from zflow.logs import name_lines
 
 if TYPE_CHECKING:
@@ -34,11 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.manager")
 
-FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
-LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
 BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
-STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
@@ -52,33 +51,14 @@ class Plan:
         seats: one per replica.
         folder: where the Flow's sockets lie; removed at the end.
         externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
+        devices: by Executor, the devices that its replicas share, if any are dealt out.
     """
 
     settings: Settings | None
     seats: Sequence[Seat]
     folder: str
     externals: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Child:
-    """A replica's seat and the process that sits in it now, if any."""
-
-    seat: Seat
-    pid: int = 0
-    status: Connection | None = None
-    ready: bool = False
-    started: float = 0.0
-    deaths: int = 0
-    restart_at: float | None = None
-    identity: bytes = b""
-    last_error: dict[str, Any] | None = None
-    timed_out: bool = False
-
-    @property
-    def overdue_at(self) -> float | None:
-        limit = self.seat.spec.timeout_ready
-        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else None
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def run(plan: Plan, parent: Connection, user: int) -> int:
@@ -101,7 +81,6 @@ class _Manager:
         self._plan = plan
         self._parent = parent
         self._user = user
-        self._children = [_Child(seat) for seat in plan.seats]
         self._settings = plan.settings
         self._broker_pid = 0
         self._broker: Connection | None = None
@@ -109,18 +88,20 @@ class _Manager:
         self._broker_deaths = 0
         self._broker_restart_at: float | None = None
         self._broker_error: dict[str, Any] | None = None  # why it could not start
-        self._starting = True
+        self.starting = True
         self._begun = time.monotonic()
         self._awaited = dict(plan.externals)  # those of which no address has answered yet
         self._said = False  # that they are waited for
         self._closing = False
-        self._ending = False
+        self.ending = False
         self._end_by = 0.0  # when what has not ended by then is killed
         self._hung_up = False
         self._terminated = False
         self._drained = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
+        self._children = Children(list(plan.seats), self._selector, self)
+        self._changes = Changes(self._children, plan.devices)
         self._wake_on_signals()
         self._watch_user()
 
@@ -134,14 +115,14 @@ class _Manager:
         else:
             self._drained = True
             self._bound([], [])
-        while not self._ending:
+        while not self.ending:
             self._turn(self._next_timer())
             self._check_timers()
 
     def _turn(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
             key.data()
-            if self._ending:
+            if self.ending:
                 return
 
     def _wake_on_signals(self) -> None:
@@ -162,10 +143,9 @@ class _Manager:
 
     def _next_timer(self) -> float:
         now = time.monotonic()
-        times = [child.restart_at for child in self._children if child.restart_at is not None]
+        times = self._children.timers
         times += [self._broker_restart_at] if self._broker_restart_at is not None else []
-        times += [child.overdue_at for child in self._children if child.overdue_at is not None]
-        times += [self._begun + limit for limit in self._awaited.values() if self._starting and limit >= 0]
+        times += [self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
 
     def _check_timers(self) -> None:
@@ -174,19 +154,11 @@ class _Manager:
             self._fail({"type": "StartupFailed", "message": "the process manager was told to end (SIGTERM)"})
         if os.getppid() != self._user:
             self._orphaned()
-        if self._starting and self._awaited:
+        if self.starting and self._awaited:
             self._check_externals(now - self._begun)
         if self._broker_restart_at is not None and self._broker_restart_at <= now and self._settings is not None:
             self._start_broker(self._settings)
-        for child in self._children:
-            if self._ending:
-                return
-            if child.restart_at is not None and child.restart_at <= now:
-                self._start(child)
-            elif child.overdue_at is not None and child.overdue_at <= now:
-                child.timed_out = True
-                os.kill(child.pid, signal.SIGKILL)
-                child.started = now + 3600  # asked for once
+        self._children.check_timers(now)
 
     def _check_externals(self, waited: float) -> None:
         """Say what is waited for, and fail when it has taken too long."""
@@ -203,7 +175,7 @@ class _Manager:
 
     # -- starting -------------------------------------------------------------------------------------------------
 
-    def _fork(self, run: Callable[[], int]) -> int:
+    def fork(self, run: Callable[[], int]) -> int:
         """Fork a child that holds none of the manager's descriptors but those it was given."""
 
         def child() -> int:
@@ -213,6 +185,8 @@ class _Manager:
             os.close(self._wake)
             os.close(self._writer)
             self._parent.close()
+            if self._broker is not None:
+                self._broker.close()
             return run()
 
         # A child told to end before it has undone the manager's handlers would not notice.
@@ -228,7 +202,7 @@ class _Manager:
         ours, theirs = Pipe()
         manager = os.getpid()
 
-        statuses = [child.status for child in self._children if child.status is not None]
+        statuses = self._children.lines
         self._settings = replace(settings, epoch=settings.epoch + 1)
 
         def run() -> int:
@@ -239,34 +213,10 @@ class _Manager:
 
         self._broker_restart_at = None
         self._broker_started = time.monotonic()
-        self._broker_pid = self._fork(run)
+        self._broker_pid = self.fork(run)
         theirs.close()
         self._broker = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_broker)
-
-    def _start(self, child: _Child) -> None:
-        from multiprocessing.connection import Pipe
-
-        ours, theirs = Pipe(duplex=False)
-        manager = os.getpid()
-        others = [other.status for other in self._children if other.status is not None]
-
-        def run() -> int:
-            ours.close()
-            for connection in (*others, self._broker):
-                if connection is not None:
-                    connection.close()
-            return worker.run(child.seat, theirs, manager)
-
-        child.pid = self._fork(run)
-        theirs.close()
-        child.status = ours
-        child.ready = child.timed_out = False
-        child.last_error = None
-        child.restart_at = None
-        child.started = time.monotonic()
-        child.identity = identity(child.seat.name, child.pid)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._from_child(child))
 
     # -- what is heard --------------------------------------------------------------------------------------------
 
@@ -293,60 +243,36 @@ class _Manager:
             self._bound(*arguments)
         elif kind == "joined":
             self._awaited.pop(arguments[0], None)
-            if self._starting:
+            if self.starting:
                 self._tell("ready", f"{arguments[0]}/{arguments[1]}")
             self._check_started()
         elif kind == "failed":
             self._broker_error = arguments[0]
-            if self._starting:
+            if self.starting:
                 self._fail(arguments[0])
         elif kind == "drained":
             self._drained = True
+        elif kind == "control":
+            token, command, told = arguments
+            self._changes.begin(command, told, lambda result: self._command_broker("controlled", token, result))
 
     def _bound(self, front: list[str], back: list[str]) -> None:
         """The broker listens; a successor of this one is to listen at the same ports."""
         self._broker_error = None
         if self._closing:
             self._command_broker("drain")
-        if not self._starting:
+        if not self.starting:
             return
         if self._settings is not None:
             self._settings = replace(self._settings, public=front[-1], replicas_from=back[0] if back else None)
         self._tell("bound", [front, back])
-        for child in self._children:
-            self._start(child)
+        self._children.start_all()
         self._check_started()
 
-    def _from_child(self, child: _Child) -> None:
-        if child.status is None:
-            return  # its end was noticed, in the same turn of the loop, before its last words
-        try:
-            kind, argument = msgpack.unpackb(child.status.recv_bytes())
-        except (EOFError, OSError):
-            self._forget_status(child)
-            return
-        if kind == "ready":
-            child.ready = True
-            child.started = time.monotonic()
-            if child.deaths:
-                log.warning("%s is back", child.seat.name)
-            if self._starting:
-                self._tell("ready", child.seat.name)
-            self._check_started()
-        elif kind == "failed":
-            child.last_error = argument
-
     def _check_started(self) -> None:
-        if self._starting and not self._awaited and all(child.ready for child in self._children):
-            self._starting = False
+        if self.starting and not self._awaited and self._children.all_ready:
+            self.starting = False
             self._tell("started", None)
-
-    def _forget_status(self, child: _Child) -> None:
-        if child.status is not None:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(child.status)
-            child.status.close()
-            child.status = None
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -356,63 +282,51 @@ class _Manager:
                 self._broker_pid = 0
                 if self._broker is not None and self._broker.poll():
                     self._from_broker()  # it may have said why
-                if not self._ending:
+                if not self.ending:
                     self._broker_died(status)
-            for child in self._children:
-                if child.pid == pid:
-                    self._died(child, status)
+            self._children.reaped(pid, status)
 
     # -- deaths ---------------------------------------------------------------------------------------------------
 
-    def _died(self, child: _Child, status: int) -> None:
-        if child.status is not None and child.status.poll():
-            self._from_child(child)
-        self._forget_status(child)
-        child.pid = 0
-        if self._ending:
-            return
-        reason = self._reason(child, status)
-        if self._starting:
-            self._fail(reason)
-            return
-        self._command_broker("dead", child.identity)
-        now = time.monotonic()
-        before = _backoff(child.deaths)
-        lived = child.ready and now - child.started >= max(STEADY, before)
-        child.deaths = 1 if lived else child.deaths + 1
-        backoff = _backoff(child.deaths)
-        child.restart_at = now + backoff
-        log.warning("%s; restarting it in %.1f s", _text(reason), backoff)
+    def became_ready(self, child: Child) -> None:
+        """A replica serves."""
+        if self.starting:
+            self._tell("ready", child.seat.name)
+        elif child.deaths:
+            self._tell_crashing(child)
+        self._check_started()
+        self._changes.step()
 
-    def _reason(self, child: _Child, status: int) -> dict[str, Any]:
-        name = child.seat.name
-        if child.last_error is not None:
-            return child.last_error
-        if child.timed_out:
-            limit = child.seat.spec.timeout_ready
-            message = f"{name} was not ready within timeout_ready={limit} ms"
-        elif child.ready:
-            message = f"{name} died ({process.ended(status)})"
-        else:
-            message = f"{name} died while it started ({process.ended(status)})"
-        return {"type": "StartupFailed", "message": message}
+    def could_not_start(self, reason: dict[str, Any]) -> None:
+        """A replica died while the Flow was starting."""
+        self._fail(reason)
+
+    def died(self, child: Child, how: str) -> None:
+        """A replica has ended."""
+        self._command_broker("dead", child.identity, how)
+        if child.deaths >= LOOP:
+            self._tell_crashing(child)
+        self._changes.step()
+
+    def _tell_crashing(self, child: Child) -> None:
+        self._command_broker("crashing", child.executor, self._children.crashing(child.executor))
 
     def _broker_died(self, status: int) -> None:
         """Start it anew at its addresses: replicas register again, and clients send again what was not answered."""
         message = f"the broker died ({process.ended(status)})"
         now = time.monotonic()
         self._broker_deaths = 1 if now - self._broker_started > BROKER_STEADY else self._broker_deaths + 1
-        if self._starting or self._broker_deaths > BROKER_DEATHS:
-            message = message if self._starting else f"{message} {self._broker_deaths} times in a row"
-            log.log(logging.DEBUG if self._starting else logging.ERROR, "%s; the Flow is taken down", message)
+        if self.starting or self._broker_deaths > BROKER_DEATHS:
+            message = message if self.starting else f"{message} {self._broker_deaths} times in a row"
+            log.log(logging.DEBUG if self.starting else logging.ERROR, "%s; the Flow is taken down", message)
             self._fail(self._broker_error or {"type": "StartupFailed", "message": message})
             return
-        self._broker_restart_at = now + _backoff(self._broker_deaths - 1)
+        self._broker_restart_at = now + backoff(self._broker_deaths - 1)
         log.warning("%s; starting it anew", message)
 
     def _fail(self, error: dict[str, Any]) -> None:
         """Tell the user's process why, and take everything down."""
-        if self._ending:
+        if self.ending:
             return
         self._tell("failed", error)
         self._shut_down(ORPHANED_GRACE)
@@ -423,7 +337,7 @@ class _Manager:
         self._terminated = True  # seen when the loop turns, which the signal makes it do
 
     def _orphaned(self) -> None:
-        if not self._ending:
+        if not self.ending:
             self._shut_down(ORPHANED_GRACE)
 
     def _close(self, grace: float) -> None:
@@ -434,34 +348,28 @@ class _Manager:
         while not self._drained and time.monotonic() < deadline:
             self._turn(min(self._next_timer(), deadline - time.monotonic()))
             self._check_timers()
-        if not self._ending:
+        if not self.ending:
             if not self._drained:
                 log.warning("requests were still unanswered after %.1f s; closing all the same", grace)
             self._shut_down(max(deadline - time.monotonic(), min(grace, 0.5)))
 
     def _shut_down(self, grace: float) -> None:
         """End all processes: asked first, killed when the grace is over."""
-        if self._ending:
+        if self.ending:
             return
-        self._ending = True
+        self.ending = True
         self._end_by = time.monotonic() + grace
-        self._ask_children_to_end()
-        while any(child.pid for child in self._children) and time.monotonic() < self._end_by:
+        self._children.tell_all_to_end()
+        while self._children.alive and time.monotonic() < self._end_by:
             if not self._wait(self._end_by):
-                self._ask_children_to_end()  # one that was just about to wait for work has not noticed
-        self._kill([child.pid for child in self._children if child.pid])
+                self._children.tell_all_to_end()  # one that was just about to wait for work has not noticed
+        self._kill(self._children.alive)
         self._command_broker("stop")
         deadline = time.monotonic() + ORPHANED_GRACE
         while self._broker_pid and time.monotonic() < deadline:
             self._wait(deadline)
         self._kill([self._broker_pid] if self._broker_pid else [])
         self._kill(_descendants())
-
-    def _ask_children_to_end(self) -> None:
-        for child in self._children:
-            if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
 
     def _wait(self, deadline: float) -> bool:
         """Wait a moment for children to end; whether anything has happened."""
@@ -502,16 +410,6 @@ class _Manager:
         if self._broker is not None:
             with contextlib.suppress(OSError):
                 self._broker.send_bytes(msgpack.packb(command))
-
-
-def _backoff(deaths: int) -> float:
-    """How many seconds to wait before a replica is started that has died so often in a row."""
-    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
-
-
-def _text(error: dict[str, Any]) -> str:
-    traceback = error.get("traceback")
-    return f"{error['message']}\n{traceback}" if traceback else str(error["message"])
 
 
 def _waited() -> list[tuple[int, int]]:

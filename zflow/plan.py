@@ -17,6 +17,7 @@ from zflow.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
 
@@ -42,6 +43,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         collector=collector,
         max_message_bytes=limit,
         replicas_from=_replicas_from(options),
+        open_to_control=options["host"] in LOOPBACK,
         instance=os.urandom(8).hex(),
         version=version,
     )
@@ -54,7 +56,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         )
     ]
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
-    return Plan(settings, seats, folder, externals)
+    shared = {name: list(dict.fromkeys(d for d in dealt if d is not None)) for name, dealt in devices.items()}
+    return Plan(settings, seats, folder, externals, shared)
 
 
 def _node(spec: ExecutorSpec) -> Node:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zflow import address, errors, plan, prepare, spawn
-from zflow.client import ask
+from zflow.connection import ask
 from zflow.launch import Launched
 from zflow.link import Seat
 from zflow.manager import Plan

@@ -1,0 +1,289 @@
+"""The replicas' processes, as the process manager sees them: started, watched, started anew when they die, retired.
+
+It is told of what happens by the manager's loop, and tells its owner what follows. It uses no ZeroMQ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgpack
+
+from zflow import process, worker
+from zflow.link import Seat, identity
+
+if TYPE_CHECKING:
+    import selectors
+    from multiprocessing.connection import Connection
+
+log = logging.getLogger("zflow.manager")
+
+FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
+LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
+STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
+LOOP = 3  # deaths in a row from which it is called a crash loop
+REMIND = 0.2  # seconds until a replica that was told to end is told again: it may just have begun to wait for work
+
+
+@dataclass(eq=False)
+class Child:
+    """A replica's seat and the process that sits in it now, if any."""
+
+    seat: Seat
+    pid: int = 0
+    status: Connection | None = None
+    ready: bool = False
+    started: float = 0.0
+    deaths: int = 0
+    restart_at: float | None = None
+    identity: bytes = b""
+    last_error: dict[str, Any] | None = None
+    timed_out: bool = False
+    new: bool = False  # added while the Flow runs, and not ready yet: its first death is its end
+    failed: dict[str, Any] | None = None  # why, if it was
+    retired: bool = False  # it is to end and not to be started again
+    remind_at: float | None = None
+    gone: bool = False
+
+    @property
+    def overdue_at(self) -> float | None:
+        """When it has taken too long to get ready."""
+        limit = self.seat.spec.timeout_ready
+        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else None
+
+    @property
+    def executor(self) -> str:
+        """The name of its Executor."""
+        return self.seat.spec.name
+
+
+class Owner(Protocol):
+    """What the process manager does for its children, and is told about them."""
+
+    @property
+    def starting(self) -> bool:
+        """Whether the Flow is still starting: then a death is the end of it."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether the Flow is ending: then nothing is started any more."""
+
+    def fork(self, run: Callable[[], int]) -> int:
+        """Fork a process that holds nothing of the manager's, and return its process id."""
+
+    def became_ready(self, child: Child) -> None:
+        """It serves."""
+
+    def could_not_start(self, reason: dict[str, Any]) -> None:
+        """It died while the Flow was starting."""
+
+    def died(self, child: Child, how: str) -> None:
+        """It has ended, as in `'SIGKILL'`."""
+
+
+class Children:
+    """All replicas of this process manager."""
+
+    def __init__(self, seats: list[Seat], selector: selectors.BaseSelector, owner: Owner) -> None:
+        self._all = [Child(seat) for seat in seats]
+        self._selector = selector
+        self._owner = owner
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._all))
+
+    def of(self, executor: str) -> list[Child]:
+        """An Executor's replicas that are to stay, by shard and number."""
+        found = [child for child in self._all if child.executor == executor and not child.retired]
+        return sorted(found, key=lambda child: (child.seat.shard_id, child.seat.replica_id))
+
+    @property
+    def alive(self) -> list[int]:
+        """The process ids of those that have not ended."""
+        return [child.pid for child in self._all if child.pid]
+
+    @property
+    def lines(self) -> list[Connection]:
+        """The manager's ends of their status lines, which no other process is to hold."""
+        return [child.status for child in self._all if child.status is not None]
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every one of them serves."""
+        return all(child.ready for child in self._all)
+
+    def crashing(self, executor: str) -> list[str]:
+        """The names of an Executor's replicas that die again and again."""
+        return [child.seat.name for child in self.of(executor) if child.deaths >= LOOP]
+
+    # -- starting and ending --------------------------------------------------------------------------------------
+
+    def start_all(self) -> None:
+        """Start every one of them."""
+        for child in self._all:
+            self._start(child)
+
+    def add(self, seat: Seat) -> Child:
+        """Start one more; if it dies before it is ready it is `failed`, and not started again."""
+        child = Child(seat, new=True)
+        self._all.append(child)
+        self._start(child)
+        return child
+
+    def retire(self, child: Child) -> None:
+        """Let it finish what it is at and end, for good."""
+        child.retired = True
+        if child.pid:
+            self._tell_to_end(child)
+        else:
+            self._remove(child)
+
+    def tell_all_to_end(self) -> None:
+        """Let each finish what it is at and end."""
+        for child in self._all:
+            if child.pid:
+                self._tell_to_end(child)
+
+    def _tell_to_end(self, child: Child) -> None:
+        child.remind_at = time.monotonic() + REMIND
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
+
+    def _remove(self, child: Child) -> None:
+        child.gone = True
+        self._all.remove(child)
+
+    def _start(self, child: Child) -> None:
+        from multiprocessing.connection import Pipe
+
+        ours, theirs = Pipe(duplex=False)
+        manager = os.getpid()
+        others = self.lines
+
+        def run() -> int:
+            for line in (ours, *others):
+                line.close()
+            return worker.run(child.seat, theirs, manager)
+
+        child.pid = self._owner.fork(run)
+        theirs.close()
+        child.status = ours
+        child.ready = child.timed_out = False
+        child.last_error = None
+        child.restart_at = None
+        child.started = time.monotonic()
+        child.identity = identity(child.seat.name, child.pid)
+        self._selector.register(ours, 1, lambda: self._heard(child))
+
+    # -- what is heard --------------------------------------------------------------------------------------------
+
+    def _heard(self, child: Child) -> None:
+        if child.status is None:
+            return  # its end was noticed, in the same turn of the loop, before its last words
+        try:
+            kind, argument = msgpack.unpackb(child.status.recv_bytes())
+        except (EOFError, OSError):
+            self._forget_status(child)
+            return
+        if kind == "ready":
+            child.ready, child.new = True, False
+            child.started = time.monotonic()
+            if child.deaths:
+                log.warning("%s is back", child.seat.name)
+            self._owner.became_ready(child)
+        elif kind == "failed":
+            child.last_error = argument
+
+    def _forget_status(self, child: Child) -> None:
+        if child.status is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.status)
+            child.status.close()
+            child.status = None
+
+    def reaped(self, pid: int, status: int) -> None:
+        """A process has ended; it may be one of them."""
+        for child in self:
+            if child.pid == pid:
+                self._died(child, status)
+
+    def _died(self, child: Child, status: int) -> None:
+        if child.status is not None and child.status.poll():
+            self._heard(child)
+        self._forget_status(child)
+        child.pid = 0
+        if self._owner.ending:
+            return
+        reason = self._reason(child, status)
+        if self._owner.starting:
+            self._owner.could_not_start(reason)
+            return
+        if child.retired or child.new:
+            child.failed = reason if child.new else None
+            self._remove(child)
+        else:
+            self._restart_later(child, reason)
+        self._owner.died(child, process.ended(status))
+
+    def _restart_later(self, child: Child, reason: dict[str, Any]) -> None:
+        now = time.monotonic()
+        before = backoff(child.deaths)
+        lived = child.ready and now - child.started >= max(STEADY, before)
+        child.deaths = 1 if lived else child.deaths + 1
+        wait = backoff(child.deaths)
+        child.ready = False
+        child.restart_at = now + wait
+        again = f", {child.deaths} times in a row" if child.deaths >= LOOP else ""
+        log.warning("%s%s; restarting it in %.1f s", _text(reason), again, wait)
+
+    def _reason(self, child: Child, status: int) -> dict[str, Any]:
+        name = child.seat.name
+        if child.last_error is not None:
+            return child.last_error
+        if child.timed_out:
+            limit = child.seat.spec.timeout_ready
+            message = f"{name} was not ready within timeout_ready={limit} ms"
+        elif child.ready:
+            message = f"{name} died ({process.ended(status)})"
+        else:
+            message = f"{name} died while it started ({process.ended(status)})"
+        return {"type": "StartupFailed", "message": message}
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    @property
+    def timers(self) -> list[float]:
+        """When `check_timers` is to be called."""
+        times = [time for child in self._all for time in (child.restart_at, child.overdue_at) if time is not None]
+        return times + [child.remind_at for child in self._all if child.retired and child.remind_at is not None]
+
+    def check_timers(self, now: float) -> None:
+        """Do what it is time for."""
+        for child in self:
+            if self._owner.ending:
+                return
+            if child.restart_at is not None and child.restart_at <= now:
+                self._start(child)
+            elif child.overdue_at is not None and child.overdue_at <= now:
+                child.timed_out = True
+                os.kill(child.pid, signal.SIGKILL)
+                child.started = now + 3600  # asked for once
+            elif child.retired and child.pid and child.remind_at is not None and child.remind_at <= now:
+                self._tell_to_end(child)
+
+
+def backoff(deaths: int) -> float:
+    """How many seconds to wait before a replica is started that has died so often in a row."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
+
+
+def _text(error: dict[str, Any]) -> str:
+    traceback = error.get("traceback")
+    return f"{error['message']}\n{traceback}" if traceback else str(error["message"])

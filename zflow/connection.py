@@ -1,0 +1,200 @@
+"""One connection of a client to a Flow's broker: used by one thread at a time, which itself sends and receives."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import zmq
+
+from zflow import errors
+from zflow.devices import protocol, sockets
+from zflow.exchange import Exchange, Response
+
+LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+GATHERING = 200e-6  # seconds that a request may wait for those sent with it
+LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
+CONNECTING = 5.0  # seconds to wait for a Flow's first word
+SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
+
+
+def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
+    """A DEALER connected to a Flow's front."""
+    socket = sockets.dealer(context)
+    socket.set(zmq.RCVTIMEO, LOOK)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise errors.FlowUnreachable(f"{address} is no address that can be connected to: {error}") from None
+    return socket
+
+
+def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise FlowUnreachable if another Flow, or the same one started anew, has taken the place of a Flow."""
+    if before.get("instance") != now.get("instance"):
+        raise errors.FlowUnreachable(f"the Flow at {address} has ended; another one listens there now: post again")
+
+
+class Connection:
+    """One socket to the broker, used by one thread at a time."""
+
+    def __init__(self, context: zmq.Context[Any], address: str, check: Callable[[], None]) -> None:
+        self._address = address
+        self._check = check
+        self.ids = itertools.count(1)
+        self.encode = protocol.encoder()
+        self._socket = open_socket(context, address)
+        self._port = protocol.Port(self._socket, 2)
+        self.info: dict[str, Any] = {}
+        self._anew = False  # connected anew: the broker may be another one, or have missed something
+        self.used = time.monotonic()
+        try:
+            self.info = self.hello()
+        except BaseException:
+            self.close()
+            raise
+
+    def refresh(self) -> None:
+        """Ask anew who the broker is if the last use was long ago: another Flow may listen there by now."""
+        if time.monotonic() - self.used > LOOK / 1000:
+            self.info = self.hello()
+
+    def hello(self) -> dict[str, Any]:
+        """Ask the broker who it is."""
+        token = next(self.ids)
+        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
+        deadline = time.monotonic() + CONNECTING
+        while time.monotonic() < deadline:
+            for header, _ in self._receive_some():
+                if header[1] == protocol.WELCOME and header[2] == token:
+                    return dict(header[3])
+                if header[1] == protocol.FAILED:
+                    raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+        raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
+
+    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
+        try:
+            messages = self._port.receive_some(protocol.BATCH)
+        except zmq.Again:
+            self._make_sure()
+            return []
+        if any(not message[0] for message in messages):
+            messages = [message for message in messages if message[0]]
+            self._greeted()
+        try:
+            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
+        except protocol.Malformed as error:
+            raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
+
+    def _greeted(self) -> None:
+        """There is a new connection; if it is not the first one, ask who is there now."""
+        if self.info:
+            self._anew = True
+            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+
+    def _make_sure(self) -> None:
+        """Raise if the Flow has ended, unless its last answers are still on their way."""
+        try:
+            self._check()
+        except errors.ZflowError:
+            if not self._socket.poll(LAST_WORDS):
+                raise
+
+    def _receive(self, expire: Callable[[], bool]) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived; while there is nothing, make sure that the broker is still there."""
+        asked = 0.0
+        while True:
+            messages = self._receive_some()
+            if messages or expire():
+                return messages
+            now = time.monotonic()
+            if not asked:
+                asked = now
+                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+            elif now - asked > SILENCE:
+                raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
+
+    def run(self, exchange: Exchange, at_hand: bool) -> Iterator[Response]:
+        """Send and receive until the exchange is finished; yield responses in the order of the inputs.
+
+        `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
+        might take its time, and even wait for what the first request brings about.
+        """
+        while True:
+            while exchange.has_room:
+                self._send_some(exchange, at_hand)
+            if exchange.finished:
+                return
+            for header, payload in self._receive(lambda: exchange.expire(self._address)):
+                if header[1] == protocol.WELCOME:
+                    check_same_flow(self._address, self.info, header[3])
+                    self._send_again(exchange)
+                else:
+                    exchange.take(header, payload)
+            yield from exchange.ready()
+
+    def _send_some(self, exchange: Exchange, at_hand: bool) -> None:
+        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
+        together: list[list[Any]] = []
+        begun = time.perf_counter()
+        while exchange.has_room:
+            frames = exchange.next()
+            if frames is None:
+                break
+            together.append(frames)
+            # Memory that is not copied is sent at once: the caller's generator may write to it again.
+            if not at_hand or len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+                break
+        for frames in together:
+            for tracker in self._port.send_tracked(frames):
+                tracker.wait()
+
+    def _send_again(self, exchange: Exchange) -> None:
+        """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
+        if self._anew:
+            self._anew = False
+            for frames in exchange.again():
+                self._port.send(frames)
+
+    def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Have something about the Flow changed, and wait until it is; returns what came of it."""
+        id = next(self.ids)
+        order = self.encode((protocol.VERSION, protocol.CONTROL, id, command, arguments))
+        self._socket.send(order)
+        while True:
+            for header, _ in self._receive(lambda: False):
+                if header[1] == protocol.CONTROLLED and header[2] == id:
+                    return dict(header[3])
+                if header[1] == protocol.WELCOME:
+                    check_same_flow(self._address, self.info, header[3])
+                    if self._anew:
+                        self._anew = False
+                        self._socket.send(order)
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Tell the broker not to bother with what was not answered."""
+        for frames in exchange.cancelled():
+            self._port.send(frames)
+
+    def close(self) -> None:
+        """Close the socket when what it has to say is out, but soon."""
+        self._socket.close(LAST_WORDS)
+
+
+def ask(address: str) -> dict[str, Any]:
+    """Ask a broker about its Flow.
+
+    Raises:
+        FlowUnreachable: nobody answers.
+    """
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        connection = Connection(context, address, lambda: None)
+        connection.close()
+        return connection.info
+    finally:
+        context.term()
