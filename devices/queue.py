@@ -1,0 +1,100 @@
+"""The queue before an Executor: fair between clients. Pure logic.
+
+Each client has a lane, first come first served; lanes take turns. So one that floods waits behind its own requests, and
+whoever asks for little is served soon. With a single client it is an ordinary queue.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Queueable(Protocol):
+    """What can be queued: it says whose it is."""
+
+    @property
+    def client(self) -> Any:
+        """The client, as anything that can be hashed."""
+
+
+T = TypeVar("T", bound=Queueable)
+
+
+class FairQueue(Generic[T]):
+    """What waits, with the one whose turn it is in front.
+
+    >>> from collections import namedtuple
+    >>> Request = namedtuple("Request", "client number")
+    >>> queue = FairQueue()
+    >>> for number in range(3):
+    ...     queue.append(Request("flood", number))
+    >>> queue.append(Request("other", 7))
+    >>> [queue.popleft().number for _ in range(len(queue))]
+    [0, 7, 1, 2]
+    """
+
+    __slots__ = ("_lanes", "_size")
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[Any, deque[T]] = OrderedDict()  # none of them empty; the first one's turn is next
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def head(self) -> T:
+        """The one whose turn it is.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        return next(iter(self._lanes.values()))[0]
+
+    def append(self, item: T) -> None:
+        """Put one behind those of its client."""
+        lane = self._lanes.get(item.client)
+        if lane is None:
+            lane = self._lanes[item.client] = deque()
+        lane.append(item)
+        self._size += 1
+
+    def appendleft(self, item: T) -> None:
+        """Put one in front of all."""
+        lane = self._lanes.get(item.client)
+        if lane is None:
+            lane = self._lanes[item.client] = deque()
+        lane.appendleft(item)
+        self._lanes.move_to_end(item.client, last=False)
+        self._size += 1
+
+    def popleft(self) -> T:
+        """Take the one whose turn it is."""
+        return self._take(oldest=True)
+
+    def pop(self) -> T:
+        """Take the youngest of the client whose turn it is."""
+        return self._take(oldest=False)
+
+    def _take(self, oldest: bool) -> T:
+        client, lane = next(iter(self._lanes.items()))
+        item = lane.popleft() if oldest else lane.pop()
+        if not lane:
+            del self._lanes[client]
+        elif len(self._lanes) > 1:
+            self._lanes.move_to_end(client)
+        self._size -= 1
+        return item
+
+    def remove(self, item: T) -> None:
+        """Take this one out.
+
+        Raises:
+            KeyError, ValueError: it is not there.
+        """
+        lane = self._lanes[item.client]
+        lane.remove(item)
+        if not lane:
+            del self._lanes[item.client]
+        self._size -= 1
