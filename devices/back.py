@@ -125,7 +125,7 @@ class Back:
             port.socket.set(zmq.ROUTER_MANDATORY, 1)
         self._fan = protocol.Port(fan, 3)
         self._collector = protocol.Port(collector, 3)
-        self._pool_of: dict[bytes, Pool] = {}
+        self._members: dict[protocol.Port, dict[bytes, Pool]] = {port: {} for port in self._ports}
         self._lines: dict[bytes, Line] = {}
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
@@ -134,9 +134,10 @@ class Back:
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
         self._next_beacon = self._next_probe = 0.0
         self._answering: list[tuple[protocol.Port, Callable[[list[Any]], None]]] = [
-            (port, partial(self._from_replica, port)) for port in self._ports
+            (port, partial(self._from_replica, port, members)) for port, members in self._members.items()
         ]
-        self._answering.append((self._collector, self._heard))
+        local = self._members[self._ports[0]]
+        self._answering.append((self._collector, partial(self._from_replica, None, local)))
 
     def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -154,33 +155,23 @@ class Back:
 
     # -- what is heard --------------------------------------------------------------------------------------------
 
-    def _from_replica(self, port: protocol.Port, frames: list[Any]) -> None:
+    def _from_replica(self, port: protocol.Port | None, members: dict[bytes, Pool], frames: list[Any]) -> None:
+        """Take in a message of one of these members, or of one that wants to be; on the collector there is no port."""
         identity = frames[0]
-        pool = self._pool_of.get(identity)
-        if pool is not None and self._lines[identity].port is port:
-            header = self._header(frames)
-            if header[1] < protocol.DONE:
-                self._greeted(port, identity, header)
-            else:
-                self._said(pool, identity, header, frames)
-            return
-        header = self._header(frames)
-        if header[1] >= protocol.DONE:
-            raise protocol.Unexpected("an answer from an unknown replica")
-        self._greeted(port, identity, header)
-
-    def _heard(self, frames: list[Any]) -> None:
-        """On the collector, where a message begins with the replica's own word for who it is."""
-        pool = self._pool_of.get(frames[0])
-        header = self._header(frames)
-        if pool is None or header[1] < protocol.DONE:
-            raise protocol.Unexpected("an answer from an unknown replica")
-        self._said(pool, frames[0], header, frames)
-
-    def _header(self, frames: list[Any]) -> list[Any]:
         if len(frames) < 2:
             raise protocol.Malformed("no header")
-        return protocol.decode(frames[1], protocol.FROM_REPLICA)
+        header = protocol.decode(frames[1], protocol.FROM_REPLICA)
+        kind = header[1]
+        if kind < protocol.DONE and port is not None:
+            self._greeted(port, identity, header)
+            return
+        pool = members.get(identity)
+        if pool is None or kind < protocol.DONE:
+            raise protocol.Unexpected("an answer from an unknown replica")
+        if kind == protocol.DONE and len(frames) > 2:
+            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2:], False)
+        else:
+            self._said(pool, identity, header, frames)
 
     def _said(self, pool: Pool, identity: bytes, header: list[Any], frames: list[Any]) -> None:
         kind = header[1]
@@ -191,10 +182,8 @@ class Back:
             self._owner.missed(pool, identity, header[2], header[3])
         elif len(frames) < 3:
             raise protocol.Malformed("an answer without a payload")
-        elif kind == protocol.ERROR:
-            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2], True)
         else:
-            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2:], False)
+            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2], True)
 
     def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode)
@@ -215,8 +204,7 @@ class Back:
             return (
                 f"there is no Executor {executor!r:.200} here that replicas can join; there are {sorted(self._pools)}"
             )
-        known = self._pool_of.get(line.identity)
-        if known is not None and (known is not pool or self._lines[line.identity].port is not line.port):
+        if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
             return "another replica has that name"
         node = pool.node
         if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards)):
@@ -251,15 +239,15 @@ class Back:
             return
         del self._joining[identity]
         self._lost.pop(identity, None)
-        self._pool_of[identity] = pool
+        self._members[replica.line.port][identity] = pool
         self._lines[identity] = replica.line
         pool.names[identity] = answers.name_of(identity)
         replica.line.say(protocol.ACCEPTED, self._owner.joined(pool, replica, group))
 
     def _forget(self, identity: bytes) -> Pool | None:
         self._lost.pop(identity, None)
-        self._lines.pop(identity, None)
-        return self._pool_of.pop(identity, None)
+        line = self._lines.pop(identity, None)
+        return None if line is None else self._members[line.port].pop(identity)
 
     # -- what is published ----------------------------------------------------------------------------------------
 
@@ -310,12 +298,12 @@ class Back:
         self._lose(identity, time.monotonic() + LAST_WORDS)
 
     def _lose(self, identity: bytes, until: float, unsent: int | None = None) -> None:
-        pool = self._pool_of.get(identity)
-        if pool is None:
+        line = self._lines.get(identity)
+        if line is None:
             self._how.pop(identity, None)
         else:
             self._lost[identity] = until
-            self._owner.lost(pool, identity, unsent)
+            self._owner.lost(self._members[line.port][identity], identity, unsent)
 
     def _bury_lost(self) -> None:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""

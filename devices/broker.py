@@ -154,10 +154,12 @@ class Broker:
         return self._walks.get(origin)
 
     def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
-        """A request has come in."""
+        """A request has come in, and its time runs from now on."""
         self._walks[walk.origin] = walk
-        walk.begin(time.monotonic())
-        self._take(walk, self._router.start(walk, *payloads))
+        walk.begun = now = time.monotonic()
+        if walk.timeout is not None:
+            walk.deadline = now + walk.timeout
+        self._take(walk, self._router.start(walk, *payloads), now)
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
@@ -191,11 +193,10 @@ class Broker:
 
     # -- the walk -------------------------------------------------------------------------------------------------
 
-    def _take(self, walk: Walk, steps: Iterable[Visit | Answer]) -> None:
+    def _take(self, walk: Walk, steps: Iterable[Visit | Answer], now: float) -> None:
         """Carry out what the router says."""
-        now = time.monotonic()
         for step in steps:
-            if self._walks.get(walk.origin) is not walk:
+            if walk.over:
                 return
             if isinstance(step, Answer):
                 self._answer(walk, step.inputs, now)
@@ -221,6 +222,7 @@ class Broker:
 
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
+        walk.over = True
         self._walks.pop(walk.origin, None)
         if walk.open:
             now = time.monotonic()
@@ -230,7 +232,7 @@ class Broker:
         if self.closing and not self._walks:
             self._tell("drained")
 
-    def _go_on(self, pool: Pool, outcome: Outcome) -> None:
+    def _go_on(self, pool: Pool, outcome: Outcome, now: float) -> None:
         """A visit has ended: take the walk to where it goes next."""
         walk = outcome.walk
         if isinstance(outcome, Broken):
@@ -239,11 +241,11 @@ class Broker:
         walk.open.discard((pool.index, outcome.id))
         if isinstance(outcome, Finished):
             payloads = outcome.payload if pool.node.addresses else (outcome.payload,)
-            self._take(walk, self._router.done(walk, pool.index, *payloads))
+            self._take(walk, self._router.done(walk, pool.index, *payloads), now)
             return
         if outcome.errors:
             walk.note(pool.node.name, answers.shards_note(pool, outcome.errors))
-        self._take(walk, self._router.gathered(walk, pool.index, outcome.results))
+        self._take(walk, self._router.gathered(walk, pool.index, outcome.results), now)
 
     # -- for the back and for external Executors ------------------------------------------------------------------
 
@@ -295,12 +297,15 @@ class Broker:
         notes: dict[str, Any] | None = None,
     ) -> None:
         """The replica has answered with a payload (an external Executor: with several), or with an error."""
-        outcome, actions = pool.answered(name, id, seconds, payload, failed, time.monotonic())
-        self._do(pool, actions)
+        now = time.monotonic()
+        outcome, actions = pool.answered(name, id, seconds, payload, failed, now)
+        if actions:
+            self._do(pool, actions)
         if outcome is not None:
-            for far, note in (notes or {}).items():
-                outcome.walk.note(f"{pool.node.name}/{far}", note)
-            self._go_on(pool, outcome)
+            if notes:
+                for far, note in notes.items():
+                    outcome.walk.note(f"{pool.node.name}/{far}", note)
+            self._go_on(pool, outcome, now)
 
     def task_frames(self, task: Task) -> tuple[Walk, Any, Sequence[Any]]:
         """A task's walk, and its inputs as parts and frames."""
@@ -315,7 +320,7 @@ class Broker:
             if type(action) is Fail:
                 outcome = pool.failed(action, answers.why(pool, action))
                 if outcome is not None:
-                    self._go_on(pool, outcome)
+                    self._go_on(pool, outcome, time.monotonic())
             else:
                 self._to_replicas.append((pool, action))
 

@@ -87,6 +87,7 @@ class Walk:
         "notes",
         "open",
         "origin",
+        "over",
         "targets",
         "timeout",
         "visits",
@@ -97,6 +98,7 @@ class Walk:
     ) -> None:
         self.origin = origin
         self.timeout = timeout
+        self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone
         self.begun = 0.0
         self.deadline = math.inf
@@ -106,12 +108,6 @@ class Walk:
         self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
         self.visits = 0
         self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
-
-    def begin(self, now: float) -> None:
-        """Its time runs from now on."""
-        self.begun = now
-        if self.timeout is not None:
-            self.deadline = now + self.timeout
 
     def note(self, name: str, note: Any) -> None:
         """The client is to know this of the Executor."""
