@@ -12,7 +12,7 @@ from .protocol import MAX_HEADER
 HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
 SILENT = 4000  # ms without any, until a connection counts as cut
 LAST_WORDS = 1000  # ms that what was sent last may take to get out when a socket is closed
-RECONNECT = 50  # ms until a connection that is gone is tried again; doubled up to
+RECONNECT = 20  # ms until a connection that is gone is tried again; doubled up to
 RECONNECT_AT_MOST = 1000  # ms
 
 

@@ -120,8 +120,8 @@ class Children:
         return all(child.ready for child in self._all)
 
     def crashing(self, executor: str) -> list[str]:
-        """The names of an Executor's replicas that die again and again."""
-        return [child.seat.name for child in self.of(executor) if child.deaths >= LOOP]
+        """The names of an Executor's replicas that died again and again, and do not serve."""
+        return [child.seat.name for child in self.of(executor) if child.deaths >= LOOP and not child.ready]
 
     # -- starting and ending --------------------------------------------------------------------------------------
 

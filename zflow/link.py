@@ -108,8 +108,6 @@ class Link:
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
-        back.set(zmq.RECONNECT_IVL, sockets.RECONNECT)
-        back.set(zmq.RECONNECT_IVL_MAX, sockets.RECONNECT_AT_MOST)
         back.connect(seat.back)
         self._back = protocol.Port(back, 2)
         self._fan: protocol.Port | None = None
@@ -130,6 +128,8 @@ class Link:
         socket.set(zmq.RCVHWM, 0)
         socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
         socket.set(zmq.IPV6, 1)
+        socket.set(zmq.RECONNECT_IVL, sockets.RECONNECT)
+        socket.set(zmq.RECONNECT_IVL_MAX, sockets.RECONNECT_AT_MOST)
         socket.set(zmq.HEARTBEAT_IVL, sockets.HEARTBEAT)
         socket.set(zmq.HEARTBEAT_TIMEOUT, sockets.SILENT)
         return socket

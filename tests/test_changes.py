@@ -1,0 +1,248 @@
+"""Changes while a Flow runs: scaling, rolling restarts, replicas that rest; always under load, and nothing fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import kill, pid_of, replicas, texts, wait_for
+
+from zflow import Client, Document, DocumentArray, Executor, Flow, requests
+from zflow.errors import ChangeRefused, FlowNotRunning
+
+
+class Work(Executor):
+    """Works for a moment and says who did; cannot start where a file says so."""
+
+    def __init__(self, broken: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if broken and os.path.exists(broken):
+            raise RuntimeError("the file is there")
+
+    @requests
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        time.sleep(0.002)
+        for doc in docs:
+            doc.tags["by"] = self.runtime_args.name
+            doc.tags["pid"] = os.getpid()
+
+
+class Load:
+    """Posts again and again from several threads, and keeps what went wrong."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.rounds = 0
+        self.errors: list[BaseException] = []
+        self._flow = flow
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._post) for _ in range(2)]
+
+    def _post(self) -> None:
+        expected = [str(number) for number in range(40)]
+        with Client(port=self._flow.port) as client:
+            while not self._over.is_set():
+                try:
+                    assert client.post("/", texts(40), request_size=2).texts == expected
+                except BaseException as error:
+                    self.errors.append(error)
+                self.rounds += 1
+
+    def go_on(self) -> None:
+        """Wait until there were two more rounds."""
+        rounds = self.rounds
+        wait_for(lambda: self.rounds > rounds + 1, what="the load goes on")
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.errors == []
+
+
+@contextmanager
+def loaded(flow: Flow) -> Iterator[Flow]:
+    """The Flow, running and under load."""
+    with flow, Load(flow):
+        yield flow
+
+
+def names(flow: Flow, executor: str) -> list[str]:
+    """The replicas that the broker knows."""
+    with Client(port=flow.port) as client:
+        found: list[str] = client.info()["executors"][executor]["replicas"]
+        return found
+
+
+# -- scaling ----------------------------------------------------------------------------------------------------------
+
+
+def test_up_and_down_under_load() -> None:
+    with loaded(Flow().add(name="work", uses=Work)) as flow:
+        assert flow.scale("work", replicas=4) == {"executor": "work", "replicas": 4, "before": 1}
+        assert names(flow, "work") == ["work/rep-0", "work/rep-1", "work/rep-2", "work/rep-3"]
+        by = {doc.tags["by"] for doc in flow.post("/", texts(200), request_size=1)}
+        assert by == set(names(flow, "work"))
+        flow.scale("work", replicas=1)
+        assert names(flow, "work") == ["work/rep-0"]
+        assert replicas("work").keys() == {"work/rep-0"}
+        assert flow.scale("work", replicas=1)["before"] == 1
+
+
+def test_shards_get_more_replicas_each() -> None:
+    with loaded(Flow().add(name="work", uses=Work, shards=2, polling="ALL")) as flow:
+        flow.scale("work", replicas=3)
+        assert len(names(flow, "work")) == 6
+        flow.scale("work", replicas=2)
+        assert len(names(flow, "work")) == 4
+
+
+def test_what_cannot_be_changed_goes_on_as_it_was(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    flow = Flow().add(name="work", uses=Work, uses_with={"broken": str(broken)}, replicas=2).add(name="other")
+    with loaded(flow):
+        for change, message in (
+            (lambda: flow.scale("wrok", replicas=2), "'wrok'; did you mean 'work'?"),
+            (lambda: flow.scale("work", replicas=0), "a whole number from 1 to 10000, not 0"),
+            (lambda: flow.scale("work", replicas="3"), "not '3'"),  # type: ignore[arg-type]
+            (lambda: flow.drain("work/rep-9"), "no replica is called 'work/rep-9'"),
+            (lambda: flow.drain("other/rep-0"), "other/rep-0 is the last one that serves its requests"),
+        ):
+            with pytest.raises(ChangeRefused, match=message):
+                change()
+        pids = replicas("work")
+        broken.touch()
+        with pytest.raises(ChangeRefused, match=r"'work' stays at 2 replicas: work/rep-. could not start"):
+            flow.scale("work", replicas=4)
+        with pytest.raises(ChangeRefused, match="work/rep-0 goes on as it is, its successor failed: work/rep-0 could"):
+            flow.restart("work")
+        wait_for(lambda: replicas("work") == pids, what="only the old ones are there")
+    with pytest.raises(FlowNotRunning):
+        flow.scale("work", replicas=2)
+
+
+def test_one_that_dies_while_it_is_scaled_down_is_just_gone() -> None:
+    class Hang(Executor):
+        @requests
+        def hang(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> None:
+            if "seconds" in parameters:
+                time.sleep(parameters["seconds"])
+
+    with Flow().add(name="work", uses=Hang, replicas=2) as flow:
+        change = threading.Thread(target=flow.scale, args=("work", 1))
+        waiting = threading.Thread(target=flow.post, args=("/", texts(2), {"seconds": 0.5}), kwargs={"request_size": 1})
+        waiting.start()
+        wait_for(lambda: Client(port=flow.port).info()["requests"] == 2, what="both work")
+        change.start()
+        kill(pid_of("work/rep-1"))
+        change.join()
+        waiting.join()
+        assert names(flow, "work") == ["work/rep-0"]
+
+
+def test_the_broker_may_die_while_a_change_is_made() -> None:
+    with loaded(Flow().add(name="work", uses=Work, replicas=2)) as flow:
+        change = threading.Thread(target=flow.scale, args=("work", 4))
+        broker = pid_of("broker")
+        change.start()
+        os.kill(broker, signal.SIGKILL)
+        change.join()
+        wait_for(lambda: len(names(flow, "work")) == 4, what="all four serve")
+
+
+# -- restarting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rolling_restart_replaces_every_process_and_there_are_never_fewer() -> None:
+    with loaded(Flow().add(name="work", uses=Work, replicas=3)) as flow:
+        before = replicas("work")
+        fewest = 3
+        over = threading.Event()
+
+        def watch() -> None:
+            nonlocal fewest
+            with Client(port=flow.port) as client:
+                while not over.is_set():
+                    fewest = min(fewest, client.info()["executors"]["work"]["slots"])
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert flow.restart("work") == {"executor": "work", "restarted": 3}
+        over.set()
+        watcher.join()
+        assert fewest == 3
+        after = replicas("work")
+        assert after.keys() == before.keys()
+        assert not {*before.values()} & {*after.values()}
+
+
+def test_shards_are_restarted_too() -> None:
+    with loaded(Flow().add(name="work", uses=Work, shards=2, replicas=2, polling="ALL")) as flow:
+        assert flow.restart("work")["restarted"] == 4
+
+
+def test_changed_code_is_read_anew(tmp_path: Path) -> None:
+    code = """
+from zflow import Executor, requests
+
+class Reloaded(Executor):
+    @requests
+    def say(self, docs, **kwargs):
+        docs.texts = ["{word}"] * len(docs)
+"""
+    file = tmp_path / "reloaded.py"
+    file.write_text(code.format(word="old"))
+    with Flow().add(name="work", uses=f"{file}:Reloaded", replicas=2) as flow:
+        assert flow.post("/", Document()).texts == ["old"]
+        file.write_text(code.format(word="something new"))
+        flow.restart("work")
+        assert set(flow.post("/", texts(20), request_size=1).texts) == {"something new"}
+
+
+# -- resting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_rests_gets_nothing_until_it_competes_again() -> None:
+    with loaded(Flow().add(name="work", uses=Work, replicas=2)) as flow:
+        assert flow.drain("work/rep-0") == {"replica": "work/rep-0"}
+        assert {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)} == {"work/rep-1"}
+        assert replicas("work").keys() == {"work/rep-0", "work/rep-1"}
+        flow.undrain("work/rep-0")
+        wait_for(lambda: "work/rep-0" in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)})
+
+
+def test_a_replica_that_dies_while_it_rests_is_started_again_and_competes() -> None:
+    with Flow().add(name="work", uses=Work, replicas=2) as flow:
+        flow.drain("work/rep-0")
+        kill(pid_of("work/rep-0"))
+        wait_for(lambda: "work/rep-0" in {doc.tags["by"] for doc in flow.post("/", texts(20), request_size=1)})
+
+
+# -- a crash loop -----------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    with Flow().add(name="work", uses=Work, uses_with={"broken": str(broken)}, replicas=2) as flow:
+        broken.touch()
+        kill(pid_of("work/rep-1"))
+
+        def crashing() -> Any:
+            return Client(port=flow.port).info()["executors"]["work"]["crashing"]
+
+        wait_for(lambda: crashing() == ["work/rep-1"], what="it is shown")
+        broken.unlink()
+        wait_for(lambda: crashing() == [], what="it is over")
+    assert "3 times in a row" in capfd.readouterr().err
