@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from zflow import errors
+from zflow import address, errors
 from zflow.devices import protocol, sockets
 from zflow.document import DocumentArray
 from zflow.exchange import (
@@ -40,20 +40,31 @@ CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
 
-def address_of(host: str, port: int | str) -> str:
-    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; an IPv6 host is put in brackets.
+def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
+    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; without a port the host is to name it: `'127.0.0.1:5555'`.
 
     Raises:
-        BadRequest: the port is no number from 1 to 65535.
+        BadRequest: there is no port, or it is no number from 1 to 65535.
     """
-    try:
-        number = int(port)
-    except (TypeError, ValueError):
-        number = 0
-    if not 0 < number < 65536 or isinstance(port, bool):
-        raise errors.BadRequest(f"port must be a number from 1 to 65535, not {port!r}")
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"tcp://{host}:{number}"
+    if port is not None:
+        return address.endpoint(host, address.port_of(port))
+    if not isinstance(host, str) or ":" not in host:
+        raise errors.BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
+    return address.endpoint(*address.parse(host))
+
+
+def check_timeout(timeout: float) -> None:
+    """Raise BadRequest if this cannot be how many seconds to wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise errors.BadRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+
+
+def ready(info: dict[str, Any]) -> bool:
+    """Whether a Flow that told this about itself takes requests, and has a replica of every Executor."""
+    executors = info.get("executors")
+    if info.get("closing") or not isinstance(executors, dict):
+        return False
+    return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
 
 
 def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
@@ -77,7 +88,9 @@ def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -
 class _Connection:
     """One socket to the broker, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], address: str, check: Callable[[], None]) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], address: str, check: Callable[[], None], timeout: float | None = None
+    ) -> None:
         self._address = address
         self._check = check
         self.ids = itertools.count(1)
@@ -88,22 +101,25 @@ class _Connection:
         self._anew = False  # connected anew: the broker may be another one, or have missed something
         self.used = time.monotonic()
         try:
-            self.info = self.hello()
+            self.info = self.hello(timeout)
         except BaseException:
             self.close()
             raise
 
-    def refresh(self) -> None:
+    def refresh(self, timeout: float | None) -> None:
         """Ask anew who the broker is if the last use was long ago: another Flow may listen there by now."""
         if time.monotonic() - self.used > LOOK / 1000:
-            self.info = self.hello()
+            self.info = self.hello(timeout)
 
-    def hello(self) -> dict[str, Any]:
-        """Ask the broker who it is."""
+    def hello(self, timeout: float | None = None) -> dict[str, Any]:
+        """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         token = next(self.ids)
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
-        deadline = time.monotonic() + CONNECTING
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._socket.poll(min(LOOK, int(left * 1000) + 1)):
+                self._make_sure()
+                continue
             for header, _ in self._receive_some():
                 if header[1] == protocol.WELCOME and header[2] == token:
                     return dict(header[3])
@@ -206,15 +222,15 @@ class _Connection:
         self._socket.close(LAST_WORDS)
 
 
-def ask(address: str) -> dict[str, Any]:
-    """Ask a broker about its Flow.
+def ask(address: str, timeout: float | None = None) -> dict[str, Any]:
+    """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
 
     Raises:
         FlowUnreachable: nobody answers.
     """
     context: zmq.Context[Any] = zmq.Context()
     try:
-        connection = _Connection(context, address, lambda: None)
+        connection = _Connection(context, address, lambda: None, timeout)
         connection.close()
         return connection.info
     finally:
@@ -244,9 +260,12 @@ class Client(Shortcuts):
     """Posts to a Flow that runs anywhere. One may be shared by threads, and is still good after a fork.
 
     Args:
-        host: where the Flow listens.
+        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port, as `zflow-run` prints it and `Flow.port` has it.
         asyncio: True makes it an `AsyncClient`.
+
+    Raises:
+        BadRequest: that is no address, or has no port.
 
     Example:
         client = Client(port=5555)
@@ -262,8 +281,6 @@ class Client(Shortcuts):
         return super().__new__(cls)
 
     def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> None:
-        if port is None:
-            raise errors.BadRequest("Client needs the port of a Flow: Client(port=...); zflow-run prints it")
         self._setup(address_of(host, port), lambda: None)
 
     @classmethod
@@ -294,7 +311,7 @@ class Client(Shortcuts):
         self.close()
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[_Connection]:
+    def _connection(self, timeout: float | None = None) -> Iterator[_Connection]:
         """A connection for one thread's use; after an error it is thrown away.
 
         Answers to what was given up may still come, and nobody else must get them.
@@ -308,9 +325,9 @@ class Client(Shortcuts):
         good = False
         try:
             if connection is None:
-                connection = _Connection(pool.context, self._address, self._check)
+                connection = _Connection(pool.context, self._address, self._check, timeout)
             else:
-                connection.refresh()
+                connection.refresh(timeout)
             yield connection
             good = True
         finally:
@@ -337,14 +354,37 @@ class Client(Shortcuts):
         if pool is not None and unused:
             pool.shut()
 
-    def info(self) -> dict[str, Any]:
+    def info(self, timeout: float | None = None) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
+
+        Args:
+            timeout: seconds that its answer may take; 5 when left out.
 
         Raises:
             FlowUnreachable: nothing answers.
+            BadRequest: `timeout` is no number above 0.
         """
-        with self._connection() as connection:
-            return connection.hello()
+        timeout = CONNECTING if timeout is None else timeout
+        check_timeout(timeout)
+        deadline = time.monotonic() + timeout
+        with self._connection(timeout) as connection:
+            return connection.hello(max(0.001, deadline - time.monotonic()))
+
+    def is_flow_ready(self, timeout: float = 5.0) -> bool:
+        """Whether a Flow answers that is not about to close, and every Executor in it has a replica.
+
+        Args:
+            timeout: seconds that its answer may take.
+
+        Raises:
+            BadRequest: `timeout` is no number above 0. A Flow that does not answer is no error: it is not ready.
+        """
+        check_timeout(timeout)
+        try:
+            # On a connection of its own: one that was used before may be to a Flow that is gone.
+            return ready(ask(self._address, timeout))
+        except errors.ZflowError:
+            return False
 
     def post(
         self,
