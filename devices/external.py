@@ -133,7 +133,7 @@ class Address:
         if self.here and self._lost_at is None:
             if self._asked > self._heard and now - self._asked > PATIENCE:
                 self._cut(now)
-            elif now - max(self._asked, self._heard) > ASK_EVERY:
+            elif now - self._asked > ASK_EVERY:
                 self._ask(now)
 
     def _ask(self, now: float) -> None:

@@ -252,6 +252,28 @@ def test_sigterm_ends_block_quietly(tmp_path: Path) -> None:
         assert script.end() == (0, "after\n", "")
 
 
+SERVE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from helpers import Gate
+from zflow import cli
+sys.exit(cli.main(["executor", "--uses", "Gate", "--replicas", "3", "--uses-with", "folder=" + sys.argv[2]]))
+"""
+
+
+def test_ctrl_c_ends_an_executor_that_is_served_alone(tmp_path: Path) -> None:
+    with Terminal(SERVE, tmp_path, HERE, tmp_path, err=tmp_path / "err") as terminal:
+        terminal.wait_until("until Ctrl-C\r\n")
+        terminal.press(CTRL_C)
+        assert terminal.end() == 0
+    first, second, last = terminal.shown.splitlines()
+    assert first == "Gate: 3 replicas"
+    assert re.fullmatch(r"serving at 127.0.0.1:\d+, until Ctrl-C", second)
+    assert last == "^C"
+    assert (tmp_path / "err").read_text() == ""
+    assert len(list(tmp_path.glob("*.closed"))) == 3, "each Executor was closed"
+
+
 PROGRESS = """
 import sys
 sys.path.insert(0, sys.argv[1])

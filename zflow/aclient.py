@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.client import address_of, together
+from zflow.client import address_of, ready, seconds, together
 from zflow.connection import CONNECTING, LOOK, SILENCE, check_same_flow, open_socket
 from zflow.devices import protocol
 from zflow.document import DocumentArray
@@ -66,13 +66,13 @@ class _Link:
         self._shut = weakref.finalize(self, _shut, self._context, self._socket)
         self._shut.atexit = False
 
-    async def hello(self) -> dict[str, Any]:
-        """Ask the broker who it is."""
+    async def hello(self, timeout: float | None = None) -> dict[str, Any]:
+        """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         if self._welcome.done():
             self._welcome = self._loop.create_future()
         self._say_hello()
         try:
-            return await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING)
+            return await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING if timeout is None else timeout)
         except asyncio.TimeoutError:
             raise errors.FlowUnreachable(
                 f"no Flow answers at {self._address}: is it running, and is the port right?"
@@ -220,8 +220,11 @@ class AsyncClient(Shortcuts):
     """Posts to a Flow from asyncio. One may be shared by tasks, and used on several event loops.
 
     Args:
-        host: where the Flow listens.
+        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port.
+
+    Raises:
+        BadRequest: that is no address, or has no port.
 
     Example:
         client = AsyncClient(port=5555)
@@ -231,9 +234,7 @@ class AsyncClient(Shortcuts):
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int | str | None = None) -> None:
-        if port is None:
-            raise errors.BadRequest("AsyncClient needs the port of a Flow: AsyncClient(port=...)")
-        self._address = address_of(host, port)
+        self._address = address_of(host, port, "AsyncClient")
         self._links: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = weakref.WeakKeyDictionary()
 
     async def __aenter__(self) -> AsyncClient:
@@ -252,6 +253,20 @@ class AsyncClient(Shortcuts):
         """Ask the Flow about itself; as `Client.info`."""
         link = await self._link()
         return await link.hello()
+
+    async def is_flow_ready(self, timeout: float = 5000) -> bool:
+        """Whether a Flow answers, and all its Executors have a replica; as `Client.is_flow_ready`."""
+        limit = seconds(timeout)
+        try:
+            link = _Link(self._address, asyncio.get_running_loop())
+        except errors.ZflowError:
+            return False
+        try:
+            return ready(await link.hello(limit))
+        except errors.ZflowError:
+            return False
+        finally:
+            link.close()
 
     async def _link(self) -> _Link:
         loop = asyncio.get_running_loop()

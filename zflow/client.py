@@ -16,8 +16,8 @@ from typing import Any
 
 import zmq
 
-from zflow import errors
-from zflow.connection import Connection
+from zflow import address, errors
+from zflow.connection import CONNECTING, Connection, ask
 from zflow.document import DocumentArray
 from zflow.exchange import (
     PREFETCH,
@@ -33,20 +33,32 @@ from zflow.exchange import (
 from zflow.shortcuts import Shortcuts
 
 
-def address_of(host: str, port: int | str) -> str:
-    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; an IPv6 host is put in brackets.
+def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
+    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; without a port the host is to name it: `'127.0.0.1:5555'`.
 
     Raises:
-        BadRequest: the port is no number from 1 to 65535.
+        BadRequest: there is no port, or it is no number from 1 to 65535.
     """
-    try:
-        number = int(port)
-    except (TypeError, ValueError):
-        number = 0
-    if not 0 < number < 65536 or isinstance(port, bool):
-        raise errors.BadRequest(f"port must be a number from 1 to 65535, not {port!r}")
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"tcp://{host}:{number}"
+    if port is not None:
+        return address.endpoint(host, address.port_of(port))
+    if not isinstance(host, str) or ":" not in host:
+        raise errors.BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
+    return address.endpoint(*address.parse(host))
+
+
+def seconds(timeout: float) -> float:
+    """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise errors.BadRequest(f"timeout must be a number of ms above 0, not {timeout!r}")
+    return timeout / 1000
+
+
+def ready(info: dict[str, Any]) -> bool:
+    """Whether a Flow that told this about itself takes requests, and has a replica of every Executor."""
+    executors = info.get("executors")
+    if info.get("closing") or not isinstance(executors, dict):
+        return False
+    return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
 
 
 class _Pool:
@@ -72,9 +84,12 @@ class Client(Shortcuts):
     """Posts to a Flow that runs anywhere. One may be shared by threads, and is still good after a fork.
 
     Args:
-        host: where the Flow listens.
+        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port, as `zflow-run` prints it and `Flow.port` has it.
         asyncio: True makes it an `AsyncClient`.
+
+    Raises:
+        BadRequest: that is no address, or has no port.
 
     Example:
         client = Client(port=5555)
@@ -90,8 +105,6 @@ class Client(Shortcuts):
         return super().__new__(cls)
 
     def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> None:
-        if port is None:
-            raise errors.BadRequest("Client needs the port of a Flow: Client(port=...); zflow-run prints it")
         self._setup(address_of(host, port), lambda: None)
 
     @classmethod
@@ -122,7 +135,7 @@ class Client(Shortcuts):
         self.close()
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """A connection for one thread's use; after an error it is thrown away.
 
         Answers to what was given up may still come, and nobody else must get them.
@@ -136,9 +149,9 @@ class Client(Shortcuts):
         good = False
         try:
             if connection is None:
-                connection = Connection(pool.context, self._address, self._check)
+                connection = Connection(pool.context, self._address, self._check, timeout)
             else:
-                connection.refresh()
+                connection.refresh(timeout)
             yield connection
             good = True
         finally:
@@ -165,14 +178,36 @@ class Client(Shortcuts):
         if pool is not None and unused:
             pool.shut()
 
-    def info(self) -> dict[str, Any]:
+    def info(self, timeout: float = 1000 * CONNECTING) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
+
+        Args:
+            timeout: ms that its answer may take.
 
         Raises:
             FlowUnreachable: nothing answers.
+            BadRequest: `timeout` is no number above 0.
         """
-        with self._connection() as connection:
-            return connection.hello()
+        limit = seconds(timeout)
+        deadline = time.monotonic() + limit
+        with self._connection(limit) as connection:
+            return connection.hello(max(0.001, deadline - time.monotonic()))
+
+    def is_flow_ready(self, timeout: float = 5000) -> bool:
+        """Whether a Flow answers that is not about to close, and every Executor in it has a replica.
+
+        Args:
+            timeout: ms that its answer may take.
+
+        Raises:
+            BadRequest: `timeout` is no number above 0. A Flow that does not answer is no error: it is not ready.
+        """
+        limit = seconds(timeout)
+        try:
+            # On a connection of its own: one that was used before may be to a Flow that is gone.
+            return ready(ask(self._address, limit))
+        except errors.ZflowError:
+            return False
 
     def scale(self, executor: str, replicas: int) -> dict[str, Any]:
         """Give an Executor so many replicas (of each shard), and return when they serve, or the surplus has ended.

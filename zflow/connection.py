@@ -41,7 +41,9 @@ def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -
 class Connection:
     """One socket to the broker, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], address: str, check: Callable[[], None]) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], address: str, check: Callable[[], None], timeout: float | None = None
+    ) -> None:
         self._address = address
         self._check = check
         self.ids = itertools.count(1)
@@ -52,22 +54,26 @@ class Connection:
         self._anew = False  # connected anew: the broker may be another one, or have missed something
         self.used = time.monotonic()
         try:
-            self.info = self.hello()
+            self.info = self.hello(timeout)
         except BaseException:
             self.close()
             raise
 
-    def refresh(self) -> None:
-        """Ask anew who the broker is if the last use was long ago: another Flow may listen there by now."""
-        if time.monotonic() - self.used > LOOK / 1000:
-            self.info = self.hello()
+    def refresh(self, timeout: float | None) -> None:
+        """Ask anew who the broker is if there is news or the last use was long ago: it may be another Flow's by now."""
+        if self._port.readable() or time.monotonic() - self.used > LOOK / 1000:
+            self._anew = False  # nothing is under way
+            self.info = self.hello(timeout)
 
-    def hello(self) -> dict[str, Any]:
-        """Ask the broker who it is."""
+    def hello(self, timeout: float | None = None) -> dict[str, Any]:
+        """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         token = next(self.ids)
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
-        deadline = time.monotonic() + CONNECTING
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._socket.poll(min(LOOK, int(left * 1000) + 1)):
+                self._make_sure()
+                continue
             for header, _ in self._receive_some():
                 if header[1] == protocol.WELCOME and header[2] == token:
                     return dict(header[3])
@@ -185,15 +191,15 @@ class Connection:
         self._socket.close(LAST_WORDS)
 
 
-def ask(address: str) -> dict[str, Any]:
-    """Ask a broker about its Flow.
+def ask(address: str, timeout: float | None = None) -> dict[str, Any]:
+    """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
 
     Raises:
         FlowUnreachable: nobody answers.
     """
     context: zmq.Context[Any] = zmq.Context()
     try:
-        connection = Connection(context, address, lambda: None)
+        connection = Connection(context, address, lambda: None, timeout)
         connection.close()
         return connection.info
     finally:

@@ -25,7 +25,7 @@ DEFAULT: Final = "/default"
 ARGUMENTS: Final = ("docs", "parameters", "docs_matrix", "docs_map")
 
 _MARK: Final = "__zflow_endpoints__"
-_RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "workspace")
+_RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "serve", "workspace")
 _classes: dict[str, type[Executor]] = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,6 +156,32 @@ class Executor:
         path = os.path.join(os.path.abspath(base), name, str(self.runtime_args.shard_id))
         os.makedirs(path, exist_ok=True)
         return path
+
+    @classmethod
+    def serve(cls, *, stop_event: Any = None, **options: Any) -> None:
+        """Serve this Executor alone, as a Flow of nothing else, until it is told to end; then close in good order.
+
+        What it listens with is what any Flow has: Clients can post to it, and another Flow can have it as an external
+        Executor. It ends by Ctrl-C, by SIGTERM (if this is the main thread), or when `stop_event` is set. The log says
+        where it serves.
+
+        Args:
+            stop_event: of threading or multiprocessing.
+            options: any keyword of `Flow.add` that concerns one Executor (`replicas`, `shards`, `uses_with`, ...), and
+                any of `Flow` (`port`, `host`, `timeout_close`, ...). `name` is that of the class when left out.
+
+        Raises:
+            InvalidFlow, InvalidExecutor, NotSupported: a wrong keyword or value; nothing was started.
+            StartupFailed, PortInUse: it cannot start; nothing is left running.
+            FlowNotRunning: it came down by itself.
+
+        >>> Executor.serve(prot=12345)
+        Traceback (most recent call last):
+        zflow.errors.InvalidFlow: unknown keyword 'prot'; did you mean 'port'? (Executor.serve)
+        """
+        from zflow.serve import serve
+
+        serve(cls, stop_event=stop_event, **options)
 
     def close(self) -> None:
         """Called once when the replica shuts down: override it to give back files, connections, devices."""

@@ -1,0 +1,78 @@
+"""`zflow-run ping`: ask a running Flow, or an Executor that is served alone, whether it is there and how it is."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from typing import Any
+
+from zflow import address
+from zflow.cli.command import Command, counted
+from zflow.client import Client
+from zflow.errors import BadRequest, ZflowError
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="HOST:PORT", help="where it listens; a port alone is one of 127.0.0.1")
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="how long its answer may take (default: 5)"
+    )
+    parser.add_argument("--count", type=int, default=5, help="round trips to measure (default: 5)")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print nothing; the exit status tells")
+
+
+def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    if not 0 < given.timeout < float("inf"):
+        parser.error(f"--timeout must be a number of seconds above 0, not {given.timeout}")
+    if given.count < 1:
+        parser.error(f"--count must be 1 or more, not {given.count}")
+    try:
+        host, port = address.parse(given.address, default_host="127.0.0.1")
+    except BadRequest as error:
+        parser.error(error.message)
+    try:
+        with Client(host, port) as client:
+            client.info(1000 * given.timeout)  # connects, which is no round trip
+            trips = [_round_trip(client, given.timeout) for _ in range(given.count)]
+    except ZflowError as error:
+        if not given.quiet:
+            print(f"zflow-run: {error}", file=sys.stderr)
+        return 1
+    if not given.quiet:
+        print("\n".join(_lines(address.spell(host, port), trips[-1][1], [seconds for seconds, _ in trips])))
+    return 0
+
+
+def _round_trip(client: Client, timeout: float) -> tuple[float, dict[str, Any]]:
+    begun = time.perf_counter()
+    info = client.info(1000 * timeout)
+    return time.perf_counter() - begun, info
+
+
+def _lines(where: str, info: dict[str, Any], trips: list[float]) -> list[str]:
+    middle, least = statistics.median(trips) * 1000, min(trips) * 1000
+    return [
+        f"zflow {info.get('version')} at {where}",
+        f"round trip: {middle:.2f} ms (median of {len(trips)}), {least:.2f} ms at least",
+        f"requests in progress: {info.get('requests')}",
+        *(_line(name, executor) for name, executor in info.get("executors", {}).items()),
+    ]
+
+
+def _line(name: str, executor: dict[str, Any]) -> str:
+    replicas, addresses = executor.get("replicas", []), executor.get("addresses", [])
+    copies = (
+        f"{len(replicas)} of {counted(len(addresses), 'address')}" if addresses else counted(len(replicas), "replica")
+    )
+    names = f" ({', '.join(replicas)})" if replicas else ""
+    return f"{name}: {copies}{names}, {executor.get('queued', 0)} queued"
+
+
+COMMAND = Command(
+    "Ask whether a Flow is there: version, latency, Executors; exit status 0 if it answers, 1 if not.",
+    "zflow-run ping HOST:PORT [options]",
+    _add_arguments,
+    _run,
+)
