@@ -233,7 +233,7 @@ def test_a_replica_that_dies_while_it_rests_is_started_again_and_competes() -> N
 # -- a crash loop -----------------------------------------------------------------------------------------------------
 
 
-def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     with Flow().add(name="work", uses=Work, uses_with={"broken": str(broken)}, replicas=2) as flow:
         broken.touch()
@@ -245,4 +245,3 @@ def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path, capfd: pytest
         wait_for(lambda: crashing() == ["work/rep-1"], what="it is shown")
         broken.unlink()
         wait_for(lambda: crashing() == [], what="it is over")
-    assert "3 times in a row" in capfd.readouterr().err

@@ -44,6 +44,17 @@ def served(label: str, milliseconds: float = 1.0, **options: Any) -> Flow:
     return Flow().add(name="slow", uses=Slow, uses_with={"label": label, "milliseconds": milliseconds}, **options)
 
 
+def port_of(flow: Flow) -> int:
+    """The port of a running Flow."""
+    assert flow.port is not None
+    return flow.port
+
+
+def over(*far: Flow | Cable, **options: Any) -> Flow:
+    """A Flow over Flows, or over cables to them."""
+    return Flow().add(external=True, port=[one.port for one in far], **options)
+
+
 def by(docs: DocumentArray) -> Counter[str]:
     """How many Documents each server has had."""
     return Counter(doc.tags["by"] for doc in docs)
@@ -223,12 +234,11 @@ def test_a_far_side_with_four_replicas_gets_four_at_a_time() -> None:
 
 
 def test_the_quicker_address_gets_more() -> None:
-    with served("quick", 2) as quick, served("slow", 20) as slow:
-        with Flow().add(external=True, port=[quick.port, slow.port]) as flow:
-            flow.post("/", texts(20), request_size=1)
-            begun = time.monotonic()
-            shares = by(flow.post("/", texts(300), request_size=1))
-            seconds = time.monotonic() - begun
+    with served("quick", 2) as quick, served("slow", 20) as slow, over(quick, slow) as flow:
+        flow.post("/", texts(20), request_size=1)
+        begun = time.monotonic()
+        shares = by(flow.post("/", texts(300), request_size=1))
+        seconds = time.monotonic() - begun
     ideal = 300 / (1 / 0.002 + 1 / 0.020)
     assert shares["quick"] > 6 * shares["slow"]
     print(f"{seconds / ideal:.2f} of ideal")
@@ -305,37 +315,36 @@ def _try(flow: Flow) -> Any:
 
 
 def test_over_a_frozen_cable_requests_go_to_another_address_and_when_it_thaws_it_serves_again() -> None:
-    with served("near") as near, served("far") as far, Cable(far.port) as cable:
-        with Flow().add(external=True, port=[near.port, cable.port]) as flow:
-            assert by(flow.post("/", texts(100), request_size=1)).keys() == {"near", "far"}
-            cable.freeze()
-            assert flow.post("/", texts(300), request_size=1).texts == [str(number) for number in range(300)]
-            cable.heal()
-            wait_for(lambda: "far" in by(flow.post("/", texts(50), request_size=1)), what="it serves again")
+    with served("near") as near, served("far") as far, Cable(port_of(far)) as cable, over(near, cable) as flow:
+        assert by(flow.post("/", texts(100), request_size=1)).keys() == {"near", "far"}
+        cable.freeze()
+        assert flow.post("/", texts(300), request_size=1).texts == [str(number) for number in range(300)]
+        cable.heal()
+        wait_for(lambda: "far" in by(flow.post("/", texts(50), request_size=1)), what="it serves again")
 
 
 def test_a_cable_that_is_frozen_cut_and_healed_loses_nothing_and_ends_what_is_late() -> None:
-    with served("far", 5) as far, Cable(far.port, delay=0.002, jitter=0.005) as cable:
-        with Flow().add(external=True, port=cable.port, timeout_send=3000) as flow:
-            results: list[Any] = []
+    delays = {"delay": 0.002, "jitter": 0.005}
+    with served("far", 5) as far, Cable(port_of(far), **delays) as cable, over(cable, timeout_send=3000) as flow:
+        results: list[Any] = []
 
-            def post(number: int) -> None:
-                try:
-                    results.append(flow.post("/", Document(text=str(number)))[0].text == str(number))
-                except (DeadlineExceeded, FlowUnreachable) as error:
-                    results.append(error)
+        def post(number: int) -> None:
+            try:
+                results.append(flow.post("/", Document(text=str(number)))[0].text == str(number))
+            except (DeadlineExceeded, FlowUnreachable) as error:
+                results.append(error)
 
-            for step in (cable.freeze, cable.cut, cable.heal, cable.cut, cable.heal):
-                threads = [threading.Thread(target=post, args=(number,)) for number in range(20)]
-                for thread in threads:
-                    thread.start()
-                step()
-                for thread in threads:
-                    thread.join()
-            assert len(results) == 100
-            assert False not in results
-            wait_for(lambda: not isinstance(_try(flow), Exception), what="it serves again")
-            assert len(flow.post("/", texts(20), request_size=1)) == 20
+        for step in (cable.freeze, cable.cut, cable.heal, cable.cut, cable.heal):
+            threads = [threading.Thread(target=post, args=(number,)) for number in range(20)]
+            for thread in threads:
+                thread.start()
+            step()
+            for thread in threads:
+                thread.join()
+        assert len(results) == 100
+        assert False not in results
+        wait_for(lambda: not isinstance(_try(flow), Exception), what="it serves again")
+        assert len(flow.post("/", texts(20), request_size=1)) == 20
 
 
 def test_a_blink_of_the_cable_does_not_begin_a_request_twice() -> None:
@@ -349,7 +358,7 @@ def test_a_blink_of_the_cable_does_not_begin_a_request_twice() -> None:
             for doc in docs:
                 doc.tags["seen"] = Count.seen
 
-    with Flow().add(uses=Count) as far, Cable(far.port) as cable:
+    with Flow().add(uses=Count) as far, Cable(port_of(far)) as cable:
         with Flow().add(external=True, port=cable.port) as flow:
             posted = in_background(flow.post, "/", texts(500), request_size=1)
             wait_for(lambda: Client(port=far.port).info()["requests"] > 0, what="requests are under way")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket as network
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ def join(
     *,
     shard: int = 0,
     stop_event: Any = None,
+    started: Callable[[int], object] = lambda count: None,
     **options: Any,
 ) -> None:
     """Run replicas of a running Flow's Executor here, until Ctrl-C, SIGTERM, or until `stop_event` is set.
@@ -57,6 +58,7 @@ def join(
         uses: what the replicas run, as in `Flow.add`.
         shard: which shard they are replicas of, if the Executor has several.
         stop_event: an Event of threading or multiprocessing.
+        started: called with the number of replicas here when they serve.
         options: any of `TAKES`; `replicas` is how many to run here, 1 when left out.
 
     Raises:
@@ -75,6 +77,7 @@ def join(
     launched = Launched(Plan(None, seats, plan.private_folder()), spawn.choose(None))
     try:
         log.info("%s of the Flow at %s: %d here", executor, address.spell(host, port), len(seats))
+        started(len(seats))
         launched.wait(stop_event)
     except KeyboardInterrupt:
         pass

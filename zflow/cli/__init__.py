@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from zflow import __version__
-from zflow.cli import executor, flow, ping
+from zflow.cli import changes, executor, flow, ping, replica
 from zflow.cli.command import Command
 from zflow.errors import ZflowError
 from zflow.suggest import did_you_mean
@@ -20,7 +20,12 @@ from zflow.suggest import did_you_mean
 COMMANDS: dict[str, Command] = {
     "flow": flow.COMMAND,
     "executor": executor.COMMAND,
+    "replica": replica.COMMAND,
     "ping": ping.COMMAND,
+    "scale": changes.SCALE,
+    "restart": changes.RESTART,
+    "drain": changes.DRAIN,
+    "undrain": changes.UNDRAIN,
 }
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C has cut short, as shells have it

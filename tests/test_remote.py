@@ -1,0 +1,165 @@
+"""Replicas of other machines: processes of their own here, which join over TCP, compete, leave and come back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import PATIENCE, free_port, in_background, texts, wait_for
+
+from zflow import Client, DocumentArray, Executor, Flow, remote, requests
+from zflow.errors import FlowUnreachable, InvalidFlow, StartupFailed
+
+SOURCE = """
+import time
+from zflow import Executor, requests
+
+class Work(Executor):
+    @requests
+    def work(self, docs, **kwargs):
+        time.sleep(0.002)
+        for doc in docs:
+            doc.tags["by"] = self.runtime_args.name
+            doc.tags["shard"] = self.runtime_args.shard_id
+"""
+
+
+class Work(Executor):
+    @requests
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        time.sleep(0.002)
+        for doc in docs:
+            doc.tags["by"] = self.runtime_args.name
+            doc.tags["shard"] = self.runtime_args.shard_id
+
+
+@contextmanager
+def joined(flow: Flow, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`zflow-run replica`, running."""
+    file = folder / "work.py"
+    file.write_text(SOURCE)
+    where = ["--broker", f"localhost:{flow.replica_port}", "--executor", "work", "--uses", f"{file}:Work"]
+    command = [sys.executable, "-m", "zflow", "replica", *where, *options]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert "here, until Ctrl-C" in process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE)
+
+
+def names(flow: Flow) -> list[str]:
+    with Client(port=flow.port) as client:
+        found: list[str] = client.info()["executors"]["work"]["replicas"]
+        return found
+
+
+def by(flow: Flow, count: int = 100) -> Counter[str]:
+    return Counter(doc.tags["by"] for doc in flow.post("/", texts(count), request_size=1))
+
+
+def test_they_compete_with_those_of_the_flow_and_leave_in_good_order(tmp_path: Path) -> None:
+    with Flow(replica_port=0).add(name="work", uses=Work) as flow:
+        with joined(flow, tmp_path, "--replicas", "2") as process:
+            found = by(flow)
+            assert len(found) == 3
+            assert all(share > 15 for share in found.values())
+            posted = in_background(flow.post, "/", texts(500), request_size=1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+            assert posted.result(60).texts == [str(number) for number in range(500)]
+            assert names(flow) == ["work/rep-0"]
+        with joined(flow, tmp_path):
+            assert len(by(flow)) == 2
+
+
+def test_one_that_is_killed_loses_nothing_and_is_started_again(tmp_path: Path) -> None:
+    import psutil
+
+    with Flow(replica_port=0).add(name="work", uses=Work) as flow, joined(flow, tmp_path) as process:
+        posted = in_background(flow.post, "/", texts(500), request_size=1)
+        wait_for(lambda: Client(port=flow.port).info()["requests"] > 0, what="requests are under way")
+        (replica,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.cmdline()[:1] and "work/rep-0@" in child.cmdline()[0]
+        ]
+        replica.kill()
+        assert posted.result(60).texts == [str(number) for number in range(500)]
+        wait_for(lambda: len(by(flow)) == 2, what="it competes again")
+
+
+def test_it_waits_for_a_flow_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+    port = free_port()
+    with ExitStack() as running:
+        with Flow(replica_port=port).add(name="work", uses=Work) as flow:
+            running.enter_context(joined(flow, tmp_path))
+            assert len(by(flow)) == 2
+        with Flow(replica_port=port).add(name="work", uses=Work) as flow:
+            wait_for(lambda: len(names(flow)) == 2, what="it joins the new one")
+            assert len(by(flow)) == 2
+
+
+def test_a_replica_of_one_shard_takes_its_part(tmp_path: Path) -> None:
+    flow = Flow(replica_port=0).add(name="work", uses=Work, shards=2, polling={"/any": "ANY", "*": "ALL"})
+    with flow, joined(flow, tmp_path, "--shard", "1") as process:
+        remote_name = next(name for name in names(flow) if "@" in name)
+        assert remote_name.startswith("work/shard-1/rep-0@")
+        docs = flow.post("/any", texts(100), request_size=1)
+        assert remote_name in {doc.tags["by"] for doc in docs}
+        assert len(flow.post("/", texts(50), request_size=1)) == 50
+        local = [name for name in names(flow) if name == "work/shard-1/rep-0"]
+        assert local
+        process.terminate()
+        process.wait(PATIENCE)
+        assert len(flow.post("/", texts(50), request_size=1)) == 50
+
+
+def test_none_joins_a_flow_that_does_not_allow_it() -> None:
+    with Flow().add(name="work", uses=Work) as flow:
+        assert flow.replica_port is None
+        with pytest.raises(InvalidFlow, match=r"is where clients of the Flow connect: replicas join at the port that"):
+            remote.join(f"localhost:{flow.port}", "work", Work)
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "message"),
+    [
+        ("wrok", {}, "no Executor 'wrok' that replicas could join; did you mean 'work'?"),
+        ("work", {"shard": 1}, "shard must be from 0 to 0, not 1"),
+        ("work", {"polling": "ALL"}, "unknown keyword 'polling' is the Flow's business"),
+        ("work", {"replicas": 0}, "replicas must be a whole number of 1 or more, not 0"),
+        ("far", {}, "no Executor 'far'"),
+    ],
+)
+def test_what_cannot_join_is_told_why(executor: str, options: dict[str, Any], message: str) -> None:
+    with Flow().add(uses=Work) as far:
+        flow = Flow(replica_port=0).add(name="work", uses=Work).add(name="far", external=True, port=far.port)
+        with flow, pytest.raises(InvalidFlow, match=message):
+            remote.join(f"localhost:{flow.replica_port}", executor, Work, **options)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(FlowUnreachable, match=r"no Flow takes replicas at tcp://127\.0\.0\.1:"):
+        remote.join(f"localhost:{free_port()}", "work", Work)
+
+
+def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
+    class Broken(Executor):
+        def __init__(self, **kwargs: Any) -> None:
+            raise RuntimeError("no model here")
+
+    with Flow(replica_port=0).add(name="work", uses=Work) as flow:
+        with pytest.raises(StartupFailed, match="no model here"):
+            remote.join(f"localhost:{flow.replica_port}", "work", Broken)
+        assert names(flow) == ["work/rep-0"]

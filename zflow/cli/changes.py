@@ -1,0 +1,91 @@
+"""`zflow-run scale`, `restart`, `drain`, `undrain`: change a running Flow."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from zflow import address
+from zflow.cli.command import Command, counted
+from zflow.client import Client
+from zflow.errors import BadRequest
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="HOST:PORT", help="where the Flow listens; a port alone is of 127.0.0.1")
+
+
+def _client(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Client:
+    try:
+        client: Client = Client(*address.parse(given.address, default_host="127.0.0.1"))
+    except BadRequest as error:
+        parser.error(error.message)
+    return client
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    _add_address(parser)
+    parser.add_argument("wanted", nargs="+", metavar="EXECUTOR=REPLICAS", help="how many replicas, of each shard")
+
+
+def _scale(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    wanted = {}
+    for text in given.wanted:
+        found = re.fullmatch(r"([^=]+)=(\d+)", text)
+        if found is None:
+            parser.error(f"say EXECUTOR=REPLICAS, such as encoder=5, not {text!r}")
+        wanted[found[1]] = int(found[2])
+    with _client(parser, given) as client:
+        for executor, replicas in wanted.items():
+            result = client.scale(executor, replicas)
+            print(f"{executor}: {counted(result['replicas'], 'replica')} instead of {result['before']}", flush=True)
+    return 0
+
+
+def _named(what: str, about: str) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        _add_address(parser)
+        parser.add_argument("names", nargs="+", metavar=what, help=about)
+
+    return add
+
+
+def _each(change: Callable[[Client, str], dict[str, Any]], said: str) -> Callable[..., int]:
+    def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+        with _client(parser, given) as client:
+            for name in given.names:
+                result = change(client, name)
+                print(f"{name}: " + said.format(**result), flush=True)
+        return 0
+
+    return run
+
+
+_REPLICA = _named("REPLICA", "its name, such as encoder/rep-0, as `zflow-run ping` shows it")
+
+SCALE = Command(
+    "Give Executors of a running Flow more replicas, or fewer.",
+    "zflow-run scale HOST:PORT EXECUTOR=REPLICAS [EXECUTOR=REPLICAS ...]",
+    _add_scale,
+    _scale,
+)
+RESTART = Command(
+    "Put a new process in the place of each replica of an Executor, one after the other.",
+    "zflow-run restart HOST:PORT EXECUTOR [EXECUTOR ...]",
+    _named("EXECUTOR", "the Executor's name"),
+    _each(Client.restart, "{restarted} restarted"),
+)
+DRAIN = Command(
+    "Let a replica finish what it has, and give it nothing more.",
+    "zflow-run drain HOST:PORT REPLICA [REPLICA ...]",
+    _REPLICA,
+    _each(Client.drain, "rests"),
+)
+UNDRAIN = Command(
+    "Let a replica that rests compete again.",
+    "zflow-run undrain HOST:PORT REPLICA [REPLICA ...]",
+    _REPLICA,
+    _each(Client.undrain, "competes again"),
+)
