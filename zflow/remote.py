@@ -89,9 +89,8 @@ def _check(options: Mapping[str, Any], executor: str) -> None:
     for key in options:
         if key not in TAKES:
             why = " is the Flow's business" if key in FIELDS else did_you_mean(key, TAKES)
-            raise errors.InvalidFlow(
-                f"a replica takes no {key!r}{why}: it takes {listed(TAKES)} (executor {executor!r})"
-            )
+            known = f"a replica takes {listed(TAKES)}"
+            raise errors.InvalidFlow(f"unknown keyword {key!r}{why}; {known} (executor {executor!r})")
 
 
 def _told(url: str) -> dict[str, Any]:
