@@ -36,6 +36,10 @@ class InvalidConfig(InvalidFlow):
     """A YAML file or text cannot be read as a Flow; the message gives file, line and key."""
 
 
+class InvalidKeys(ZflowError, ValueError):
+    """A folder of CURVE keys is not what it should be; the message names the file, never what is in it."""
+
+
 class InvalidExecutor(ZflowError, ValueError):
     """What `uses` says is not an Executor that can be run, or its endpoints are not well defined."""
 

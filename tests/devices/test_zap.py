@@ -1,0 +1,489 @@
+"""Who gets in over TCP and who does not: real sockets for what libzmq does, frames and events for what we decide."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket as sockets
+from collections.abc import Iterator
+
+import pytest
+import zmq
+from helpers import wait_for
+from hypothesis import given
+from hypothesis import strategies as st
+from zmq.utils import z85
+
+from zflow.devices import zap
+from zflow.devices.zap import CLIENTS, REPLICAS, Connections, Gate, Handler, Refusals
+
+SERVER, CLIENT, REPLICA, STRANGER, OTHER = (zmq.curve_keypair() for _ in range(5))
+SECRETS = [secret for _, secret in (SERVER, CLIENT, REPLICA, STRANGER, OTHER)]
+LISTS = {CLIENTS: frozenset({CLIENT[0]}), REPLICAS: frozenset({REPLICA[0]})}
+CURVE = {CLIENTS: SERVER[1], REPLICAS: SERVER[1]}
+PLAIN = {CLIENTS: None, REPLICAS: None}
+
+
+class Served:
+    """A broker's two doors in this thread: `turn` takes what has come, and answers it."""
+
+    def __init__(self, secrets, limit=100):
+        self.context = zmq.Context()
+        self.peers = zmq.Context()
+        self.lists = LISTS if any(secrets.values()) else {}
+        self.gate = Gate(self.context, lambda: self.lists, {CLIENTS: limit, REPLICAS: limit})
+        self.routers, self.addresses = {}, {}
+        self.got = []  # domain, text and the key whose message it is
+        for domain, secret in secrets.items():
+            router = self.context.socket(zmq.ROUTER)
+            router.linger = 0
+            router.set(zmq.IPV6, 1)
+            router.set(zmq.BACKLOG, 4096)
+            self.gate.guard(router, domain, secret)
+            port = router.bind_to_random_port("tcp://127.0.0.1")
+            self.routers[domain], self.addresses[domain] = router, f"tcp://127.0.0.1:{port}"
+
+    def turn(self):
+        watched = [*self.gate.sockets, *self.routers.values()]
+        zmq.zmq_poll([(socket, zmq.POLLIN) for socket in watched], 20)
+        self.gate.serve()
+        for domain, router in self.routers.items():
+            while router.poll(0):
+                identity, text = router.recv_multipart(copy=False)
+                self.got.append((domain, text.bytes, self._user(text)))
+                router.send_multipart([identity.bytes, text.bytes])
+
+    @staticmethod
+    def _user(frame):
+        try:
+            return frame.get("User-Id").encode()
+        except zmq.ZMQError:
+            return None
+
+    def until(self, condition, what=""):
+        def checked():
+            self.turn()
+            return condition()
+
+        return wait_for(checked, what=what)
+
+    def connect(self, pair, domain=CLIENTS, text=b"hello", server=SERVER[0], watched=False):
+        """A peer that connects and speaks; with `watched`, also its monitor."""
+        dealer = self.peers.socket(zmq.DEALER)
+        dealer.linger = 0
+        if pair:
+            zap.secure(dealer, server, *pair)
+        monitor = zap.watch(dealer) if watched else None
+        dealer.connect(self.addresses[domain])
+        dealer.send(text)
+        return (dealer, monitor) if watched else dealer
+
+    def serves(self, pair=CLIENT, domain=CLIENTS):
+        """Somebody who may is served from connecting to the answer."""
+        with self.connect(pair, domain, b"served") as dealer:
+            self.until(lambda: dealer.poll(0), "who may connect is served")
+            return dealer.recv() == b"served"
+
+    def close(self):
+        self.peers.destroy(linger=0)
+        self.gate.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def served(caplog) -> Iterator[Served]:
+    yield from _served(CURVE)
+    logged = [record.getMessage() for record in caplog.get_records("call")]
+    assert not [line for line in logged if any(secret.decode() in line for secret in SECRETS)]
+
+
+@pytest.fixture
+def plain() -> Iterator[Served]:
+    yield from _served(PLAIN)
+
+
+def _served(secrets):
+    served = Served(secrets, limit=2)
+    yield served
+    served.close()
+
+
+def warned(caplog, *words):
+    return [text for text in caplog.messages if all(word in text for word in words)]
+
+
+# -- keys, with real sockets ------------------------------------------------------------------------------------------
+
+
+def test_who_has_a_key_on_the_list_is_served_and_known_by_it(served):
+    assert served.serves(CLIENT, CLIENTS)
+    assert served.serves(REPLICA, REPLICAS)
+    assert served.got == [(CLIENTS, b"served", CLIENT[0]), (REPLICAS, b"served", REPLICA[0])]
+
+
+@pytest.mark.parametrize(
+    ("pair", "domain", "reason"),
+    [
+        (STRANGER, CLIENTS, "refused a client from 127.0.0.1: its key is not on the list"),
+        (STRANGER, REPLICAS, "refused a replica from 127.0.0.1: its key is not on the list"),
+        (CLIENT, REPLICAS, "its key is a client's, which does not let it in as a replica"),
+        (REPLICA, CLIENTS, "its key is a replica's, which does not let it in as a client"),
+    ],
+)
+def test_another_key_is_refused_and_logged_while_others_are_served(served, caplog, pair, domain, reason):
+    dealer, monitor = served.connect(pair, domain, watched=True)
+    served.until(lambda: warned(caplog, reason, "127.0.0.1", pair[0].decode()), "the refusal is logged")
+    assert wait_for(lambda: zap.turned_away(monitor)) == "it does not know this key, or has too many connections"
+    assert served.serves()
+    assert {text for _, text, _ in served.got} == {b"served"}
+    assert not dealer.poll(0)
+    served.until(lambda: served.gate.connections(domain) == 0, "the refused connection is closed")
+
+
+def test_no_key_is_refused_and_logged(served, caplog):
+    dealer, monitor = served.connect(None, watched=True)
+    served.until(lambda: warned(caplog, "refused a client from"), "the refusal is logged")
+    assert wait_for(lambda: zap.turned_away(monitor))
+    assert served.serves()
+    assert {text for _, text, _ in served.got} == {b"served"}
+    assert not dealer.poll(0)
+
+
+def test_no_key_is_logged_with_the_address(served, caplog):
+    port = int(served.addresses[REPLICAS].rpartition(":")[2])
+    with sockets.create_connection(("127.0.0.1", port)) as raw:
+        served.until(lambda: served.gate.connections(REPLICAS) == 1, "the connection is counted")
+        raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+        served.until(lambda: warned(caplog, "refused a replica from 127.0.0.1: it has no key"), "it is logged")
+    served.until(lambda: served.gate.connections(REPLICAS) == 0, "the connection is closed")
+
+
+def test_who_expects_another_server_says_nothing_to_this_one(served, caplog):
+    dealer, monitor = served.connect(CLIENT, server=OTHER[0], watched=True)
+    served.until(lambda: warned(caplog, "refused a client from", "server's key"), "the refusal is logged")
+    assert "may not be those of that Flow" in wait_for(lambda: zap.turned_away(monitor))
+    assert served.serves()
+    assert {text for _, text, _ in served.got} == {b"served"}
+    assert not dealer.poll(0)
+
+
+def test_a_public_key_without_its_secret_is_of_no_use(served, caplog):
+    dealer = served.connect((CLIENT[0], STRANGER[1]))
+    served.until(lambda: warned(caplog, "refused a client from", "not the secret of its own"), "the refusal is logged")
+    assert served.serves()
+    assert {text for _, text, _ in served.got} == {b"served"}
+    assert not dealer.poll(0)
+
+
+def test_a_key_taken_off_the_list_connects_no_more_but_what_is_open_stays(served, caplog):
+    with served.connect(CLIENT) as before:
+        served.until(lambda: before.poll(0))
+        before.recv()
+        served.lists = {**served.lists, CLIENTS: frozenset()}
+        after = served.connect(CLIENT, text=b"after")
+        served.until(lambda: warned(caplog, "its key is not on the list"), "the refusal is logged")
+        before.send(b"still here")
+        served.until(lambda: before.poll(0), "the open connection is served")
+        assert [text for _, text, _ in served.got] == [b"hello", b"still here"]
+    assert not after.poll(0)
+
+
+def test_a_user_name_and_a_password_are_no_key(served, caplog):
+    dealer = served.peers.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.plain_username, dealer.plain_password = b"client", b"client"
+    dealer.connect(served.addresses[CLIENTS])
+    dealer.send(b"hello")
+    served.until(lambda: warned(caplog, "refused a client from"), "the refusal is logged")
+    assert served.serves()
+    assert {text for _, text, _ in served.got} == {b"served"}
+
+
+def test_who_says_nothing_is_hung_up_on(caplog, monkeypatch):
+    monkeypatch.setattr(zap, "HANDSHAKE_MS", 200)
+    served = Served(CURVE)
+    try:
+        port = int(served.addresses[CLIENTS].rpartition(":")[2])
+        with sockets.create_connection(("127.0.0.1", port)) as silent:
+            served.until(lambda: warned(caplog, "from 127.0.0.1: it did not say who it is"), "it is logged")
+            silent.settimeout(10)
+            while silent.recv(64):  # the server's greeting, then the end
+                pass
+        assert served.gate.connections(CLIENTS) == 0
+    finally:
+        served.close()
+
+
+def test_a_guarded_socket_without_a_gate_takes_nobody_in():
+    with zmq.Context() as context:
+        router = context.socket(zmq.ROUTER)
+        zap.guard(router, CLIENTS, SERVER[1])
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        dealer = context.socket(zmq.DEALER)
+        zap.secure(dealer, SERVER[0], *CLIENT)
+        monitor = zap.watch(dealer)
+        dealer.connect(f"tcp://127.0.0.1:{port}")
+        dealer.send(b"hello")
+        wait_for(lambda: zap.turned_away(monitor))
+        assert not router.poll(0)
+        zap.unwatch(dealer, monitor)
+        dealer.close(0)
+        router.close(0)
+
+
+# -- without keys, and limits -----------------------------------------------------------------------------------------
+
+
+def test_without_keys_plain_connections_are_served_and_keys_are_not(plain):
+    assert plain.serves(None)
+    dealer, monitor = plain.connect(CLIENT, text=b"with a key", watched=True)
+    assert "curve" in plain.until(lambda: zap.turned_away(monitor), "the client learns of it")
+    assert plain.serves(None)
+    assert [text for _, text, _ in plain.got] == [b"served", b"served"]
+    assert not dealer.poll(0)
+
+
+def test_sockets_that_are_not_guarded_are_served_beside_the_gate(served, tmp_path):
+    router = served.routers["local"] = served.context.socket(zmq.ROUTER)
+    served.addresses["local"] = f"ipc://{tmp_path}/front"
+    router.bind(served.addresses["local"])
+    assert served.serves(None, "local")
+
+
+@pytest.mark.parametrize("secrets", [CURVE, PLAIN], ids=["curve", "plain"])
+def test_connections_above_the_limit_are_refused_until_others_end(secrets, caplog):
+    served = Served(secrets, limit=2)
+    pair = CLIENT if secrets is CURVE else None
+    try:
+        first, second = served.connect(pair), served.connect(pair)
+        served.until(lambda: first.poll(0) and second.poll(0), "two are served")
+        third, monitor = served.connect(pair, text=b"third", watched=True)
+        served.until(
+            lambda: warned(caplog, "refused a client from 127.0.0.1: too many connections", "limit is 2"),
+            "it is logged",
+        )
+        assert "too many connections" in wait_for(lambda: zap.turned_away(monitor))
+        served.until(lambda: served.gate.connections(CLIENTS) == 2)
+        assert served.serves(REPLICA if pair else None, REPLICAS), "each domain has a limit of its own"
+        first.close()
+        served.until(lambda: served.gate.connections(CLIENTS) == 1)
+        assert served.serves(pair)
+        assert not third.poll(0)
+    finally:
+        served.close()
+
+
+def test_many_connections_that_nobody_reads_of_hold_nothing_up_and_are_counted_to_the_end(plain):
+    port = int(plain.addresses[CLIENTS].rpartition(":")[2])
+    for _ in range(1500):  # 3 events each, where a pipe of libzmq's takes 2000 and then holds up the thread that tells
+        sockets.create_connection(("127.0.0.1", port)).close()
+    assert plain.serves(None)
+    plain.until(lambda: plain.gate.connections(CLIENTS) == 0, "all are counted as ended")
+
+
+# -- the decision -----------------------------------------------------------------------------------------------------
+
+KEY = z85.decode(CLIENT[0])
+
+
+def handler(lists=None, connections=0, refusals=None):
+    lists = LISTS if lists is None else lists
+    return Handler(lambda: lists, {CLIENTS: 10, REPLICAS: 10}, lambda domain: connections, refusals or Refusals())
+
+
+def request(domain=CLIENTS, mechanism=b"CURVE", credentials=(KEY,), version=b"1.0", address=b"10.0.0.1"):
+    return [version, b"1", domain, address, b"", mechanism, *credentials]
+
+
+def test_a_request_that_holds_is_granted():
+    assert handler().reply(request(), 0) == [b"1.0", b"1", b"200", b"", CLIENT[0], b""]
+    assert handler({}).reply(request(mechanism=b"NULL", credentials=()), 0) == [b"1.0", b"1", b"200", b"", b"", b""]
+    assert handler(connections=10).reply(request(), 0)[2] == b"200"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (request(version=b"2.0"), b"not a ZAP 1.0 request"),
+        (request()[:5], b"not a ZAP 1.0 request"),
+        (request(domain=b"others"), b"there is nothing to connect to"),
+        (request(domain=b""), b"there is nothing to connect to"),
+        (request(mechanism=b"NULL", credentials=()), b"it has no key"),
+        (request(mechanism=b"PLAIN", credentials=(b"a", b"b")), b"it has no key"),
+        (request(mechanism=b"GSSAPI", credentials=(b"a",)), b"it has no key"),
+        (request(credentials=()), b"its key is malformed"),
+        (request(credentials=(KEY, KEY)), b"its key is malformed"),
+        (request(credentials=(KEY[:31],)), b"its key is malformed"),
+        (request(credentials=(bytes(32),)), b"its key is not on the list"),
+    ],
+)
+def test_everything_else_is_refused(asked, reason):
+    assert handler().reply(asked, 0) == [b"1.0", b"1", b"400", reason, b"", b""]
+
+
+def test_a_list_that_is_empty_is_not_a_list_that_is_not_there():
+    assert handler({CLIENTS: frozenset()}).reply(request(mechanism=b"NULL", credentials=()), 0)[2] == b"400"
+    assert handler({CLIENTS: frozenset()}).reply(request(), 0)[2] == b"400"
+    assert handler({}).reply(request(mechanism=b"PLAIN", credentials=(b"", b"")), 0)[2] == b"400"
+
+
+frames = st.one_of(
+    st.binary(max_size=80), st.sampled_from([b"1.0", CLIENTS, REPLICAS, b"NULL", b"CURVE", b"PLAIN", bytes(32)])
+)
+
+
+@given(st.lists(frames, max_size=10))
+def test_no_request_is_too_strange_to_be_refused(asked):
+    reply = handler().reply(asked, 0)
+    assert len(reply) == 6
+    assert reply[0] == b"1.0"
+    assert reply[2] == b"400"
+
+
+@given(st.integers(0, 6), frames)
+def test_a_good_request_with_one_frame_changed_is_refused_unless_that_frame_says_nothing(at, frame):
+    asked = request()
+    original, asked[at] = asked[at], frame
+    granted = handler().reply(asked, 0)[2] == b"200"
+    assert granted == (at in (1, 3, 4) or frame == original)
+
+
+@given(st.binary(max_size=100))
+def test_an_address_cannot_break_the_log_line(address):
+    text = zap._printable(address)
+    assert text.isprintable()
+    assert text.isascii()
+    assert len(text) <= 256
+
+
+# -- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_one_line_and_then_a_number_each_second(caplog):
+    refusals = Refusals()
+    for step in range(2500):
+        refusals.add(CLIENTS, "10.0.0.1", "it has no key", "", 100 + step / 1000)
+    refusals.tick(103.1)
+    refusals.tick(110)
+    assert caplog.messages == [
+        "refused a client from 10.0.0.1: it has no key",
+        "refused a client from 10.0.0.1 999 times more: it has no key",
+        "refused a client from 10.0.0.1 1000 times more: it has no key",
+        "refused a client from 10.0.0.1 500 times more: it has no key",
+    ]
+    assert not refusals._more
+
+
+def test_each_address_and_each_reason_is_named(caplog):
+    refusals = Refusals()
+    refusals.add(CLIENTS, "10.0.0.1", "it has no key", "", 0)
+    refusals.add(CLIENTS, "10.0.0.2", "it has no key", "", 0)
+    refusals.add(REPLICAS, "10.0.0.1", "it has no key", "", 0)
+    refusals.add(CLIENTS, "10.0.0.1", "too many connections", "the limit is 3", 0)
+    refusals.add(CLIENTS, "10.0.0.1", "too many connections", "the limit is 4", 0)
+    assert len(caplog.messages) == 4
+    assert caplog.messages[3] == "refused a client from 10.0.0.1: too many connections (the limit is 3)"
+    refusals.add(CLIENTS, "10.0.0.1", "it has no key", "", 50)
+    assert caplog.messages[4:] == [
+        "refused a client from 10.0.0.1 1 times more: too many connections",
+        "refused a client from 10.0.0.1: it has no key",
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.floats(0, 0.5)), max_size=400))
+def test_no_flood_fills_the_log_or_the_memory_and_every_refusal_is_told_of(attempts):
+    lines = []
+    refusals, now = Refusals(), 0.0
+    collector = logging.Handler()
+    collector.emit = lambda record: lines.append((now, record.getMessage()))
+    zap.log.addHandler(collector)
+    try:
+        for address, pause in attempts:
+            now += pause
+            refusals.add(CLIENTS, f"10.0.0.{address}", "it has no key", "", now)
+            assert len(refusals._more) <= zap.MAX_LINES
+        for _ in range(2):
+            now += 2 * zap.EVERY
+            refusals.tick(now)
+    finally:
+        zap.log.removeHandler(collector)
+    assert not refusals._more
+    words = [line.split(" from ")[-1].split() for _, line in lines]
+    named = sum(int(line[1]) if line[2:3] == ["times"] else 1 for line in words if line[0].startswith("10."))
+    unnamed = sum(int(line.split()[1]) for _, line in lines if line.startswith("refused") and "too many" in line)
+    assert named + unnamed == len(attempts)
+
+
+# -- the count --------------------------------------------------------------------------------------------------------
+
+ACCEPTED, DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+AUTH, PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+NUMBERS = [ACCEPTED, DISCONNECTED, AUTH, PROTOCOL, NO_DETAIL]
+
+
+@given(st.lists(st.tuples(st.sampled_from(NUMBERS), st.integers(0, 5)), max_size=60))
+def test_what_was_accepted_and_has_not_ended_is_open(events):
+    connections, open = Connections(True, lambda address, reason: None), set()
+    for event, value in events:
+        connections.happened(event, value, "10.0.0.1")
+        if event == ACCEPTED:
+            open.add(value)
+        elif event == DISCONNECTED:
+            open.discard(value)
+        assert connections.count == len(open)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(-(2**31), 2**31 - 1))))
+def test_no_event_is_too_strange(events):
+    connections = Connections(True, lambda address, reason: None)
+    for event in events:
+        connections.happened(*event)
+
+
+@pytest.mark.parametrize(
+    ("event", "value", "keyed", "open"),
+    [
+        (PROTOCOL, 0x11000002, "it has no key", "it has a key, and this Flow has none"),
+        (PROTOCOL, 0x11000001, "it expects another server's key, or has not the secret of its own", None),
+        (PROTOCOL, 0x10000013, "its handshake makes no sense", "its handshake makes no sense"),
+        (NO_DETAIL, errno.EAGAIN, "it did not say who it is within 5 s", "it did not say who it is within 5 s"),
+        (NO_DETAIL, errno.EPIPE, "it hung up in the handshake, as one without the right keys does", ""),
+        (AUTH, 400, "", ""),
+    ],
+)
+def test_what_fails_before_the_handler_is_asked_is_reported_with_its_address(event, value, keyed, open):
+    for has_keys, reason in ((True, keyed), (False, open)):
+        told = []
+        connections = Connections(has_keys, lambda *refusal, told=told: told.append(refusal))
+        connections.happened(ACCEPTED, 21, "10.0.0.1")
+        connections.happened(ACCEPTED, 22, "10.0.0.2")
+        connections.happened(event, value)
+        connections.happened(DISCONNECTED, 21)
+        connections.happened(DISCONNECTED, 22)
+        if reason is not None:
+            assert told == ([("10.0.0.1", reason)] if reason else [])
+
+
+def test_an_address_that_cannot_be_known_for_sure_is_not_named():
+    assert zap._address(10**6) == ""
+    with open("/dev/null", "rb") as file:
+        assert zap._address(file.fileno()) == ""
+        assert not file.read()  # still open
+    told = []
+    connections = Connections(True, lambda *refusal: told.append(refusal))
+    monitor = Recorded([(ACCEPTED, 0), (PROTOCOL, 0x11000002), (DISCONNECTED, 0)])
+    connections.read(monitor)
+    assert told == [(zap.UNKNOWN_ADDRESS, "it has no key")]
+
+
+class Recorded:
+    """A monitor that tells what it is told to."""
+
+    def __init__(self, events):
+        self._events = [event.to_bytes(2, "little") + value.to_bytes(4, "little") for event, value in events]
+
+    def recv_multipart(self, flags):
+        if not self._events:
+            raise zmq.Again
+        return [self._events.pop(0), b"tcp://127.0.0.1:1"]
