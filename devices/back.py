@@ -20,6 +20,7 @@ from .balancer import Replica
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
 from .settings import Settings
+from .zap import REPLICAS
 
 log = logging.getLogger("zflow.broker")
 
@@ -103,7 +104,7 @@ class Back:
         settings: Settings,
         pools: dict[str, Pool],
         owner: Owner,
-        guard: Callable[[zmq.Socket[bytes], str], None],
+        guard: Callable[[zmq.Socket[bytes], bytes], None],
     ) -> None:
         self._owner = owner
         self._pools = pools
@@ -117,7 +118,7 @@ class Back:
         self.addresses: list[str] = []  # for replicas of other machines
         if settings.replicas_from is not None:
             remote, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
-            guard(remote, "replicas")
+            guard(remote, REPLICAS)
             self.addresses = sockets.bind(remote, [settings.replicas_from])
             self._remote = protocol.Port(remote, 3)
             self._ports.append(self._remote)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from . import answers, protocol
+from . import answers, protocol, zap
 from .back import Back
 from .balancer import Action, Fail, Recall, Replica, Send, Task
 from .external import Externals
@@ -62,6 +62,8 @@ class Broker:
         visited = [pool for pool in self._pools if pool.node.process]
         self._by_name = {pool.node.name: pool for pool in visited}
         joinable = {pool.node.name: pool for pool in visited if not pool.node.addresses}
+        limits = dict.fromkeys((zap.CLIENTS, zap.REPLICAS), settings.max_connections)
+        self._gate = zap.Gate(self._context, settings.lists, limits)
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
@@ -80,11 +82,15 @@ class Broker:
         self.counts: Counter[str] = Counter()
         self._unbound: set[str] = set()
 
-    def _guard(self, socket: zmq.Socket[bytes], whom: str) -> None:
+    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> None:
         """Make a socket for other machines ask who connects."""
+        self._gate.guard(socket, domain, self._settings.secret)
 
     def _secure(self, pool: Pool, socket: zmq.Socket[bytes]) -> None:
         """Let a socket show who it is to the addresses of an external Executor."""
+        keys = self._settings.far_keys.get(pool.node.name)
+        if keys is not None:
+            zap.secure(socket, *keys)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -92,6 +98,7 @@ class Broker:
         """Serve until the control line says stop or closes."""
         # Answers first: they make replicas idle.
         handlers: dict[Any, Callable[[], Any]] = {
+            **dict.fromkeys(self._gate.sockets, self._gate.serve),
             **self._back.handlers(self._read),
             **self._externals.handlers(time.monotonic),
             **self._front.handlers(self._read),
@@ -104,7 +111,7 @@ class Broker:
                 handlers[source]()
             self._tick()
             self._flush()
-        for part in (self._front, self._back, self._externals):
+        for part in (self._gate, self._front, self._back, self._externals):
             part.close()
         self._context.term()
 
@@ -120,6 +127,7 @@ class Broker:
 
     def _tick(self) -> None:
         self._back.tick()
+        self._gate.tick()
         if self._rests:
             self._rests.tick()
         if self._externals:

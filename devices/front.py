@@ -16,6 +16,7 @@ import zmq
 from . import answers, protocol, sockets
 from .router import Walk
 from .settings import Settings
+from .zap import CLIENTS
 
 MOST_TARGETS = 1000  # names of Executors in one request
 
@@ -65,7 +66,7 @@ class Front:
         context: zmq.Context[zmq.Socket[bytes]],
         settings: Settings,
         owner: Owner,
-        guard: Callable[[zmq.Socket[bytes], str], None],
+        guard: Callable[[zmq.Socket[bytes], bytes], None],
     ) -> None:
         self._owner = owner
         self._limit = settings.max_message_bytes
@@ -73,7 +74,7 @@ class Front:
         self._encode = protocol.encoder()
         local, self.addresses = sockets.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
         public, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
-        guard(public, "clients")
+        guard(public, CLIENTS)
         self.addresses += sockets.bind(public, [settings.public])
         self._public = protocol.Port(public, 3)
         self._ports = [protocol.Port(local, 3), self._public]

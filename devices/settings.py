@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from .router import Node
 
@@ -25,6 +25,9 @@ class Settings:
         replicas_from: where replicas of other machines connect; None takes none.
         max_connections: how many connections there may be to each public address.
         max_requests_per_client: how many requests a client may have in flight over one public connection.
+        lists: returns the public keys that may connect from elsewhere, by domain; empty for plain connections.
+        secret: this Flow's own secret key, or None.
+        far_keys: by external node, the keys that its addresses are shown: the server's, and a pair.
         open_to_control: whether public connections may change the Flow, too.
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
@@ -43,6 +46,9 @@ class Settings:
     replicas_from: str | None = None
     max_connections: int = 10_000
     max_requests_per_client: int = 10_000
+    lists: Callable[[], Mapping[bytes, frozenset[bytes]]] = dict
+    secret: bytes | None = field(default=None, repr=False)
+    far_keys: Mapping[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict, repr=False)
     open_to_control: bool = False
     instance: str = ""
     epoch: int = 0

@@ -9,6 +9,7 @@ import zmq
 
 from .protocol import MAX_HEADER
 
+BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
 HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
 SILENT = 4000  # ms without any, until a connection counts as cut
 LAST_WORDS = 1000  # ms that what was sent last may take to get out when a socket is closed
@@ -33,6 +34,7 @@ def listen(
     socket.set(zmq.LINGER, LAST_WORDS)
     if kind == zmq.ROUTER:
         socket.set(zmq.PROBE_ROUTER, 1)
+        socket.set(zmq.BACKLOG, BACKLOG)
         socket.set(zmq.ROUTER_HANDOVER, 1)  # a peer that connects anew may be back before its old connection is gone
     if max_bytes is not None:
         socket.set(zmq.MAXMSGSIZE, max_bytes + MAX_HEADER)

@@ -14,8 +14,8 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.client import address_of, ready, seconds, together
-from zflow.connection import CONNECTING, LOOK, SILENCE, check_same_flow, open_socket
+from zflow.client import Folder, address_of, keys_of, ready, seconds, together
+from zflow.connection import CONNECTING, LOOK, SILENCE, Keys, check_same_flow, nobody, open_socket
 from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.exchange import (
@@ -46,14 +46,15 @@ class _Stream:
 class _Link:
     """One event loop's socket to the broker."""
 
-    def __init__(self, address: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, keys: Keys | None) -> None:
         self._address = address
+        self._keys = keys
         self._loop = loop
         self.pid = os.getpid()
         self.ids = itertools.count(1)
         self.encode = protocol.encoder()
         self._context = zmq.Context()
-        self._socket = open_socket(self._context, address)
+        self._socket = open_socket(self._context, address, keys)
         self._port = protocol.Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -74,9 +75,7 @@ class _Link:
         try:
             return await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING if timeout is None else timeout)
         except asyncio.TimeoutError:
-            raise errors.FlowUnreachable(
-                f"no Flow answers at {self._address}: is it running, and is the port right?"
-            ) from None
+            raise errors.FlowUnreachable(nobody(self._address, self._keys)) from None
 
     def _say_hello(self) -> None:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
@@ -222,6 +221,7 @@ class AsyncClient(Shortcuts):
     Args:
         host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port.
+        curve: the key folder that lets it in, if the Flow asks for keys.
 
     Raises:
         BadRequest: that is no address, or has no port.
@@ -233,8 +233,9 @@ class AsyncClient(Shortcuts):
             ...
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None) -> None:
         self._address = address_of(host, port, "AsyncClient")
+        self._keys = keys_of(curve)
         self._links: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = weakref.WeakKeyDictionary()
 
     async def __aenter__(self) -> AsyncClient:
@@ -258,7 +259,7 @@ class AsyncClient(Shortcuts):
         """Whether a Flow answers, and all its Executors have a replica; as `Client.is_flow_ready`."""
         limit = seconds(timeout)
         try:
-            link = _Link(self._address, asyncio.get_running_loop())
+            link = _Link(self._address, asyncio.get_running_loop(), self._keys)
         except errors.ZflowError:
             return False
         try:
@@ -273,7 +274,7 @@ class AsyncClient(Shortcuts):
         link = self._links.get(loop)
         if link is None or link.pid != os.getpid():
             self._close_those_of_closed_loops()
-            link = self._links[loop] = _Link(self._address, loop)
+            link = self._links[loop] = _Link(self._address, loop, self._keys)
         try:
             await link.refresh()
         except errors.ZflowError:

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from zflow import address, errors
-from zflow.connection import CONNECTING, Connection, ask
+from zflow.connection import CONNECTING, Connection, Keys, ask
 from zflow.document import DocumentArray
 from zflow.exchange import (
     PREFETCH,
@@ -31,6 +31,8 @@ from zflow.exchange import (
     choose_targets,
 )
 from zflow.shortcuts import Shortcuts
+
+Folder = str | os.PathLike[str]
 
 
 def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
@@ -61,6 +63,16 @@ def ready(info: dict[str, Any]) -> bool:
     return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
 
 
+def keys_of(curve: Folder | None, name: str = "client") -> Keys | None:
+    """Read the keys of a client, or of a replica, from a key folder. Raises: as `keys.client_keys`."""
+    if curve is None:
+        return None
+    from zflow import keys
+
+    found = keys.client_keys(curve) if name == "client" else keys.replica_keys(curve)
+    return found.server_public, found.public, found.secret
+
+
 class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
@@ -87,25 +99,41 @@ class Client(Shortcuts):
         host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port, as `zflow-run` prints it and `Flow.port` has it.
         asyncio: True makes it an `AsyncClient`.
+        curve: the key folder that lets it in, if the Flow asks for keys.
 
     Raises:
         BadRequest: that is no address, or has no port.
+        InvalidKeys: the key folder is none.
 
     Example:
         client = Client(port=5555)
         docs = client.post("/search", Document(text="hello"))
     """
 
-    def __new__(cls, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> Any:
+    def __new__(
+        cls,
+        host: str = "127.0.0.1",
+        port: int | str | None = None,
+        *,
+        asyncio: bool = False,
+        curve: Folder | None = None,
+    ) -> Any:
         """Make a Client, or an AsyncClient if that is asked for."""
         if asyncio:
             from zflow.aclient import AsyncClient
 
-            return AsyncClient(host, port)
+            return AsyncClient(host, port, curve=curve)
         return super().__new__(cls)
 
-    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, asyncio: bool = False) -> None:
-        self._setup(address_of(host, port), lambda: None)
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int | str | None = None,
+        *,
+        asyncio: bool = False,
+        curve: Folder | None = None,
+    ) -> None:
+        self._setup(address_of(host, port), lambda: None, curve)
 
     @classmethod
     def _to(cls, address: str, check: Callable[[], None]) -> Client:
@@ -114,9 +142,11 @@ class Client(Shortcuts):
         client._setup(address, check)
         return client
 
-    def _setup(self, address: str, check: Callable[[], None]) -> None:
+    def _setup(self, address: str, check: Callable[[], None], curve: Folder | None = None) -> None:
         self._address = address
         self._check = check
+        self._curve = None if curve is None else os.path.abspath(curve)
+        self._keys = keys_of(self._curve)
         self._begin()
         _clients.add(self)
 
@@ -126,7 +156,7 @@ class Client(Shortcuts):
 
     def __reduce__(self) -> Any:
         """A pickled Client connects anew where it is unpickled."""
-        return _client_to, (self._address,)
+        return _client_to, (self._address, self._curve)
 
     def __enter__(self) -> Client:
         return self
@@ -149,7 +179,7 @@ class Client(Shortcuts):
         good = False
         try:
             if connection is None:
-                connection = Connection(pool.context, self._address, self._check, timeout)
+                connection = Connection(pool.context, self._address, self._check, self._keys, timeout)
             else:
                 connection.refresh(timeout)
             yield connection
@@ -205,7 +235,7 @@ class Client(Shortcuts):
         limit = seconds(timeout)
         try:
             # On a connection of its own: one that was used before may be to a Flow that is gone.
-            return ready(ask(self._address, limit))
+            return ready(ask(self._address, self._keys, limit))
         except errors.ZflowError:
             return False
 
@@ -360,5 +390,7 @@ def together(responses: list[Response]) -> DocumentArray:
     return DocumentArray(doc for response in responses for doc in response.docs)
 
 
-def _client_to(address: str) -> Client:
-    return Client._to(address, lambda: None)
+def _client_to(address: str, curve: str | None) -> Client:
+    client: Client = Client.__new__(Client)
+    client._setup(address, lambda: None, curve)
+    return client

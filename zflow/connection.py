@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import protocol, sockets
+from zflow.devices import protocol, sockets, zap
 from zflow.exchange import Exchange, Response
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
@@ -20,10 +20,15 @@ CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
 
-def open_socket(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
-    """A DEALER connected to a Flow's front."""
+Keys = tuple[bytes, bytes, bytes]  # the Flow's public key, and an own pair
+
+
+def open_socket(context: zmq.Context[Any], address: str, keys: Keys | None = None) -> zmq.Socket[bytes]:
+    """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = sockets.dealer(context)
     socket.set(zmq.RCVTIMEO, LOOK)
+    if keys is not None:
+        zap.secure(socket, *keys)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -38,17 +43,29 @@ def check_same_flow(address: str, before: dict[str, Any], now: dict[str, Any]) -
         raise errors.FlowUnreachable(f"the Flow at {address} has ended; another one listens there now: post again")
 
 
+def nobody(address: str, keys: Keys | None) -> str:
+    """Why there may be no answer; a Flow that does not like a client's keys says nothing."""
+    about_keys = "are the keys (curve=) those it knows?" if keys else "does it ask for keys (curve=)?"
+    return f"no Flow answers at {address}: is it running, is the port right, and {about_keys}"
+
+
 class Connection:
     """One socket to the broker, used by one thread at a time."""
 
     def __init__(
-        self, context: zmq.Context[Any], address: str, check: Callable[[], None], timeout: float | None = None
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        check: Callable[[], None],
+        keys: Keys | None = None,
+        timeout: float | None = None,
     ) -> None:
         self._address = address
+        self._keys = keys
         self._check = check
         self.ids = itertools.count(1)
         self.encode = protocol.encoder()
-        self._socket = open_socket(context, address)
+        self._socket = open_socket(context, address, keys)
         self._port = protocol.Port(self._socket, 2)
         self.info: dict[str, Any] = {}
         self._anew = False  # connected anew: the broker may be another one, or have missed something
@@ -79,7 +96,7 @@ class Connection:
                     return dict(header[3])
                 if header[1] == protocol.FAILED:
                     raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
-        raise errors.FlowUnreachable(f"no Flow answers at {self._address}: is it running, and is the port right?")
+        raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
         """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
@@ -191,7 +208,7 @@ class Connection:
         self._socket.close(LAST_WORDS)
 
 
-def ask(address: str, timeout: float | None = None) -> dict[str, Any]:
+def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> dict[str, Any]:
     """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
 
     Raises:
@@ -199,7 +216,7 @@ def ask(address: str, timeout: float | None = None) -> dict[str, Any]:
     """
     context: zmq.Context[Any] = zmq.Context()
     try:
-        connection = Connection(context, address, lambda: None, timeout)
+        connection = Connection(context, address, lambda: None, keys, timeout)
         connection.close()
         return connection.info
     finally:

@@ -29,6 +29,9 @@ DEFAULTS: Final[dict[str, Any]] = {
     "max_message_bytes": 1024**3,
     "start_method": None,
     "replica_port": None,
+    "curve": None,
+    "max_connections": 10_000,
+    "max_requests_per_client": 10_000,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
 stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere."""
@@ -46,6 +49,9 @@ class Flow(Shortcuts):
             that imports the main script again. Left out, it is fork, or spawn if CUDA is initialised in this process.
         replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
             none may when left out.
+        curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
+        max_connections: how many connections over TCP there may be, of clients and of replicas each.
+        max_requests_per_client: how many requests a client may have in flight over one connection.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
             otherwise.
 
@@ -67,6 +73,9 @@ class Flow(Shortcuts):
         max_message_bytes: int | None = None,
         start_method: str | None = None,
         replica_port: int | None = None,
+        curve: str | os.PathLike[str] | None = None,
+        max_connections: int | None = None,
+        max_requests_per_client: int | None = None,
         **defaults: Any,
     ) -> None:
         given = {
@@ -76,6 +85,9 @@ class Flow(Shortcuts):
             "max_message_bytes": max_message_bytes,
             "start_method": start_method,
             "replica_port": replica_port,
+            "curve": None if curve is None else os.fspath(curve),
+            "max_connections": max_connections,
+            "max_requests_per_client": max_requests_per_client,
         }
         self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
         self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
@@ -261,8 +273,8 @@ class Flow(Shortcuts):
         except BaseException:
             os.rmdir(ready.folder)
             raise
-        if self.host not in plan.LOOPBACK:
-            log.warning("listening on %s: whoever reaches this address may use the Flow", self.host)
+        if self.host not in plan.LOOPBACK and self._options["curve"] is None:
+            log.warning("listening on %s without keys (curve=): whoever reaches it may use the Flow", self.host)
         launched = Launched(ready, method)
         self._launched = launched
         self._closed = self._interrupted = False
@@ -355,7 +367,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise errors.InvalidFlow(f"replica_port must be a port, or 0 for any free one, not {short(replicas_at)} (Flow)")
     if not isinstance(host, str) or not host:
         raise errors.InvalidFlow(f"host must be the text of an address, not {short(host)} (Flow)")
-    for key, least in (("timeout_close", 0), ("max_message_bytes", 1024)):
+    leasts = {"timeout_close": 0, "max_message_bytes": 1024, "max_connections": 1, "max_requests_per_client": 1}
+    for key, least in leasts.items():
         value = options[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")

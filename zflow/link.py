@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
-from zflow.devices import protocol, sockets
+from zflow.devices import protocol, sockets, zap
 from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Seat:
         max_message_bytes: the largest result that may be sent.
         device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
         machine: the name of the other machine it is on, if it is not on the broker's.
+        keys: the Flow's public key and an own pair, if the Flow asks for keys.
     """
 
     spec: ExecutorSpec
@@ -52,6 +53,7 @@ class Seat:
     max_message_bytes: int
     device: str | None = None
     machine: str | None = None
+    keys: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -108,6 +110,11 @@ class Link:
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
+        self._monitor: zmq.Socket[bytes] | None = None
+        if seat.machine is not None:
+            self._monitor = zap.watch(back)
+        if seat.keys is not None:
+            zap.secure(back, *seat.keys)
         back.connect(seat.back)
         self._back = protocol.Port(back, 2)
         self._fan: protocol.Port | None = None
@@ -154,9 +161,15 @@ class Link:
         self._endpoints = endpoints
         while not self._accepted and self.refused is None:
             if not self._back.socket.poll(REGISTERING):
-                return f"the broker at {self._seat.back} gave no answer"
+                return self.turned_away or f"the broker at {self._seat.back} gave no answer"
             self._take(self._back.receive())  # no more than that: what comes after it is to wake the loop
         return self.refused
+
+    @property
+    def turned_away(self) -> str | None:
+        """Why the Flow does not let this replica in, if it is on another machine and was told so."""
+        why = zap.turned_away(self._monitor) if self._monitor is not None else ""
+        return f"the Flow at {self._seat.back} refuses it: {why}" if why else None
 
     def _greeted(self) -> None:
         """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
@@ -244,6 +257,8 @@ class Link:
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
         self._answer([self._encode((protocol.VERSION, protocol.LEAVE))])
+        if self._monitor is not None:
+            zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):
             if port is not None:
                 port.socket.close()

@@ -453,6 +453,7 @@ def _run_broker(settings: Settings, folder: str, control: Connection, manager: i
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
         control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
         return 1
+    process.allow_many_descriptors()
     gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
     serving.run()
     return 0

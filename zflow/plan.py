@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from zflow import address, cuda, polling
+from zflow.client import keys_of
 from zflow.devices.router import Node
 from zflow.devices.settings import Settings
 from zflow.link import Seat
@@ -25,6 +26,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     """Return the plan for a Flow; creates the private folder for its sockets and nothing else.
 
     Raises:
+        InvalidKeys: a key folder is none.
         InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
     """
     specs = topology.order()
@@ -43,7 +45,11 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         collector=collector,
         max_message_bytes=limit,
         replicas_from=_replicas_from(options),
-        open_to_control=options["host"] in LOOPBACK,
+        max_connections=options["max_connections"],
+        max_requests_per_client=options["max_requests_per_client"],
+        far_keys={spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None},
+        **_server_keys(options["curve"]),
+        open_to_control=options["host"] in LOOPBACK or options["curve"] is not None,
         instance=os.urandom(8).hex(),
         version=version,
     )
@@ -72,6 +78,19 @@ def _node(spec: ExecutorSpec) -> Node:
         partial=spec.on_shard_failure == "partial",
         addresses=tuple(address.endpoint(*address.parse(one)) for one in spec.addresses),
     )
+
+
+def _in(folder: str | None, path: str | None) -> str | None:
+    return None if path is None else os.path.join(folder or "", path)
+
+
+def _server_keys(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """What the broker needs of a key folder."""
+    if folder is None:
+        return {}
+    from zflow import keys
+
+    return {"secret": keys.server_keys(folder).secret, "lists": keys.Lists(os.path.abspath(folder))}
 
 
 def _replicas_from(options: Mapping[str, Any]) -> str | None:

@@ -101,6 +101,15 @@ def take_standard_descriptors() -> None:
     os.close(number)
 
 
+def allow_many_descriptors() -> None:
+    """Take as many file descriptors as the system lets this process have: each connection needs one."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def print_whole_lines() -> None:
     """Make print() write each line at once and in one piece, also into a pipe or a file."""
     for stream in (sys.stdout, sys.stderr):

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zflow import address, errors, plan, prepare, spawn
-from zflow.connection import ask
+from zflow.client import keys_of
+from zflow.connection import Keys, ask
 from zflow.launch import Launched
 from zflow.link import Seat
 from zflow.manager import Plan
@@ -43,6 +44,7 @@ def join(
     uses: Any,
     *,
     shard: int = 0,
+    curve: str | None = None,
     stop_event: Any = None,
     started: Callable[[int], object] = lambda count: None,
     **options: Any,
@@ -57,6 +59,7 @@ def join(
         executor: the name of the Executor.
         uses: what the replicas run, as in `Flow.add`.
         shard: which shard they are replicas of, if the Executor has several.
+        curve: the key folder that lets them in, if the Flow asks for keys.
         stop_event: an Event of threading or multiprocessing.
         started: called with the number of replicas here when they serve.
         options: any of `TAKES`; `replicas` is how many to run here, 1 when left out.
@@ -69,11 +72,12 @@ def join(
     host, port = address.parse(broker, error=errors.InvalidFlow)
     _check(options, executor)
     url = address.endpoint(host, port)
-    info = _told(url)
+    keys = keys_of(curve, "replica")
+    info = _told(url, keys)
     spec = _spec(executor, uses, options, info, shard)
     prepare.check([spec])
     prepare.install([spec])
-    seats = _seats(spec, url, shard, info["max_message_bytes"])
+    seats = _seats(spec, url, shard, info["max_message_bytes"], keys)
     launched = Launched(Plan(None, seats, plan.private_folder()), spawn.choose(None))
     try:
         log.info("%s of the Flow at %s: %d here", executor, address.spell(host, port), len(seats))
@@ -93,12 +97,13 @@ def _check(options: Mapping[str, Any], executor: str) -> None:
             raise errors.InvalidFlow(f"unknown keyword {key!r}{why}; {known} (executor {executor!r})")
 
 
-def _told(url: str) -> dict[str, Any]:
+def _told(url: str, keys: Keys | None) -> dict[str, Any]:
     try:
-        info = ask(url)
+        info = ask(url, keys)
     except errors.FlowUnreachable:
         raise errors.FlowUnreachable(
-            f"no Flow takes replicas at {url}: is it running, with replica_port= set to this port?"
+            f"no Flow takes replicas at {url}: is it running, with replica_port= set to this port,"
+            f" and {'are the keys (curve=) those it knows' if keys else 'does it ask for keys (curve=)'}?"
         ) from None
     if not info.get("for_replicas"):
         raise errors.InvalidFlow(
@@ -119,9 +124,10 @@ def _spec(executor: str, uses: Any, options: Mapping[str, Any], info: Mapping[st
     return replace(spec, shards=shards, no_reduce=told[executor]["no_reduce"])
 
 
-def _seats(spec: ExecutorSpec, url: str, shard: int, limit: int) -> list[Seat]:
+def _seats(spec: ExecutorSpec, url: str, shard: int, limit: int, keys: Keys | None) -> list[Seat]:
     devices = plan.deal_devices([replace(spec, shards=1)])[spec.name]
     machine = network.gethostname().split(".")[0] or "elsewhere"
     return [
-        Seat(spec, 0, shard, number, url, None, None, limit, device, machine) for number, device in enumerate(devices)
+        Seat(spec, 0, shard, number, url, None, None, limit, device, machine, keys)
+        for number, device in enumerate(devices)
     ]

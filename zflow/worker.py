@@ -242,8 +242,8 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = True
         arrived = link.wait()
         stop.waiting = False
-        if not arrived and os.getppid() != manager:
-            return
+        if not arrived and (os.getppid() != manager or link.turned_away):
+            return  # who was turned away is not asked for anew over the same connection
         drained = clock()
         while (task := link.next()) is not None:
             begun = clock()
@@ -323,7 +323,7 @@ class _AsyncLoop:
         self._arrived()
 
     def _look(self) -> None:
-        if os.getppid() != self._manager:
+        if os.getppid() != self._manager or self._link.turned_away:
             self._stop()
         self._loop.call_later(IDLE / 1000, self._look)
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from zflow import __version__
-from zflow.cli import changes, executor, flow, ping, replica
+from zflow.cli import changes, executor, flow, keys, ping, replica
 from zflow.cli.command import Command
 from zflow.errors import ZflowError
 from zflow.suggest import did_you_mean
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "flow": flow.COMMAND,
     "executor": executor.COMMAND,
     "replica": replica.COMMAND,
+    "keys": keys.COMMAND,
     "ping": ping.COMMAND,
     "scale": changes.SCALE,
     "restart": changes.RESTART,

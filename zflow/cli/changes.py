@@ -15,11 +15,12 @@ from zflow.errors import BadRequest
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="HOST:PORT", help="where the Flow listens; a port alone is of 127.0.0.1")
+    parser.add_argument("--curve", metavar="DIR", help="the key folder that lets a client in")
 
 
 def _client(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Client:
     try:
-        client: Client = Client(*address.parse(given.address, default_host="127.0.0.1"))
+        client: Client = Client(*address.parse(given.address, default_host="127.0.0.1"), curve=given.curve)
     except BadRequest as error:
         parser.error(error.message)
     return client

@@ -14,6 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uses", metavar="FLOW.yaml", help="the same, as an option")
     parser.add_argument("--port", type=int, help="the TCP port to listen on; over what the YAML says")
     parser.add_argument("--host", help="the address to listen on; over what the YAML says (default: 127.0.0.1)")
+    parser.add_argument("--curve", metavar="DIR", help="the key folder: who connects over TCP has to have a key")
     parser.add_argument(
         "--context",
         action="append",
@@ -34,7 +35,7 @@ def _source(parser: argparse.ArgumentParser, files: list[str], uses: str | None)
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     source = _source(parser, given.files, given.uses)
     context = pairs(parser, "--context", given.context)
-    overrides = {key: getattr(given, key) for key in ("port", "host") if getattr(given, key) is not None}
+    overrides = {key: getattr(given, key) for key in ("port", "host", "curve") if getattr(given, key) is not None}
     return serve(Flow.load_config(source, context=context, **overrides))
 
 

@@ -21,6 +21,9 @@ _ABOUT: Final[Mapping[str, str]] = {
     "timeout_close": "ms that the end may take to finish requests and to close (default: 10000)",
     "max_message_bytes": "the largest request or result (default: 1 GiB)",
     "start_method": "fork or spawn",
+    "curve": "the key folder: who connects over TCP has to have a key on its lists",
+    "max_connections": "how many connections over TCP there may be (default: 10000)",
+    "max_requests_per_client": "how many requests a client may have in flight over one (default: 10000)",
     "replica_port": "the TCP port where replicas on other machines may join, 0 for any free one; none when left out",
 }
 

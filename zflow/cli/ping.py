@@ -20,6 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=5.0, metavar="SECONDS", help="how long its answer may take (default: 5)"
     )
     parser.add_argument("--count", type=int, default=5, help="round trips to measure (default: 5)")
+    parser.add_argument("--curve", metavar="DIR", help="the key folder that lets a client in")
     parser.add_argument("--quiet", "-q", action="store_true", help="print nothing; the exit status tells")
 
 
@@ -33,7 +34,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     except BadRequest as error:
         parser.error(error.message)
     try:
-        with Client(host, port) as client:
+        with Client(host, port, curve=given.curve) as client:
             client.info(1000 * given.timeout)  # connects, which is no round trip
             trips = [_round_trip(client, given.timeout) for _ in range(given.count)]
     except ZflowError as error:

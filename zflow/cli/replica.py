@@ -13,6 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", required=True, metavar="HOST:PORT", help="where the Flow takes replicas")
     parser.add_argument("--executor", required=True, metavar="NAME", help="whose replicas these are")
     parser.add_argument("--shard", type=int, default=0, help="which shard they are replicas of (default: 0)")
+    parser.add_argument("--curve", metavar="DIR", help="the key folder that lets them in")
     options.add(parser, remote.TAKES, required=["uses"])
 
 
@@ -24,7 +25,8 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         )
 
     said = options.read(parser, given, remote.TAKES)
-    remote.join(given.broker, given.executor, said.pop("uses"), shard=given.shard, started=started, **said)
+    where = {"shard": given.shard, "curve": given.curve}
+    remote.join(given.broker, given.executor, said.pop("uses"), started=started, **where, **said)
     return 0
 
 

@@ -1,0 +1,37 @@
+"""`zflow-run keys`: make a folder of keys for a Flow, and further keys for its clients and replicas."""
+
+from __future__ import annotations
+
+import argparse
+
+from zflow import keys
+from zflow.cli.command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="new | add")
+    new = actions.add_parser("new", help="make a key folder: for the Flow, for a client, for a replica")
+    new.add_argument("folder", metavar="DIR", help="where; it must not exist, or be empty")
+    add = actions.add_parser("add", help="make one more pair of keys and let it in")
+    add.add_argument("folder", metavar="DIR", help="the Flow's key folder")
+    add.add_argument("name", metavar="NAME", help="whose keys they are")
+    add.add_argument("--replica", action="store_true", help="a replica's, not a client's")
+
+
+def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    if given.action == "new":
+        keys.new(given.folder)
+        print(f"made {given.folder}: clients need server.key and client.key_secret of it, replicas replica.key_secret")
+    else:
+        kind = "replicas" if given.replica else "clients"
+        keys.add(given.folder, given.name, kind)
+        print(f"made {given.name}.key_secret in {given.folder} and put {given.name}.key on the list of {kind}")
+    return 0
+
+
+COMMAND = Command(
+    "Make keys for a Flow that listens on more than loopback, its clients and its replicas.",
+    "zflow-run keys new DIR\n       zflow-run keys add DIR NAME [--replica]",
+    _add_arguments,
+    _run,
+)
