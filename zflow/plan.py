@@ -31,7 +31,9 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     """
     specs = topology.order()
     devices = deal_devices(specs)
-    folder = private_folder()
+    far_keys = {spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None}
+    own_keys = _server_keys(options["curve"])
+    folder = private_folder()  # from here on nothing can be wrong any more
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
     settings = Settings(
@@ -47,8 +49,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         replicas_from=_replicas_from(options),
         max_connections=options["max_connections"],
         max_requests_per_client=options["max_requests_per_client"],
-        far_keys={spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None},
-        **_server_keys(options["curve"]),
+        far_keys=far_keys,
+        **own_keys,
         open_to_control=options["host"] in LOOPBACK or options["curve"] is not None,
         instance=os.urandom(8).hex(),
         version=version,
