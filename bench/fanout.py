@@ -32,6 +32,7 @@ from scatter import RouterFanout, cpu_seconds
 from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.devices import protocol
 from zflow.devices.broker import Broker
+from zflow.devices.front import Front
 from zflow.wire import pack
 
 WARM_UP = 20  # requests
@@ -49,10 +50,10 @@ class Shard(Executor):
 class Clock:
     """Counts the processor time that brokers spend in these methods, if they are forked after this was made."""
 
-    def __init__(self, *methods: str) -> None:
+    def __init__(self, *methods: tuple[type, str]) -> None:
         self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
-        for name in methods:
-            setattr(Broker, name, self._counted(getattr(Broker, name)))
+        for owner, name in methods:
+            setattr(owner, name, self._counted(getattr(owner, name)))
 
     @property
     def seconds(self) -> float:
@@ -170,7 +171,7 @@ def main() -> None:
     """Print for each payload how long requests take, what the broker spends on them, and how that grows."""
     short = quick("Latency and broker time of ALL requests, by the number of shards")
     steps, rounds, seconds = ((1, 2, 8), 3, 0.05) if short else ((1, 2, 4, 8, 16, 32), 9, 0.3)
-    clock = Clock("_from_client", "_go_on", "_flush")
+    clock = Clock((Front, "_from_client"), (Broker, "_go_on"), (Broker, "_flush"))
     for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
         with ExitStack() as running:
             rigs = {shards: Rig(shards, running) for shards in steps}

@@ -23,10 +23,10 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
     for name, payloads in inputs:
         counts = []
         for payload in payloads:
-            size = len(payload[0])
-            if len(payload) == 1 and 0 < size <= BUNDLED and type(payload[0]) is bytes:
-                counts.append(-size)
-                bundle.append(payload[0])
+            first = payload[0]
+            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED:
+                counts.append(-len(first))
+                bundle.append(first)
             else:
                 counts.append(len(payload))
                 frames.extend(payload)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -115,11 +114,11 @@ class Replica:
     def __repr__(self) -> str:
         return f"Replica({self.name!r})"
 
-    def measure(self, task: Task, service: float, now: float) -> None:
-        """Learn from one answer, given `now`: the task was worked on for `service` seconds."""
+    def measure(self, service: float, sent: float | None, now: float) -> None:
+        """Learn from one answer, given `now`: `service` seconds of work, on what was `sent` then and did not wait."""
         work = self.work = self.work + SMOOTHING * (service - self.work) if self.work else service
-        if not task.waited:
-            self.ways.append(max(0.0, now - task.assigned - service))
+        if sent is not None:
+            self.ways.append(max(0.0, now - sent - service))
             self.measured = now
             if len(self.ways) == SAMPLES:
                 self.way = sorted(self.ways)[SAMPLES // 2]
@@ -196,6 +195,11 @@ class Balancer:
     def queued(self) -> int:
         """How many tasks no replica holds."""
         return len(self._queue) + len(self._suspects) + len(self._parts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no replica holds any task, and all of them may have one."""
+        return len(self._levels[0]) == len(self.replicas) and self._reserved is None
 
     @property
     def oldest_queued(self) -> int | None:
@@ -315,10 +319,8 @@ class Balancer:
 
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room."""
-        self.tasks[task.id] = task
         task.assigned = now
-        if task.deadline != math.inf:
-            self._remember(task)
+        self.expect(task)
         if not self._queue:
             replica = self._least_held()
             if replica is not None:
@@ -326,26 +328,21 @@ class Balancer:
         self._queue.append(task)
         return []
 
-    def expect(self, tasks: Iterable[Task]) -> None:
-        """Take tasks that the caller will `place` or `queue` later; their deadlines and `cancel` count already."""
-        for task in tasks:
-            self.tasks[task.id] = task
-            if task.deadline != math.inf:
-                self._remember(task)
-
-    def _remember(self, task: Task) -> None:
-        """Look for the task when its deadline has passed."""
-        if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
-            self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
-        heapq.heappush(self._deadlines, (task.deadline, task.id))
+    def expect(self, task: Task) -> None:
+        """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
+        self.tasks[task.id] = task
+        if task.deadline != math.inf:
+            if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
+                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
+            heapq.heappush(self._deadlines, (task.deadline, task.id))
 
     def place(self, task: Task, replica: Replica, now: float) -> None:
-        """The caller sends an expected task to this replica by itself, whether or not it has room."""
+        """The caller sends an expected task to this replica by itself, whether or not it has room; or did so before."""
         task.holder = replica
         task.assigned = now
         replica.held[task.id] = task
         self._place(replica)
-        task.waited = replica.parked > 0
+        task.waited = replica.parked > 0 or replica.last_done > now
 
     def queue(self, task: Task, now: float) -> list[Action]:
         """Give an expected task to a replica of its shard, as soon as one has room."""
@@ -363,7 +360,7 @@ class Balancer:
         if id in replica.held:
             held = replica.held.pop(id)
             if held is not None:
-                replica.measure(held, service, now)
+                replica.measure(service, None if held.waited else held.assigned, now)
             if replica.alone and not replica.held:
                 replica.alone = False
                 if replica is self._reserved:
@@ -374,6 +371,13 @@ class Balancer:
         if task is None or task.holder is replica:
             return task, self._dispatch(now)
         return task, [*self._withdraw(task), *self._dispatch(now)]  # taken back too late: the first answer counts
+
+    def served(self, replica: Replica, service: float, sent: float, now: float) -> None:
+        """The replica answered what the caller `sent` it then, and never placed. Nothing that waits gains by it."""
+        waited = replica.held or replica.last_done > sent
+        replica.measure(service, None if waited else sent, now)
+        replica.last_done = now
+        self._place(replica)
 
     def cancel(self, id: int, now: float) -> list[Action]:
         """End a task whose result nobody wants. A replica that has begun it stays busy until it answers."""
@@ -442,11 +446,12 @@ class Balancer:
         patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
         if waited < patience:
             return []
+        others = [other for other in self.replicas.values() if other.level >= 0 and other is not replica]
         if waited < max(STUCK, 3 * patience):
-            others = (other for other in self.replicas.values() if other.level >= 0 and other is not replica)
             room = sum(other.window - other.level for other in others)
             parked = parked[max(0, len(parked) - room) :]  # the last ones it would begin
-        parked = [task for task in parked if task.shard is None or self._of_shard(task.shard) is not None]
+        shards = {None, *(other.shard for other in others)}
+        parked = [task for task in parked if task.shard in shards]
         if parked:
             for task in parked:
                 del replica.held[task.id]

@@ -1,7 +1,7 @@
 """ALL requests of one Executor with shards: whom a fan-out goes to, and when its results are complete. Pure logic.
 
 Replica r of every shard is *group* r, which subscribes to topic r. A fan-out is published once to one group,
-whatever the number of shards; each shard's answer is a task of its own in the balancer, a *part*. What holds here:
+whatever the number of shards; each shard's answer is a *part*, a task of its own in the balancer. What holds here:
 
 - A fan-out goes to the group that is idlest: the one whose fullest member holds fewest. It need not wait for idle
   members: it needs every shard anyway, so it may stand behind what they are doing. But only so many fan-outs
@@ -12,6 +12,10 @@ whatever the number of shards; each shard's answer is a task of its own in the b
   beacon of a number that it never saw, names what it missed and gets that sent directly.
 - A part whose member is gone, or is not to be disturbed, is sent directly to another replica of its shard.
 - Only a complete set ends a fan-out: one result or error for each shard.
+- A part costs nothing until it is answered, if all goes well. A fan-out to a group of which nobody is missing or
+  suspected, and none of whose parts anybody else could take over later, is *loose*: the balancer does not know of it.
+  Before anything else happens than that parts are answered and fan-outs are published, all that is loose is settled:
+  tasks are made of the parts that are not answered, and the balancer is told who was sent them, and when.
 """
 
 from __future__ import annotations
@@ -29,25 +33,46 @@ ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take t
 class Scatter:
     """One ALL request at one Executor: a part for each shard, and what has come back."""
 
-    __slots__ = ("errors", "group", "number", "parts", "payload", "results")
+    __slots__ = (
+        "base",
+        "deadline",
+        "errors",
+        "group",
+        "number",
+        "over",
+        "parts",
+        "payload",
+        "published",
+        "results",
+        "shards",
+    )
 
     def __init__(self, base: int, shards: int, payload: Any = None, deadline: float = float("inf")) -> None:
+        self.base = base  # the task id of shard 0's part; the others follow it
+        self.shards = shards
         self.payload = payload
-        self.parts = [Task(base + shard, self, deadline, shard) for shard in range(shards)]
+        self.deadline = deadline
+        self.parts: dict[int, Task] = {}  # by shard; none as long as the balancer need not know of them
         self.results: dict[int, Any] = {}  # by shard
         self.errors: dict[int, Any] = {}  # by shard
         self.group = -1  # where it was published
         self.number = 0  # as what
+        self.published = 0.0  # when
+        self.over = False  # complete, or given up
 
     @property
-    def base(self) -> int:
-        """The task id of shard 0's part; the others follow it."""
-        return self.parts[0].id
+    def left(self) -> int:
+        """How many shards have not ended."""
+        return self.shards - len(self.results) - len(self.errors)
 
     @property
     def complete(self) -> bool:
         """Whether every shard has ended."""
-        return len(self.results) + len(self.errors) == len(self.parts)
+        return self.left == 0
+
+    def ended(self, shard: int) -> bool:
+        """Whether this shard has."""
+        return shard in self.results or shard in self.errors
 
     def __repr__(self) -> str:
         return f"Scatter({self.base})"
@@ -126,8 +151,8 @@ class Fanout:
         ...     number = fanout.join(replica, group=0)
         >>> fanout.submit(Scatter(10, shards=2), now=0.0)
         [Publish(group=0, number=1, scatter=Scatter(10), skip=[])]
-        >>> scatter = balancer.finish("shard-1", 11, service=0.1, now=0.2)[0].payload
-        >>> fanout.result(scatter, 1, "from shard 1"), scatter.complete
+        >>> scatter, shard = fanout.answered("shard-1", 11, service=0.1, now=0.2)
+        >>> fanout.result(scatter, shard, "from shard 1"), scatter.complete
         (None, False)
     """
 
@@ -136,6 +161,7 @@ class Fanout:
         self.groups = [Group(index) for index in range(groups)]
         self._balancer = balancer
         self._waiting: deque[Scatter] = deque()
+        self._loose: dict[int, Scatter] = {}  # by base, in the order in which they were published
         self._chosen = 0
 
     def __len__(self) -> int:
@@ -145,6 +171,7 @@ class Fanout:
 
     def join(self, replica: Replica, group: int) -> int:
         """Its subscription is confirmed: it is a member from now on. Returns the number of the group's last fan-out."""
+        self.settle()
         while len(self.groups) <= group:
             self.groups.append(Group(len(self.groups)))
         self.groups[group].members[replica.shard] = replica
@@ -152,6 +179,7 @@ class Fanout:
 
     def leave(self, replica: Replica) -> None:
         """It is gone, or about to go. The balancer looks after the parts that it held."""
+        self.settle()
         for group in self.groups:
             if group.members.get(replica.shard) is replica:
                 del group.members[replica.shard]
@@ -161,7 +189,8 @@ class Fanout:
     def submit(self, scatter: Scatter, now: float) -> list[Action | Publish]:
         """Take an ALL request; it is published at once if a group has room."""
         self._waiting.append(scatter)
-        self._balancer.expect(scatter.parts)
+        if scatter.deadline < float("inf"):
+            self._make_parts(scatter)
         return self.dispatch(now)
 
     def dispatch(self, now: float) -> list[Action | Publish]:
@@ -169,7 +198,7 @@ class Fanout:
         actions: list[Action | Publish] = []
         while self._waiting:
             scatter = self._waiting[0]
-            if self._over(scatter):
+            if scatter.over or scatter.deadline <= now:
                 self._waiting.popleft()
                 continue
             oldest = self._balancer.oldest_queued
@@ -193,31 +222,23 @@ class Fanout:
         self._close_if_complete(scatter)
 
     def give_up(self, scatter: Scatter) -> None:
-        """Nobody wants the scatter's result any more; its parts are cancelled in the balancer."""
-        if scatter.group >= 0:
-            self.groups[scatter.group].open.pop(scatter.number, None)
+        """Nobody wants the scatter's result any more; its parts are to be cancelled in the balancer."""
+        self.settle()
+        self._close(scatter)
 
     def _close_if_complete(self, scatter: Scatter) -> None:
         if scatter.complete:
-            self.give_up(scatter)
+            self._close(scatter)
 
-    def _over(self, scatter: Scatter) -> bool:
-        """Whether it has ended while it waited: its parts have expired or been cancelled."""
-        return scatter.base not in self._balancer.tasks  # what ends it so early ends all of its parts
+    def _close(self, scatter: Scatter) -> None:
+        scatter.over = True
+        self._loose.pop(scatter.base, None)
+        if scatter.group >= 0:
+            self.groups[scatter.group].open.pop(scatter.number, None)
 
     def _idlest(self) -> Group | None:
-        best = None
-        best_key: tuple[int, int, int, int] | None = None
-        for group in self.groups:
-            if not self._has_room(group):
-                continue
-            if len(self.groups) == 1:
-                return group
-            held = [len(member.held) for member in group.members.values() if _takes_part(member)]
-            key = (self.shards - len(held), max(held, default=0), sum(held), group.used)
-            if best_key is None or key < best_key:
-                best, best_key = group, key
-        return best
+        groups = [group for group in self.groups if self._has_room(group)]
+        return min(groups, key=self._load) if len(groups) > 1 else groups[0] if groups else None
 
     def _has_room(self, group: Group) -> bool:
         """Whether fewer fan-outs stand in the group than its window lets."""
@@ -226,14 +247,30 @@ class Fanout:
             return True
         return standing < min((member.window for member in group.members.values()), default=1)
 
+    def _load(self, group: Group) -> tuple[int, int, int, int]:
+        """How many members it lacks, what the fullest one holds, what all hold, and when it was last chosen."""
+        loose = [scatter.left for scatter in group.open.values() if scatter.base in self._loose]
+        if self._balancer.idle:
+            return self.shards - len(group.members), len(loose), sum(loose), group.used
+        held = [len(member.held) for member in group.members.values() if _takes_part(member)]
+        return self.shards - len(held), max(held, default=0) + len(loose), sum(held) + sum(loose), group.used
+
     def _publish(self, group: Group, scatter: Scatter, now: float) -> Iterator[Action | Publish]:
+        loose = not scatter.parts and self._can_be_loose(group)
         self._chosen += 1
         group.used = self._chosen
         group.number += 1
         group.open[group.number] = scatter
-        scatter.group, scatter.number = group.index, group.number
+        scatter.group, scatter.number, scatter.published = group.index, group.number, now
+        if loose:
+            self._loose[scatter.base] = scatter
+            yield Publish(group.index, group.number, scatter, [])
+            return
+        self.settle()
+        if not scatter.parts:
+            self._make_parts(scatter)
         skip = []
-        for shard, part in enumerate(scatter.parts):
+        for shard, part in scatter.parts.items():
             member = group.members.get(shard)
             if member is None or not _takes_part(member):
                 skip.append(shard)
@@ -244,15 +281,57 @@ class Fanout:
         for shard in skip:
             yield from self._balancer.queue(scatter.parts[shard], now)
 
+    # -- loose fan-outs -------------------------------------------------------------------------------------------
+
+    def _can_be_loose(self, group: Group) -> bool:
+        """Whether all members take part, and none might have to be relieved of a part that it has not begun."""
+        alone = len(self.groups) == 1  # then nobody else could do it
+        if len(group.members) < self.shards or (group.open and not alone):
+            return False
+        members = () if self._balancer.idle else group.members.values()
+        return all(_takes_part(member) and (alone or not member.held) for member in members)
+
+    def answered(self, name: Any, id: int, service: float, now: float) -> tuple[Scatter, int] | None:
+        """A replica has answered. Returns what it has ended a part of, and its shard; None: tell the balancer."""
+        replica = self._balancer.replicas.get(name)
+        if replica is None:
+            return None
+        shard = replica.shard
+        scatter = self._loose.get(id - shard)
+        if scatter is not None and not scatter.ended(shard):
+            if self.groups[scatter.group].members[shard] is replica:
+                self._balancer.served(replica, service, scatter.published, now)
+                return scatter, shard
+            self.settle()
+        elif self._balancer.queued:  # it will look for room
+            self.settle()
+        return None
+
+    def settle(self) -> None:
+        """Tell the balancer of all parts under way; before it is asked for anything that depends on who holds what."""
+        for scatter in self._loose.values():
+            self._make_parts(scatter)
+            members = self.groups[scatter.group].members
+            for shard, part in scatter.parts.items():
+                self._balancer.place(part, members[shard], scatter.published)
+        self._loose.clear()
+
+    def _make_parts(self, scatter: Scatter) -> None:
+        for shard in range(self.shards):
+            if not scatter.ended(shard):
+                part = scatter.parts[shard] = Task(scatter.base + shard, scatter, scatter.deadline, shard)
+                self._balancer.expect(part)
+
     # -- gaps -----------------------------------------------------------------------------------------------------
 
     def missed(self, replica: Replica, group: int, first: int, last: int) -> list[Send]:
         """A member never saw the fan-outs numbered `first` to `last`: send it directly what it is to do of them."""
+        self.settle()
         sends = []
         for number, scatter in self.groups[group].open.items():
             if first <= number <= last:
-                part = scatter.parts[replica.shard]
-                if part.holder is replica and part.id in self._balancer.tasks:
+                part = scatter.parts.get(replica.shard)
+                if part is not None and part.holder is replica and part.id in self._balancer.tasks:
                     sends.append(Send(replica, part))
         return sends
 

@@ -91,7 +91,7 @@ class Pool:
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
         self._nobody_since = math.inf
-        actions = self.balancer.join(replica, now)
+        actions = self._settled().join(replica, now)
         if self.fanout is None or group == NO_GROUP:
             return 0, self._and_fan_out(actions, now)
         self._groups[replica.name] = group
@@ -100,25 +100,26 @@ class Pool:
     def crash(self, name: Any, now: float, how: str = "") -> Actions:
         """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
         self._forget(name)
-        return self._and_fan_out(self.balancer.crash(name, now, not self.node.addresses, how), now)
+        return self._and_fan_out(self._settled().crash(name, now, not self.node.addresses, how), now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
-        return self._and_fan_out(self.balancer.lose(name, now, unsent), now)
+        return self._and_fan_out(self._settled().lose(name, now, unsent), now)
 
     def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
         """A lost replica is back; returns what it has not answered, and what follows."""
         self._nobody_since = math.inf
-        return self.balancer.find(name, now)
+        tasks, actions = self._settled().find(name, now)
+        return tasks, self._and_fan_out(actions, now)
 
     def resize(self, name: Any, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""
-        return self.balancer.resize(name, slots, now)
+        return self._settled().resize(name, slots, now)
 
     def leave(self, name: Any, now: float) -> Actions:
         """The replica goes in good order."""
         self._forget(name)
-        return self._and_fan_out(self.balancer.leave(name, now), now)
+        return self._and_fan_out(self._settled().leave(name, now), now)
 
     def _forget(self, name: Any) -> None:
         self.names.pop(name, None)
@@ -141,12 +142,17 @@ class Pool:
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline)
             return self.fanout.submit(scatter, now)
-        return self.balancer.submit(Task(id, (walk, inputs), deadline), now)
+        return self._settled().submit(Task(id, (walk, inputs), deadline), now)
 
     def answered(
         self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
     ) -> tuple[Outcome | None, Actions]:
         """A replica has answered. Returns what that means to the walk, if anything, and what follows here."""
+        part = None if self.fanout is None else self.fanout.answered(name, id, service, now)
+        if part is not None:
+            scatter, shard = part
+            outcome = self._part_ended(scatter, shard, payload, failed)
+            return outcome, self._and_fan_out([], now) if scatter.over else []
         task, actions = self.balancer.finish(name, id, service, now)
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, self._and_fan_out(actions, now)
@@ -156,19 +162,23 @@ class Pool:
         return self._outcome(fail.task, error, True)
 
     def _outcome(self, task: Task, payload: Any, failed: bool) -> Outcome | None:
-        scatter = task.payload
-        if not isinstance(scatter, Scatter):
-            walk = scatter[0]
-            return Broken(walk, payload) if failed else Finished(walk, task.id, payload)
+        if isinstance(task.payload, Scatter):
+            assert task.shard is not None
+            return self._part_ended(task.payload, task.shard, payload, failed)
+        walk = task.payload[0]
+        return Broken(walk, payload) if failed else Finished(walk, task.id, payload)
+
+    def _part_ended(self, scatter: Scatter, shard: int, payload: Any, failed: bool) -> Outcome | None:
         assert self.fanout is not None
-        assert task.shard is not None
+        if scatter.over:
+            return None  # it was given up because of another part
         walk = scatter.payload[0]
-        if not failed:
-            self.fanout.result(scatter, task.shard, payload)
-        elif self.node.partial:
-            self.fanout.error(scatter, task.shard, payload)
+        if failed:
+            self.fanout.error(scatter, shard, payload)
+            if not self.node.partial:
+                return Broken(walk, payload)  # what ends the walk cancels the other parts
         else:
-            return Broken(walk, payload)  # still open: what ends the walk cancels the other parts
+            self.fanout.result(scatter, shard, payload)
         if not scatter.complete:
             return None
         del self._scatters[scatter.base]
@@ -180,11 +190,11 @@ class Pool:
         """Nobody wants the result of the visit with this task id."""
         scatter = self._scatters.pop(id, None)
         if scatter is None:
-            return self._and_fan_out(self.balancer.cancel(id, now), now)
+            return self._and_fan_out(self._settled().cancel(id, now), now)
         assert self.fanout is not None
         self.fanout.give_up(scatter)
         actions: list[Action | Publish] = []
-        for part in scatter.parts:
+        for part in scatter.parts.values():
             actions.extend(self.balancer.cancel(part.id, now))
         return self._and_fan_out(actions, now)
 
@@ -208,7 +218,7 @@ class Pool:
 
     def tick(self, now: float) -> Actions:
         """What time alone brings about."""
-        actions = self._and_fan_out(self.balancer.tick(now), now)
+        actions = self._and_fan_out(self._settled().tick(now), now)
         if self.node.addresses and self.balancer.tasks:
             actions = [*actions, *self._give_up(now)]
         return actions
@@ -225,6 +235,12 @@ class Pool:
         for task in [task for task in self.balancer.tasks.values() if task.deadline == math.inf]:
             actions += [Fail(task, "unreachable"), *self.balancer.cancel(task.id, now)]
         return actions
+
+    def _settled(self) -> Balancer:
+        """The balancer, when it knows of all that is under way."""
+        if self.fanout is not None:
+            self.fanout.settle()
+        return self.balancer
 
     def _and_fan_out(self, actions: Actions, now: float) -> Actions:
         """What was done may have made room for a fan-out that waits."""

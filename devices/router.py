@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Payload = Sequence[Any]  # frames
-Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, and its payloads)
+Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)
 
 ENTRANCE = "gateway"
+EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
 DEFAULT = "/default"  # what an Executor binds that takes every endpoint
 
 
@@ -149,7 +150,6 @@ class Router:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = list(nodes)
-        self._shard_names = [[f"{node.name}/shard-{shard}" for shard in range(node.shards)] for node in nodes]
         at = {ENTRANCE: -1}
         for index, node in enumerate(self.nodes):
             unknown = [name for name in node.needs if name not in at]
@@ -184,9 +184,13 @@ class Router:
 
     def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:
         """Shards of the node have returned these payloads; the lower shard comes first."""
-        names = self._shard_names[node]
         steps: list[Visit | Answer] = []
-        self._go_on(walk, node, [(names[shard], [results[shard]]) for shard in sorted(results)], steps)
+        name, shards = self.nodes[node].name, range(self.nodes[node].shards)
+        if len(results) == len(shards):
+            output: Inputs = [(name + EACH_SHARD, [results[shard] for shard in shards])]
+        else:
+            output = [(f"{name}/shard-{shard}", [results[shard]]) for shard in sorted(results)]
+        self._go_on(walk, node, output, steps)
         return steps
 
     def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:

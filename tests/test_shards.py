@@ -170,7 +170,7 @@ def test_a_shard_that_crashes_or_is_late_is_named() -> None:
     with flow, pytest.raises(ReplicaCrashed, match="'e/shard-1'"):
         flow.post("/", Document(), parameters={"die": [1]})
     flow = Flow(timeout_close=100).add(name="e", uses=Picky, shards=2, polling="ALL", timeout_send=300)
-    with flow, pytest.raises(DeadlineExceeded, match=r"'e/shard-0'.*it was with e/shard-0/rep-0"):
+    with flow, pytest.raises(DeadlineExceeded, match=r"'e/shard-0'.*it was running in e/shard-0/rep-0"):
         flow.post("/", Document(), parameters={"hang": [0]})
 
 

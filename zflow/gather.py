@@ -10,6 +10,7 @@ from typing import Any
 
 from zflow import wire
 from zflow.devices import protocol
+from zflow.devices.router import EACH_SHARD
 from zflow.document import DocumentArray
 from zflow.errors import BadRequest
 from zflow.reduce import reduce
@@ -36,7 +37,10 @@ def gather(parts: Any, frames: Sequence[Any]) -> tuple[dict[str, DocumentArray],
             docs, some = wire.unpack(payload)
             _merge(parameters, some)
             arrays.append(docs)
-        docs_map[name] = reduce(arrays)
+        if name.endswith(EACH_SHARD):
+            docs_map.update({f"{name[:-1]}{shard}": docs for shard, docs in enumerate(arrays)})
+        else:
+            docs_map[name] = reduce(arrays)
     return docs_map, parameters
 
 

@@ -172,10 +172,8 @@ class Machine(RuleBasedStateMachine):
     def join_as(self, name: str, quick: bool) -> None:
         self.processes[name] = Process(name, self.slots)
         replica = Replica(name, self.slots)
-        task = Task(-1)
-        task.assigned = self.now - 0.0004
         for _ in range(SAMPLES if quick else 0):  # then it starts with an open window
-            replica.measure(task, 0.0001, self.now)
+            replica.measure(0.0001, self.now - 0.0004, self.now)
         self.do(self.balancer.join(replica, self.now))
 
     def any_process(self, data: st.DataObject) -> Process:

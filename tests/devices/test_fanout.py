@@ -281,6 +281,7 @@ def test_it_stands_behind_what_its_shards_are_doing_if_there_is_no_other_group()
     balancer, fanout = fan_out()
     balancer.submit(Task(1), 0.0)
     assert [type(action) for action in fanout.submit(Scatter(10, 2), 0.1)] == [Publish]
+    fanout.settle()
     assert sorted(len(replica.held) for replica in balancer.replicas.values()) == [1, 2]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from simulate import DEADLY, Simulation, Work, list_schedule
 
-from zflow.devices.balancer import MAX_WINDOW, PATIENCE, STUCK, Balancer, Replica, Task
+from zflow.devices.balancer import MAX_WINDOW, PATIENCE, STUCK, Balancer, Replica
 
 WAY = 400e-6  # seconds
 
@@ -22,7 +22,7 @@ class FixedWindow(Replica):
         super().__init__(name, slots)
         self.window = MAX_WINDOW
 
-    def measure(self, task: Task, service: float, now: float) -> None:
+    def measure(self, service: float, sent: float | None, now: float) -> None:
         """Learn nothing."""
 
 
