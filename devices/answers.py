@@ -64,6 +64,20 @@ def why(pool: Pool, fail: Fail) -> bytes:
             "ReplicaCrashed",
             f"Executor {name!r} may have begun this request before the broker died; it is not begun again (retries=0)",
         )
+    if fail.reason == "overloaded":
+        limits = pool.limits
+        most = f"max_queue={limits.queue}" if limits.queue is not None and pool.waiting >= limits.queue else None
+        return error(
+            "Overloaded",
+            f"{pool.waiting} requests wait for Executor {name!r}, and no more are taken"
+            f" ({most or f'max_queue_bytes={limits.queue_bytes}'}); post again later, or with on_overload='wait'",
+        )
+    if fail.reason == "overran":
+        limit = round((pool.limits.run or 0.0) * 1000)
+        return error(
+            "DeadlineExceeded",
+            f"{held_by} was at this request for {fail.seconds:.3g} s, over timeout_run={limit} ms; it is started anew",
+        )
     nobody = f"none of the addresses of external Executor {name!r} answers: {', '.join(pool.node.addresses)}"
     if fail.reason == "unreachable":
         return error("FlowUnreachable", f"{nobody}; are they running?")

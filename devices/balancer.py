@@ -7,8 +7,8 @@ that come back. What holds here:
 - No replica holds more than its window. The window is 1 while the work takes clearly longer than the way to
   the replica and back, so that nothing is parked behind slow work. Where the way dominates, the window grows
   just enough to hide it. A replica tells how long it worked; the rest of the turnaround is the way.
-- No task waits in the queue while a replica has room. The queue is served in order, but if the first in it cannot
-  end by its deadline any more, the last one goes first.
+- No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
+  the first of them cannot end by its deadline any more, the last one goes first.
 - Parked tasks (held but not begun) are taken back from a replica that is stuck: as many as others have room for when
   patience is over, after 5 ms as a rule, and all of them after 50 ms. It gets no more to park until it answers.
 - When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them travel alone
@@ -24,6 +24,8 @@ import math
 from collections import deque
 from itertools import islice
 from typing import Any, NamedTuple
+
+from .queue import FairQueue
 
 MAX_WINDOW = 32  # requests; beyond this a larger window hides nothing more
 CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
@@ -42,12 +44,33 @@ class Task:
         payload: anything.
         deadline: when it expires, by the caller's clock.
         shard: the only shard whose replicas may have it; None for any.
+        client: whose it is; clients take turns in the queue.
     """
 
-    __slots__ = ("assigned", "crashes", "deadline", "deaths", "holder", "id", "payload", "shard", "suspect", "waited")
+    __slots__ = (
+        "assigned",
+        "client",
+        "crashes",
+        "deadline",
+        "deaths",
+        "holder",
+        "id",
+        "payload",
+        "shard",
+        "suspect",
+        "waited",
+    )
 
-    def __init__(self, id: int, payload: Any = None, deadline: float = math.inf, shard: int | None = None) -> None:
+    def __init__(
+        self,
+        id: int,
+        payload: Any = None,
+        deadline: float = math.inf,
+        shard: int | None = None,
+        client: Any = None,
+    ) -> None:
         self.id = id
+        self.client = client
         self.shard = shard
         self.payload = payload
         self.deadline = deadline
@@ -146,7 +169,10 @@ class Recall(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """The task has ended without a result: `reason` is `'crashed'` or `'expired'`."""
+    """The task has ended without a result.
+
+    `reason` is `'crashed'`, `'expired'` or `'overran'`; a pool has more of them.
+    """
 
     task: Task
     reason: str
@@ -154,7 +180,13 @@ class Fail(NamedTuple):
     seconds: float = 0.0  # for how long that had it, or it was queued
 
 
-Action = Send | Recall | Fail
+class Kill(NamedTuple):
+    """End the replica's process: it has been at a task for too long."""
+
+    replica: Replica
+
+
+Action = Send | Recall | Fail | Kill
 
 
 class Balancer:
@@ -179,7 +211,7 @@ class Balancer:
         self.retries = retries
         self.replicas: dict[Any, Replica] = {}
         self.tasks: dict[int, Task] = {}  # all that have not ended
-        self._queue: deque[Task] = deque()
+        self._queue: FairQueue[Task] = FairQueue()
         self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
         # _levels[n]: replicas with room that hold n tasks, the one that got there first in front. All levels below
@@ -204,7 +236,7 @@ class Balancer:
     @property
     def oldest_queued(self) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
-        return self._queue[0].id if self._queue else None
+        return self._queue.head.id if self._queue else None
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
@@ -439,6 +471,21 @@ class Balancer:
             actions.extend(self._dispatch(now))
         return actions
 
+    def overrun(self, limit: float, now: float) -> list[Action]:
+        """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed."""
+        actions: list[Action] = []
+        for replica in self.replicas.values():
+            late = []
+            for task in islice(replica.held.values(), replica.slots):
+                if task is not None:
+                    begun = max(task.assigned, replica.last_done) if task.waited else task.assigned
+                    late += [Fail(task, "overran", replica.name, now - begun)] if now - begun > limit else []
+            for fail in late:
+                del self.tasks[fail.task.id]
+                replica.held[fail.task.id] = None
+            actions += [*late, Kill(replica)] if late else []
+        return actions
+
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
         """Take parked tasks back if the replica has been longer at what it does than it usually is."""
         parked = [task for task in islice(replica.held.values(), replica.slots, None) if task is not None]
@@ -477,7 +524,7 @@ class Balancer:
             if free is None:
                 break
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
-            in_time = self._queue[0].deadline > now + free.work
+            in_time = self._queue.head.deadline > now + free.work
             actions.append(self._assign(free, self._queue.popleft() if in_time else self._queue.pop(), now))
         return actions
 

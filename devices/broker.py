@@ -20,7 +20,7 @@ import zmq
 
 from . import answers, protocol, zap
 from .back import Back
-from .balancer import Action, Fail, Recall, Replica, Send, Task
+from .balancer import Action, Fail, Kill, Recall, Replica, Send, Task
 from .external import Externals
 from .fanout import Publish
 from .front import Front
@@ -54,9 +54,9 @@ class Broker:
         self._context = zmq.Context()
         self._router = Router(settings.nodes)
         self._pools = [
-            Pool(index, node, retries, timeout)
-            for index, (node, retries, timeout) in enumerate(
-                zip(self._router.nodes, settings.retries, settings.timeouts, strict=True)
+            Pool(index, node, retries, limits)
+            for index, (node, retries, limits) in enumerate(
+                zip(self._router.nodes, settings.retries, settings.limits, strict=True)
             )
         ]
         visited = [pool for pool in self._pools if pool.node.process]
@@ -235,6 +235,7 @@ class Broker:
         if walk.open:
             now = time.monotonic()
             for node, id in list(walk.open):
+                self._pools[node].ended(id)
                 self._do(self._pools[node], self._pools[node].cancel(id, now))
             walk.open.clear()
         if self.closing and not self._walks:
@@ -247,6 +248,7 @@ class Broker:
             self._fail(walk, outcome.error)
             return
         walk.open.discard((pool.index, outcome.id))
+        pool.ended(outcome.id)
         if isinstance(outcome, Finished):
             payloads = outcome.payload if pool.node.addresses else (outcome.payload,)
             self._take(walk, self._router.done(walk, pool.index, *payloads), now)
@@ -329,6 +331,8 @@ class Broker:
                 outcome = pool.failed(action, answers.why(pool, action))
                 if outcome is not None:
                     self._go_on(pool, outcome, time.monotonic())
+            elif type(action) is Kill:
+                self._tell("kill", action.replica.name)
             else:
                 self._to_replicas.append((pool, action))
 

@@ -20,11 +20,11 @@ whatever the number of shards; each shard's answer is a *part*, a task of its ow
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .balancer import Action, Balancer, Replica, Send, Task
+from .queue import FairQueue
 
 BEACON_EVERY = 0.1  # seconds between two beacons to a group that has fan-outs under way
 ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take the next one any sooner
@@ -35,6 +35,7 @@ class Scatter:
 
     __slots__ = (
         "base",
+        "client",
         "deadline",
         "errors",
         "group",
@@ -47,7 +48,10 @@ class Scatter:
         "shards",
     )
 
-    def __init__(self, base: int, shards: int, payload: Any = None, deadline: float = float("inf")) -> None:
+    def __init__(
+        self, base: int, shards: int, payload: Any = None, deadline: float = float("inf"), client: Any = None
+    ) -> None:
+        self.client = client
         self.base = base  # the task id of shard 0's part; the others follow it
         self.shards = shards
         self.payload = payload
@@ -160,7 +164,7 @@ class Fanout:
         self.shards = shards
         self.groups = [Group(index) for index in range(groups)]
         self._balancer = balancer
-        self._waiting: deque[Scatter] = deque()
+        self._waiting: FairQueue[Scatter] = FairQueue()
         self._loose: dict[int, Scatter] = {}  # by base, in the order in which they were published
         self._chosen = 0
 
@@ -197,7 +201,7 @@ class Fanout:
         """Publish what can be published; to be called after whatever made room."""
         actions: list[Action | Publish] = []
         while self._waiting:
-            scatter = self._waiting[0]
+            scatter = self._waiting.head
             if scatter.over or scatter.deadline <= now:
                 self._waiting.popleft()
                 continue

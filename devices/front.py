@@ -142,6 +142,7 @@ class Front:
         if port is self._public:
             self._in_flight[client] = self._in_flight.get(client, 0) + 1
         walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
+        walk.client = client
         walk.again = header[1] == protocol.AGAIN
         error = self._objection(walk, frames)
         if error:
@@ -157,7 +158,7 @@ class Front:
         unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
         if unknown:
             return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}"
-        size = sum(map(len, frames))
+        walk.size = size = sum(map(len, frames))
         if size > self._limit:
             return "RequestTooLarge", f"a request of {size} bytes is over the Flow's limit of {self._limit} bytes"
         if walk.origin[0] is self._public and self._in_flight[walk.origin[1]] > self._most:

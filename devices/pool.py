@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .balancer import Action, Balancer, Fail, Replica, Task
@@ -52,6 +53,23 @@ def request_of(task: Task) -> tuple[Walk, Inputs]:
     return task.payload.payload if isinstance(task.payload, Scatter) else task.payload  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What holds for requests at one Executor.
+
+    Args:
+        timeout: the seconds that a request may take here, or None.
+        run: the seconds that a replica may be at it, or None.
+        queue: how many may wait for a replica, or None.
+        queue_bytes: how many bytes of requests may be here, waiting or not, or None.
+    """
+
+    timeout: float | None = None
+    run: float | None = None
+    queue: int | None = None
+    queue_bytes: int | None = None
+
+
 class Pool:
     """The replicas of one node.
 
@@ -59,13 +77,16 @@ class Pool:
         index: the node's index.
         node: the node.
         retries: how many crashed replicas a request survives.
-        timeout: the seconds that a request may take here, or None.
+        limits: what a request may take here, and how many may wait.
     """
 
-    def __init__(self, index: int, node: Node, retries: int, timeout: float | None) -> None:
+    def __init__(self, index: int, node: Node, retries: int, limits: Limits) -> None:
         self.index = index
         self.node = node
-        self.timeout = timeout
+        self.limits = limits
+        self.timeout = limits.timeout
+        self._sizes: dict[int, int] = {}  # of the requests here, by the id of their visit, if their bytes are limited
+        self._bytes = 0
         self.balancer = Balancer(retries)
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
         self._groups: dict[Any, int] = {}  # of replicas, by name
@@ -82,7 +103,7 @@ class Pool:
             "shards": self.node.shards,
             "no_reduce": self.node.no_reduce,
             "addresses": list(self.node.addresses),
-            "queued": self.balancer.queued,
+            "queued": self.waiting,
             "endpoints": None if endpoints is None else sorted(endpoints),
         }
 
@@ -138,11 +159,33 @@ class Pool:
         """The walk visits this node; `id` is its task id, or the first of them."""
         if walk.again and not self.balancer.retries:
             return [Fail(Task(id, (walk, inputs)), "again")]
+        if self._full(walk):
+            return [Fail(Task(id, (walk, inputs)), "overloaded")]
+        if self.limits.queue_bytes is not None:
+            self._sizes[id] = walk.size
+            self._bytes += walk.size
         deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
-            scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline)
+            scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
             return self.fanout.submit(scatter, now)
-        return self._settled().submit(Task(id, (walk, inputs), deadline), now)
+        return self._settled().submit(Task(id, (walk, inputs), deadline, None, walk.client), now)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a replica, or for a group."""
+        return self.balancer.queued + (len(self.fanout) if self.fanout is not None else 0)
+
+    def _full(self, walk: Walk) -> bool:
+        """Whether there is no more room for a request to wait, or to be here."""
+        limits = self.limits
+        if limits.queue is not None and self.waiting >= limits.queue:
+            return True
+        return limits.queue_bytes is not None and self._bytes > 0 and self._bytes + walk.size > limits.queue_bytes
+
+    def ended(self, id: int) -> None:
+        """The visit with this task id, or its first, is over."""
+        if self._sizes:
+            self._bytes -= self._sizes.pop(id, 0)
 
     def answered(
         self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
@@ -210,15 +253,22 @@ class Pool:
     @property
     def timed(self) -> bool:
         """Whether time alone may change anything: if not, `tick` need not be called."""
-        return self.balancer.timed or bool(self.node.addresses and self.balancer.tasks)
+        if self.balancer.timed:
+            return True
+        if self.limits.run is not None:
+            return bool(self.balancer.tasks) or (self.fanout is not None and self.fanout.under_way)
+        return bool(self.node.addresses and self.balancer.tasks)
 
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest."""
-        return min(self.balancer.wake_after(now), 1.0)
+        most = 1.0 if self.limits.run is None else min(1.0, max(0.01, self.limits.run / 10))
+        return min(self.balancer.wake_after(now), most)
 
     def tick(self, now: float) -> Actions:
         """What time alone brings about."""
         actions = self._and_fan_out(self._settled().tick(now), now)
+        if self.limits.run is not None:
+            actions = [*actions, *self.balancer.overrun(self.limits.run, now)]
         if self.node.addresses and self.balancer.tasks:
             actions = [*actions, *self._give_up(now)]
         return actions

@@ -77,11 +77,16 @@ class Walk:
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
         timeout: the seconds that it may take, or None.
+
+    Attributes:
+        client: whose request it is: clients take turns.
+        size: how many bytes came in.
     """
 
     __slots__ = (
         "again",
         "begun",
+        "client",
         "deadline",
         "endpoint",
         "inputs",
@@ -89,6 +94,7 @@ class Walk:
         "open",
         "origin",
         "over",
+        "size",
         "targets",
         "timeout",
         "visits",
@@ -98,6 +104,8 @@ class Walk:
         self, origin: Any, endpoint: str, targets: frozenset[str] | None = None, timeout: float | None = None
     ) -> None:
         self.origin = origin
+        self.client: Any = None
+        self.size = 0
         self.timeout = timeout
         self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .pool import Limits
 from .router import Node
 
 
@@ -15,7 +16,7 @@ class Settings:
     Args:
         nodes: the graph, each node after those it needs.
         retries: per node, how many crashed replicas a request survives.
-        timeouts: per node, the seconds a request may take there, or None.
+        limits: per node, what a request may take there, and how many may wait.
         front: where clients on this machine connect: an ipc address in a private folder.
         public: where others do; `tcp://host:*` takes any free port.
         back: where this machine's replicas connect.
@@ -36,7 +37,7 @@ class Settings:
 
     nodes: Sequence[Node]
     retries: Sequence[int]
-    timeouts: Sequence[float | None]
+    limits: Sequence[Limits]
     front: str
     public: str
     back: str

@@ -145,6 +145,12 @@ class Children:
         else:
             self._remove(child)
 
+    def kill(self, identity: bytes) -> None:
+        """Kill one that has been at a request for too long; it is started again as others are."""
+        for child in self._all:
+            if child.identity == identity and child.pid:
+                os.kill(child.pid, signal.SIGKILL)
+
     def tell_all_to_end(self) -> None:
         """Let each finish what it is at and end."""
         for child in self._all:

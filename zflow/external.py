@@ -24,6 +24,9 @@ TAKES: Final = (
     "timeout_send",
     "timeout_ready",
     "retries",
+    "idempotent",
+    "max_queue",
+    "max_queue_bytes",
     "no_reduce",
 )
 

@@ -120,8 +120,12 @@ class Flow(Shortcuts):
         env: Mapping[str, Any] | None = None,
         workspace: str | os.PathLike[str] | None = None,
         timeout_send: int | None = None,
+        timeout_run: int | None = None,
         timeout_ready: int | None = None,
         retries: int | None = None,
+        idempotent: bool | None = None,
+        max_queue: int | None = None,
+        max_queue_bytes: int | None = None,
         no_reduce: bool | None = None,
         external: bool | None = None,
         host: Any = None,
@@ -151,9 +155,14 @@ class Flow(Shortcuts):
                 deals GPUs out to them.
             workspace: the folder under which its `self.workspace` lies.
             timeout_send: ms that a request may take here, waiting included; -1 for any time.
+            timeout_run: ms that a replica may be at one request; then the request fails, and the replica is killed and
+                started anew. -1 for any time.
             timeout_ready: ms that a replica may take to get ready; -1 for any time.
             retries: how many crashes of replicas a request survives; -1 for max(3, replicas). With 0 it is sent
                 once at most.
+            idempotent: False if a request must not be begun twice, as with `retries=0`.
+            max_queue: how many requests may wait for it; more are refused with Overloaded. -1 for any number.
+            max_queue_bytes: the same in bytes of requests, waiting or worked on.
             no_reduce: give the Executor the results of several predecessors apart, as `docs_matrix` and `docs_map`.
             external: it runs elsewhere, served by another Flow; every address is one replica.
             host: where an external Executor runs: `'host'`, `'host:port'`, or a list.

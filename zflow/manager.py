@@ -252,6 +252,8 @@ class _Manager:
                 self._fail(arguments[0])
         elif kind == "drained":
             self._drained = True
+        elif kind == "kill":
+            self._children.kill(arguments[0])
         elif kind == "control":
             token, command, told = arguments
             self._changes.begin(command, told, lambda result: self._command_broker("controlled", token, result))

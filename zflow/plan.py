@@ -10,6 +10,7 @@ from typing import Any
 
 from zflow import address, cuda, polling
 from zflow.client import keys_of
+from zflow.devices.pool import Limits
 from zflow.devices.router import Node
 from zflow.devices.settings import Settings
 from zflow.link import Seat
@@ -38,8 +39,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     limit = options["max_message_bytes"]
     settings = Settings(
         nodes=[_node(spec) for spec in specs],
-        retries=[max(3, s.replicas) if s.retries < 0 else s.retries for s in specs],
-        timeouts=[None if s.timeout_send < 0 else s.timeout_send / 1000 for s in specs],
+        retries=[_retries(spec) for spec in specs],
+        limits=[_limits(spec) for spec in specs],
         front=f"ipc://{folder}/front",
         public=address.endpoint(options["host"], options["port"] or "*"),
         back=back,
@@ -66,6 +67,21 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
     shared = {name: list(dict.fromkeys(d for d in dealt if d is not None)) for name, dealt in devices.items()}
     return Plan(settings, seats, folder, externals, shared)
+
+
+def _retries(spec: ExecutorSpec) -> int:
+    if not spec.idempotent:
+        return 0
+    return max(3, spec.replicas) if spec.retries < 0 else spec.retries
+
+
+def _limits(spec: ExecutorSpec) -> Limits:
+    def limit(value: int, unit: int) -> float | None:
+        return None if value < 0 else value / unit
+
+    queue = None if spec.max_queue < 0 else spec.max_queue
+    queue_bytes = None if spec.max_queue_bytes < 0 else spec.max_queue_bytes
+    return Limits(limit(spec.timeout_send, 1000), limit(spec.timeout_run, 1000), queue, queue_bytes)
 
 
 def _node(spec: ExecutorSpec) -> Node:

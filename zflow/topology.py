@@ -32,6 +32,9 @@ class ExecutorSpec:
         needs: the names whose results it waits for; `'gateway'` is the entrance.
         timeout_send: ms that a request may take here, -1 for any time.
         timeout_ready: ms that a replica may take to get ready, -1 for any time.
+        timeout_run: ms that a replica may be at one request, -1 for any time.
+        max_queue: how many requests may wait for a replica, -1 for any number.
+        max_queue_bytes: how many bytes of requests may be here, -1 for any number.
         retries: how often a request is given to another replica, -1 for `max(3, replicas)`.
         host, port: of an external Executor, as they were given.
         folder: what relative paths in `uses` and `py_modules` are relative to; None for the working directory.
@@ -55,8 +58,12 @@ class ExecutorSpec:
     env: dict[str, str] = field(default_factory=dict)
     workspace: str | None = None
     timeout_send: int = -1
+    timeout_run: int = -1
     timeout_ready: int = 600_000
     retries: int = -1
+    idempotent: bool = True
+    max_queue: int = 100_000
+    max_queue_bytes: int = -1
     no_reduce: bool = False
     external: bool = False
     host: tuple[str, ...] = ()
@@ -316,6 +323,15 @@ def _milliseconds(key: str, value: Any, owner: str) -> int:
     return number
 
 
+def _most(key: str, value: Any, owner: str) -> int:
+    number = _whole(value)
+    if number is None or (number < 1 and number != -1):
+        raise InvalidFlow(
+            f"{key} must be a whole number of 1 or more, or -1 for no limit, not {_said(value)} ({owner})"
+        )
+    return number
+
+
 def _retries(key: str, value: Any, owner: str) -> int:
     number = _whole(value)
     if number is None or number < -1:
@@ -416,6 +432,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "timeout_send": Field(
         "ms of 1 or more, or -1", -1, "how long one request may take here; -1: any time", _milliseconds
     ),
+    "timeout_run": Field(
+        "ms of 1 or more, or -1", -1, "how long a replica may be at one request until it is killed", _milliseconds
+    ),
     "timeout_ready": Field(
         "ms of 1 or more, or -1", 600_000, "how long a replica may take to get ready", _milliseconds
     ),
@@ -424,6 +443,15 @@ FIELDS: Final[Mapping[str, Field]] = {
         -1,
         "how often a lost request is tried again; -1: max(3, replicas)",
         _retries,
+    ),
+    "idempotent": Field(
+        "True or False", True, "False: a request that may have been begun is not sent again, as with retries=0", _flag
+    ),
+    "max_queue": Field(
+        "whole number of 1 or more, or -1", 100_000, "how many requests may wait here until more are refused", _most
+    ),
+    "max_queue_bytes": Field(
+        "whole number of 1 or more, or -1", -1, "how many bytes of requests may be here until more are refused", _most
     ),
     "no_reduce": Field("True or False", False, "hand over `docs_matrix` and `docs_map` instead of reduced docs", _flag),
     "external": Field("True or False", False, "it runs elsewhere, served by another Flow", _flag, shared=False),
