@@ -200,6 +200,8 @@ class Back:
         self, line: Line, executor: str, endpoints: list[Any] | None, slots: int, shard: int, group: int
     ) -> str | None:
         """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
+        if line.identity in self._how:
+            return None  # these were its last words
         pool = self._pools.get(executor)
         if pool is None:
             return (
@@ -296,20 +298,20 @@ class Back:
         self._how[identity] = how
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)
-        self._lose(identity, time.monotonic() + LAST_WORDS)
+        self._lost[identity] = time.monotonic() + LAST_WORDS  # also if it is unknown: it may have been about to join
+        self._lose(identity, self._lost[identity])
 
     def _lose(self, identity: bytes, until: float, unsent: int | None = None) -> None:
         line = self._lines.get(identity)
-        if line is None:
-            self._how.pop(identity, None)
-        else:
+        if line is not None:
             self._lost[identity] = until
             self._owner.lost(self._members[line.port][identity], identity, unsent)
 
     def _bury_lost(self) -> None:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
         now = time.monotonic()
-        over = [name for name, end in self._lost.items() if now >= end or not self._lines[name].recall(0)]
+        lines = self._lines
+        over = [name for name, end in self._lost.items() if now >= end or (name in lines and not lines[name].recall(0))]
         for port, handle in self._answering if over else ():
             while port.readable():
                 self._read(port, handle)

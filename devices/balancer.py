@@ -390,13 +390,9 @@ class Balancer:
         if replica is None:
             return None, []
         if id in replica.held:
-            held = replica.held.pop(id)
+            held = self._release(replica, id)
             if held is not None:
                 replica.measure(service, None if held.waited else held.assigned, now)
-            if replica.alone and not replica.held:
-                replica.alone = False
-                if replica is self._reserved:
-                    self._reserved = None
             self._place(replica)
         replica.last_done = now
         task = self.tasks.pop(id, None)
@@ -410,6 +406,22 @@ class Balancer:
         replica.measure(service, None if waited else sent, now)
         replica.last_done = now
         self._place(replica)
+
+    def free(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
+        """The replica will never answer these tasks, which have ended: they did not get to it."""
+        replica = self.replicas[name]
+        for id in ids:
+            self._release(replica, id)
+        self._place(replica)
+        return self._dispatch(now)
+
+    def _release(self, replica: Replica, id: int) -> Task | None:
+        held = replica.held.pop(id)
+        if replica.alone and not replica.held:
+            replica.alone = False
+            if replica is self._reserved:
+                self._reserved = None
+        return held
 
     def cancel(self, id: int, now: float) -> list[Action]:
         """End a task whose result nobody wants. A replica that has begun it stays busy until it answers."""

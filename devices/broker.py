@@ -244,6 +244,8 @@ class Broker:
     def _go_on(self, pool: Pool, outcome: Outcome, now: float) -> None:
         """A visit has ended: take the walk to where it goes next."""
         walk = outcome.walk
+        if walk.over:
+            return  # parts of one fan-out expire together, and the first of them has ended the walk
         if isinstance(outcome, Broken):
             self._fail(walk, outcome.error)
             return
@@ -294,7 +296,7 @@ class Broker:
 
     def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
         """The replica has not seen these fan-outs."""
-        self._do(pool, pool.missed(name, first, last))
+        self._do(pool, pool.missed(name, first, last, time.monotonic()))
 
     def answered(
         self,
@@ -328,9 +330,11 @@ class Broker:
         """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
         for action in actions:
             if type(action) is Fail:
-                outcome = pool.failed(action, answers.why(pool, action))
+                now = time.monotonic()
+                outcome, more = pool.failed(action, answers.why(pool, action), now)
+                self._do(pool, more)
                 if outcome is not None:
-                    self._go_on(pool, outcome, time.monotonic())
+                    self._go_on(pool, outcome, now)
             elif type(action) is Kill:
                 self._tell("kill", action.replica.name)
             else:

@@ -46,6 +46,7 @@ class Scatter:
         "published",
         "results",
         "shards",
+        "skip",
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class Scatter:
         self.group = -1  # where it was published
         self.number = 0  # as what
         self.published = 0.0  # when
+        self.skip: list[int] = []  # shards whose members were passed by
         self.over = False  # complete, or given up
 
     @property
@@ -94,14 +96,19 @@ class Publish(NamedTuple):
 class Group:
     """Replica r of every shard, as far as they are there."""
 
-    __slots__ = ("index", "members", "number", "open", "used")
+    __slots__ = ("given_up", "index", "members", "number", "open", "used")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.members: dict[int, Replica] = {}  # by shard
         self.number = 0  # of the last fan-out
         self.open: dict[int, Scatter] = {}  # published here and not complete, by number
+        self.given_up: dict[int, Scatter] = {}  # ended, but members still hold parts: they may have missed them
         self.used = 0  # when it was last chosen, in fan-outs
+
+    def occupied_by(self, scatter: Scatter) -> bool:
+        """Whether a member still holds its part."""
+        return any(scatter.base + shard in member.held for shard, member in self.members.items())
 
 
 class Listener:
@@ -238,7 +245,10 @@ class Fanout:
         scatter.over = True
         self._loose.pop(scatter.base, None)
         if scatter.group >= 0:
-            self.groups[scatter.group].open.pop(scatter.number, None)
+            group = self.groups[scatter.group]
+            group.open.pop(scatter.number, None)
+            if len(scatter.results) < self.shards:
+                group.given_up[scatter.number] = scatter
 
     def _idlest(self) -> Group | None:
         groups = [group for group in self.groups if self._has_room(group)]
@@ -273,7 +283,7 @@ class Fanout:
         self.settle()
         if not scatter.parts:
             self._make_parts(scatter)
-        skip = []
+        skip = scatter.skip
         for shard, part in scatter.parts.items():
             member = group.members.get(shard)
             if member is None or not _takes_part(member):
@@ -333,20 +343,35 @@ class Fanout:
         self.settle()
         sends = []
         for number, scatter in self.groups[group].open.items():
-            if first <= number <= last:
+            if first <= number <= last and _only_published(scatter, replica):
                 part = scatter.parts.get(replica.shard)
                 if part is not None and part.holder is replica and part.id in self._balancer.tasks:
                     sends.append(Send(replica, part))
         return sends
 
+    def never_seen(self, replica: Replica, group: int, first: int, last: int) -> list[int]:
+        """Of these fan-outs, the tasks that ended before the member missed them, and for which it still stands."""
+        given_up = [scatter for number, scatter in self.groups[group].given_up.items() if first <= number <= last]
+        ids = [scatter.base + replica.shard for scatter in given_up if _only_published(scatter, replica)]
+        return [id for id in ids if id in replica.held]
+
     @property
     def under_way(self) -> bool:
-        """Whether there are fan-outs that were published and are not complete."""
-        return any(group.open for group in self.groups)
+        """Whether there are fan-outs that were published and that members may still have to answer or to miss."""
+        return any(group.open or group.given_up for group in self.groups)
 
     def beacons(self) -> list[tuple[int, int]]:
         """The groups that have fan-outs under way, each with the number of its last one."""
-        return [(group.index, group.number) for group in self.groups if group.open]
+        for group in self.groups:
+            for number in [number for number, scatter in group.given_up.items() if not group.occupied_by(scatter)]:
+                del group.given_up[number]
+        return [(group.index, group.number) for group in self.groups if group.open or group.given_up]
+
+
+def _only_published(scatter: Scatter, member: Replica) -> bool:
+    """Whether nothing but the publication can have told the member of its part: it was never sent directly."""
+    part = scatter.parts.get(member.shard)
+    return part is not None and member.shard not in scatter.skip and part.assigned == scatter.published
 
 
 def _takes_part(member: Replica) -> bool:

@@ -200,9 +200,9 @@ class Pool:
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, self._and_fan_out(actions, now)
 
-    def failed(self, fail: Fail, error: Any) -> Outcome | None:
-        """The balancer has given a task up; `error` says why. Returns what that means to the walk."""
-        return self._outcome(fail.task, error, True)
+    def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
+        """The balancer has given a task up; `error` says why. Returns what that means to the walk, and what follows."""
+        return self._outcome(fail.task, error, True), self._and_fan_out([], now)
 
     def _outcome(self, task: Task, payload: Any, failed: bool) -> Outcome | None:
         if isinstance(task.payload, Scatter):
@@ -241,12 +241,15 @@ class Pool:
             actions.extend(self.balancer.cancel(part.id, now))
         return self._and_fan_out(actions, now)
 
-    def missed(self, name: Any, first: int, last: int) -> Actions:
+    def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
         """A replica has not seen these fan-outs."""
         replica = self.balancer.replicas.get(name)
         if self.fanout is None or replica is None or name not in self._groups:
             return []
-        return self.fanout.missed(replica, self._groups[name], first, last)
+        group = self._groups[name]
+        actions = self.fanout.missed(replica, group, first, last)
+        ended = self.fanout.never_seen(replica, group, first, last)
+        return [*actions, *self._and_fan_out(self.balancer.free(name, ended, now), now)] if ended else actions
 
     # -- time -----------------------------------------------------------------------------------------------------
 
