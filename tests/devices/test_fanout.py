@@ -114,7 +114,7 @@ class Cluster:
 
     def report(self, member: Member, missed: tuple[int, int] | None) -> None:
         if missed is not None:
-            self.at(0.0002, lambda: self.do(self.pool.missed(member.name, *missed)))
+            self.at(0.0002, lambda: self.do(self.pool.missed(member.name, *missed, self.now)))
 
     def deliver(self, name: str, id: int) -> None:
         member = self.members.get(name)
@@ -330,6 +330,33 @@ def test_what_a_member_missed_is_sent_to_it_unless_it_has_ended_or_is_anothers()
     balancer.finish("0.0", 10, 0.01, 0.1)
     assert [send.task.id for send in fanout.missed(member, 0, 1, 2)] == [20]
     assert fanout.beacons() == [(0, 2)]
+
+
+def test_what_was_sent_directly_is_not_sent_again_to_a_member_that_missed_the_publication() -> None:
+    balancer, fanout = fan_out()
+    member = balancer.replicas["0.0"]
+    member.alone = True  # so it is passed by
+    publish, send = fanout.submit(Scatter(10, 2), 0.0)
+    assert (publish.skip, send.replica) == ([0], member)
+    assert fanout.missed(member, 0, 1, 1) == []
+
+
+def test_what_has_ended_before_a_member_missed_it_does_not_occupy_the_member() -> None:
+    balancer, fanout = fan_out()
+    scatter = Scatter(10, 2)
+    fanout.submit(scatter, 0.0)
+    member = balancer.replicas["0.0"]
+    fanout.give_up(scatter)
+    for part in scatter.parts:
+        balancer.cancel(part.id, 0.1)
+    assert list(member.held) == [10]
+    assert fanout.under_way  # a beacon is to tell the member what it may have missed
+    assert fanout.missed(member, 0, 1, 1) == []
+    assert balancer.free("0.0", fanout.never_seen(member, 0, 1, 1), 0.2) == []
+    assert not member.held
+    balancer.finish("1.0", 11, 0.01, 0.3)
+    assert fanout.beacons() == []
+    assert not fanout.under_way
 
 
 def test_a_fan_out_that_was_given_up_while_it_waited_is_not_published() -> None:

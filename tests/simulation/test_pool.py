@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from simulate import DEADLY, Simulation, Work, list_schedule
 
 from zflow.devices.balancer import MAX_WINDOW, PATIENCE, STUCK, Balancer, Replica
+
+from .pool import DEADLY, Simulation, Work, list_schedule
 
 WAY = 400e-6  # seconds
 

@@ -1,4 +1,4 @@
-"""A client, a broker and its replicas in virtual time: what the balancer does with hours of load, in seconds.
+"""One balancer under load in virtual time, without faults of the network: how well it deals out, in exact figures.
 
 Real are only the balancer's decisions. A message to a replica or back takes half a *way*; a replica is a process
 that works on what has arrived in the order in which it came, skips what was recalled before it began, and tells how
@@ -15,12 +15,14 @@ from typing import Any
 
 from zflow.devices.balancer import Action, Balancer, Fail, Recall, Replica, Send, Task
 
+from .clock import Clock
+
 Work = Callable[[int], float]  # seconds that a request takes, by its number
 DEADLY = -1.0  # what a `Work` returns for a request that kills its replica
 
 
-class Process:
-    """A replica's process: what has arrived there, and what it is working on."""
+class Server:
+    """A replica: what has arrived there, and what it is working on."""
 
     def __init__(self, name: str, work: Work, slots: int) -> None:
         self.name = name
@@ -76,33 +78,35 @@ class Simulation:
         replica: type[Replica] = Replica,
     ) -> None:
         self.balancer = Balancer() if balancer is None else balancer
-        self.now = 0.0
+        self._clock = Clock()
         self.report = Report()
         self.way = way
         self._slots = slots
         self._back_after = back_after
         self._replica = replica
-        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._order = 0
         self._tick_at = math.inf
         self._posted: dict[int, float] = {}
         self._begun: set[int] = set()
         self._waiting: Iterator[int] = iter(())  # requests that are posted when others have ended
-        self.processes: dict[str, Process] = {}
+        self.processes: dict[str, Server] = {}
         for number, work in enumerate(works):
             self.start(f"rep-{number}", work)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return self._clock.now
 
     # -- what a test does -----------------------------------------------------------------------------------------
 
     def start(self, name: str, work: Work) -> None:
         """Start a replica; it joins the pool at once."""
-        self.processes[name] = Process(name, work, self._slots)
+        self.processes[name] = Server(name, work, self._slots)
         self._do(self.balancer.join(self._replica(name, self._slots), self.now))
 
     def at(self, time: float, function: Callable[..., None], *arguments: Any) -> None:
         """Call the function at that time."""
-        self._order += 1
-        heapq.heappush(self._events, (time, self._order, function, arguments))
+        self._clock.at(time, function, *arguments)
 
     def crash(self, number: int) -> None:
         """Kill a replica, now."""
@@ -132,18 +136,17 @@ class Simulation:
     def _go_on(self, requests: int) -> Report:
         report = self.report
         while len(report.latencies) + len(report.failed) < requests:
-            assert self._events or self._tick_at < math.inf, "the load came to a stand"
+            assert min(self._clock.next, self._tick_at) < math.inf, "the load came to a stand"
             self._step()
         assert not self.balancer.tasks
         report.makespan = self.now
         return report
 
     def _step(self) -> None:
-        if self._events and self._events[0][0] <= self._tick_at:
-            self.now, _, function, arguments = heapq.heappop(self._events)
-            function(*arguments)
+        if self._clock.next <= self._tick_at:
+            self._clock.step()
         else:
-            self.now = self._tick_at
+            self._clock.now = self._tick_at
         self._tick_at = math.inf
         if self.balancer.timed:  # as the broker does, after all that happens
             self._do(self.balancer.tick(self.now))
@@ -175,14 +178,14 @@ class Simulation:
             if process is not None:
                 self.at(self.now + self.way / 2, self._arrive, process, action)
 
-    def _arrive(self, process: Process, action: Send | Recall) -> None:
+    def _arrive(self, process: Server, action: Send | Recall) -> None:
         if isinstance(action, Recall):
             process.backlog.pop(action.task.id, None)
         else:
             process.backlog[action.task.id] = action.task
             self._begin(process)
 
-    def _begin(self, process: Process) -> None:
+    def _begin(self, process: Server) -> None:
         while process.backlog and len(process.running) < process.slots and process.alive:
             id = next(iter(process.backlog))
             del process.backlog[id]
@@ -195,7 +198,7 @@ class Simulation:
                 return
             self.at(self.now + seconds, self._end, process, id, seconds)
 
-    def _end(self, process: Process, id: int, seconds: float) -> None:
+    def _end(self, process: Server, id: int, seconds: float) -> None:
         if not process.alive:
             return
         process.running.discard(id)

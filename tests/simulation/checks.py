@@ -1,0 +1,127 @@
+"""What must hold inside a pool between two turns of the broker. Only this module looks at private parts.
+
+`nobody_waits` is cheap enough for most turns, `agrees` goes through everything, `empty` is for the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from zflow.devices.fanout import ALONE_LIMIT
+
+from .ledger import Violation
+from .watch import Holding, Part, WatchedPool
+
+
+def nobody_waits(pool: WatchedPool) -> None:
+    """No task waits while a replica has room for it, and no fan-out while a group has nothing."""
+    balancer = pool.balancer
+    _learn(pool)
+    if balancer.queued:
+        waiting = [part for part in pool.open.values() if part.holder is None and part.released]
+        ordinary = {part.shard for part in waiting if not part.suspect}
+        suspects = {part.shard for part in waiting if part.suspect}
+        for holding in pool.holdings.values():
+            replica = holding.replica
+            if holding.lost:
+                continue
+            if not holding.held and (None in suspects or replica.shard in suspects):
+                raise Violation(f"{holding.name!r} holds nothing, but suspects wait: {_some(waiting)}")
+            room = not replica.alone and len(holding.held) < replica.window
+            if room and (None in ordinary or replica.shard in ordinary):
+                raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
+    if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued is None:
+        least = ALONE_LIMIT if pool.node.groups == 1 else 1
+        standing = Counter(group for group, _ in pool.published.values())
+        if any(standing[group] < least for group in range(pool.node.groups)):
+            raise Violation(f"fan-outs wait at {pool.node.name}, but of {pool.node.groups} groups stand {standing}")
+
+
+def _learn(pool: WatchedPool) -> None:
+    """A fan-out to a group without members is not published: its parts just go to others, or wait for them."""
+    for group in pool.fanout.groups if pool.fanout is not None else ():
+        for number, scatter in group.open.items():
+            if scatter.base in pool.standing and scatter.base not in pool.published:
+                pool.published[scatter.base] = group.index, number
+                for id in range(scatter.base, scatter.base + pool.node.shards):
+                    if id in pool.open:
+                        pool.open[id].released = True
+
+
+def _some(parts: list[Part]) -> list[int]:
+    return [part.id for part in parts[:5]]
+
+
+def agrees(pool: WatchedPool, now: float) -> None:
+    """The balancer's accounts agree with those that were kept of its actions."""
+    balancer = pool.balancer
+    _learn(pool)
+    if not balancer.tasks.keys() <= pool.open.keys():
+        raise Violation(f"{pool.node.name}: tasks {sorted(balancer.tasks.keys() - pool.open.keys())[:5]} have ended")
+    waiting = 0
+    for part in pool.open.values():
+        waiting += part.holder is None and part.released
+        if part.released and part.id not in balancer.tasks:
+            raise Violation(f"task {part.id} has not ended, and is forgotten")
+        if part.crashes > pool.retries:
+            raise Violation(f"task {part.id} goes on after {part.crashes} crashes, with retries={pool.retries}")
+        if part.deadline < now - pool.slack:
+            raise Violation(f"task {part.id} was to expire at {part.deadline:.6f}, and it is {now:.6f}")
+    if balancer.queued != waiting:
+        raise Violation(f"{pool.node.name}: {waiting} tasks wait, but the balancer counts {balancer.queued}")
+    if balancer.replicas.keys() != pool.holdings.keys():
+        strangers = balancer.replicas.keys() ^ pool.holdings.keys()
+        raise Violation(f"{pool.node.name}: replicas {strangers} are not known to both")
+    for holding in pool.holdings.values():
+        _replica_agrees(pool, holding)
+    if balancer._parked != sum(holding.replica.parked for holding in pool.holdings.values()):
+        raise Violation(f"{pool.node.name}: {balancer._parked} parked tasks were counted, wrongly")
+    if any(balancer._levels[: balancer._lowest]):
+        raise Violation(f"{pool.node.name}: there are replicas below level {balancer._lowest}")
+    if sum(map(len, balancer._levels)) != sum(holding.replica.level >= 0 for holding in pool.holdings.values()):
+        raise Violation(f"{pool.node.name}: the levels have other replicas than those with room")
+    if pool.fanout is not None:
+        standing = {(group.index, number) for group in pool.fanout.groups for number in group.open}
+        strange = standing ^ set(pool.published.values())
+        if strange:
+            raise Violation(f"{pool.node.name}: open fan-outs {strange} are not known to both")
+
+
+def _replica_agrees(pool: WatchedPool, holding: Holding) -> None:
+    replica = holding.replica
+    count = len(holding.held)
+    if list(replica.held) != list(holding.held):
+        raise Violation(f"{replica}: holds {list(replica.held)}, but was sent {list(holding.held)}")
+    if any((task is None) != (id in holding.given_up) for id, task in replica.held.items()):
+        raise Violation(f"{replica}: {replica.held}, of which {holding.given_up} have ended")
+    if replica.parked != max(0, count - replica.slots):
+        raise Violation(f"{replica}: {replica.parked} are parked of {count} with {replica.slots} slots")
+    room = not replica.lost and count < (1 if replica.alone else replica.window)
+    if replica.level != (count if room else -1) or (room and replica not in pool.balancer._levels[count]):
+        raise Violation(f"{replica}: holds {count}, room: {room}, but stands in level {replica.level}")
+    if not replica.slots <= replica.window <= replica.widest:
+        raise Violation(f"{replica}: a window of {replica.window} for {replica.slots} slots")
+
+
+def bounded(pool: WatchedPool) -> None:
+    """Deadlines of what has ended do not pile up."""
+    if len(pool.balancer._deadlines) > 2 * pool.most + 66:
+        raise Violation(f"{pool.node.name}: {len(pool.balancer._deadlines)} deadlines for {len(pool.open)} tasks")
+
+
+def empty(pool: WatchedPool, now: float) -> None:
+    """Everything has ended, so nothing is left of it."""
+    agrees(pool, now)
+    if pool.open or pool.balancer.queued or pool.standing:
+        raise Violation(f"{pool.node.name}: tasks {list(pool.open)[:5]} never ended")
+    held = {holding.name: list(holding.held) for holding in pool.holdings.values() if holding.held}
+    if held:
+        raise Violation(f"{pool.node.name}: replicas hold what they have answered: {held}")
+    if pool.fanout is not None:
+        pool.fanout.dispatch(now)  # lets go of what ended while it waited
+        if len(pool.fanout) or pool.fanout.under_way:
+            raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
+    if pool.balancer._suspects or pool.balancer._reserved is not None or pool.balancer._parts:
+        raise Violation(f"{pool.node.name}: suspects or parts are left")
+    if pool.tick(now + 1e6) or pool.balancer.timed:
+        raise Violation(f"{pool.node.name}: time still brings something about")

@@ -1,0 +1,403 @@
+"""A scenario played in virtual time: clients, a network, replicas and a manager around the broker.
+
+What the broker says is carried to processes that work on it and answer; replicas die, leave and come back as the
+scenario has it. Everything that is drawn here is drawn from the scenario's seed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import msgpack
+
+from zflow.devices import protocol
+from zflow.devices.balancer import Balancer
+from zflow.devices.broker import Settings
+from zflow.devices.router import Node
+
+from . import checks
+from .broker import VirtualBroker, virtual_time
+from .clock import Clock, Line
+from .ledger import Ledger, Request, Violation, payload
+from .process import Process
+from .scenario import ENDPOINTS, POLLING, Fault, Scenario, Stage
+
+NOTICE = 0.002  # seconds, at most, until sockets or the manager notice that a process has ended
+STILL = 600.0  # seconds of virtual time without the end of a request after which the load has come to a stand
+TAIL, SELDOM = 100.0, 0.01  # of a heavy tail: how much longer, how often
+RAISED = msgpack.packb({"type": "ExecutorError", "message": "it did not like it"})
+
+
+@dataclass
+class Account:
+    """What came of a run."""
+
+    requests: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    begun: int = 0  # tasks and parts
+    repeated: int = 0  # of these, how many had been begun before
+    deaths: int = 0
+    turns: int = 0
+    seconds: float = 0.0  # of virtual time
+
+    def add(self, other: Account) -> None:
+        """Add another run's account."""
+        for name in ("requests", "begun", "repeated", "deaths", "turns", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for outcome, count in other.outcomes.items():
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+
+
+def node_of(stage: Stage) -> Node:
+    """The Executor as the router knows it."""
+    return Node(
+        stage.name,
+        stage.needs,
+        stage.process,
+        stage.no_reduce,
+        None if stage.endpoints is None else frozenset(stage.endpoints),
+        stage.shards,
+        stage.replicas,
+        POLLING,
+        stage.partial,
+    )
+
+
+class Cluster:
+    """One scenario, played once.
+
+    Args:
+        scenario: what to play.
+        balancer: makes the balancers, given `retries`.
+    """
+
+    def __init__(self, scenario: Scenario, balancer: Callable[[int], Any] = Balancer) -> None:
+        self.scenario = scenario
+        self.clock = Clock()
+        self._random = random.Random(scenario.seed)
+        self._network = scenario.network
+        nodes = [node_of(stage) for stage in scenario.stages]
+        self.ledger = Ledger(nodes)
+        settings = Settings(
+            nodes=nodes,
+            retries=[stage.retries for stage in scenario.stages],
+            timeouts=[stage.timeout for stage in scenario.stages],
+            front=[""],
+            back="",
+            fan="",
+            collector="",
+            max_message_bytes=2**20,
+        )
+        self.broker = VirtualBroker(settings, self.clock, self.ledger, scenario.network.turn, balancer)
+        self.broker.ports["front"].to = self._to_client
+        self.broker.ports["back"].to = self._to_replica
+        self.broker.ports["fan"].to = self._to_subscribers
+        self.processes: dict[bytes, Process] = {}  # that live, or whose end has not been noticed
+        self.account = Account()
+        self._subscribers: dict[bytes, dict[bytes, Process]] = {}  # by topic
+        self._encode = protocol.encoder()
+        self._births = 0
+        self._seats: set[tuple[int, int, int]] = set()  # stage, shard and group of those that are there, or will be
+        self._poison = dict(scenario.poison)
+        self._faults = list(scenario.faults)
+        self._clients = list(scenario.clients)
+        self._client_lines = [(Line(), Line()) for _ in scenario.clients]
+        self._shares = [list(accumulate(client.endpoints)) for client in scenario.clients]
+        self._to_post = [client.requests for client in scenario.clients]
+        self._ended_at = 0.0
+
+    def run(self) -> Account:
+        """Play it to the end.
+
+        Raises:
+            Violation: something that must hold does not.
+        """
+        with virtual_time(self.clock):
+            self._begin()
+            self._go_on()
+            self.ledger.finish()
+            for pool in self.broker.pools:
+                checks.empty(pool, self.clock.now)
+        account = self.account
+        account.requests = len(self.ledger.requests)
+        account.outcomes = self.ledger.outcomes
+        account.turns = self.broker.turns
+        account.seconds = self.clock.now
+        for pool in self.broker.pools:
+            account.begun += sum(pool.begun.values())
+            account.repeated += sum(pool.begun.values()) - len(pool.begun)
+        return account
+
+    def _begin(self) -> None:
+        for number, stage in enumerate(self.scenario.stages):
+            for shard in range(stage.shards if stage.process else 0):
+                for group in range(stage.replicas):
+                    self._start(number, shard, group)
+        for number, client in enumerate(self._clients):
+            if client.in_flight:
+                for _ in range(client.in_flight):
+                    self._post_next(number)
+            elif client.requests:
+                self._post_when_it_likes(number)
+
+    def _go_on(self) -> None:
+        clock, broker, ledger = self.clock, self.broker, self.ledger
+        ended = 0
+        while True:
+            if clock.next <= broker.wake:
+                if clock.next == math.inf:
+                    return
+                clock.step()
+            else:
+                clock.now = broker.wake
+                broker.wake = math.inf
+                broker.stir()
+            if ledger.ended > ended:
+                ended, self._ended_at = ledger.ended, clock.now
+            elif clock.now > self._ended_at + STILL and broker._walks:
+                raise Violation(f"no request has ended for {STILL} s, and {len(broker._walks)} are under way")
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def _delay(self) -> float:
+        network, draw = self._network, self._random.random
+        delay = network.way + network.jitter * draw()
+        if network.slow and draw() < network.slow:
+            delay += network.held_up * draw()
+        return delay
+
+    def _say(self, process: Process, port: str, line: Line, frames: list[Any]) -> None:
+        self.clock.at(line.arrival(self.clock.now, self._delay()), self._arrive, process, port, frames)
+
+    def _arrive(self, process: Process, port: str, frames: list[Any]) -> None:
+        if not process.cut:
+            self.broker.arrive(port, frames)
+
+    def _to_replica(self, frames: Sequence[Any]) -> bool:
+        process = self.processes.get(frames[0])
+        if process is None or process.gone:
+            return False
+        at = process.tasks.arrival(self.clock.now, self._delay())
+        self.clock.at(at, self._take, process, frames[1], frames[2] if len(frames) > 2 else None)
+        return True
+
+    def _to_subscribers(self, frames: Sequence[Any]) -> bool:
+        message = msgpack.unpackb(frames[1])
+        frame = frames[2] if len(frames) > 2 else None
+        network, draw, now = self._network, self._random.random, self.clock.now
+        for process in self._subscribers.get(frames[0], {}).values():
+            if network.lost and draw() < network.lost:
+                continue
+            if network.late and draw() < network.late:  # another way, past others
+                self.clock.at(now + self._delay() + network.held_up * draw(), self._hear, process, message, frame)
+                continue
+            at = process.fan.arrival(now, self._delay())
+            self.clock.at(at, self._hear, process, message, frame)
+            if network.twice and draw() < network.twice:
+                self.clock.at(at + self._delay(), self._hear, process, message, frame)
+        return True
+
+    # -- clients --------------------------------------------------------------------------------------------------
+
+    def _post_when_it_likes(self, number: int) -> None:
+        if self._to_post[number]:
+            client = self._clients[number]
+            self._post_next(number)
+            self.clock.at(self.clock.now + self._random.expovariate(1 / client.every), self._post_when_it_likes, number)
+
+    def _post_next(self, number: int) -> None:
+        if not self._to_post[number]:
+            return
+        self._to_post[number] -= 1
+        client = self._clients[number]
+        draw = self._random.random()
+        endpoint = next(
+            (name for name, share in zip(ENDPOINTS, self._shares[number], strict=True) if draw < share), ENDPOINTS[0]
+        )
+        targets = None if client.targets is None else frozenset(client.targets)
+        request = self.ledger.post(number, endpoint, targets)
+        header = (protocol.VERSION, protocol.REQUEST, request.number, endpoint, client.targets)
+        frames = [b"client-%d" % number, self._encode(header), payload(request.number, -1, 0)]
+        at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
+        self.clock.at(at, self.broker.arrive, "front", frames)
+        if client.cancels and self._random.random() < client.cancels:
+            later = self._random.expovariate(1 / client.patience)
+            self.clock.at(at + later, self._cancel, request)
+        while self._faults and self._faults[0].after <= request.number:
+            self._happen(self._faults.pop(0))
+
+    def _cancel(self, request: Request) -> None:
+        self.broker.cancelled.append(request.number)
+        self.broker.stir()
+        self._over(request)
+
+    def _over(self, request: Request) -> None:
+        """Its client waits for it no longer."""
+        if request.awaited:
+            request.awaited = False
+            if self._clients[request.client].in_flight:
+                self._post_next(request.client)
+
+    def _to_client(self, frames: Sequence[Any]) -> bool:
+        header = msgpack.unpackb(frames[1])
+        request = self.ledger.requests[header[2]]
+        at = self._client_lines[request.client][1].arrival(self.clock.now, self._delay())
+        self.clock.at(at, self._replied, request, header, frames[2:])
+        return True
+
+    def _replied(self, request: Request, header: list[Any], frames: Sequence[Any]) -> None:
+        if header[1] == protocol.REPLY:
+            self.ledger.reply(request, "answered")
+            if header[3] is not None:
+                protocol.split(header[3], frames)  # raises if parts and frames do not fit
+        else:
+            self.ledger.reply(request, msgpack.unpackb(frames[0])["type"])
+        self._over(request)
+
+    # -- replicas -------------------------------------------------------------------------------------------------
+
+    def _start(self, number: int, shard: int, group: int) -> None:
+        stage = self.scenario.stages[number]
+        self._births += 1
+        self._seats.add((number, shard, group))
+        identity = f"{stage.name}/shard-{shard}/rep-{group}#{self._births}".encode()
+        process = self.processes[identity] = Process(identity, number, shard, group, stage.slots)
+        endpoints = None if stage.endpoints is None else list(stage.endpoints)
+        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group)
+        self._say(process, "back", process.back, [identity, self._encode(ready)])
+        if stage.shards > 1:
+            at = process.subscriptions.arrival(self.clock.now, self._delay())
+            self.clock.at(at, self._subscribe, process)
+
+    def _subscribe(self, process: Process) -> None:
+        if not process.gone:
+            topic = protocol.topic(process.stage, process.group)
+            self._subscribers.setdefault(topic, {})[process.identity] = process
+            self.broker.arrive("fan", [b"\x01" + protocol.own_topic(process.identity)])
+
+    def _take(self, process: Process, header: bytes, frame: Any) -> None:
+        if process.alive and not process.cut:
+            process.take(header, frame)
+            self._work(process)
+
+    def _hear(self, process: Process, message: list[Any], frame: Any) -> None:
+        if not process.alive or process.cut:
+            return
+        for missed in process.hear(message, frame):
+            self._answer(process, (protocol.VERSION, protocol.MISSED, *missed))
+        self._work(process)
+
+    def _answer(self, process: Process, header: tuple[Any, ...], *frames: bytes) -> None:
+        """Shards say all they say to the collector."""
+        sharded = self.scenario.stages[process.stage].shards > 1
+        port, line = ("collector", process.collector) if sharded else ("back", process.back)
+        self._say(process, port, line, [process.identity, self._encode(header), *frames])
+
+    def _work(self, process: Process) -> None:
+        while (task := process.next()) is not None:
+            id, endpoint, frame = task
+            stage = self.scenario.stages[process.stage]
+            request = int(frame[: frame.index(b".")])
+            self.broker.pools[process.stage].begin(id, process.shard)
+            to_all = stage.shards > 1 and POLLING.get(endpoint, POLLING["*"]) == "ALL"
+            if self._poison.get(request) == process.stage and (not to_all or request % stage.shards == process.shard):
+                self.broker.pools[process.stage].culprits[process.identity] = id
+                self._die(process, self._random.random() < 0.5)
+                return
+            process.busy += 1
+            seconds = self._seconds(stage)
+            result = payload(request, process.stage, process.shard if to_all else 0)
+            self.clock.at(self.clock.now + seconds, self._done, process, id, seconds, result)
+
+    def _seconds(self, stage: Stage) -> float:
+        if stage.work == "constant":
+            return stage.mean
+        if stage.work == "exponential":
+            return self._random.expovariate(1 / stage.mean)
+        return stage.mean * (TAIL if self._random.random() < SELDOM else 1.0)
+
+    def _done(self, process: Process, id: int, seconds: float, result: bytes) -> None:
+        if not process.alive:
+            return
+        process.busy -= 1
+        raises = self.scenario.stages[process.stage].raises
+        failed = raises and self._random.random() < raises
+        kind = protocol.ERROR if failed else protocol.DONE
+        self._answer(process, (protocol.VERSION, kind, id, int(seconds * 1e6)), RAISED if failed else result)
+        if process.leaving:
+            self._leave_if_idle(process)
+        else:
+            self._work(process)
+
+    # -- what goes wrong ------------------------------------------------------------------------------------------
+
+    def _happen(self, fault: Fault) -> None:
+        stage = self.scenario.stages[fault.stage]
+        living = [process for process in self.processes.values() if process.stage == fault.stage and _well(process)]
+        if fault.kind == "grow":
+            shard, group = fault.which % stage.shards, fault.which % stage.replicas
+            if stage.shards == 1 or (fault.stage, shard, group) not in self._seats:
+                self._start(fault.stage, shard, group)
+            return
+        if not living:
+            return
+        process = living[fault.which % len(living)]
+        process.back_after = fault.back
+        if fault.kind in ("crash", "mute"):
+            self._die(process, fault.kind == "crash")
+        elif fault.kind == "cut":
+            process.cut = True
+            self._vanish(process)
+            self.clock.at(self.clock.now + fault.back, self._die, process, False)
+        else:
+            process.leaving = True
+            others = sum(other.shard == process.shard for other in living) > 1
+            if fault.kind == "shrink" and others:
+                process.back_after = None
+            self._leave_if_idle(process)
+
+    def _die(self, process: Process, last_words: bool) -> None:
+        """It ends at once. What it has said arrives, or what has not arrived is lost."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.cut = process.cut or not last_words
+        self.account.deaths += 1
+        self._ended(process)
+
+    def _leave_if_idle(self, process: Process) -> None:
+        if process.leaving and process.alive and not process.busy:
+            process.alive = False
+            self._answer(process, (protocol.VERSION, protocol.LEAVE))
+            self._ended(process)
+
+    def _ended(self, process: Process) -> None:
+        """The sockets notice when all it said has come; the manager notices when it likes."""
+        now, draw = self.clock.now, self._random.random
+        said = max(process.back.last, process.collector.last) if not process.cut else now
+        self.clock.at(max(now + NOTICE * draw(), said), self._vanish, process)
+        self.clock.at(now + NOTICE * draw(), self._bury, process)
+        if process.back_after is None:
+            self._seats.discard((process.stage, process.shard, process.group))
+        else:  # the manager starts another one in its place
+            again = now + NOTICE + process.back_after
+            self.clock.at(again, self._start, process.stage, process.shard, process.group)
+
+    def _vanish(self, process: Process) -> None:
+        process.gone = True
+        if self._subscribers.get(protocol.topic(process.stage, process.group), {}).pop(process.identity, None):
+            self.broker.arrive("fan", [b"\x00" + protocol.own_topic(process.identity)])
+
+    def _bury(self, process: Process) -> None:
+        del self.processes[process.identity]
+        self.broker.control.messages.append(msgpack.packb(("dead", process.identity)))
+        self.broker.stir()
+
+
+def _well(process: Process) -> bool:
+    return process.alive and not process.leaving and not process.cut

@@ -1,0 +1,85 @@
+"""A replica's process in the simulation: its lines to the broker, what has arrived, what it works on.
+
+It does what `zflow.worker` and `zflow.link` do, with the real `Listener`; time passes elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from zflow.devices import protocol
+from zflow.devices.fanout import Listener
+
+from .clock import Line
+
+
+class Process:
+    """One replica.
+
+    Args:
+        identity: what the broker calls it; no two processes share one.
+        stage: its Executor's number.
+        shard: its shard.
+        group: which replica of the shard it is.
+        slots: how many tasks it works on at once.
+    """
+
+    def __init__(self, identity: bytes, stage: int, shard: int, group: int, slots: int) -> None:
+        self.identity = identity
+        self.stage = stage
+        self.shard = shard
+        self.group = group
+        self.slots = slots
+        self.back = Line()  # to the broker's ROUTER
+        self.collector = Line()
+        self.tasks = Line()  # from the broker's ROUTER
+        self.fan = Line()  # from its XPUB
+        self.subscriptions = Line()
+        self.backlog: dict[int, tuple[str, Any]] = {}  # endpoint and first frame, by task
+        self.busy = 0
+        self.alive = True
+        self.leaving = False
+        self.cut = False  # nothing that it says arrives any more, nor what it is sent
+        self.gone = False  # the broker's sockets have noticed
+        self.back_after: float | None = 0.01  # seconds from its end until a successor is there, if one is to come
+        self.accepted = False
+        self._listener = Listener()
+        self._heard: list[list[Any]] = []  # before it was accepted
+
+    def take(self, header: bytes, frame: Any) -> None:
+        """A message has come from the ROUTER."""
+        message = msgpack.unpackb(header)
+        kind = message[1]
+        if kind == protocol.TASK:
+            self.backlog[message[2]] = (message[3], frame)
+        elif kind == protocol.RECALL:
+            self.backlog.pop(message[2], None)
+        else:
+            self.accepted = True
+            self._listener = Listener(message[2])
+
+    def hear(self, message: list[Any], frame: Any) -> list[tuple[int, int]]:
+        """A publication has come. Returns what was missed, if anything: first and last."""
+        if not self.accepted:
+            self._heard.append([message, frame])
+            return []
+        missed = [self._listen(*heard) for heard in (*self._heard, (message, frame))]
+        self._heard.clear()
+        return [gap for gap in missed if gap is not None]
+
+    def _listen(self, message: list[Any], frame: Any) -> tuple[int, int] | None:
+        if message[1] == protocol.BEACON:
+            return self._listener.told(message[2])
+        new, missed = self._listener.heard(message[2])
+        if new and self.shard not in message[6]:
+            self.backlog[message[3] + self.shard] = (message[4], frame)
+        return missed
+
+    def next(self) -> tuple[int, str, Any] | None:
+        """The next task to begin, if there is one and a slot for it."""
+        if not self.backlog or self.busy >= self.slots or not self.alive or self.leaving:
+            return None
+        id = next(iter(self.backlog))
+        return id, *self.backlog.pop(id)

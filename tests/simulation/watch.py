@@ -1,0 +1,359 @@
+"""A pool that is watched: what it holds is kept a second time, from its actions alone, and must agree.
+
+The balancer decides, and this says whether it may. What it looks at is what a pool is told and what it answers;
+looks into its insides are in `checks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zflow.devices.balancer import Balancer, Fail, Recall, Replica, Send
+from zflow.devices.fanout import Fanout, Publish
+from zflow.devices.pool import Actions, Gathered, Outcome, Pool
+from zflow.devices.router import Inputs, Node, Walk
+
+from .ledger import Ledger, Request, Violation
+
+TICK = 0.003  # seconds that a deadline may be late: the broker waits whole milliseconds
+
+
+class Part:
+    """A task: one request at one Executor, or its part for one shard."""
+
+    __slots__ = (
+        "base",
+        "crashes",
+        "deadline",
+        "direct",
+        "holder",
+        "id",
+        "released",
+        "request",
+        "shard",
+        "shared",
+        "suspect",
+    )
+
+    def __init__(self, id: int, base: int, request: Request, deadline: float, shard: int | None) -> None:
+        self.id = id
+        self.base = base
+        self.request = request
+        self.deadline = deadline
+        self.shard = shard
+        self.holder: Holding | None = None
+        self.released = shard is None  # a part of a fan-out waits for its group first
+        self.crashes = 0
+        self.shared = 0  # of these, how many were another request's fault
+        self.suspect = False
+        self.direct = False  # sent to its holder, not only published
+
+
+class Holding:
+    """What a replica holds, as the broker must see it."""
+
+    __slots__ = ("given_up", "group", "held", "lost", "name", "replica", "slots")
+
+    def __init__(self, replica: Replica, group: int, slots: int) -> None:
+        self.name = replica.name
+        self.replica = replica
+        self.group = group
+        self.slots = slots
+        self.held: dict[int, Part] = {}  # sent, not recalled, not answered; in the order sent
+        self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
+        self.lost = False
+
+
+class WatchedPool(Pool):
+    """A pool that minds what it does.
+
+    Args:
+        index, node, retries, timeout: as a pool's.
+        ledger: where requests are kept.
+        balancer: makes the balancer, given `retries`.
+        slack: seconds that a deadline may be late.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        node: Node,
+        retries: int,
+        timeout: float | None,
+        *,
+        ledger: Ledger,
+        balancer: Callable[[int], Balancer] = Balancer,
+        slack: float = TICK,
+    ) -> None:
+        super().__init__(index, node, retries, timeout)
+        if balancer is not Balancer:
+            self.balancer = balancer(retries)
+            self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
+        self.retries = retries
+        self.slack = slack
+        self.open: dict[int, Part] = {}  # tasks that have not ended
+        self.most = 0  # tasks at a time
+        self.holdings: dict[bytes, Holding] = {}
+        self.members: dict[tuple[int, int], Holding] = {}  # by group and shard
+        self.standing: dict[int, int] = {}  # parts under way of each published fan-out, by base
+        self.published: dict[int, tuple[int, int]] = {}  # group and number of each of these
+        self.begun: dict[int, int] = {}  # how often each task was begun
+        self.culprits: dict[bytes, int] = {}  # what killed a replica: the id of its task
+        self._ledger = ledger
+
+    # -- replicas -------------------------------------------------------------------------------------------------
+
+    def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
+        """A replica comes."""
+        slots = 1 if self.retries == 0 else replica.slots
+        holding = self.holdings[replica.name] = Holding(replica, group, slots)
+        if self.node.shards > 1:
+            self.members[group, replica.shard] = holding
+        number, actions = super().join(replica, group, now)
+        return number, self._note(actions, now)
+
+    def crash(self, name: Any, now: float) -> Actions:
+        """A replica is gone."""
+        holding = self._without(name)
+        if holding is not None:
+            self._blame(holding)
+        return self._note(super().crash(name, now), now)
+
+    def leave(self, name: Any, now: float) -> Actions:
+        """A replica goes."""
+        self._without(name)
+        return self._note(super().leave(name, now), now)
+
+    def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
+        """A replica cannot be reached."""
+        holding = self.holdings.get(name)
+        if holding is not None:
+            holding.lost = True
+            part = holding.held.pop(unsent, None) if unsent is not None else None
+            if part is not None:
+                holding.given_up.discard(part.id)
+                part.holder = None
+        return self._note(super().lose(name, now, unsent), now)
+
+    def _without(self, name: bytes) -> Holding | None:
+        holding = self.holdings.pop(name, None)
+        if holding is not None:
+            if self.members.get((holding.group, holding.replica.shard)) is holding:
+                del self.members[holding.group, holding.replica.shard]
+            for part in holding.held.values():
+                if part.holder is holding:
+                    part.holder = None
+        return holding
+
+    def _blame(self, holding: Holding) -> None:
+        """Count a crash for what the replica was working on; with `retries=0` for all that it held."""
+        culprit = self.culprits.get(holding.name)
+        for at, part in enumerate(holding.held.values()):
+            if part.id in holding.given_up:
+                continue
+            part.suspect = True
+            part.crashes += at < holding.slots or not self.retries
+            part.shared += culprit in holding.held and culprit != part.id
+            if part.shared > 1 and self.retries:
+                raise Violation(f"task {part.id} lost two replicas to other requests; it should have travelled alone")
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+        """A request comes."""
+        request = self._ledger.requests[walk.origin[1]]
+        self._ledger.visit(request, self.index, inputs)
+        deadline = math.inf if self.timeout is None else now + self.timeout
+        if self.ids_for(walk) > 1:
+            self.standing[id] = self.node.shards
+            for shard in range(self.node.shards):
+                self.open[id + shard] = Part(id + shard, id, request, deadline, shard)
+            request.open += self.node.shards
+        else:
+            self.open[id] = Part(id, id, request, deadline, None)
+            request.open += 1
+        self.most = max(self.most, len(self.open))
+        return self._note(super().submit(walk, inputs, id, now), now)
+
+    def answered(
+        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
+    ) -> tuple[Outcome | None, Actions]:
+        """A replica answers."""
+        holding = self.holdings[name]
+        if holding.held.pop(id, None) is not None:
+            holding.given_up.discard(id)
+        part = self.open.get(id)
+        if part is not None:
+            if part.holder is holding:
+                part.holder = None
+            if failed:
+                part.request.raised = True
+            if now > part.deadline + self.slack:
+                raise Violation(f"task {id} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
+            self._end(part)
+        outcome, actions = super().answered(name, id, service, payload, failed, now)
+        if part is None and outcome is not None:
+            raise Violation(f"task {id} has ended, and ends again: {outcome}")
+        if part is not None and part.shard is None and outcome is None:
+            raise Violation(f"task {id} was answered, and nothing comes of it")
+        if part is not None and isinstance(outcome, Gathered) and outcome.errors:
+            failures = part.request.failed = part.request.failed or {}
+            failures[self.index] = frozenset(outcome.errors)
+        return outcome, self._note(actions, now)
+
+    def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
+        """The balancer has given a task up."""
+        outcome, actions = super().failed(fail, error, now)
+        if isinstance(outcome, Gathered):
+            request = self._ledger.requests[outcome.walk.origin[1]]
+            request.failed = {**(request.failed or {}), self.index: frozenset(outcome.errors)}
+        return outcome, self._note(actions, now)
+
+    def cancel(self, id: int, now: float) -> Actions:
+        """Nobody wants a result any more."""
+        part = self.open.get(id)
+        shards = self.node.shards if id in self.standing or (part is not None and part.shard is not None) else 1
+        for each in range(id, id + shards):
+            if each in self.open:
+                self._end(self.open[each])
+        return self._note(super().cancel(id, now), now)
+
+    def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
+        """A replica has not seen some fan-outs: it gets what it is to do of them, and lets go of what has ended."""
+        holding = self.holdings.get(name)
+        again = [] if holding is None else self._missing(holding, first, last)
+        actions = super().missed(name, first, last, now)
+        sent = [action.task.id for action in actions[: len(again)] if isinstance(action, Send)]
+        if sent != again:
+            raise Violation(f"{name!r} missed {first} to {last}, that is {again}, and gets {actions}")
+        if holding is not None:
+            for id in holding.given_up - holding.replica.held.keys():
+                holding.given_up.discard(id)
+                if holding.held.pop(id).direct:
+                    raise Violation(f"{name!r} was sent task {id}, and is believed never to have seen it")
+        self._note(actions[len(again) :], now)
+        return actions
+
+    def _missing(self, holding: Holding, first: int, last: int) -> list[int]:
+        """The tasks that a member holds of the fan-outs with these numbers."""
+        found = []
+        for base, (group, number) in self.published.items():
+            part = self.open.get(base + holding.replica.shard)
+            if group != holding.group or not first <= number <= last or part is None or part.holder is not holding:
+                continue
+            if not part.direct:
+                part.direct = True
+                found.append(part.id)
+        return found
+
+    def tick(self, now: float) -> Actions:
+        """Time passes."""
+        return self._note(super().tick(now), now)
+
+    def begin(self, id: int, shard: int) -> None:
+        """A replica begins a task."""
+        times = self.begun[id] = self.begun.get(id, 0) + 1
+        if times > 1 and self.retries == 0:
+            raise Violation(f"task {id} is begun {times} times in spite of at most once")
+        part = self.open.get(id)
+        if part is not None and part.shard not in (None, shard):
+            raise Violation(f"task {id} for shard {part.shard} is begun by shard {shard}")
+
+    def _end(self, part: Part) -> None:
+        """A task has ended; a replica that holds it keeps it until it answers, or is told to skip it."""
+        del self.open[part.id]
+        part.request.open -= 1
+        if part.holder is not None:
+            part.holder.given_up.add(part.id)
+        if part.shard is not None:
+            self.standing[part.base] -= 1
+            if not self.standing[part.base]:
+                del self.standing[part.base]
+                self.published.pop(part.base, None)
+
+    # -- actions --------------------------------------------------------------------------------------------------
+
+    def _note(self, actions: Actions, now: float) -> Actions:
+        """Take down what the pool says, all of it at once: carrying it out may bring it to say more."""
+        for action in actions:
+            if isinstance(action, Send):
+                self._sent(action.replica, action.task.id)
+            elif isinstance(action, Publish):
+                self._published(action)
+            elif isinstance(action, Recall):
+                self._recalled(action)
+            else:
+                self._failed(action, now)
+        return actions
+
+    def _sent(self, replica: Replica, id: int) -> None:
+        holding = self._hold(replica.name, id)
+        holding.held[id].direct = True
+        part = holding.held[id]
+        if part.shard not in (None, replica.shard):
+            raise Violation(f"task {id} for shard {part.shard} goes to {replica.name!r} of shard {replica.shard}")
+        if len(holding.held) > (1 if part.suspect else replica.window):
+            raise Violation(
+                f"{replica.name!r} has no room for task {id}: it holds {list(holding.held)}, its window is"
+                f" {replica.window}, and the task is {'a suspect' if part.suspect else 'none'}"
+            )
+
+    def _hold(self, name: Any, id: int) -> Holding:
+        holding = self.holdings.get(name)
+        part = self.open.get(id)
+        if holding is None or holding.lost:
+            raise Violation(f"task {id} goes to {name!r}, which is gone")
+        if part is None:
+            raise Violation(f"task {id} has ended, and goes to {name!r}")
+        if part.holder is not None:
+            raise Violation(f"task {id} goes to {name!r}, but {part.holder.name!r} has it")
+        for other in holding.held.values():
+            if other.suspect and other.id not in holding.given_up:
+                raise Violation(f"task {id} goes to {name!r}, which should be alone with suspect {other.id}")
+            break  # a suspect is alone, so the first is the only one
+        part.holder = holding
+        part.released = True
+        holding.held[id] = part
+        return holding
+
+    def _published(self, action: Publish) -> None:
+        base = action.scatter.base
+        self.published[base] = action.group, action.number
+        for shard in range(self.node.shards):
+            part = self.open.get(base + shard)
+            if part is None or part.released:
+                raise Violation(f"fan-out {base} is published, but its part {shard} has ended or was published")
+            if shard in action.skip:
+                part.released = True
+            else:
+                member = self.members.get((action.group, shard))
+                if member is None:
+                    raise Violation(f"fan-out {base} counts on shard {shard} of group {action.group}: nobody is there")
+                self._hold(member.name, base + shard)
+
+    def _recalled(self, action: Recall) -> None:
+        id = action.task.id
+        holding = self.holdings[action.replica.name]
+        if id not in holding.held:
+            raise Violation(f"task {id} is recalled from {holding.name!r}, which does not have it")
+        if id not in holding.given_up and list(holding.held).index(id) < holding.slots:
+            raise Violation(f"task {id} is recalled from {holding.name!r}, which has begun it")
+        part = holding.held.pop(id)
+        holding.given_up.discard(id)
+        if part.holder is holding:
+            part.holder = None
+
+    def _failed(self, fail: Fail, now: float) -> None:
+        part = self.open.get(fail.task.id)
+        if part is None:
+            raise Violation(f"task {fail.task.id} has ended, and is now {fail.reason}")
+        if fail.reason == "crashed":
+            if part.crashes != self.retries + 1:
+                raise Violation(f"task {part.id} is given up after {part.crashes} crashes, with retries={self.retries}")
+        elif not 0 <= now - part.deadline <= self.slack:
+            raise Violation(f"task {part.id} was to expire at {part.deadline:.6f}, and does so at {now:.6f}")
+        elif fail.held_by != (part.holder and part.holder.name):
+            raise Violation(f"task {part.id} expires at {fail.held_by!r}, but {part.holder} has it")
+        self._end(part)
