@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -88,6 +89,11 @@ class _Link:
         self._drain()  # the descriptor signals changes only, and sending may have used one up
         return trackers
 
+    def send_again(self, frames: list[Any]) -> None:
+        """Send a request that was sent before."""
+        self._port.send(frames)
+        self._drain()
+
     def forget(self, stream: _Stream) -> None:
         """Drop whatever is still to come for the stream, and tell the broker not to bother."""
         self._streams = {id: other for id, other in self._streams.items() if other is not stream}
@@ -124,9 +130,10 @@ class _Link:
             message = f"the Flow at {self._address} speaks another version of zflow's protocol"
             self._welcome.set_exception(errors.BadRequest(message))
             return
-        stream = self._streams.pop(header[2], None)
+        stream = self._streams.get(header[2])
         if stream is not None:
-            stream.exchange.take(header, payload)
+            if stream.exchange.take(header, payload):
+                del self._streams[header[2]]
             stream.arrived.set()
 
     def _welcomed(self, info: dict[str, Any]) -> None:
@@ -304,6 +311,7 @@ class AsyncClient(Shortcuts):
         show_progress: bool = False,
         prefetch: int = PREFETCH,
         timeout: int | None = None,
+        on_overload: str = "fail",
     ) -> AsyncResults:
         """As `Client.post`, from asyncio; inputs may be an async iterable too.
 
@@ -314,8 +322,9 @@ class AsyncClient(Shortcuts):
 
         Raises: as `Client.post`, when it is awaited or iterated.
         """
-        check_options(on, parameters, request_size, prefetch, timeout)
-        responses = self._responses(on, inputs, parameters, request_size, target_executor, prefetch, timeout)
+        check_options(on, parameters, request_size, prefetch, timeout, on_overload)
+        limits = prefetch, timeout, on_overload == "wait"
+        responses = self._responses(on, inputs, parameters, request_size, target_executor, limits)
         if show_progress:
             responses = _shown(responses, inputs)
         return AsyncResults(responses, Callbacks(on_done, on_error, on_always), return_responses)
@@ -327,15 +336,14 @@ class AsyncClient(Shortcuts):
         parameters: dict[str, Any] | None,
         request_size: int,
         target_executor: str | None,
-        prefetch: int,
-        timeout: int | None,
+        limits: tuple[int, int | None, bool],
     ) -> AsyncIterator[Response]:
         link = await self._link()
         targets = choose_targets(target_executor, link.info.get("executors", ()))
         limit = link.info.get("max_message_bytes", 2**63)
         source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
         requests = batches(None if source is not None else inputs, request_size)
-        exchange = Exchange(on, requests, parameters, targets, prefetch, limit, timeout, link.ids, link.encode)
+        exchange = Exchange(on, requests, parameters, targets, limits, limit, link.ids, link.encode)
         stream = _Stream(link, exchange)
         trackers: deque[zmq.MessageTracker] = deque()
         try:
@@ -352,14 +360,23 @@ class AsyncClient(Shortcuts):
                     trackers.extend(link.send(frames, stream, exchange.last_id))
                 if exchange.finished:
                     return
-                await stream.arrived.wait()
-                stream.arrived.clear()
+                await _arrival(link, stream)
                 if stream.error is not None:
                     raise stream.error
                 for response in exchange.ready():
                     yield response
         finally:
             link.forget(stream)
+
+
+async def _arrival(link: _Link, stream: _Stream) -> None:
+    """Wait until something has arrived for the stream, or what was held back may be sent again."""
+    pause = stream.exchange.pause
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(stream.arrived.wait(), pause)
+    stream.arrived.clear()
+    for frames in stream.exchange.due():
+        link.send_again(frames)
 
 
 async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:

@@ -298,6 +298,7 @@ class Client(Shortcuts):
         show_progress: bool = False,
         prefetch: int = PREFETCH,
         timeout: int | None = None,
+        on_overload: str = "fail",
     ) -> Any:
         """Send Documents to an endpoint and wait for the results, which come in the order of the inputs.
 
@@ -316,6 +317,8 @@ class Client(Shortcuts):
             show_progress: show a progress bar on a terminal; needs the extra `zflow[progress]`.
             prefetch: how many requests may be in flight.
             timeout: the ms that each request may take, waiting included; any time when left out.
+            on_overload: what becomes of a request for which the Flow has no room (`max_queue`): `'fail'`, or `'wait'`
+                to send it again after a pause.
 
         Returns:
             One DocumentArray, or the list of responses, or None if there is an `on_done` or `on_always`.
@@ -324,14 +327,14 @@ class Client(Shortcuts):
             ExecutorError: an Executor raised; with the remote traceback.
             SerializationError, RequestTooLarge, BadRequest: the inputs cannot be sent.
             DeadlineExceeded, ReplicaCrashed: an Executor gave no answer.
+            Overloaded: there is no room for more requests.
             FlowNotRunning, FlowUnreachable: there is no Flow to answer.
         """
-        check_options(on, parameters, request_size, prefetch, timeout)
+        check_options(on, parameters, request_size, prefetch, timeout, on_overload)
         callbacks = Callbacks(on_done, on_error, on_always)
         responses: list[Response] = []
-        incoming = self._responses(
-            on, inputs, parameters, request_size, target_executor, prefetch, timeout, show_progress
-        )
+        limits = prefetch, timeout, on_overload == "wait"
+        incoming = self._responses(on, inputs, parameters, request_size, target_executor, limits, show_progress)
         with contextlib.closing(incoming):
             for response in incoming:
                 callbacks.deliver(response)
@@ -348,16 +351,16 @@ class Client(Shortcuts):
         parameters: dict[str, Any] | None,
         request_size: int,
         target_executor: str | None,
-        prefetch: int,
-        timeout: int | None,
+        limits: tuple[int, int | None, bool],
         show_progress: bool,
     ) -> Generator[Response, None, None]:
         requests = batches(inputs, request_size)
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
-            limit = connection.info.get("max_message_bytes", 2**63)
             to = connection
-            exchange = Exchange(on, requests, parameters, targets, prefetch, limit, timeout, to.ids, to.encode)
+            exchange = Exchange(
+                on, requests, parameters, targets, limits, to.info.get("max_message_bytes", 2**63), to.ids, to.encode
+            )
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown

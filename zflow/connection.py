@@ -127,8 +127,13 @@ class Connection:
             if not self._socket.poll(LAST_WORDS):
                 raise
 
-    def _receive(self, expire: Callable[[], bool]) -> list[tuple[list[Any], list[Any]]]:
-        """What has arrived; while there is nothing, make sure that the broker is still there."""
+    def _receive(self, expire: Callable[[], bool], pause: float | None = None) -> list[tuple[list[Any], list[Any]]]:
+        """What has arrived; while there is nothing, make sure that the broker is still there.
+
+        After `pause` seconds there may be nothing.
+        """
+        if pause is not None and not self._socket.poll(min(LOOK, int(pause * 1000) + 1)):
+            return []
         asked = 0.0
         while True:
             messages = self._receive_some()
@@ -152,7 +157,9 @@ class Connection:
                 self._send_some(exchange, at_hand)
             if exchange.finished:
                 return
-            for header, payload in self._receive(lambda: exchange.expire(self._address)):
+            for frames in exchange.due():
+                self._port.send(frames)
+            for header, payload in self._receive(lambda: exchange.expire(self._address), exchange.pause):
                 if header[1] == protocol.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
                     self._send_again(exchange)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from zflow.suggest import listed, short
 
 PREFETCH = 128  # requests of one post in flight
 REQUEST_SIZE = 100  # Documents in one request
+FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
+LONGEST_PAUSE = 1.0  # seconds
 LATE = 1.0  # seconds after its time was over that the Flow may take to say so
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of one post in flight, if that is more than one request
 
@@ -89,6 +92,7 @@ class _Sent:
     size: int
     payload: Sequence[Any]
     deadline: float
+    refusals: int = 0  # how often the Flow had no room for it
 
 
 class Exchange:
@@ -99,10 +103,10 @@ class Exchange:
         batches: the Documents of each request.
         parameters: sent with each request.
         targets: the names of the Executors to visit, or None for all.
-        prefetch: how many requests may be in flight, 1 or more; those answered out of order count until the
-            ones before them are answered.
+        limits: how many requests may be in flight, 1 or more (those answered out of order count until the ones
+            before them are answered); the ms that each may take, or None; and whether what the Flow has no room
+            for is sent again, after a pause.
         max_message_bytes: the largest request that the Flow takes.
-        timeout: the ms that each request may take, or None.
         ids: where the requests' ids come from.
         encode: makes header frames.
     """
@@ -113,9 +117,8 @@ class Exchange:
         batches: Iterator[DocumentArray],
         parameters: dict[str, Any] | None,
         targets: list[str] | None,
-        prefetch: int,
+        limits: tuple[int, int | None, bool],
         max_message_bytes: int,
-        timeout: int | None,
         ids: Iterator[int],
         encode: Callable[[Any], bytes],
     ) -> None:
@@ -123,9 +126,9 @@ class Exchange:
         self._batches = batches
         self._parameters = parameters
         self._targets = targets
-        self._prefetch = prefetch
+        self._prefetch, self._timeout, self._wait = limits
         self._limit = max_message_bytes
-        self._timeout = timeout
+        self._held_back: dict[int, float] = {}  # requests that the Flow had no room for, and when to send them again
         self._ids = ids
         self._encode = encode
         self.last_id = 0  # of the request made last
@@ -189,8 +192,34 @@ class Exchange:
         """The frames of the requests that were not answered, for a broker that may not have got them."""
         now = time.monotonic()
         for id, sent in self._sent.items():
-            left = 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
-            yield [self._header(protocol.AGAIN, id, left), *sent.payload]
+            if id not in self._held_back:
+                yield [self._header(protocol.AGAIN, id, self._left(sent, now)), *sent.payload]
+
+    def _left(self, sent: _Sent, now: float) -> int:
+        """The ms that are left of a request's time; 0: it may take any."""
+        return 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
+
+    # -- too much at a time ---------------------------------------------------------------------------------------
+
+    def _hold_back(self, id: int, sent: _Sent) -> None:
+        """Send it again when there may be room: after a pause that doubles, and that differs between clients."""
+        sent.refusals += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(sent.refusals - 1, 16)) * random.uniform(0.5, 1.5)
+        self._held_back[id] = time.monotonic() + pause
+
+    @property
+    def pause(self) -> float | None:
+        """The seconds until something that was held back is to be sent again, or None."""
+        return max(0.0, min(self._held_back.values()) - time.monotonic()) if self._held_back else None
+
+    def due(self) -> Iterator[list[Any]]:
+        """The frames of what was held back long enough."""
+        now = time.monotonic()
+        for id in [id for id, at in self._held_back.items() if at <= now]:
+            del self._held_back[id]
+            sent = self._sent.get(id)
+            if sent is not None and sent.deadline > now:
+                yield [self._header(protocol.REQUEST, id, self._left(sent, now)), *sent.payload]
 
     def cancelled(self) -> Iterator[list[Any]]:
         """The messages that tell the broker that nobody wants the answers still to come."""
@@ -212,13 +241,21 @@ class Exchange:
             self._answered[sent.place] = Response(sent.docs, dict(self._parameters or {}), self._endpoint, error)
         return bool(expired)
 
-    def take(self, header: list[Any], frames: Sequence[Any]) -> None:
-        """Take in an answer; one that belongs to no open request is of no use and is dropped."""
-        sent = self._sent.pop(header[2], None)
+    def take(self, header: list[Any], frames: Sequence[Any]) -> bool:
+        """Take in an answer; one that belongs to no open request is of no use and is dropped.
+
+        Returns whether it was the last one to its request.
+        """
+        sent = self._sent.get(header[2])
         if sent is None:
-            return
+            return True
+        if self._wait and header[1] == protocol.FAILED and _is_overload(frames):
+            self._hold_back(header[2], sent)
+            return False
+        del self._sent[header[2]]
         self._bytes -= sent.size
         self._answered[sent.place] = self._response(header, frames, sent.docs)
+        return True
 
     def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:
@@ -242,6 +279,10 @@ class Exchange:
             yield response
 
 
+def _is_overload(frames: Sequence[Any]) -> bool:
+    return isinstance(_error(frames), errors.Overloaded)
+
+
 def _error(frames: Sequence[Any]) -> errors.ZflowError:
     try:
         data = msgpack.unpackb(frames[0], unicode_errors="replace")
@@ -256,7 +297,7 @@ def _shards_note(note: Any) -> dict[str, Any]:
     return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}
 
 
-def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any) -> None:
+def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any) -> None:
     """Check what is given to `post`, before anything is sent.
 
     Raises:
@@ -268,6 +309,8 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
         raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
     if parameters is not None and not isinstance(parameters, dict):
         raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
+    if on_overload not in ("fail", "wait"):
+        raise errors.BadRequest(f"on_overload must be 'fail' or 'wait', not {short(on_overload)}")
     limit = 1 if timeout is None else timeout
     for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
