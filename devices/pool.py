@@ -159,12 +159,20 @@ class Pool:
         """The walk visits this node; `id` is its task id, or the first of them."""
         if walk.again and not self.balancer.retries:
             return [Fail(Task(id, (walk, inputs)), "again")]
-        if self._full(walk):
+        if self._too_large(walk):
             return [Fail(Task(id, (walk, inputs)), "overloaded")]
+        if self.limits.queue is not None and self.waiting >= self.limits.queue:
+            shed = self._settled().shed(walk.client, now)
+            if shed is None:
+                return [Fail(Task(id, (walk, inputs)), "overloaded")]
+            return [shed, *self._submit(walk, inputs, id, now)]
+        return self._submit(walk, inputs, id, now)
+
+    def _submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+        deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.limits.queue_bytes is not None:
             self._sizes[id] = walk.size
             self._bytes += walk.size
-        deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
             return self.fanout.submit(scatter, now)
@@ -175,12 +183,10 @@ class Pool:
         """How many requests wait for a replica, or for a group."""
         return self.balancer.queued + (len(self.fanout) if self.fanout is not None else 0)
 
-    def _full(self, walk: Walk) -> bool:
-        """Whether there is no more room for a request to wait, or to be here."""
-        limits = self.limits
-        if limits.queue is not None and self.waiting >= limits.queue:
-            return True
-        return limits.queue_bytes is not None and self._bytes > 0 and self._bytes + walk.size > limits.queue_bytes
+    def _too_large(self, walk: Walk) -> bool:
+        """Whether the bytes of the request are too many to be here; one alone always has room."""
+        limit = self.limits.queue_bytes
+        return limit is not None and self._bytes > 0 and self._bytes + walk.size > limit
 
     def ended(self, id: int) -> None:
         """The visit with this task id, or its first, is over."""
