@@ -126,7 +126,7 @@ async def measure(port: int, pid: int, seconds: float) -> None:
         ["first request afterwards / a full queue", f"{after / full:.2f}"],
         ["accepted, refused", f"{len(outcome.accepted)}, {outcome.refused}"],
     ]
-    print_table(f"{OVER} times the capacity for {seconds:.0f} s", ["", "result"], rows)
+    print_table(f"{OVER} times the capacity for {seconds:.0f} s", ["", "ratio"], rows)
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def test_processor_time_is_told_by_process_and_by_its_main_thread() -> None:
     assert whole >= loop
 
 
-@pytest.mark.parametrize("script", ["latency", "throughput", "heterogeneous", "fanout", "growth"])
+@pytest.mark.parametrize("script", ["latency", "throughput", "heterogeneous", "fanout", "growth", "overload"])
 def test_benchmark_runs_and_prints_its_ratio(script: str) -> None:
     command = [sys.executable, str(BENCH / f"{script}.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
