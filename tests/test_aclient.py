@@ -419,7 +419,7 @@ def test_nobody_answers(impatient: None) -> None:
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:

@@ -118,6 +118,7 @@ def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]
     """A ROUTER that answers headers by itself; its port."""
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
+    router.set(zmq.PROBE_ROUTER, 1)  # greets as a broker does
     port = router.bind_to_random_port("tcp://127.0.0.1")
     stop = threading.Event()
 
@@ -144,7 +145,7 @@ def greeting(header: list[Any]) -> list[bytes]:
     return [msgpack.packb([protocol.VERSION, protocol.WELCOME, header[2], info])]
 
 
-@pytest.mark.parametrize("frames", [[b""], [b"hello"], [msgpack.packb([1, 999])], [msgpack.packb([99, 11, 1, {}])]])
+@pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([1, 999])], [msgpack.packb([99, 11, 1, {}])]])
 def test_something_that_speaks_zeromq_but_is_no_flow(impatient: None, frames: list[bytes]) -> None:
     with (
         stranger(lambda header: frames) as port,
@@ -154,8 +155,17 @@ def test_something_that_speaks_zeromq_but_is_no_flow(impatient: None, frames: li
         mine.post("/")
 
 
+def test_something_that_greets_and_says_nothing_else(impatient: None) -> None:
+    with (
+        stranger(lambda header: [b""]) as port,
+        Client(port=port) as mine,
+        pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at .*{port}"),
+    ):
+        mine.post("/")
+
+
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
     with (
         stranger(lambda header: refusal) as port,
         Client(port=port) as mine,
@@ -183,7 +193,7 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
     def answer(header: list[Any]) -> list[bytes]:
         if header[1] == protocol.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts, None]), *map(bytes, payload)]
+        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts, None, 1]), *map(bytes, payload)]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -196,7 +206,7 @@ def test_an_error_that_cannot_be_read_is_an_error_of_that_request(impatient: Non
     def answer(header: list[Any]) -> list[bytes]:
         if header[1] == protocol.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.FAILED, header[2]]), *payload]
+        return [msgpack.packb([protocol.VERSION, protocol.FAILED, header[2], 1]), *payload]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []

@@ -214,8 +214,11 @@ def test_no_text_gets_another_kind_of_error(text):
 
 def test_other_errors_get_their_line_too():
     with pytest.raises(NotSupported) as refused:
+        load(HEAD + "  gpus: 1")
+    assert str(refused.value).startswith("YAML text:5: executors[1]: gpus is not supported by this version")
+    with pytest.raises(InvalidConfig) as nowhere:
         load(HEAD + "  external: true")
-    assert str(refused.value).startswith("YAML text:5: executors[1]: external is not supported by this version")
+    assert str(nowhere.value).startswith("YAML text:5: executors[1]: external=True needs to know where: host=")
     with pytest.raises(InvalidExecutor) as wrong:
         load(HEAD + "  uses: 5")
     assert str(wrong.value).startswith("YAML text:5: executors[1]: uses must be a class, ")

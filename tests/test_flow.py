@@ -91,10 +91,38 @@ def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("arguments", [{"external": True}, {"host": "elsewhere"}])
-def test_what_this_version_leaves_out_is_refused_and_not_ignored(arguments: dict[str, Any]) -> None:
-    with pytest.raises(errors.NotSupported, match="not supported"):
-        Flow().add(**arguments)
+def test_what_this_version_leaves_out_is_refused_and_not_ignored() -> None:
+    with pytest.raises(errors.NotSupported, match=r"gpus is not supported.*CUDA_VISIBLE_DEVICES"):
+        Flow().add(gpus=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"external": True}, ["external=True", "host=", "port="]),
+        ({"host": "elsewhere:5555"}, ["host", "external=True"]),
+        ({"port": 5555}, ["port", "external=True"]),
+        ({"curve": "keys"}, ["curve", "external=True"]),
+        ({"external": "yes", "host": "elsewhere:5555"}, ["external", "'yes'"]),
+        ({"external": True, "host": "elsewhere"}, ["'elsewhere'", "port"]),
+        ({"external": True, "host": []}, ["host", "[]"]),
+        ({"external": True, "host": "elsewhere", "port": 0}, ["port", "0"]),
+        ({"external": True, "port": []}, ["port", "[]"]),
+        ({"external": True, "host": "a:1", "port": 2}, ["'a:1'", "port=2"]),
+        ({"external": True, "host": ["a", "b"], "port": [1, 2, 3]}, ["same length", "2 hosts", "3 ports"]),
+        ({"external": True, "host": ["a:1", "a:1"]}, ["'a:1'", "more than once"]),
+        ({"external": True, "port": 5555, "uses": Upper}, ["uses", "external"]),
+        ({"external": True, "port": 5555, "replicas": 2}, ["replicas", "external"]),
+        ({"external": True, "port": 5555, "shards": 2}, ["shards", "external"]),
+        ({"external": True, "port": 5555, "curve": 5}, ["curve", "5"]),
+    ],
+)
+def test_what_does_not_fit_an_external_executor_is_named(arguments: dict[str, Any], words: list[str]) -> None:
+    flow = Flow()
+    with pytest.raises(errors.InvalidFlow) as caught:
+        flow.add(name="encoder", **arguments)
+    assert all(word in str(caught.value) for word in [*words, "'encoder'"]), caught.value
+    assert flow.executors == []
 
 
 def test_a_flow_starts_again_after_it_was_closed() -> None:

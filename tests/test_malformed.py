@@ -1,4 +1,4 @@
-"""Whatever arrives at the broker, or at a client, that is no message of ours: counted, or answered with an error."""
+"""Whatever arrives at the broker, or at a client, that is no message of ours: counted, answered or refused."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
-from helpers import PATIENCE, Script, Upper, in_background, replicas, socket_folders, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Gate,
+    Script,
+    Upper,
+    begun,
+    in_background,
+    let_go,
+    replicas,
+    socket_folders,
+    texts,
+    wait_for,
+)
 
 from zflow import Client, Document, DocumentArray, Flow, errors, wire
 from zflow.devices import protocol
-from zflow.devices.protocol import DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
+from zflow.devices.protocol import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
 
 PAYLOAD = bytes(wire.pack(DocumentArray([Document(text="a")]))[0])
 NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
@@ -44,6 +56,7 @@ def malformed(flow: Flow) -> dict[str, int]:
 
 @contextlib.contextmanager
 def dealer(address: str, identity: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
+    """A connection that the broker has greeted."""
     context = zmq.Context()
     dealing = context.socket(zmq.DEALER)
     dealing.set(zmq.RCVTIMEO, int(PATIENCE * 1000))
@@ -51,6 +64,7 @@ def dealer(address: str, identity: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
         dealing.set(zmq.ROUTING_ID, identity)
     dealing.connect(address)
     try:
+        assert dealing.recv_multipart() == [b""]
         yield dealing
     finally:
         context.destroy(linger=0)
@@ -61,7 +75,8 @@ def front(flow: Flow) -> str:
 
 
 def back() -> str:
-    (folder,) = socket_folders()
+    """Where the Flow that was started last takes replicas."""
+    folder = max(socket_folders(), key=lambda name: os.stat(os.path.join(tempfile.gettempdir(), name)).st_ctime)
     return f"ipc://{tempfile.gettempdir()}/{folder}/back"
 
 
@@ -71,8 +86,8 @@ def header(*fields: Any) -> bytes:
 
 
 def request(**changes: Any) -> bytes:
-    fields = {"version": VERSION, "kind": REQUEST, "id": 7, "endpoint": "/", "targets": None, **changes}
-    return header(*fields.values())
+    fields = {"version": VERSION, "kind": REQUEST, "id": 7, "endpoint": "/", "targets": None, "parts": None, "ms": 0}
+    return header(*{**fields, **changes}.values())
 
 
 ANYWHERE = {
@@ -85,15 +100,15 @@ ANYWHERE = {
     "only a version": [header(VERSION)],
     "a header that is cut off": [request()[:-3], PAYLOAD],
     "a header with more behind it": [request() + b"more", PAYLOAD],
-    "a megabyte of header": [header(VERSION, REQUEST, 7, "/" + "x" * 2**20, None), PAYLOAD],
+    "a megabyte of header": [request(endpoint="/" + "x" * 2**20), PAYLOAD],
     "a header deep in itself": [DEEP],
     "a count that lies": [b"\xdd\xff\xff\xff\xff"],
     "an extension type": [header(VERSION, msgpack.ExtType(5, b"x"))],
-    "another version as text": [header("1", REQUEST, 7, "/", None), PAYLOAD],
-    "a version that is almost one": [header(True, REQUEST, 7, "/", None), PAYLOAD],
+    "another version as text": [request(version="1"), PAYLOAD],
+    "a version that is almost one": [request(version=True), PAYLOAD],
     "an unknown kind": [header(VERSION, 99)],
-    "a kind that is no number": [header(VERSION, "REQUEST", 7, "/", None), PAYLOAD],
-    "a kind that cannot be hashed": [header(VERSION, [2], 7, "/", None), PAYLOAD],
+    "a kind that is no number": [request(kind="REQUEST"), PAYLOAD],
+    "a kind that cannot be hashed": [request(kind=[REQUEST]), PAYLOAD],
     "a version nested a thousand deep": [b"\x92" + b"\x91" * 1000 + b"\x01\x01", PAYLOAD],
     "the pickle of a command": [b"cos\nsystem\n(S'touch /tmp/zflow-was-here'\ntR."],
 }
@@ -107,28 +122,54 @@ AT_FRONT = {
     "targets that are text": [request(targets="upper"), PAYLOAD],
     "targets that are numbers": [request(targets=[1]), PAYLOAD],
     "targets that cannot be hashed": [request(targets=[["upper"]]), PAYLOAD],
-    "too many fields": [header(VERSION, REQUEST, 7, "/", None, None), PAYLOAD],
-    "too few fields": [header(VERSION, REQUEST, 7, "/"), PAYLOAD],
+    "a timeout that is text": [request(ms="1000"), PAYLOAD],
+    "a timeout that is a float": [request(ms=1e3), PAYLOAD],
+    "a timeout that is none": [request(ms=None), PAYLOAD],
+    "parts that are text": [request(parts="upper"), PAYLOAD],
+    "parts that are no pairs": [request(parts=[1]), PAYLOAD],
+    "parts of a name that is a number": [request(parts=[[1, [1]]]), PAYLOAD],
+    "parts of no payload": [request(parts=[["a", []]]), PAYLOAD],
+    "no parts for a frame": [request(parts=[]), PAYLOAD],
+    "parts for more frames than there are": [request(parts=[["a", [1]], ["b", [1]]]), PAYLOAD],
+    "parts for fewer": [request(parts=[["a", [1]]]), PAYLOAD, PAYLOAD],
+    "a part of no frames": [request(parts=[["a", [0, 1]]]), PAYLOAD],
+    "a count that is text": [request(parts=[["a", ["1"]]]), PAYLOAD],
+    "small parts of more bytes than there are": [request(parts=[["a", [-len(PAYLOAD), -1]]]), PAYLOAD],
+    "small parts of fewer": [request(parts=[["a", [1 - len(PAYLOAD)]]]), PAYLOAD],
+    "small parts of no frame": [request(parts=[["a", [-1]]])],
+    "too many fields": [request(one_more=None), PAYLOAD],
+    "too few fields": [header(VERSION, REQUEST, 7, "/", None, None), PAYLOAD],
+    "a request as it was in older versions": [header(VERSION, REQUEST, 7, "/", None), PAYLOAD],
+    "a cancel without an id": [header(VERSION, CANCEL)],
+    "a cancel of what is no id": [header(VERSION, CANCEL, "7")],
     "a hello without a token": [header(VERSION, HELLO)],
-    "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None), PAYLOAD],
+    "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None, 1), PAYLOAD],
     "what a replica says": [header(VERSION, DONE, 1, 1), PAYLOAD],
     "ten thousand frames": [b"x"] * 10_000,
 }
 AT_BACK = {
     **ANYWHERE,
     "what a client says": [request(), PAYLOAD],
-    "ready as an unknown Executor": [header(VERSION, READY, "nobody", None, 1, 0, 0)],
-    "ready with no slots": [header(VERSION, READY, "upper", None, 0, 0, 0)],
-    "ready with too many slots": [header(VERSION, READY, "upper", None, 10**6, 0, 0)],
-    "ready with endpoints that are numbers": [header(VERSION, READY, "upper", [1], 1, 0, 0)],
-    "ready with endpoints that cannot be hashed": [header(VERSION, READY, "upper", [["/"]], 1, 0, 0)],
-    "ready for a shard that is none": [header(VERSION, READY, "upper", None, 1, 1, 0)],
-    "ready for a group that is none": [header(VERSION, READY, "upper", None, 1, 0, 9)],
     "ready without fields": [header(VERSION, READY)],
+    "ready with slots that are text": [header(VERSION, READY, "upper", None, "1", 0, 0)],
+    "a hello without a token": [header(VERSION, HELLO)],
     "an answer from nobody": [header(VERSION, DONE, 1, 1), PAYLOAD],
     "an error from nobody": [header(VERSION, ERROR, 1, 1), PAYLOAD],
     "nobody leaves": [header(VERSION, LEAVE)],
     "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5), PAYLOAD],
+}
+REFUSED = {
+    "an unknown Executor": (["nobody", None, 1, 0, 0], "no Executor 'nobody'"),
+    "an Executor with an endless name": (["x" * 60_000, None, 1, 0, 0], "no Executor 'xxx"),
+    "no slots": (["upper", None, 0, 0, 0], "0 slots"),
+    "slots below none": (["upper", None, -1, 0, 0], "-1 slots"),
+    "too many slots": (["upper", None, 10**6, 0, 0], "1000000 slots"),
+    "endpoints that are numbers": (["upper", [1], 1, 0, 0], "endpoints"),
+    "endpoints that cannot be hashed": (["upper", [["/"]], 1, 0, 0], "endpoints"),
+    "a shard that is none": (["upper", None, 1, 1, 0], "no shard 1"),
+    "a shard below none": (["upper", None, 1, -1, 0], "no shard -1"),
+    "a group that is none": (["upper", None, 1, 0, -1], "no group -1"),
+    "a group too far": (["upper", None, 1, 0, 10**9], "no group 1000000000"),
 }
 
 
@@ -150,6 +191,42 @@ def _dropped_and_counted(flow: Flow, address: str, frames: list[bytes]) -> None:
         wait_for(lambda: sum(malformed(flow).values()) == before + 3, what="each is counted")
     serves(flow)
     assert not os.path.exists("/tmp/zflow-was-here")
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_replica_that_cannot_be_is_told_why_and_not_taken_in(flow: Flow, what: str) -> None:
+    fields, words = REFUSED[what]
+    before = malformed(flow)
+    with dealer(back(), b"upper/rep-5#1") as stranger:
+        for _ in range(2):
+            stranger.send(header(VERSION, READY, *fields))
+            version, kind, reason = msgpack.unpackb(stranger.recv())
+            assert (version, kind) == (VERSION, protocol.REFUSED)
+            assert words in reason
+            assert len(reason) < 500
+        with Client(port=flow.port) as client:
+            assert client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0", "upper/rep-1"]
+        assert malformed(flow) == before, "it is no malformed message"
+    serves(flow)
+
+
+def test_who_asks_at_the_back_is_told_that_it_is_for_replicas(flow: Flow) -> None:
+    with dealer(back()) as stranger, Client(port=flow.port) as client:
+        stranger.send(header(VERSION, HELLO, 5))
+        version, kind, token, info = msgpack.unpackb(stranger.recv())
+        assert (version, kind, token) == (VERSION, protocol.WELCOME, 5)
+        assert info == {**client.info(), "for_replicas": True}
+
+
+def test_an_answer_from_nobody_is_counted_by_its_name(flow: Flow) -> None:
+    """There may be some when a broker was started anew; that is no reason to complain."""
+    what = "an answer from an unknown replica"
+    before = malformed(flow).get(what, 0)
+    with dealer(back(), b"upper/rep-5#1") as stranger:
+        stranger.send_multipart([header(VERSION, DONE, 1, 1), PAYLOAD])
+        stranger.send(header(VERSION, LEAVE))
+        wait_for(lambda: malformed(flow).get(what, 0) == before + 2)
+    serves(flow)
 
 
 def test_random_messages_at_both_ends(flow: Flow) -> None:
@@ -177,7 +254,7 @@ def test_random_messages_at_both_ends(flow: Flow) -> None:
 
 def test_kinds_are_few_whatever_comes(flow: Flow) -> None:
     counts = malformed(flow)
-    assert len(counts) <= 12
+    assert len(counts) <= 14
     assert all(isinstance(count, int) for count in counts.values())
 
 
@@ -185,11 +262,16 @@ def test_each_kind_is_logged_once(tmp_path: Path) -> None:
     source = "from zflow import Flow\nwith Flow() as flow:\n    print(flow.port, flush=True)\n    input()\n"
     with Script(source, tmp_path, stdin=-1) as script:
         port = script.line()
-        with dealer(f"tcp://127.0.0.1:{port}") as stranger, Client(port=port) as client:
+        with (
+            dealer(f"tcp://127.0.0.1:{port}") as stranger,
+            dealer(back(), b"nobody/rep-0#1") as other,
+            Client(port=port) as client,
+        ):
             for number in range(50):
                 stranger.send_multipart([b"hello %d" % number])
                 stranger.send_multipart([header(VERSION, 99, number)])
-            wait_for(lambda: sum(client.info()["malformed"].values()) == 100)
+                other.send_multipart([header(VERSION, DONE, number, 1), PAYLOAD])  # counted, but not logged
+            wait_for(lambda: sum(client.info()["malformed"].values()) == 150)
         assert script.process.stdin is not None
         script.process.stdin.write("\n")
         script.process.stdin.flush()
@@ -207,8 +289,9 @@ def refused(stranger: zmq.Socket[bytes], frames: list[bytes]) -> tuple[int, dict
     """Send a request; the id and the error that come back."""
     stranger.send_multipart(frames)
     answer, error = stranger.recv_multipart()
-    version, kind, id = msgpack.unpackb(answer)
+    version, kind, id, took = msgpack.unpackb(answer)
     assert (version, kind) == (VERSION, protocol.FAILED)
+    assert 0 <= took < PATIENCE * 1e6
     return id, msgpack.unpackb(error)
 
 
@@ -271,6 +354,7 @@ def test_a_request_over_the_limit_is_answered_and_one_far_over_it_is_cut_off(flo
         assert error["type"] == "RequestTooLarge"
         assert "1000000" in error["message"]
         stranger.send_multipart([request(), b"x" * 2_000_000])
+        assert stranger.recv_multipart() == [b""], "it is greeted anew when it has connected again"
         stranger.set(zmq.RCVTIMEO, 50)
         with pytest.raises(zmq.Again):
             stranger.recv_multipart()
@@ -304,14 +388,62 @@ def test_clients_that_vanish_with_their_requests_in_flight(flow: Flow) -> None:
     serves(flow)
 
 
-def test_one_id_for_several_requests(flow: Flow) -> None:
+def answered(stranger: zmq.Socket[bytes]) -> tuple[int, list[str]]:
+    """The next answer's id and texts."""
+    answer, payload = stranger.recv_multipart()
+    version, kind, id, parts, notes, took = msgpack.unpackb(answer)
+    assert (version, kind, parts, notes) == (VERSION, protocol.REPLY, None, None)
+    assert 0 <= took < PATIENCE * 1e6
+    return id, list(wire.unpack([payload])[0].texts)
+
+
+def test_one_id_for_several_requests_in_turn(flow: Flow) -> None:
     with dealer(front(flow)) as stranger:
         for _ in range(10):
             stranger.send_multipart([request(id=1), PAYLOAD])
+            assert answered(stranger) == (1, ["A"])
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Iterator[Flow]:
+    with Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as running:
+        yield running
+
+
+def test_a_request_that_is_sent_again_while_it_is_under_way_is_done_once(gated: Flow, tmp_path: Path) -> None:
+    with dealer(front(gated)) as stranger, dealer(front(gated)) as other:
         for _ in range(10):
-            answer, payload = stranger.recv_multipart()
-            assert msgpack.unpackb(answer) == [VERSION, protocol.REPLY, 1, None, None]
-            assert wire.unpack([payload])[0].texts == ["A"]
+            stranger.send_multipart([request(id=1, endpoint="/hold"), PAYLOAD])
+        stranger.send_multipart([request(id=2), PAYLOAD])
+        with Client(port=gated.port) as client:
+            wait_for(lambda: client.info()["requests"] == 2, what="two of them are requests")
+            other.send_multipart([request(id=1), PAYLOAD])  # of another client: another request
+            wait_for(lambda: client.info()["requests"] == 3, what="another client's ids are its own")
+        let_go(tmp_path, "a")
+        assert [answered(stranger) for _ in range(2)] == [(1, ["a"]), (2, ["a"])]
+        assert answered(other) == (1, ["a"])
+    assert len(begun(tmp_path, "a")) == 1
+
+
+def test_a_cancelled_request_is_not_answered_nor_begun(gated: Flow, tmp_path: Path) -> None:
+    with dealer(front(gated)) as stranger, dealer(front(gated)) as other, Client(port=gated.port) as client:
+        stranger.send_multipart([request(id=1, endpoint="/hold"), PAYLOAD])
+        begun(tmp_path, "a")
+        for id in (2, 3):
+            text = bytes(wire.pack(DocumentArray([Document(text=f"b{id}")]))[0])
+            stranger.send_multipart([request(id=id, endpoint="/hold"), text])
+        wait_for(lambda: client.info()["requests"] == 3)
+        for id in (2, 2, 4, -(2**63), 2**64 - 1):  # twice, and some that were never there
+            stranger.send(header(VERSION, CANCEL, id))
+        other.send(header(VERSION, CANCEL, 1))  # of another client: not its business
+        wait_for(lambda: client.info()["requests"] == 2)
+        let_go(tmp_path, "a", "b2", "b3")
+        assert [answered(stranger) for _ in range(2)] == [(1, ["a"]), (3, ["b3"])]
+        assert client.post("/", Document(text="next")).texts == ["next"]
+        stranger.set(zmq.RCVTIMEO, 0)
+        with pytest.raises(zmq.Again):
+            stranger.recv_multipart()
+    assert not (tmp_path / "b2.begun").exists()
 
 
 # -- a replica that lies ----------------------------------------------------------------------------------------------
@@ -320,16 +452,13 @@ def test_one_id_for_several_requests(flow: Flow) -> None:
 @contextlib.contextmanager
 def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
     """A Flow whose pool a stranger has joined; only the stranger binds `/lie`, but nobody knows that."""
-    with Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow:
-        folder = max(socket_folders(), key=_born)
-        with dealer(f"ipc://{tempfile.gettempdir()}/{folder}/back", b"lonely/rep-9#1") as stranger:
-            stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0))
-            assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
-            yield flow, stranger
-
-
-def _born(folder: str) -> float:
-    return os.stat(os.path.join(tempfile.gettempdir(), folder)).st_ctime
+    with (
+        Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow,
+        dealer(back(), b"lonely/rep-9#1") as stranger,
+    ):
+        stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0))
+        assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
+        yield flow, stranger
 
 
 @pytest.mark.parametrize(

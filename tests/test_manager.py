@@ -332,20 +332,12 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
                 kill(pid)  # the fork
 
 
-# -- the manager or the broker dies -----------------------------------------------------------------------------------
+# -- the manager dies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("who", "how", "words"),
-    [
-        ("manager", signal.SIGKILL, "process manager died"),
-        ("manager", signal.SIGTERM, "told to end"),
-        ("broker", signal.SIGKILL, r"broker died \(SIGKILL\)"),
-        ("broker", signal.SIGTERM, "broker died"),
-    ],
-)
-def test_the_death_of_manager_or_broker_is_an_error_and_no_hang(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, how: signal.Signals, words: str
+@pytest.mark.parametrize(("how", "words"), [(signal.SIGKILL, "process manager died"), (signal.SIGTERM, "told to end")])
+def test_the_death_of_the_manager_is_an_error_and_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, words: str
 ) -> None:
     monkeypatch.setattr(client, "LOOK", 100)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
@@ -354,7 +346,7 @@ def test_the_death_of_manager_or_broker_is_an_error_and_no_hang(
         streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
         blocking = in_background(flow.block)
         begun(tmp_path, "held")
-        kill(pid_of(who), how)
+        kill(pid_of("manager"), how)
         for waiting in (held, streaming, blocking):
             error = waiting.exception(PATIENCE)
             assert isinstance(error, errors.FlowNotRunning), error

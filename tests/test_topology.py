@@ -179,10 +179,7 @@ def test_gateway_and_names_that_are_taken_are_errors():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"external": True}, "external is not supported by this version of zflow: run the Executor in this Flow"),
-        ({"host": "far"}, "host is not supported"),
-        ({"port": 1234}, "port is not supported"),
-        ({"gpus": "all"}, "gpus is not supported"),
+        ({"gpus": "all"}, "gpus is not supported by this version of zflow: set env={'CUDA_VISIBLE_DEVICES': 'RR'}"),
         ({"uses": "docker://image"}, "uses='docker://image': containers are not supported"),
     ],
 )
@@ -190,6 +187,34 @@ def test_what_is_not_carried_out_is_refused(kwargs, message):
     with pytest.raises(NotSupported) as caught:
         Topology().add({}, name="x", **kwargs)
     assert str(caught.value).startswith(message)
+
+
+def test_an_external_executor_is_its_addresses():
+    topology = Topology()
+    spec = topology.add({}, name="far", external=True, host=["a", "::1"], port=[1234, "1235"])
+    assert (spec.addresses, spec.local) == (("a:1234", "[::1]:1235"), False)
+    assert topology.add({}, external=True, host="localhost:12345").addresses == ("localhost:12345",)
+    assert topology.add({}, external=True, host="far", port=[1, 2]).addresses == ("far:1", "far:2")
+    assert topology.add({}, external=True, port=1234, needs="far").addresses == ("127.0.0.1:1234",)
+    assert topology.add({}, name="near").local
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"external": True}, "external=True needs to know where: host='localhost:12345', or host= and port="),
+        ({"host": "far"}, "host says where an external Executor runs: add external=True"),
+        ({"port": 1234}, "port says where an external Executor runs: add external=True"),
+        ({"curve": "keys"}, "curve says where an external Executor runs: add external=True"),
+        ({"external": True, "port": 1234, "uses": Mine}, "uses is the business of the Flow where an external Executor"),
+    ],
+)
+def test_what_does_not_fit_an_external_executor_is_refused(kwargs, message):
+    topology = Topology()
+    with pytest.raises(InvalidFlow) as caught:
+        topology.add({}, name="x", **kwargs)
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("(executor 'x')")
 
 
 @pytest.mark.parametrize("value", ["0,1", "RR", "RR0:2", "rr-2"])

@@ -16,7 +16,7 @@ import zmq
 
 from zflow import errors
 from zflow.client import Folder, address_of, keys_of, ready, seconds, together
-from zflow.connection import CONNECTING, LOOK, SILENCE, Keys, check_same_flow, nobody, open_socket
+from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, Keys, check_same_flow, nobody, open_socket
 from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.exchange import (
@@ -72,11 +72,13 @@ class _Link:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         if self._welcome.done():
             self._welcome = self._loop.create_future()
-        self._say_hello()
-        try:
-            return await asyncio.wait_for(asyncio.shield(self._welcome), CONNECTING if timeout is None else timeout)
-        except asyncio.TimeoutError:
-            raise errors.FlowUnreachable(nobody(self._address, self._keys)) from None
+        welcome = self._welcome
+        deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
+        while (left := deadline - time.monotonic()) > 0:
+            self._say_hello()  # once more after a while: a broker that has died may have taken the question with it
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(welcome), min(LOOK / 1000, left))
+        raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _say_hello(self) -> None:
         self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
@@ -98,9 +100,12 @@ class _Link:
         """Drop whatever is still to come for the stream, and tell the broker not to bother."""
         self._streams = {id: other for id, other in self._streams.items() if other is not stream}
         if not self._socket.closed:
-            for frames in stream.exchange.cancelled():
-                self._port.send(frames)
+            self._cancel(stream)
             self._drain()
+
+    def _cancel(self, stream: _Stream) -> None:
+        for frames in stream.exchange.cancelled():
+            self._port.send(frames)
 
     def _drain(self) -> None:
         while not self._socket.closed and self._port.readable():
@@ -181,8 +186,10 @@ class _Link:
             stream.arrived.set()
 
     def close(self) -> None:
-        """Close the socket; what still waits fails."""
+        """Close the socket when what it has to say is out, but soon; what still waits fails."""
         self._timer.cancel()
+        for stream in set(self._streams.values()):
+            self._cancel(stream)
         if not self._loop.is_closed():
             self._break(errors.FlowUnreachable("the AsyncClient was closed"))
             self._loop.remove_reader(self._socket.fileno())
@@ -190,7 +197,7 @@ class _Link:
 
 
 def _shut(context: zmq.Context[Any], socket: zmq.Socket[bytes]) -> None:
-    socket.close()
+    socket.close(LAST_WORDS)
     context.term()
 
 

@@ -68,6 +68,7 @@ class Connection:
         self._socket = open_socket(context, address, keys)
         self._port = protocol.Port(self._socket, 2)
         self.info: dict[str, Any] = {}
+        self._greetings = 0  # connections made
         self._anew = False  # connected anew: the broker may be another one, or have missed something
         self.used = time.monotonic()
         try:
@@ -85,17 +86,21 @@ class Connection:
     def hello(self, timeout: float | None = None) -> dict[str, Any]:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         token = next(self.ids)
-        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, token)))
+        asking = self.encode((protocol.VERSION, protocol.HELLO, token))
+        self._socket.send(asking)
         deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
         while (left := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(min(LOOK, int(left * 1000) + 1)):
+            before = max(1, self._greetings)
+            arrived = self._socket.poll(min(LOOK, int(left * 1000) + 1))
+            if not arrived:
                 self._make_sure()
-                continue
-            for header, _ in self._receive_some():
+            for header, _ in self._receive_some() if arrived else ():
                 if header[1] == protocol.WELCOME and header[2] == token:
                     return dict(header[3])
                 if header[1] == protocol.FAILED:
                     raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
+            if self._greetings > before or not arrived:
+                self._socket.send(asking)  # a broker that has died meanwhile may have taken the question with it
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
@@ -115,6 +120,7 @@ class Connection:
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""
+        self._greetings += 1
         if self.info:
             self._anew = True
             self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))

@@ -124,6 +124,7 @@ class Link:
         self._listener = Listener()
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
+        self._recalled: set[int] = set()  # parts of fan-outs, maybe, that are still to be heard
         self._endpoints: list[str] | None = None
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
@@ -187,6 +188,9 @@ class Link:
             while self._fan.readable():
                 for frames in self._fan.receive_some(protocol.BATCH):
                     self._hear(frames)
+            for task in self._recalled:
+                self._backlog.pop(task, None)
+            self._recalled.clear()
 
     def wait(self) -> bool:
         """Wait at most `IDLE` ms for messages and take them in; False if there were none."""
@@ -208,9 +212,11 @@ class Link:
         header = protocol.decode(frames[0], protocol.TO_REPLICA)
         kind = header[1]
         if kind == protocol.TASK:
+            self._recalled.discard(header[2])  # given to this one once more
             self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
         elif kind == protocol.RECALL:
-            self._backlog.pop(header[2], None)
+            if self._backlog.pop(header[2], None) is None and self._fan is not None:
+                self._recalled.add(header[2])
         elif kind == protocol.ACCEPTED:
             self._listener = Listener(header[2])
             self._accepted = True

@@ -282,8 +282,8 @@ class _Manager:
         for pid, status in _waited():
             if pid == self._broker_pid:
                 self._broker_pid = 0
-                if self._broker is not None and self._broker.poll():
-                    self._from_broker()  # it may have said why
+                while self._broker is not None and self._broker.poll():
+                    self._from_broker()  # it may have said why; and the end of the line is not to be read later
                 if not self.ending:
                     self._broker_died(status)
             self._children.reaped(pid, status)
@@ -444,10 +444,11 @@ def _run_broker(settings: Settings, folder: str, control: Connection, manager: i
     name_lines("zflow: broker")
 
     def clean_up(*_: Any) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getppid() != manager:  # it was killed; else somebody means the broker alone, and another one is to follow
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
-    signal.signal(signal.SIGTERM, clean_up)  # only comes when the manager was killed
+    signal.signal(signal.SIGTERM, clean_up)
     try:
         serving = broker.Broker(settings, control)
     except zmq.ZMQError as error:
