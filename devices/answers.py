@@ -82,7 +82,8 @@ def why(pool: Pool, fail: Fail) -> bytes:
     if fail.reason == "unreachable":
         return error("FlowUnreachable", f"{nobody}; are they running?")
     walk, _ = request_of(fail.task)
-    place = f"running in {held_by}" if held_by else f"queued for Executor {name!r}"
+    at = "running in" if fail.begun else "waiting at"
+    place = f"{at} {held_by}" if held_by else f"queued for Executor {name!r}"
     where = f"it was {place} for {fail.seconds:.3g} s"
     if not held_by and pool.node.addresses and not pool.balancer.replicas:
         where = f"{where}; {nobody}"

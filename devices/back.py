@@ -26,6 +26,7 @@ log = logging.getLogger("zflow.broker")
 
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
+MOST_REFUSALS = 100  # different reasons that are logged
 PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
 
 
@@ -130,6 +131,7 @@ class Back:
         self._lines: dict[bytes, Line] = {}
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
+        self._refused: set[str] = set()  # the reasons that were logged
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
@@ -193,7 +195,9 @@ class Back:
             return
         why = self._ready(line, *header[2:])
         if why:
-            log.warning("a replica that calls itself %r is refused: %s", answers.name_of(identity), why)
+            if why not in self._refused and len(self._refused) < MOST_REFUSALS:
+                self._refused.add(why)
+                log.warning("a replica that calls itself %r is refused: %s", answers.name_of(identity), why)
             line.say(protocol.REFUSED, why)
 
     def _ready(

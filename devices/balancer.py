@@ -179,6 +179,7 @@ class Fail(NamedTuple):
     reason: str
     held_by: Any = None  # the name of the replica that had it, if one had
     seconds: float = 0.0  # for how long that had it, or it was queued
+    begun: bool = True  # whether that had begun it, as far as can be told
 
 
 class Kill(NamedTuple):
@@ -481,8 +482,10 @@ class Balancer:
         while self._deadlines and self._deadlines[0][0] <= now:
             task = self.tasks.pop(heapq.heappop(self._deadlines)[1], None)
             if task is not None:
-                held_by = None if task.holder is None else task.holder.name
-                actions.append(Fail(task, "expired", held_by, now - task.assigned))
+                holder = task.holder
+                begun = holder is not None and task.id in islice(holder.held, holder.slots)
+                held_by = None if holder is None else holder.name
+                actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
                 actions.extend(self._withdraw(task))
         if self._parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4

@@ -354,13 +354,10 @@ class Broker:
                 parts, frames = answers.flat(inputs)
                 kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
                 header = self._encode((*kind, walk.endpoint, parts, action.skip))
-                self._publish([protocol.topic(pool.index, action.group), header, *frames])
+                self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
             elif type(action) is Recall:
                 action.replica.line.recall(action.task.id)
         self._front.flush()
-
-    def _publish(self, frames: Sequence[Any]) -> None:
-        self._back.publish(frames)
 
     # -- the process manager --------------------------------------------------------------------------------------
 

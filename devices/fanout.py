@@ -200,6 +200,7 @@ class Fanout:
     def submit(self, scatter: Scatter, now: float) -> list[Action | Publish]:
         """Take an ALL request; it is published at once if a group has room."""
         self._waiting.append(scatter)
+        scatter.published = now  # or to be; until then it says since when it waits
         if scatter.deadline < float("inf"):
             self._make_parts(scatter)
         return self.dispatch(now)
@@ -334,6 +335,7 @@ class Fanout:
         for shard in range(self.shards):
             if not scatter.ended(shard):
                 part = scatter.parts[shard] = Task(scatter.base + shard, scatter, scatter.deadline, shard)
+                part.assigned = scatter.published
                 self._balancer.expect(part)
 
     # -- gaps -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import pytest
 import zmq
 from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, client, errors, requests, wire
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests, wire
 from zflow.devices import protocol
 
 # What the forks do is what is tested; newer Pythons warn of forks where there are threads.
@@ -53,9 +53,9 @@ def own(flow: Flow) -> Iterator[Client]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client gives up after tenths of a second."""
-    monkeypatch.setattr(client, "LOOK", 50)
-    monkeypatch.setattr(client, "CONNECTING", 0.3)
-    monkeypatch.setattr(client, "SILENCE", 0.3)
+    monkeypatch.setattr(connection, "LOOK", 50)
+    monkeypatch.setattr(connection, "CONNECTING", 0.3)
+    monkeypatch.setattr(connection, "SILENCE", 0.3)
 
 
 # -- where to -------------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 
 def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
-    monkeypatch.setattr(client, "LOOK", 100)
+    monkeypatch.setattr(connection, "LOOK", 100)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

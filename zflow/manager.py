@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.manager")
 
 BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
+BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait for it
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
@@ -323,7 +324,7 @@ class _Manager:
             log.log(logging.DEBUG if self.starting else logging.ERROR, "%s; the Flow is taken down", message)
             self._fail(self._broker_error or {"type": "StartupFailed", "message": message})
             return
-        self._broker_restart_at = now + backoff(self._broker_deaths - 1)
+        self._broker_restart_at = now + min(BROKER_BACKOFF, backoff(self._broker_deaths - 1))
         log.warning("%s; starting it anew", message)
 
     def _fail(self, error: dict[str, Any]) -> None:
