@@ -89,6 +89,10 @@ def _check(options: Mapping[str, Any], executor: str) -> None:
             raise errors.InvalidFlow(
                 f"a replica takes no {key!r}{why}: it takes {listed(TAKES)} (executor {executor!r})"
             )
+    if isinstance(options.get("replicas"), Mapping):
+        raise errors.InvalidFlow(
+            f"replicas must be how many to run here: only the Flow's own go by its load (executor {executor!r})"
+        )
 
 
 def _told(url: str) -> dict[str, Any]:
