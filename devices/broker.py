@@ -31,6 +31,8 @@ from .settings import Settings
 
 log = logging.getLogger("zflow.broker")
 
+TELL_EVERY = 0.5  # seconds between two words to the manager about the load of Executors whose replicas go by it
+
 
 class Control(Protocol):
     """The process manager's end of the line, as `multiprocessing.Connection` offers it."""
@@ -77,6 +79,8 @@ class Broker:
         self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
         self._rests = Rests(self._by_name, self.lost, self.found, self._front.controlled)
+        self._autoscaled = [pool for pool in joinable.values() if pool.node.autoscaled]
+        self._tell_load_at = 0.0
         self.closing = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
@@ -123,6 +127,8 @@ class Broker:
                 wait = min(wait, pool.wake_after(time.monotonic()))
         if self._externals:
             wait = min(wait, 0.1)
+        if self._autoscaled:
+            wait = min(wait, self._tell_load_at - time.monotonic())
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
@@ -135,6 +141,10 @@ class Broker:
         for pool in self._pools:
             if pool.timed:
                 self._do(pool, pool.tick(time.monotonic()))
+        if self._autoscaled and (now := time.monotonic()) >= self._tell_load_at:
+            self._tell_load_at = now + TELL_EVERY
+            for pool in self._autoscaled:
+                self._tell("load", pool.node.name, *pool.load(now))
 
     def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""

@@ -70,6 +70,14 @@ class Limits:
     queue_bytes: int | None = None
 
 
+class Load(NamedTuple):
+    """How much there is to do, in terms of whole replicas: a request may be one of several that a replica works on."""
+
+    queued: float  # requests that no replica has begun
+    busy: float  # replicas
+    work: float  # seconds of a replica that a request takes; 0 if none has been begun
+
+
 class Pool:
     """The replicas of one node.
 
@@ -91,6 +99,7 @@ class Pool:
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
         self._groups: dict[Any, int] = {}  # of replicas, by name
         self._scatters: dict[int, Scatter] = {}  # by base
+        self._elsewhere: set[Any] = set()  # replicas on other machines, by name
         self.names: dict[bytes, str] = {}  # for people
         self._nobody_since = math.inf  # when the last address was lost
 
@@ -107,12 +116,30 @@ class Pool:
             "endpoints": None if endpoints is None else sorted(endpoints),
         }
 
+    def load(self, now: float) -> Load:
+        """How much there is to do here; with several shards, at the one that has most.
+
+        Replicas on other machines are left out: there are as many as somebody starts there. What they take is not there
+        to do.
+        """
+        balancer = self._settled()
+        waiting = balancer.queued / self.node.shards + (0 if self.fanout is None else len(self.fanout))
+        shards: list[list[Replica]] = [[] for _ in range(self.node.shards)]
+        for name, replica in balancer.replicas.items():
+            if name not in self._elsewhere:
+                shards[replica.shard].append(replica)
+        loads = [_load(replicas, now) for replicas in shards]
+        most = max(loads, key=lambda load: (load.busy + load.queued, load.work))
+        return most._replace(queued=most.queued + waiting)
+
     # -- replicas -------------------------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
         self._nobody_since = math.inf
         actions = self._settled().join(replica, now)
+        if group == NO_GROUP:
+            self._elsewhere.add(replica.name)
         if self.fanout is None or group == NO_GROUP:
             return 0, self._and_fan_out(actions, now)
         self._groups[replica.name] = group
@@ -145,6 +172,7 @@ class Pool:
     def _forget(self, name: Any) -> None:
         self.names.pop(name, None)
         self._groups.pop(name, None)
+        self._elsewhere.discard(name)
         replica = self.balancer.replicas.get(name)
         if self.fanout is not None and replica is not None:
             self.fanout.leave(replica)
@@ -306,3 +334,18 @@ class Pool:
         if self.fanout is None or not len(self.fanout):
             return actions
         return [*actions, *self.fanout.dispatch(now)]
+
+
+def _load(replicas: Sequence[Replica], now: float) -> Load:
+    busy = parked = 0.0
+    works = []
+    for replica in replicas:
+        held = len(replica.held)
+        busy += min(held, replica.slots) / replica.slots
+        parked += max(0, held - replica.slots)
+        work = replica.work
+        if held and (first := next(iter(replica.held.values()))) is not None:
+            work = max(work, now - max(first.assigned, replica.last_done))  # it takes as long as that, at least
+        if work:
+            works.append(work / replica.slots)
+    return Load(parked, busy, sum(works) / len(works) if works else 0.0)

@@ -42,6 +42,7 @@ class Node:
         polling: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for the others; of effect with several shards.
         partial: the results of an ALL request go on although some shards have failed.
         addresses: where its Executor runs if it runs elsewhere; each is one replica.
+        autoscaled: how many replicas it has goes by its load, which is to be told.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Node:
     polling: Mapping[str, str] = field(default_factory=dict)
     partial: bool = False
     addresses: tuple[str, ...] = ()
+    autoscaled: bool = False
 
     def polls_all(self, endpoint: str) -> bool:
         """Whether a request for this endpoint goes to all shards."""

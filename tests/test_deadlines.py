@@ -184,7 +184,8 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
         until.touch()
     for message in messages:
         found = re.search(
-            r"timeout=300 ms; it was (?:queued for Executor 'e/shard-\d'|running in e/shard-0/rep-0) for ([\d.]+) s$",
+            r"timeout=300 ms; it was (?:queued for Executor 'e/shard-\d'|(?:running in|waiting at) e/shard-0/rep-0)"
+            r" for ([\d.]+) s$",
             message,
         )
         assert found, message

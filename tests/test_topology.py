@@ -28,7 +28,7 @@ def test_everything_has_a_default():
 
 
 def test_the_table_of_fields_agrees_with_the_spec():
-    own = {"folder", "pure_join"}
+    own = {"folder", "pure_join", "autoscale"}
     fields = {field.name: field for field in dataclasses.fields(ExecutorSpec) if field.name not in own}
     assert set(fields) == set(FIELDS)
     made = ExecutorSpec(name="x", needs=(GATEWAY,))

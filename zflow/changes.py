@@ -1,5 +1,7 @@
 """Changes while the Flow runs: more or fewer replicas, and new processes for old ones, one after the other.
 
+They are made because somebody says so or, where `replicas` is a range, because of the load.
+
 Each change is a generator that yields what it waits for, so that it reads in the order in which it happens. The process
 manager's loop calls `step` whenever something has happened.
 """
@@ -7,11 +9,13 @@ manager's loop calls `step` whenever something has happened.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zflow.autoscale import Autoscaler
 from zflow.children import Child, Children
 from zflow.link import Seat
 from zflow.suggest import did_you_mean, listed, short
@@ -50,6 +54,8 @@ class Changes:
         self._children = children
         self._devices = devices
         self._running: dict[str, _Running] = {}
+        specs = {child.executor: child.seat.spec for child in children}
+        self._scalers = {name: Autoscaler(spec.autoscale) for name, spec in specs.items() if spec.autoscale is not None}
 
     def begin(self, command: str, arguments: Any, done: Callable[[dict[str, Any]], None]) -> None:
         """Begin a change; `done` is called with what came of it: `{'error': why}`, or what there is to say.
@@ -71,6 +77,24 @@ class Changes:
         self._running[str(executor)] = _Running(command, arguments, change, [done])
         self.step()
 
+    def follow(self, executor: str, queued: float, busy: float, work: float) -> None:
+        """Change how many replicas an Executor has, if that is to follow from its load.
+
+        Args: as `devices.pool.Load`.
+        """
+        scaler = self._scalers[executor]
+        children = self._children.of(executor)
+        replicas = max(child.seat.replica_id for child in children) + 1
+        hold = executor in self._running or not any(child.ready for child in children)
+        wanted = scaler.observe(time.monotonic(), queued, busy, replicas, work, hold)
+        if hold or wanted == replicas:
+            return
+        log.info("%s: %d -> %d replicas, %s", executor, replicas, wanted, scaler.why)
+        if wanted > replicas:
+            self.begin("scale", {"executor": executor, "replicas": wanted}, _warn)
+        else:  # nobody waits for their end, which may take as long as a request: more may be needed before
+            self._retire_from(executor, wanted)
+
     def _change(self, command: str, executor: Any, arguments: Any) -> Change:
         known = sorted({child.executor for child in self._children})
         if not isinstance(executor, str) or executor not in known:
@@ -84,6 +108,12 @@ class Changes:
             replicas = arguments.get("replicas")
             if type(replicas) is not int or not 1 <= replicas <= MOST:
                 raise Refused(f"replicas must be a whole number from 1 to {MOST}, not {short(replicas)}")
+            limits = self._scalers[executor].limits if executor in self._scalers else None
+            if limits is not None and not limits.min <= replicas <= limits.max:
+                raise Refused(
+                    f"{executor!r} has {limits} replicas, by its load, and {replicas} is not in that range: "
+                    "start the Flow with another replicas={'min': ..., 'max': ...}"
+                )
             return self._scale(executor, replicas)
         raise Refused(f"there is no command {short(command)}; there are 'scale' and 'restart'")
 
@@ -107,7 +137,6 @@ class Changes:
     def _scale(self, executor: str, replicas: int) -> Change:
         before = self._children.of(executor)
         count = max(child.seat.replica_id for child in before) + 1
-        surplus = [child for child in before if child.seat.replica_id >= replicas]
         added: list[Child] = []
         for number in range(count, replicas):
             for shard in sorted({child.seat.shard_id for child in before}):
@@ -119,12 +148,18 @@ class Changes:
                 if not child.failed:
                     self._children.retire(child)
             raise Refused(f"{executor!r} stays at {count} replicas: {failed['message']}")
-        for child in surplus:
-            self._children.retire(child)
+        surplus = self._retire_from(executor, replicas)
         yield lambda: all(child.gone for child in surplus)
         if replicas != count:
             log.info("%s has %d replicas instead of %d", executor, replicas, count)
         return {"executor": executor, "replicas": replicas, "before": count}
+
+    def _retire_from(self, executor: str, number: int) -> list[Child]:
+        """Let its replicas of this number and above end; returns them."""
+        surplus = [child for child in self._children.of(executor) if child.seat.replica_id >= number]
+        for child in surplus:
+            self._children.retire(child)
+        return surplus
 
     def _restart(self, executor: str) -> Change:
         """A new one is ready before an old one is told to end."""
@@ -152,3 +187,8 @@ class Changes:
             return None
         used = Counter(child.seat.device for child in self._children.of(executor))
         return min(devices, key=lambda device: used[device])
+
+
+def _warn(result: dict[str, Any]) -> None:
+    if "error" in result:
+        log.warning("%s", result["error"])

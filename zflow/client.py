@@ -242,7 +242,8 @@ class Client(Shortcuts):
     def scale(self, executor: str, replicas: int) -> dict[str, Any]:
         """Give an Executor so many replicas (of each shard), and return when they serve, or the surplus has ended.
 
-        Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to others.
+        Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to others. Where how many
+        there are goes by the load, that begins from here; the number must lie in its range.
 
         Returns:
             `{'executor': name, 'replicas': now, 'before': then}`.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from zflow.autoscale import Limits
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
 from zflow.suggest import did_you_mean, listed, short
@@ -210,8 +211,9 @@ def _entry(
     move = _mover(spec.folder, folder)
     for key, known in FIELDS.items():
         default = {"name": spec.name, "needs": (before,)}.get(key, defaults.get(key, known.default))
-        if _differ(getattr(spec, key), default):
-            entry[key] = _written(key, getattr(spec, key), move)
+        value = spec.autoscale or spec.replicas if key == "replicas" else getattr(spec, key)
+        if _differ(value, default):
+            entry[key] = _written(key, value, move)
     return entry
 
 
@@ -234,6 +236,8 @@ def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
     """Return the form in which YAML holds a checked value."""
     if isinstance(value, type) and issubclass(value, Executor):
         return reference(value)
+    if isinstance(value, Limits):
+        return value.written
     if key == "uses" and isinstance(value, dict):
         inner = {"jtype": "uses", "py_modules": "py_modules"}
         return {name: _written(inner.get(name, ""), part, move) for name, part in value.items()}

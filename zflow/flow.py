@@ -107,7 +107,7 @@ class Flow(Shortcuts):
         *,
         name: str | None = None,
         uses: Any = None,
-        replicas: int | None = None,
+        replicas: int | Mapping[str, int] | None = None,
         shards: int | None = None,
         polling: str | Mapping[str, str] | None = None,
         on_shard_failure: str | None = None,
@@ -139,7 +139,9 @@ class Flow(Shortcuts):
             name: its name; `executor0`, `executor1`, ... by position when left out.
             uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, a folder, `'jinaai://user/Name'`
                 for one in the folder that ZFLOW_HUB names, or YAML. Without it, requests pass through.
-            replicas: how many processes compete for its requests. The idle one gets the request first.
+            replicas: how many processes compete for its requests. The idle one gets the request first. With a dict,
+                `{'min': 1, 'max': 8}`, as many as the load needs: more before requests wait longer than `'wait'` (500)
+                ms, fewer when there was less to do for `'idle'` (30000) ms.
             shards: how many parts its data has; each shard has `replicas` processes.
             polling: which shards get a request: `'ANY'` (an idle one) or `'ALL'`, or a dict by endpoint, with `'*'` for
                 the others. `/index` is ANY and `/search` is ALL unless named. Without effect on one shard.

@@ -258,6 +258,8 @@ class _Manager:
         elif kind == "control":
             token, command, told = arguments
             self._changes.begin(command, told, lambda result: self._command_broker("controlled", token, result))
+        elif kind == "load" and not (self.starting or self._closing):
+            self._changes.follow(*arguments)
 
     def _bound(self, front: list[str], back: list[str]) -> None:
         """The broker listens; a successor of this one is to listen at the same ports."""

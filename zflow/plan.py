@@ -31,7 +31,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
     """
     specs = topology.order()
-    devices = deal_devices(specs)
+    chosen = choose_devices(specs)
+    devices = _deal(specs, chosen)
     far_keys = {spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None}
     own_keys = _server_keys(options["curve"])
     folder = private_folder()  # from here on nothing can be wrong any more
@@ -65,7 +66,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         )
     ]
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
-    shared = {name: list(dict.fromkeys(d for d in dealt if d is not None)) for name, dealt in devices.items()}
+    shared = {name: list(dict.fromkeys(some)) or [""] for name, some in chosen.items()}
     return Plan(settings, seats, folder, externals, shared)
 
 
@@ -95,6 +96,7 @@ def _node(spec: ExecutorSpec) -> Node:
         polling=polling.by_endpoint(spec.polling),
         partial=spec.on_shard_failure == "partial",
         addresses=tuple(address.endpoint(*address.parse(one)) for one in spec.addresses),
+        autoscaled=spec.autoscale is not None,
     )
 
 
@@ -136,26 +138,44 @@ def private_folder() -> str:
 def deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
     """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
 
-    The processes of an Executor take the devices in turn, shard by shard. Devices are looked for once, if anybody
-    asks for any.
+    The processes of an Executor take the devices in turn, shard by shard.
     """
-    dealt: dict[str, Sequence[str | None]] = {spec.name: [None] * spec.shards * spec.replicas for spec in specs}
+    return _deal(specs, choose_devices(specs))
+
+
+def _deal(specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str | None]]:
+    dealt: dict[str, Sequence[str | None]] = {}
+    for spec in specs:
+        processes = spec.shards * spec.replicas
+        if spec.name in chosen:
+            dealt[spec.name] = cuda.deal(chosen[spec.name], processes)
+            if chosen[spec.name]:
+                summary = cuda.summary(dealt[spec.name])
+                log.info("%s: %s of its replicas, in order: %s", spec.name, cuda.VARIABLE, summary)
+        else:
+            dealt[spec.name] = [None] * processes
+    return dealt
+
+
+def choose_devices(specs: Sequence[ExecutorSpec]) -> dict[str, list[str]]:
+    """Return, by Executor that asks for devices, those that its replicas share, also replicas that come later.
+
+    Devices are looked for once, if anybody asks for any.
+    """
     found: cuda.Devices | None = None
+    devices: dict[str, list[str]] = {}
     without: list[str] = []
     for spec in specs:
         value, owner = _visible_devices(spec)
         if not spec.local or not cuda.asks(value):
             continue
         found = found or cuda.discover(os.environ)
-        chosen = cuda.select(value, found, owner)
-        dealt[spec.name] = cuda.deal(chosen, spec.shards * spec.replicas)
-        if chosen:
-            log.info("%s: %s of its replicas, in order: %s", spec.name, cuda.VARIABLE, cuda.summary(dealt[spec.name]))
-        else:
+        devices[spec.name] = cuda.select(value, found, owner)
+        if not devices[spec.name]:
             without.append(f"{spec.name} ({value})")
     if without:
         log.warning("%s deals GPUs out, but %s; without one: %s", cuda.VARIABLE, found, ", ".join(without))
-    return dealt
+    return devices
 
 
 def _visible_devices(spec: ExecutorSpec) -> tuple[str, str]:

@@ -95,6 +95,10 @@ def _check(options: Mapping[str, Any], executor: str) -> None:
             why = " is the Flow's business" if key in FIELDS else did_you_mean(key, TAKES)
             known = f"a replica takes {listed(TAKES)}"
             raise errors.InvalidFlow(f"unknown keyword {key!r}{why}; {known} (executor {executor!r})")
+    if isinstance(options.get("replicas"), Mapping):
+        raise errors.InvalidFlow(
+            f"replicas must be how many to run here: only the Flow's own go by its load (executor {executor!r})"
+        )
 
 
 def _told(url: str, keys: Keys | None) -> dict[str, Any]:

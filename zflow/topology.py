@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Final
 
 from zflow import cuda, external
+from zflow.autoscale import Limits
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.polling import ANY, Polling
 from zflow.polling import check as check_polling
@@ -30,6 +31,8 @@ class ExecutorSpec:
     Attributes:
         name: unique in the Flow.
         needs: the names whose results it waits for; `'gateway'` is the entrance.
+        replicas: how many there are at the start.
+        autoscale: how many there may be later, and when, if that goes by the load.
         timeout_send: ms that a request may take here, -1 for any time.
         timeout_ready: ms that a replica may take to get ready, -1 for any time.
         timeout_run: ms that a replica may be at one request, -1 for any time.
@@ -69,6 +72,7 @@ class ExecutorSpec:
     host: tuple[str, ...] = ()
     port: tuple[int, ...] = ()
     curve: str | None = None
+    autoscale: Limits | None = None
     folder: str | None = None
     pure_join: bool = False
 
@@ -142,6 +146,8 @@ class Topology:
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
         checked = {key: FIELDS[key].check(key, value, owner) for key, value in given.items() if value is not None}
         checked["env"] = {**defaults.get("env", {}), **checked.get("env", {})}
+        if isinstance(limits := checked.get("replicas"), Limits):
+            checked |= {"replicas": limits.min, "autoscale": limits}
         spec = ExecutorSpec(folder=folder, **checked)
         said = [key for key, value in kwargs.items() if value is not None]
         external.check(said, spec.external, spec.needs, bool(kwargs.get("no_reduce")), owner)
@@ -309,6 +315,25 @@ def _count(key: str, value: Any, owner: str) -> int:
     return number
 
 
+def _replicas(key: str, value: Any, owner: str) -> int | Limits:
+    if isinstance(value, Limits):  # checked before, as a default of the Flow's
+        return value
+    if not isinstance(value, Mapping):
+        return _count(key, value, owner)
+    known = [field.name for field in fields(Limits)]
+    for name in value:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; known are {listed(known)}"
+            raise InvalidFlow(f"{key} has an unknown key {short(name)}{hint} ({owner})")
+    said = {name: _count(f"{key}[{name!r}]", number, owner) for name, number in value.items()}
+    if "max" not in said:
+        raise InvalidFlow(f"{key} must say how many there may be, as in {{'min': 1, 'max': 8}}, not {value} ({owner})")
+    limits = Limits(**{"min": 1, **said})
+    if limits.max < limits.min:
+        raise InvalidFlow(f"{key}['max'] must be {limits.min} or more, as 'min' is, not {limits.max} ({owner})")
+    return limits
+
+
 def _on_shard_failure(key: str, value: Any, owner: str) -> str:
     if value not in ("fail", "partial"):
         raise InvalidFlow(f"{key} must be 'fail' or 'partial', not {short(value)} ({owner})")
@@ -409,7 +434,12 @@ FIELDS: Final[Mapping[str, Field]] = {
     "uses": Field(
         "class, text or dict", None, "the Executor: a class, its name, a folder, a file, `module:Class` or YAML", _uses
     ),
-    "replicas": Field("whole number of 1 or more", 1, "how many processes compete for its requests", _count),
+    "replicas": Field(
+        "whole number of 1 or more, or dict",
+        1,
+        "how many processes compete for its requests; `{min: 1, max: 8}`: as many as the load needs",
+        _replicas,
+    ),
     "shards": Field(
         "whole number of 1 or more", 1, "how many parts its data has, each with `replicas` processes", _count
     ),
