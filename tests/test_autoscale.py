@@ -23,7 +23,8 @@ from queueing import Report, Request, Simulation, enough, poisson
 from zflow import Client, Document, DocumentArray, Executor, Flow, remote, requests
 from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler, Limits
 from zflow.devices.balancer import Replica
-from zflow.devices.pool import NO_GROUP, Limits, Load, Pool
+from zflow.devices.pool import NO_GROUP, Load, Pool
+from zflow.devices.pool import Limits as PoolLimits
 from zflow.devices.router import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
 from zflow.topology import Topology
@@ -278,7 +279,7 @@ def test_whatever_is_seen_size_and_speed_are_limited(least, more, wait, idle, se
 
 
 def pool_of(*replicas: Replica, shards: int = 1, group: int = 0, **node: Any) -> Pool:
-    pool = Pool(0, Node("e", shards=shards, **node), 3, Limits())
+    pool = Pool(0, Node("e", shards=shards, **node), 3, PoolLimits())
     for replica in replicas:
         pool.join(replica, group, 0.0)
     return pool
