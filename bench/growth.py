@@ -21,7 +21,7 @@ from scatter import cpu_seconds
 from zflow import Flow
 from zflow.devices.balancer import Balancer, Replica, Send, Task
 from zflow.devices.fanout import Publish
-from zflow.devices.pool import Pool
+from zflow.devices.pool import Limits, Pool
 from zflow.devices.router import Node, Walk
 
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked
@@ -67,8 +67,8 @@ def look_cost(replicas: int, looks: int) -> float:
         balancer.join(Replica(number), 0.0)
     replica = balancer.replicas[0]
     tasks = [Task(1), Task(2)]
-    balancer.expect(tasks)
     for task in tasks:
+        balancer.expect(task)
         balancer.place(task, replica, 0.0)
     begin = time.perf_counter()
     for look in range(looks):
@@ -79,7 +79,7 @@ def look_cost(replicas: int, looks: int) -> float:
 
 def fanout_cost(shards: int, groups: int, requests: int) -> float:
     """Return us for one ALL request, from its submission to its last part; one for each group is under way."""
-    pool = Pool(0, Node("index", shards=shards, groups=groups, polling={"*": "ALL"}), retries=3, timeout=None)
+    pool = Pool(0, Node("index", shards=shards, groups=groups, polling={"*": "ALL"}), retries=3, limits=Limits())
     now = 0.0
     for group in range(groups):
         for shard in range(shards):

@@ -213,6 +213,7 @@ class Balancer:
         self.retries = retries
         self.replicas: dict[Any, Replica] = {}
         self.tasks: dict[int, Task] = {}  # all that have not ended
+        self.given_up: dict[int, tuple[float, bool]] = {}  # by id: `assigned` and `waited` of what is `held` as None
         self._queue: FairQueue[Task] = FairQueue()
         self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
@@ -292,7 +293,7 @@ class Balancer:
         replica.lost = True
         if replica is self._reserved:
             self._reserve(None)
-        task = replica.held.pop(unsent, None) if unsent is not None else None
+        task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
         if task is not None:
             self._requeue([task])
         self._place(replica)
@@ -336,6 +337,8 @@ class Balancer:
             self._parked -= replica.parked
             if replica is self._reserved:
                 self._reserved = None
+            for id in [id for id, task in replica.held.items() if task is None] if self.given_up else ():
+                self.given_up.pop(id, None)
         return replica
 
     def _requeue(self, tasks: list[Task]) -> None:
@@ -428,6 +431,8 @@ class Balancer:
 
     def _release(self, replica: Replica, id: int) -> Task | None:
         held = replica.held.pop(id)
+        if held is None:
+            self.given_up.pop(id, None)
         if replica.alone and not replica.held:
             replica.alone = False
             if replica is self._reserved:
@@ -455,6 +460,7 @@ class Balancer:
             return []
         if task.id in islice(replica.held, replica.slots):
             replica.held[task.id] = None
+            self.given_up[task.id] = task.assigned, task.waited
             return []
         del replica.held[task.id]
         self._place(replica)
@@ -497,18 +503,27 @@ class Balancer:
         return actions
 
     def overrun(self, limit: float, now: float) -> list[Action]:
-        """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed."""
+        """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed.
+
+        A replica that does not get done with what was given up is killed, too: nothing else would ever free it.
+        """
         actions: list[Action] = []
         for replica in self.replicas.values():
             late = []
-            for task in islice(replica.held.values(), replica.slots):
+            for id, task in islice(replica.held.items(), replica.slots):
+                given_up = self.given_up.get(id, (math.inf, False))  # infinity: it is to be killed already
+                begun, waited = given_up if task is None else (task.assigned, task.waited)
+                seconds = now - (max(begun, replica.last_done) if waited else begun)
+                if seconds > limit:
+                    late.append((id, task, seconds))
+            for id, task, seconds in late:
+                self.given_up.pop(id, None)
                 if task is not None:
-                    begun = max(task.assigned, replica.last_done) if task.waited else task.assigned
-                    late += [Fail(task, "overran", replica.name, now - begun)] if now - begun > limit else []
-            for fail in late:
-                del self.tasks[fail.task.id]
-                replica.held[fail.task.id] = None
-            actions += [*late, Kill(replica)] if late else []
+                    del self.tasks[id]
+                    replica.held[id] = None
+                    actions.append(Fail(task, "overran", replica.name, seconds))
+            if late:
+                actions.append(Kill(replica))
         return actions
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:

@@ -210,7 +210,7 @@ class Fanout:
         actions: list[Action | Publish] = []
         while self._waiting:
             scatter = self._waiting.head
-            if scatter.over or scatter.deadline <= now:
+            if scatter.deadline <= now:
                 self._waiting.popleft()
                 continue
             oldest = self._balancer.oldest_queued
@@ -245,7 +245,9 @@ class Fanout:
     def _close(self, scatter: Scatter) -> None:
         scatter.over = True
         self._loose.pop(scatter.base, None)
-        if scatter.group >= 0:
+        if scatter.group < 0:
+            self._waiting.discard(scatter)
+        else:
             group = self.groups[scatter.group]
             group.open.pop(scatter.number, None)
             if len(scatter.results) < self.shards:

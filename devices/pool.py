@@ -293,7 +293,8 @@ class Pool:
         if self.balancer.timed:
             return True
         if self.limits.run is not None:
-            return bool(self.balancer.tasks) or (self.fanout is not None and self.fanout.under_way)
+            published = self.fanout is not None and self.fanout.under_way
+            return bool(self.balancer.tasks or self.balancer.given_up or published)
         return bool(self.node.addresses and self.balancer.tasks)
 
     def wake_after(self, now: float) -> float:

@@ -105,3 +105,8 @@ class FairQueue(Generic[T]):
         if not lane:
             del self._lanes[item.client]
         self._size -= 1
+
+    def discard(self, item: T) -> None:
+        """Take this one out if it is there."""
+        if item in self._lanes.get(item.client, ()):
+            self.remove(item)

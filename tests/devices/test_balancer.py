@@ -18,6 +18,7 @@ from zflow.devices.balancer import (
     Action,
     Balancer,
     Fail,
+    Kill,
     Recall,
     Replica,
     Send,
@@ -715,6 +716,43 @@ class TestDeadlines:
         assert not balancer.timed
         assert balancer.wake_after(0.0) == math.inf
         assert balancer.tick(1e9) == []
+
+
+class TestOverrun:
+    def test_who_is_at_a_task_for_too_long_is_killed_once(self) -> None:
+        balancer = pool("a", "b")
+        submit(balancer, 1, now=0.0)
+        submit(balancer, 2, now=0.5)
+        assert balancer.overrun(1.0, 1.0) == []
+        fail, kill = balancer.overrun(1.0, 1.1)
+        assert (fail.task.id, fail.reason, fail.held_by, kill.replica.name) == (1, "overran", "a", "a")
+        assert balancer.overrun(1.0, 1.2) == []
+        assert balancer.tasks.keys() == {2}
+
+    def test_who_is_at_a_task_that_was_given_up_is_killed_as_well(self) -> None:
+        """Nothing else would ever free it."""
+        balancer = pool("a")
+        submit(balancer, 1, now=0.0)
+        balancer.cancel(1, 0.5)
+        assert balancer.overrun(1.0, 0.9) == []
+        assert balancer.overrun(1.0, 1.1) == [Kill(balancer.replicas["a"])]
+        assert balancer.overrun(1.0, 1.2) == []
+
+    @pytest.mark.parametrize("end", ["answer", "crash", "leave", "unsent"])
+    def test_what_was_given_up_is_forgotten_with_its_replica_or_its_answer(self, end: str) -> None:
+        balancer = pool("a")
+        submit(balancer, 1, now=0.0)
+        balancer.cancel(1, 0.5)
+        assert balancer.given_up
+        if end == "answer":
+            balancer.finish("a", 1, 0.6, 0.6)
+        elif end == "crash":
+            balancer.crash("a", 0.6)
+        elif end == "unsent":
+            balancer.lose("a", 0.6, unsent=1)
+        else:
+            balancer.leave("a", 0.6)
+        assert not balancer.given_up
 
 
 def test_names_in_a_traceback_say_what_is_meant() -> None:

@@ -25,7 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from zflow.devices.balancer import SAMPLES, Action, Balancer, Fail, Recall, Replica, Send, Task
+from zflow.devices.balancer import SAMPLES, Action, Balancer, Fail, Kill, Recall, Replica, Send, Task
+from zflow.devices.queue import FairQueue
 
 MOMENT = 10e-6  # seconds that pass with every step
 SETTINGS = settings(deadline=None, max_examples=150, stateful_step_count=60, derandomize=True)
@@ -98,6 +99,8 @@ class Machine(RuleBasedStateMachine):
                 del process.held[action.task.id]
                 if not process.lost:
                     process.line.append(action)
+            elif isinstance(action, Kill):
+                assert self.processes[action.replica.name].given_up
             else:
                 self.fail(action)
 
@@ -124,8 +127,9 @@ class Machine(RuleBasedStateMachine):
             assert fail.task.crashes == self.retries + 1
             assert holder is None
         else:
-            assert fail.task.deadline <= self.now
+            assert fail.task.deadline <= self.now or fail.reason == "overran"
             assert fail.held_by == (holder and holder.name)
+            assert fail.reason == "expired" or (holder and holder.name)
 
     def holder(self, id: int) -> Process | None:
         return next((each for each in self.processes.values() if id in each.held and id not in each.given_up), None)
@@ -140,16 +144,17 @@ class Machine(RuleBasedStateMachine):
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([None, None, None, 0.0005, 0.01]))
-    def submit(self, seconds: float | None) -> None:
-        task = Task(len(self.open) + len(self.ended), deadline=math.inf if seconds is None else self.now + seconds)
+    @rule(seconds=st.sampled_from([None, None, None, 0.0005, 0.01]), client=st.sampled_from("aab"))
+    def submit(self, seconds: float | None, client: str) -> None:
+        deadline = math.inf if seconds is None else self.now + seconds
+        task = Task(len(self.open) + len(self.ended), deadline=deadline, client=client)
         self.open[task.id] = task
         self.do(self.balancer.submit(task, self.now))
 
     @rule(count=st.integers(2, 12))
     def submit_many(self, count: int) -> None:
         for _ in range(count):
-            self.submit(None)
+            self.submit(None, "a")
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -314,6 +319,11 @@ class Machine(RuleBasedStateMachine):
         self.do(self.balancer.tick(self.now))
         assert all(self.ended.get(id) == "expired" for id in late)
 
+    @rule(limit=st.sampled_from([0.0001, 0.005, 0.4]))
+    def overrun(self, limit: float) -> None:
+        """Whoever is at a request for longer than that is to be killed; what becomes of that is another rule's."""
+        self.do(self.balancer.overrun(limit, self.now))
+
     # -- what must hold -------------------------------------------------------------------------------------------
 
     @invariant()
@@ -356,10 +366,13 @@ class Machine(RuleBasedStateMachine):
             assert [replica in level for level in balancer._levels].count(True) == int(room)
             assert not room or replica in balancer._levels[replica.level]
             assert replica.alone == (process.suspect or replica is balancer._reserved)
+        assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
         assert balancer._parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels[: balancer._lowest])
-        assert {id(task) for task in (*balancer._queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
-        assert not any(task.suspect for task in balancer._queue)
+        queue = [task for lane in balancer._queue._lanes.values() for task in lane]
+        assert len(queue) == len(balancer._queue)
+        assert {id(task) for task in (*queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
+        assert not any(task.suspect for task in queue)
         assert all(task.suspect for task in balancer._suspects)
         assert balancer._reserved is None or balancer._suspects
         assert len(balancer._deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
@@ -416,11 +429,11 @@ class Lazy(Balancer):
     """Leaves tasks in the queue when an answer has made room."""
 
     def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
-        waiting, self._queue = self._queue, deque()
+        waiting, self._queue = self._queue, FairQueue()
         try:
             return super().finish(name, id, service, now)
         finally:
-            self._queue.extend(waiting)
+            self._queue = waiting
 
 
 class Generous(Balancer):

@@ -62,6 +62,15 @@ def test_what_is_not_there_cannot_be_taken_out() -> None:
     assert len(queue) == 1
 
 
+def test_what_is_not_there_need_not_be_taken_out() -> None:
+    queue = filled("ab")
+    first = queue.popleft()
+    queue.discard(first)
+    assert len(queue) == 1
+    queue.discard(queue.head)
+    assert len(queue) == 0
+
+
 @given(st.text("abc", max_size=40), st.lists(st.sampled_from(["left", "right", "remove", "back"]), max_size=60))
 def test_each_comes_out_once_and_a_clients_own_in_order(clients: str, steps: list[str]) -> None:
     queue = filled(clients)

@@ -6,10 +6,10 @@ What they override is the balancer's own business, so a change to it may ask for
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 from zflow.devices.balancer import Action, Balancer, Replica, Task
+from zflow.devices.queue import FairQueue
 
 
 class Forgetful(Balancer):
@@ -65,10 +65,10 @@ class Timeless(Balancer):
 class Generous(Balancer):
     """Tries a task that kills replicas once more than it may."""
 
-    def crash(self, name: Any, now: float) -> list[Action]:
+    def crash(self, name: Any, now: float, blame: bool = True, how: str = "") -> list[Action]:
         """Look away for a moment."""
         self.retries += 1
-        actions = super().crash(name, now)
+        actions = super().crash(name, now, blame, how)
         self.retries -= 1
         return actions
 
@@ -87,11 +87,37 @@ class Lazy(Balancer):
 
     def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
         """Look at the queue another time."""
-        waiting, self._queue = self._queue, deque()
+        waiting, self._queue = self._queue, FairQueue()
         try:
             return super().finish(name, id, service, now)
         finally:
-            self._queue.extend(waiting)
+            self._queue = waiting
 
 
-BROKEN = {kind.__name__: kind for kind in (Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy)}
+class Unfair(Balancer):
+    """First come, first served, whoever floods."""
+
+    def submit(self, task: Task, now: float) -> list[Action]:
+        """Forget whose it is."""
+        task.client = None
+        return super().submit(task, now)
+
+
+class Patient(Balancer):
+    """Lets replicas be at a request for twice as long as they may."""
+
+    def overrun(self, limit: float, now: float) -> list[Action]:
+        """Give it some more time."""
+        return super().overrun(2 * limit, now)
+
+
+class Hasty(Balancer):
+    """Has replicas killed before their time is over."""
+
+    def overrun(self, limit: float, now: float) -> list[Action]:
+        """Give it less time."""
+        return super().overrun(0.9 * limit, now)
+
+
+ALL = (Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty)
+BROKEN = {kind.__name__: kind for kind in ALL}

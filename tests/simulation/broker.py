@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -16,10 +16,11 @@ from unittest import mock
 import msgpack
 import zmq
 
+from zflow.devices import back, protocol, sockets, zap
 from zflow.devices import broker as real
-from zflow.devices import protocol
-from zflow.devices.broker import Broker, Settings
+from zflow.devices.broker import Broker
 from zflow.devices.router import Inputs, Walk
+from zflow.devices.settings import Settings
 
 from . import checks
 from .clock import Clock
@@ -59,10 +60,11 @@ class Queue:
 
 
 class Line:
-    """The manager's end of the control line."""
+    """The broker's end of the control line. What the manager is told is handed to `to`."""
 
     def __init__(self) -> None:
         self.messages: deque[bytes] = deque()
+        self.to: Callable[[list[Any]], None] = lambda message: None
 
     def fileno(self) -> int:
         """It is no file."""
@@ -77,7 +79,27 @@ class Line:
         return self.messages.popleft()
 
     def send_bytes(self, data: bytes) -> None:
-        """It is told something, and does not mind."""
+        """Tell it something."""
+        self.to(msgpack.unpackb(data))
+
+
+class OpenGate:
+    """Nobody is asked for keys."""
+
+    sockets: Sequence[Any] = ()
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def guard(self, *arguments: Any) -> None:
+        """Let everybody in."""
+
+    def tick(self) -> None:
+        """Nothing changes."""
+
+
+def _listen(context: Any, kind: int, addresses: Iterable[str], max_bytes: int | None = None) -> tuple[Queue, list[str]]:
+    return Queue(), list(addresses)
 
 
 class VirtualBroker(Broker):
@@ -89,6 +111,11 @@ class VirtualBroker(Broker):
         ledger: where requests are kept.
         turn: seconds from one turn to the next, at least.
         balancer: makes the balancers, given `retries`.
+
+    Attributes:
+        ports: its ends of the lines, each a `Queue`.
+        line: the manager's.
+        wake: when time alone is to bring a turn about.
     """
 
     def __init__(
@@ -97,9 +124,8 @@ class VirtualBroker(Broker):
         self._clock = clock
         self._ledger = ledger
         self._turn = turn
-        self.control = Line()
-        self.cancelled: deque[int] = deque()  # requests whose clients do not want them any more
-        self.wake = math.inf  # when time alone is to bring a turn about
+        self.line = Line()
+        self.wake = math.inf
         self.turns = 0
         self._free_at = 0.0
         self._due = False
@@ -108,27 +134,28 @@ class VirtualBroker(Broker):
             slack = 0.003 + 2 * turn
             return WatchedPool(*arguments, ledger=ledger, balancer=balancer, slack=slack)
 
-        with mock.patch.object(real, "Pool", watched), mock.patch.object(protocol, "Port", lambda port, small: port):
-            super().__init__(settings, self.control)
+        with (
+            mock.patch.object(real, "Pool", watched),
+            mock.patch.object(protocol, "Port", lambda port, small: port),
+            mock.patch.object(sockets, "listen", _listen),
+            mock.patch.object(sockets, "bind", lambda socket, addresses: list(addresses)),
+            mock.patch.object(zap, "Gate", OpenGate),
+        ):
+            super().__init__(settings, self.line)
         self._context.term()
+        self._task_id = 0  # the same each time
         self.pools: list[WatchedPool] = self._pools  # type: ignore[assignment]
-        self.ports: dict[str, Any] = {  # each a Queue
-            "collector": self._collector,
-            "back": self._back,
-            "front": self._front,
-            "fan": self._fan,
+        front, self._public = self._front._ports
+        self.ports: dict[str, Any] = {
+            "collector": self._back._collector,
+            "back": self._back._ports[0],
+            "fan": self._back._fan,
+            "front": front,
+            "public": self._public,
         }
-        self._handlers = {
-            "collector": self._from_replica,
-            "back": self._from_replica,
-            "front": self._from_client,
-            "fan": self._subscription,
-        }
+        self._handlers = {**self._back.handlers(self._read), **self._front.handlers(self._read)}
         self._whole_check = [0] * len(self.pools)  # the turn in which each pool is gone through again
         self._wait_check = [0] * len(self.pools)
-
-    def _listen(self, addresses: Iterable[str], max_bytes: int | None = None, kind: int = 0) -> Any:
-        return Queue(), []
 
     # -- turns ----------------------------------------------------------------------------------------------------
 
@@ -151,28 +178,25 @@ class VirtualBroker(Broker):
         """One turn of the loop, as in `Broker.run`, and what must hold after it."""
         self._due = False
         self.turns += 1
-        for name, port in self.ports.items():
+        for port, read in self._handlers.items():
             if port.messages:
-                self._read(port, self._handlers[name])
-        if self.control.messages:
+                read()
+        if self.line.messages:
             self._obey()
-        while self.cancelled:
-            self._cancel(self._ledger.requests[self.cancelled.popleft()].walk)
         self._tick()
         self._flush()
         now = self._clock.now
         self._free_at = now + self._turn
-        timed = self._lost or any(pool.balancer.timed for pool in self.pools)
-        if timed or any(fanout.under_way for _, fanout in self._fanned):
-            self.wake = now + self._timeout() / 1000
-        else:
-            self.wake = math.inf
+        timed = self._back.wait < 1.0 or any(pool.timed for pool in self.pools)
+        self.wake = now + self._timeout() / 1000 if timed else math.inf
         self._check(now)
         if any(port.messages for port in self.ports.values()):
             self.stir()
 
     def _check(self, now: float) -> None:
         turn = self.turns
+        if turn % 64 == 0:
+            self.check_clients()
         for number, pool in enumerate(self.pools):
             size = len(pool.holdings)
             if turn >= self._wait_check[number] and (pool.balancer.queued or pool.standing):
@@ -183,34 +207,46 @@ class VirtualBroker(Broker):
                 checks.bounded(pool)
                 self._whole_check[number] = turn + 16 + 4 * (size + len(pool.open)) // CHECKED_PER_TURN
 
+    def check_clients(self) -> None:
+        """The front has counted right what those who connect from elsewhere have in flight."""
+        flying = Counter(walk.client for walk in self._walks.values() if walk.origin[0] is self._public)
+        if flying != self._front._in_flight:
+            raise Violation(f"in flight are {flying}, but the front has counted {self._front._in_flight}")
+
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def _take(self, walk: Walk, steps: Any) -> None:
-        self._ledger.requests[walk.origin[1]].walk = walk
-        super()._take(walk, steps)
+    def cancel(self, walk: Walk) -> None:
+        """Nobody wants the answer."""
+        self._ledger.end(self._ledger.of(walk), "cancelled")
+        super().cancel(walk)
 
-    def _answer(self, walk: Walk, inputs: Inputs) -> None:
-        self._ledger.answered(self._ledger.requests[walk.origin[1]], inputs)
-        super()._answer(walk, inputs)
+    def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
+        self._ledger.answered(self._ledger.of(walk), inputs)
+        super()._answer(walk, inputs, now)
 
     def _fail(self, walk: Walk, error: bytes) -> None:
-        kind = msgpack.unpackb(error)["type"]
-        outcome = {"ReplicaCrashed": "crashed", "DeadlineExceeded": "expired", "ExecutorError": "raised"}.get(kind)
-        if outcome is None:
-            raise Violation(f"request {walk.origin[1]} failed for an unknown reason: {error!r}")
-        self._ledger.end(self._ledger.requests[walk.origin[1]], outcome)
+        self._ledger.end(self._ledger.of(walk), _outcome(error))
         super()._fail(walk, error)
 
     def _end(self, walk: Walk) -> None:
         super()._end(walk)
-        self._ledger.closed(self._ledger.requests[walk.origin[1]])
+        self._ledger.closed(self._ledger.of(walk))
 
-    def _cancel(self, walk: Walk | None) -> None:
-        """Nobody wants the answer."""
-        if walk in self._walks:
-            assert walk is not None
-            self._ledger.end(self._ledger.requests[walk.origin[1]], "cancelled")
-            self._end(walk)
+
+OUTCOMES = {
+    "ReplicaCrashed": "crashed",
+    "DeadlineExceeded": "expired",
+    "ExecutorError": "raised",
+    "Overloaded": "overloaded",
+}
+
+
+def _outcome(error: bytes) -> str:
+    """What an error is in the ledger."""
+    said = msgpack.unpackb(error)
+    if said["type"] not in OUTCOMES:
+        raise Violation(f"a request failed for an unknown reason: {said}")
+    return "overran" if "timeout_run" in said["message"] else OUTCOMES[said["type"]]
 
 
 @contextlib.contextmanager
@@ -218,5 +254,8 @@ def virtual_time(clock: Clock) -> Iterator[None]:
     """Within this, brokers live by that clock, and log nothing."""
     quiet = logging.getLogger("zflow.simulation")
     quiet.setLevel(logging.CRITICAL)
-    with mock.patch.object(real, "time", clock), mock.patch.object(real, "log", quiet):
+    with contextlib.ExitStack() as patches:
+        for module in (real, back):
+            patches.enter_context(mock.patch.object(module, "time", clock))
+            patches.enter_context(mock.patch.object(module, "log", quiet))
         yield

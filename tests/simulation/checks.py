@@ -16,7 +16,7 @@ from .watch import Holding, Part, WatchedPool
 def nobody_waits(pool: WatchedPool) -> None:
     """No task waits while a replica has room for it, and no fan-out while a group has nothing."""
     balancer = pool.balancer
-    _learn(pool)
+    pool.learn()
     if balancer.queued:
         waiting = [part for part in pool.open.values() if part.holder is None and part.released]
         ordinary = {part.shard for part in waiting if not part.suspect}
@@ -37,17 +37,6 @@ def nobody_waits(pool: WatchedPool) -> None:
             raise Violation(f"fan-outs wait at {pool.node.name}, but of {pool.node.groups} groups stand {standing}")
 
 
-def _learn(pool: WatchedPool) -> None:
-    """A fan-out to a group without members is not published: its parts just go to others, or wait for them."""
-    for group in pool.fanout.groups if pool.fanout is not None else ():
-        for number, scatter in group.open.items():
-            if scatter.base in pool.standing and scatter.base not in pool.published:
-                pool.published[scatter.base] = group.index, number
-                for id in range(scatter.base, scatter.base + pool.node.shards):
-                    if id in pool.open:
-                        pool.open[id].released = True
-
-
 def _some(parts: list[Part]) -> list[int]:
     return [part.id for part in parts[:5]]
 
@@ -55,7 +44,12 @@ def _some(parts: list[Part]) -> list[int]:
 def agrees(pool: WatchedPool, now: float) -> None:
     """The balancer's accounts agree with those that were kept of its actions."""
     balancer = pool.balancer
-    _learn(pool)
+    if pool.fanout is not None:
+        pool.fanout.settle()
+    pool.learn()
+    late = pool.overdue(now)
+    if late:
+        raise Violation(f"{pool.node.name}: tasks {late[:5]} go on for more than {pool.limits.run} s")
     if not balancer.tasks.keys() <= pool.open.keys():
         raise Violation(f"{pool.node.name}: tasks {sorted(balancer.tasks.keys() - pool.open.keys())[:5]} have ended")
     waiting = 0
@@ -74,6 +68,9 @@ def agrees(pool: WatchedPool, now: float) -> None:
         raise Violation(f"{pool.node.name}: replicas {strangers} are not known to both")
     for holding in pool.holdings.values():
         _replica_agrees(pool, holding)
+    nobodys = balancer.given_up.keys() - {id for holding in pool.holdings.values() for id in holding.given_up}
+    if nobodys:
+        raise Violation(f"{pool.node.name}: tasks {nobodys} were given up, and nobody is at them")
     if balancer._parked != sum(holding.replica.parked for holding in pool.holdings.values()):
         raise Violation(f"{pool.node.name}: {balancer._parked} parked tasks were counted, wrongly")
     if any(balancer._levels[: balancer._lowest]):
@@ -117,11 +114,11 @@ def empty(pool: WatchedPool, now: float) -> None:
     held = {holding.name: list(holding.held) for holding in pool.holdings.values() if holding.held}
     if held:
         raise Violation(f"{pool.node.name}: replicas hold what they have answered: {held}")
-    if pool.fanout is not None:
-        pool.fanout.dispatch(now)  # lets go of what ended while it waited
-        if len(pool.fanout) or pool.fanout.under_way:
-            raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
+    if pool.fanout is not None and (len(pool.fanout) or pool.fanout.under_way):
+        raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
     if pool.balancer._suspects or pool.balancer._reserved is not None or pool.balancer._parts:
         raise Violation(f"{pool.node.name}: suspects or parts are left")
-    if pool.tick(now + 1e6) or pool.balancer.timed:
+    if pool.balancer.given_up or pool._sizes or pool._bytes:
+        raise Violation(f"{pool.node.name}: something is left of requests: {pool.balancer.given_up}, {pool._sizes}")
+    if pool.tick(now + 1e6) or pool.timed:
         raise Violation(f"{pool.node.name}: time still brings something about")

@@ -17,8 +17,9 @@ import msgpack
 
 from zflow.devices import protocol
 from zflow.devices.balancer import Balancer
-from zflow.devices.broker import Settings
+from zflow.devices.pool import Limits
 from zflow.devices.router import Node
+from zflow.devices.settings import Settings
 
 from . import checks
 from .broker import VirtualBroker, virtual_time
@@ -86,15 +87,18 @@ class Cluster:
         settings = Settings(
             nodes=nodes,
             retries=[stage.retries for stage in scenario.stages],
-            timeouts=[stage.timeout for stage in scenario.stages],
-            front=[""],
+            limits=[Limits(stage.timeout, stage.run, stage.queue, stage.queue_bytes) for stage in scenario.stages],
+            front="",
+            public="",
             back="",
             fan="",
             collector="",
             max_message_bytes=2**20,
+            max_requests_per_client=scenario.most,
         )
         self.broker = VirtualBroker(settings, self.clock, self.ledger, scenario.network.turn, balancer)
-        self.broker.ports["front"].to = self._to_client
+        self.broker.line.to = self._to_manager
+        self.broker.ports["front"].to = self.broker.ports["public"].to = self._to_client
         self.broker.ports["back"].to = self._to_replica
         self.broker.ports["fan"].to = self._to_subscribers
         self.processes: dict[bytes, Process] = {}  # that live, or whose end has not been noticed
@@ -121,6 +125,7 @@ class Cluster:
             self._begin()
             self._go_on()
             self.ledger.finish()
+            self.broker.check_clients()
             for pool in self.broker.pools:
                 checks.empty(pool, self.clock.now)
         account = self.account
@@ -220,21 +225,28 @@ class Cluster:
             (name for name, share in zip(ENDPOINTS, self._shares[number], strict=True) if draw < share), ENDPOINTS[0]
         )
         targets = None if client.targets is None else frozenset(client.targets)
-        request = self.ledger.post(number, endpoint, targets)
-        header = (protocol.VERSION, protocol.REQUEST, request.number, endpoint, client.targets)
-        frames = [b"client-%d" % number, self._encode(header), payload(request.number, -1, 0)]
-        at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
-        self.clock.at(at, self.broker.arrive, "front", frames)
+        again = bool(client.again) and self._random.random() < client.again
+        request = self.ledger.post(number, endpoint, targets, again)
+        kind = protocol.AGAIN if again else protocol.REQUEST
+        header = (kind, request.number, endpoint, client.targets, None, client.timeout)
+        self._ask(request, header, payload(request.number, -1, 0))
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
-            self.clock.at(at + later, self._cancel, request)
+            self.clock.at(self.clock.now + later, self._cancel, request)
         while self._faults and self._faults[0].after <= request.number:
             self._happen(self._faults.pop(0))
 
+    def _ask(self, request: Request, header: tuple[Any, ...], *frames: bytes) -> None:
+        """A request's client says something about it to the broker."""
+        port = "public" if self._clients[request.client].public else "front"
+        at = self._client_lines[request.client][0].arrival(self.clock.now, self._delay())
+        message = [b"client-%d" % request.client, self._encode((protocol.VERSION, *header)), *frames]
+        self.clock.at(at, self.broker.arrive, port, message)
+
     def _cancel(self, request: Request) -> None:
-        self.broker.cancelled.append(request.number)
-        self.broker.stir()
-        self._over(request)
+        if request.awaited:
+            self._ask(request, (protocol.CANCEL, request.number))
+            self._over(request)
 
     def _over(self, request: Request) -> None:
         """Its client waits for it no longer."""
@@ -395,8 +407,13 @@ class Cluster:
 
     def _bury(self, process: Process) -> None:
         del self.processes[process.identity]
-        self.broker.control.messages.append(msgpack.packb(("dead", process.identity)))
+        self.broker.line.messages.append(msgpack.packb(("dead", process.identity, "SIGKILL")))
         self.broker.stir()
+
+    def _to_manager(self, message: list[Any]) -> None:
+        process = self.processes.get(message[1]) if message[0] == "kill" else None
+        if process is not None:
+            self.clock.at(self.clock.now + NOTICE * self._random.random(), self._die, process, True)
 
 
 def _well(process: Process) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zflow.devices.router import Node
+from zflow.devices.router import DEFAULT, EACH_SHARD, Node
 
 Key = tuple[int, int]  # whose result: node, shard; the request itself is (-1, 0)
 Shape = list[tuple[str, list[Key]]]  # what arrives: (from whom, whose results)
@@ -15,7 +15,9 @@ def visited(node: Node, endpoint: str, targets: frozenset[str] | None) -> bool:
     """Whether a replica of the node gets the request."""
     if not node.process or (targets is not None and node.name not in targets):
         return False
-    return node.endpoints is None or endpoint in node.endpoints or (node.no_reduce and len(node.needs) > 1)
+    if node.endpoints is None or endpoint in node.endpoints or DEFAULT in node.endpoints:
+        return True
+    return node.no_reduce and len(node.needs) > 1
 
 
 def shapes(
@@ -39,7 +41,10 @@ def shapes(
         found[number] = arrives
         if node.shards > 1 and (node.polling.get(endpoint) or node.polling.get("*")) == "ALL":
             alive = [shard for shard in range(node.shards) if shard not in failed.get(number, ())]
-            leaves[node.name] = [(f"{node.name}/shard-{shard}", [(number, shard)]) for shard in alive]
+            if len(alive) == node.shards:
+                leaves[node.name] = [(node.name + EACH_SHARD, [(number, shard) for shard in alive])]
+            else:
+                leaves[node.name] = [(f"{node.name}/shard-{shard}", [(number, shard)]) for shard in alive]
         else:
             leaves[node.name] = [(node.name, [(number, 0)])]
     needed = {need for node in nodes for need in node.needs}

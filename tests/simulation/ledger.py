@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from zflow.devices.router import Inputs, Node
+from zflow.devices.router import Inputs, Node, Walk
 
 from .expected import END, shapes
 
+OUTCOMES = ("answered", "crashed", "expired", "overran", "overloaded", "raised", "cancelled")
 Targets = frozenset[str] | None
 Suffixes = list[tuple[str, list[bytes]]]  # a shape, each key as the end of the payload that it stands for
 
@@ -26,6 +26,7 @@ class Request:
     """One request, as the client that posted it sees it."""
 
     __slots__ = (
+        "again",
         "awaited",
         "client",
         "endpoint",
@@ -36,16 +37,15 @@ class Request:
         "raised",
         "replies",
         "targets",
-        "walk",
     )
 
-    def __init__(self, number: int, client: int, endpoint: str, targets: Targets) -> None:
+    def __init__(self, number: int, client: int, endpoint: str, targets: Targets, again: bool) -> None:
         self.number = number
         self.client = client
         self.endpoint = endpoint
         self.targets = targets
+        self.again = again  # may have been begun before
         self.awaited = True  # by its client
-        self.walk: Any = None  # the broker's
         self.open = 0  # tasks under way for it
         self.raised = False  # a replica has answered with an exception
         self.failed: dict[int, frozenset[int]] | None = None  # shards, by node, that failed without ending it
@@ -62,7 +62,7 @@ class Ledger:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.requests: list[Request] = []
-        self.outcomes = dict.fromkeys(("answered", "crashed", "expired", "raised", "cancelled"), 0)
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self._nodes = nodes
         self._shapes: dict[tuple[str, Targets], dict[int, Suffixes]] = {}
 
@@ -71,9 +71,14 @@ class Ledger:
         """How many requests have ended."""
         return sum(self.outcomes.values())
 
-    def post(self, client: int, endpoint: str, targets: Targets) -> Request:
+    def of(self, walk: Walk) -> Request:
+        """The request that a walk is for."""
+        number: int = walk.origin[2]
+        return self.requests[number]
+
+    def post(self, client: int, endpoint: str, targets: Targets, again: bool) -> Request:
         """A client posts a request."""
-        request = Request(len(self.requests), client, endpoint, targets)
+        request = Request(len(self.requests), client, endpoint, targets, again)
         self.requests.append(request)
         return request
 
@@ -104,6 +109,8 @@ class Ledger:
 
     def reply(self, request: Request, outcome: str) -> None:
         """The client has got a reply."""
+        if not request.outcome and outcome == "Overloaded":  # it was refused at the door
+            self.end(request, "overloaded")
         request.replies += 1
         if request.replies > 1:
             raise Violation(f"request {request.number} was answered {request.replies} times")

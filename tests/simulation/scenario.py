@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 ENDPOINTS = ("/one", "/all", "/some")
+BOUND = (*ENDPOINTS, "/default")  # what an Executor may bind
 POLLING = {"*": "ANY", "/all": "ALL"}
 
 
@@ -27,6 +28,9 @@ class Stage:
         partial: results of a fan-out go on although some shards failed.
         retries: how many crashes a request survives.
         timeout: seconds that a request may take here, or None.
+        run: seconds that a replica may be at one request, or None.
+        queue: how many requests may wait, or None.
+        queue_bytes: how many bytes of requests may be here, or None.
         work: `'constant'`, `'exponential'` or `'heavy'`: how long requests take.
         mean: seconds; a heavy tail is a hundred times as long, once in a hundred requests.
         raises: share of requests that end in an exception.
@@ -43,6 +47,9 @@ class Stage:
     partial: bool = False
     retries: int = 3
     timeout: float | None = None
+    run: float | None = None
+    queue: int | None = None
+    queue_bytes: int | None = None
     work: str = "constant"
     mean: float = 0.001
     raises: float = 0.0
@@ -60,6 +67,9 @@ class Client:
         targets: the only Executors that are meant, or None.
         cancels: share of requests that are cancelled.
         patience: mean seconds until they are.
+        timeout: ms that each request may take, 0 for any time.
+        again: share of requests that are posted as if they had been posted before, to a broker that died.
+        public: whether it connects from elsewhere.
     """
 
     requests: int
@@ -69,6 +79,9 @@ class Client:
     targets: tuple[str, ...] | None = None
     cancels: float = 0.0
     patience: float = 0.01
+    timeout: int = 0
+    again: float = 0.0
+    public: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Scenario:
-    """All of it. `poison` are requests, by number, that kill whatever replica of that Executor begins them."""
+    """All of it.
+
+    `poison` are requests, by number, that kill whatever replica of that Executor begins them. `most` is how many
+    requests a client that connects from elsewhere may have in flight.
+    """
 
     seed: int
     stages: tuple[Stage, ...]
@@ -124,6 +141,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     poison: tuple[tuple[int, int], ...] = ()
     network: Network = Network()
+    most: int = 10_000
 
     @property
     def requests(self) -> int:
@@ -141,7 +159,7 @@ def draw(seed: int, requests: int) -> Scenario:
     several = rng.choice([0, 0, 1, 3, 10])
     workers = [number for number, stage in enumerate(stages) if stage.process]
     poison = sorted({rng.randrange(requests): rng.choice(workers) for _ in range(several)}.items())
-    return Scenario(seed, stages, clients, faults, tuple(poison), _network(rng))
+    return Scenario(seed, stages, clients, faults, tuple(poison), _network(rng), rng.choice([3, 10_000, 10_000]))
 
 
 def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
@@ -163,25 +181,29 @@ def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
                 needs=tuple(needs),
                 process=number == giant or len(needs) == 1 or rng.random() < 0.7,
                 no_reduce=rng.random() < 0.2,
-                endpoints=None if rng.random() < 0.8 else tuple(rng.sample(ENDPOINTS, rng.choice([1, 2]))),
+                endpoints=None if rng.random() < 0.8 else tuple(rng.sample(BOUND, rng.choice([1, 2]))),
                 shards=shards,
                 replicas=replicas,
                 slots=rng.choice([1, 1, 1, 2, 4, 32]) if replicas < 100 else 1,
                 partial=rng.random() < 0.3,
                 retries=rng.choice([0, 1, 2, 3, 3, 3]),
                 timeout=rng.choice([None, None, None, 20, 200, 2000]),
+                run=rng.choice([None, None, None, 4, 40]),
+                queue=rng.choice([None, None, None, None, 5, 100]),
+                queue_bytes=rng.choice([None, None, None, None, 60, 1000]),
                 work=rng.choice(["constant", "exponential", "exponential", "heavy"]),
                 mean=mean * 10 ** rng.uniform(-0.5, 0.5) * max(1.0, replicas / 50),
                 raises=rng.choice([0.0, 0.0, 0.001, 0.02]),
             )
         )
-    return tuple(_with_timeout(stage) for stage in stages)
+    return tuple(_with_times(stage) for stage in stages)
 
 
-def _with_timeout(stage: Stage) -> Stage:
-    if stage.timeout is None:
-        return stage
-    return Stage(**{**vars(stage), "timeout": 0.005 + stage.timeout * stage.mean})
+def _with_times(stage: Stage) -> Stage:
+    """What was drawn are multiples of the mean work."""
+    timeout = None if stage.timeout is None else 0.005 + stage.timeout * stage.mean
+    run = None if stage.run is None else 0.002 + stage.run * stage.mean
+    return replace(stage, timeout=timeout, run=run)
 
 
 def _extent(rng: random.Random, size: str) -> tuple[int, int]:
@@ -204,6 +226,8 @@ def _clients(rng: random.Random, stages: tuple[Stage, ...], requests: int) -> tu
     is_open = rng.choice([0.0, 0.5, 1.0])
     crowd = max(1.0, 1.2 * max(stage.replicas * stage.shards for stage in stages) / count)
     cancels = rng.choice([0.0, 0.0, 0.01, 0.2])
+    timeout = rng.choice([0, 0, 0, 20, 200])
+    again = rng.choice([0.0, 0.0, 0.0, 0.05])
     clients = []
     for number in range(count):
         targets = None
@@ -218,6 +242,9 @@ def _clients(rng: random.Random, stages: tuple[Stage, ...], requests: int) -> tu
                 targets=targets,
                 cancels=cancels,
                 patience=20 * stages[0].mean,
+                timeout=round(timeout * (0.1 + 1000 * stages[0].mean)) if rng.random() < 0.5 else 0,
+                again=again,
+                public=rng.random() < 0.3,
             )
         )
     return tuple(clients)
@@ -267,6 +294,7 @@ def from_json(text: str) -> Scenario:
         faults=tuple(Fault(**fault) for fault in plain.get("faults", ())),
         poison=_tuples(plain).get("poison", ()),
         network=Network(**plain.get("network", {})),
+        most=plain.get("most", 10_000),
     )
 
 

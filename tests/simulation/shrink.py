@@ -65,7 +65,15 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
         for plainer in _plainer(stage):
             yield replace(scenario, stages=_with(scenario.stages, number, plainer))
     for number, client in enumerate(scenario.clients):
-        for changes in ({"cancels": 0.0}, {"targets": None}, {"in_flight": client.in_flight // 2}):
+        simpler: list[dict[str, Any]] = [
+            {"cancels": 0.0},
+            {"targets": None},
+            {"timeout": 0},
+            {"again": 0.0},
+            {"public": False},
+            {"in_flight": client.in_flight // 2},
+        ]
+        for changes in simpler:
             fewer = replace(client, **changes)
             if fewer != client and (fewer.in_flight or not client.in_flight):
                 yield replace(scenario, clients=_with(scenario.clients, number, fewer))
@@ -97,6 +105,9 @@ def _plainer(stage: Stage) -> Iterator[Stage]:
         {"replicas": max(1, stage.replicas - 1)},
         {"slots": 1},
         {"timeout": None},
+        {"run": None},
+        {"queue": None},
+        {"queue_bytes": None},
         {"work": "constant"},
         {"raises": 0.0},
         {"partial": False},

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
-from zflow.devices.balancer import Balancer, Fail, Recall, Replica, Send
+from zflow.devices.balancer import Balancer, Fail, Kill, Recall, Replica, Send
 from zflow.devices.fanout import Fanout, Publish
-from zflow.devices.pool import Actions, Gathered, Outcome, Pool
+from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
 from zflow.devices.router import Inputs, Node, Walk
 
 from .ledger import Ledger, Request, Violation
+from .turns import Turns
 
 TICK = 0.003  # seconds that a deadline may be late: the broker waits whole milliseconds
 
@@ -30,20 +32,26 @@ class Part:
         "direct",
         "holder",
         "id",
+        "queued",
         "released",
         "request",
+        "sent",
         "shard",
         "shared",
+        "size",
         "suspect",
     )
 
-    def __init__(self, id: int, base: int, request: Request, deadline: float, shard: int | None) -> None:
+    def __init__(self, id: int, base: int, request: Request, deadline: float, shard: int | None, size: int) -> None:
         self.id = id
         self.base = base
         self.request = request
         self.deadline = deadline
         self.shard = shard
+        self.size = size  # of its request, in bytes
         self.holder: Holding | None = None
+        self.sent: float | None = None  # when it was sent last
+        self.queued = False  # counts in `turns`
         self.released = shard is None  # a part of a fan-out waits for its group first
         self.crashes = 0
         self.shared = 0  # of these, how many were another request's fault
@@ -54,7 +62,7 @@ class Part:
 class Holding:
     """What a replica holds, as the broker must see it."""
 
-    __slots__ = ("given_up", "group", "held", "lost", "name", "replica", "slots")
+    __slots__ = ("answered", "given_up", "group", "held", "killed", "lost", "name", "replica", "slots")
 
     def __init__(self, replica: Replica, group: int, slots: int) -> None:
         self.name = replica.name
@@ -64,13 +72,25 @@ class Holding:
         self.held: dict[int, Part] = {}  # sent, not recalled, not answered; in the order sent
         self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
         self.lost = False
+        self.killed = False  # or about to be
+        self.answered = -math.inf  # when it did so last
+
+    def at_it_for(self, part: Part, now: float) -> float:
+        """How many seconds it can have been at this request, at most."""
+        assert part.sent is not None
+        return now - part.sent
+
+    def surely_at_it_for(self, part: Part, now: float) -> float:
+        """For how many seconds the broker can be sure of that."""
+        assert part.sent is not None
+        return now - max(part.sent, self.answered)
 
 
 class WatchedPool(Pool):
     """A pool that minds what it does.
 
     Args:
-        index, node, retries, timeout: as a pool's.
+        index, node, retries, limits: as a pool's.
         ledger: where requests are kept.
         balancer: makes the balancer, given `retries`.
         slack: seconds that a deadline may be late.
@@ -81,13 +101,13 @@ class WatchedPool(Pool):
         index: int,
         node: Node,
         retries: int,
-        timeout: float | None,
+        limits: Limits,
         *,
         ledger: Ledger,
         balancer: Callable[[int], Balancer] = Balancer,
         slack: float = TICK,
     ) -> None:
-        super().__init__(index, node, retries, timeout)
+        super().__init__(index, node, retries, limits)
         if balancer is not Balancer:
             self.balancer = balancer(retries)
             self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
@@ -101,6 +121,7 @@ class WatchedPool(Pool):
         self.published: dict[int, tuple[int, int]] = {}  # group and number of each of these
         self.begun: dict[int, int] = {}  # how often each task was begun
         self.culprits: dict[bytes, int] = {}  # what killed a replica: the id of its task
+        self.turns = Turns()
         self._ledger = ledger
 
     # -- replicas -------------------------------------------------------------------------------------------------
@@ -114,16 +135,19 @@ class WatchedPool(Pool):
         number, actions = super().join(replica, group, now)
         return number, self._note(actions, now)
 
-    def crash(self, name: Any, now: float) -> Actions:
+    def crash(self, name: Any, now: float, how: str = "") -> Actions:
         """A replica is gone."""
         holding = self._without(name)
         if holding is not None:
             self._blame(holding)
-        return self._note(super().crash(name, now), now)
+            self._again(holding)
+        return self._note(super().crash(name, now, how), now)
 
     def leave(self, name: Any, now: float) -> Actions:
         """A replica goes."""
-        self._without(name)
+        holding = self._without(name)
+        if holding is not None:
+            self._again(holding)
         return self._note(super().leave(name, now), now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
@@ -135,6 +159,7 @@ class WatchedPool(Pool):
             if part is not None:
                 holding.given_up.discard(part.id)
                 part.holder = None
+                self._wait(part)
         return self._note(super().lose(name, now, unsent), now)
 
     def _without(self, name: bytes) -> Holding | None:
@@ -146,6 +171,17 @@ class WatchedPool(Pool):
                 if part.holder is holding:
                     part.holder = None
         return holding
+
+    def _again(self, holding: Holding) -> None:
+        """What it held waits for another replica, those in front that have been waiting longest."""
+        for part in holding.held.values():
+            self._wait(part)
+
+    def _wait(self, part: Part) -> None:
+        """A task waits in the queue, if that is where it is to be."""
+        if self.node.shards == 1 and not part.suspect and part.holder is None and part.id in self.open:
+            part.queued = True
+            self.turns.waits(part.request.client, again=part.sent is not None)
 
     def _blame(self, holding: Holding) -> None:
         """Count a crash for what the replica was working on; with `retries=0` for all that it held."""
@@ -163,25 +199,64 @@ class WatchedPool(Pool):
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """A request comes."""
-        request = self._ledger.requests[walk.origin[1]]
+        request = self._ledger.of(walk)
         self._ledger.visit(request, self.index, inputs)
-        deadline = math.inf if self.timeout is None else now + self.timeout
+        may_be = self._refusal(walk, request, now)
+        actions = super().submit(walk, inputs, id, now)
+        refused = actions[0].reason if actions and isinstance(actions[0], Fail) else None
+        if refused not in may_be:
+            raise Violation(f"request {request.number} should be refused as {may_be}, and is as {refused}")
+        if refused is not None:
+            return actions
+        deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
         if self.ids_for(walk) > 1:
             self.standing[id] = self.node.shards
             for shard in range(self.node.shards):
-                self.open[id + shard] = Part(id + shard, id, request, deadline, shard)
+                self.open[id + shard] = Part(id + shard, id, request, deadline, shard, walk.size)
             request.open += self.node.shards
         else:
-            self.open[id] = Part(id, id, request, deadline, None)
+            self.open[id] = part = Part(id, id, request, deadline, None, walk.size)
             request.open += 1
+            if not actions:
+                self._wait(part)
         self.most = max(self.most, len(self.open))
-        return self._note(super().submit(walk, inputs, id, now), now)
+        return self._note(actions, now)
+
+    def learn(self) -> None:
+        """A fan-out to a group without members is not published: its parts just go to others, or wait for them."""
+        for group in self.fanout.groups if self.fanout is not None else ():
+            for number, scatter in group.open.items():
+                if scatter.base in self.standing and scatter.base not in self.published:
+                    self.published[scatter.base] = group.index, number
+                    for id in range(scatter.base, scatter.base + self.node.shards):
+                        if id in self.open:
+                            self.open[id].released = True
+
+    def _refusal(self, walk: Walk, request: Request, now: float) -> set[str | None]:
+        """Why a request is not to be taken, or None if it is: whatever of that is right."""
+        if request.again and not self.retries:
+            return {"again"}
+        limits = self.limits
+        if limits.queue is not None:
+            self.learn()
+            waiting = sum(part.holder is None and part.released for part in self.open.values())
+            parts = [part for part in self.open.values() if not part.released]
+            waiting += len({part.base for part in parts if part.deadline > now})
+            late = len({part.base for part in parts if part.deadline <= now})  # in this turn: it may count, or not
+            if waiting + late >= limits.queue:
+                return {"overloaded"} if waiting >= limits.queue else {"overloaded", None}
+        if limits.queue_bytes is not None:
+            sizes = {part.base: part.size for part in self.open.values()}
+            if sizes and sum(sizes.values()) + walk.size > limits.queue_bytes:
+                return {"overloaded"}
+        return {None}
 
     def answered(
         self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
     ) -> tuple[Outcome | None, Actions]:
         """A replica answers."""
         holding = self.holdings[name]
+        holding.answered = now
         if holding.held.pop(id, None) is not None:
             holding.given_up.discard(id)
         part = self.open.get(id)
@@ -207,7 +282,7 @@ class WatchedPool(Pool):
         """The balancer has given a task up."""
         outcome, actions = super().failed(fail, error, now)
         if isinstance(outcome, Gathered):
-            request = self._ledger.requests[outcome.walk.origin[1]]
+            request = self._ledger.of(outcome.walk)
             request.failed = {**(request.failed or {}), self.index: frozenset(outcome.errors)}
         return outcome, self._note(actions, now)
 
@@ -252,6 +327,20 @@ class WatchedPool(Pool):
         """Time passes."""
         return self._note(super().tick(now), now)
 
+    def overdue(self, now: float) -> list[int]:
+        """The tasks at which replicas have been for clearly longer than `limits.run`."""
+        run = self.limits.run
+        if run is None:
+            return []
+        late = run + max(0.01, run / 10) + self.slack
+        begun = [
+            (holding, part)
+            for holding in self.holdings.values()
+            if not holding.killed
+            for part in islice(holding.held.values(), holding.slots)
+        ]
+        return [part.id for holding, part in begun if holding.surely_at_it_for(part, now) > late]
+
     def begin(self, id: int, shard: int) -> None:
         """A replica begins a task."""
         times = self.begun[id] = self.begun.get(id, 0) + 1
@@ -265,6 +354,9 @@ class WatchedPool(Pool):
         """A task has ended; a replica that holds it keeps it until it answers, or is told to skip it."""
         del self.open[part.id]
         part.request.open -= 1
+        if part.queued:
+            part.queued = False
+            self.turns.gone(part.request.client)
         if part.holder is not None:
             part.holder.given_up.add(part.id)
         if part.shard is not None:
@@ -279,19 +371,21 @@ class WatchedPool(Pool):
         """Take down what the pool says, all of it at once: carrying it out may bring it to say more."""
         for action in actions:
             if isinstance(action, Send):
-                self._sent(action.replica, action.task.id)
+                self._sent(action.replica, action.task.id, now)
             elif isinstance(action, Publish):
-                self._published(action)
+                self._published(action, now)
             elif isinstance(action, Recall):
                 self._recalled(action)
+            elif isinstance(action, Kill):
+                self._killed(action, now)
             else:
                 self._failed(action, now)
         return actions
 
-    def _sent(self, replica: Replica, id: int) -> None:
-        holding = self._hold(replica.name, id)
-        holding.held[id].direct = True
+    def _sent(self, replica: Replica, id: int, now: float) -> None:
+        holding = self._hold(replica.name, id, now)
         part = holding.held[id]
+        part.direct = True
         if part.shard not in (None, replica.shard):
             raise Violation(f"task {id} for shard {part.shard} goes to {replica.name!r} of shard {replica.shard}")
         if len(holding.held) > (1 if part.suspect else replica.window):
@@ -300,7 +394,7 @@ class WatchedPool(Pool):
                 f" {replica.window}, and the task is {'a suspect' if part.suspect else 'none'}"
             )
 
-    def _hold(self, name: Any, id: int) -> Holding:
+    def _hold(self, name: Any, id: int, now: float) -> Holding:
         holding = self.holdings.get(name)
         part = self.open.get(id)
         if holding is None or holding.lost:
@@ -313,12 +407,16 @@ class WatchedPool(Pool):
             if other.suspect and other.id not in holding.given_up:
                 raise Violation(f"task {id} goes to {name!r}, which should be alone with suspect {other.id}")
             break  # a suspect is alone, so the first is the only one
+        if part.queued:
+            part.queued = False
+            self.turns.served(part.request.client, again=part.sent is not None)
+        part.sent = now
         part.holder = holding
         part.released = True
         holding.held[id] = part
         return holding
 
-    def _published(self, action: Publish) -> None:
+    def _published(self, action: Publish, now: float) -> None:
         base = action.scatter.base
         self.published[base] = action.group, action.number
         for shard in range(self.node.shards):
@@ -331,7 +429,7 @@ class WatchedPool(Pool):
                 member = self.members.get((action.group, shard))
                 if member is None:
                     raise Violation(f"fan-out {base} counts on shard {shard} of group {action.group}: nobody is there")
-                self._hold(member.name, base + shard)
+                self._hold(member.name, base + shard, now)
 
     def _recalled(self, action: Recall) -> None:
         id = action.task.id
@@ -344,6 +442,14 @@ class WatchedPool(Pool):
         holding.given_up.discard(id)
         if part.holder is holding:
             part.holder = None
+            self._wait(part)
+
+    def _killed(self, action: Kill, now: float) -> None:
+        holding = self.holdings[action.replica.name]
+        begun = [part for part in islice(holding.held.values(), holding.slots) if part.id in holding.given_up]
+        if self.limits.run is None or not any(holding.at_it_for(part, now) > self.limits.run for part in begun):
+            raise Violation(f"{holding.name!r} is to be killed, and has been at nothing for {self.limits.run} s")
+        holding.killed = True
 
     def _failed(self, fail: Fail, now: float) -> None:
         part = self.open.get(fail.task.id)
@@ -352,6 +458,10 @@ class WatchedPool(Pool):
         if fail.reason == "crashed":
             if part.crashes != self.retries + 1:
                 raise Violation(f"task {part.id} is given up after {part.crashes} crashes, with retries={self.retries}")
+        elif fail.reason == "overran":
+            holding = part.holder
+            if holding is None or self.limits.run is None or holding.at_it_for(part, now) <= self.limits.run:
+                raise Violation(f"task {part.id} has not been at {fail.held_by!r} for {self.limits.run} s")
         elif not 0 <= now - part.deadline <= self.slack:
             raise Violation(f"task {part.id} was to expire at {part.deadline:.6f}, and does so at {now:.6f}")
         elif fail.held_by != (part.holder and part.holder.name):
