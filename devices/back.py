@@ -33,6 +33,9 @@ PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machin
 class Owner(Protocol):
     """What the back tells the broker."""
 
+    def learned(self, pool: Pool, endpoints: frozenset[str] | None) -> None:
+        """The Executor binds these; None for unknown."""
+
     def joined(self, pool: Pool, replica: Replica, group: int) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
 
@@ -223,7 +226,7 @@ class Back:
         if endpoints is not None:
             if not all(type(name) is str for name in endpoints):
                 return "endpoints are not text"
-            node.endpoints = frozenset(endpoints)
+            self._owner.learned(pool, frozenset(endpoints))
         replica = Replica(line.identity, slots, shard)
         replica.line = line
         self._joining[line.identity] = (pool, replica, group)

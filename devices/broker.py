@@ -271,11 +271,17 @@ class Broker:
 
     # -- for the back and for external Executors ------------------------------------------------------------------
 
+    def learned(self, pool: Pool, endpoints: frozenset[str] | None) -> None:
+        """The Executor binds these. The manager is told, so that this broker's successor knows it from the start."""
+        if endpoints != pool.node.endpoints:
+            pool.node.endpoints = endpoints
+            self._tell("endpoints", pool.node.name, None if endpoints is None else sorted(endpoints))
+
     def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
         if pool.node.addresses:
             pool.names[replica.name] = replica.name.decode()
-            pool.node.endpoints = self._externals.endpoints(pool)
+            self.learned(pool, self._externals.endpoints(pool))
             self._tell("joined", pool.node.name, replica.name.decode())
         number, actions = pool.join(replica, group, time.monotonic())
         self._do(pool, actions)
@@ -283,7 +289,7 @@ class Broker:
 
     def resized(self, pool: Pool, name: Any, slots: int) -> None:
         """It can work on so many tasks at once from now on."""
-        pool.node.endpoints = self._externals.endpoints(pool)
+        self.learned(pool, self._externals.endpoints(pool))
         self._do(pool, pool.resize(name, slots, time.monotonic()))
 
     def left(self, pool: Pool, name: Any) -> None:

@@ -95,13 +95,16 @@ class Cable:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float) -> None:
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         writing = self._loop.create_task(self._write(due, sink))
-        with contextlib.suppress(OSError):
-            while data := await source.read(1 << 16):
-                due.put_nowait((self._loop.time() + delay, data))
-        due.put_nowait((self._loop.time() + delay, b""))
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await writing
-        self._writers.discard(sink)
+        try:
+            with contextlib.suppress(OSError):
+                while data := await source.read(1 << 16):
+                    due.put_nowait((self._loop.time() + delay, data))
+            due.put_nowait((self._loop.time() + delay, b""))
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writing
+        finally:
+            writing.cancel()
+            self._writers.discard(sink)
 
     async def _write(self, due: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
         while True:

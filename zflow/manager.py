@@ -251,6 +251,8 @@ class _Manager:
             self._broker_error = arguments[0]
             if self.starting:
                 self._fail(arguments[0])
+        elif kind == "endpoints":
+            self._learned(*arguments)
         elif kind == "drained":
             self._drained = True
         elif kind == "kill":
@@ -260,6 +262,13 @@ class _Manager:
             self._changes.begin(command, told, lambda result: self._command_broker("controlled", token, result))
         elif kind == "load" and not (self.starting or self._closing):
             self._changes.follow(*arguments)
+
+    def _learned(self, executor: str, endpoints: list[str] | None) -> None:
+        """A broker that is started anew must not take a request for one of an Executor that passes it by."""
+        if self._settings is not None:
+            bound = None if endpoints is None else frozenset(endpoints)
+            nodes = [replace(node, endpoints=bound) if node.name == executor else node for node in self._settings.nodes]
+            self._settings = replace(self._settings, nodes=nodes)
 
     def _bound(self, front: list[str], back: list[str]) -> None:
         """The broker listens; a successor of this one is to listen at the same ports."""

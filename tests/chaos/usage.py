@@ -1,0 +1,99 @@
+"""Memory and descriptors of all processes of a Flow, sampled now and then."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from helpers import children, title
+
+USER = "user's process"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process uses: bytes of memory (its share of what it shares, and all it has mapped), descriptors."""
+
+    pss: int
+    rss: int
+    descriptors: int
+
+
+@dataclass
+class History:
+    """The samples of one process."""
+
+    name: str
+    at: list[float] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    def growth(self) -> tuple[float, int]:
+        """Bytes and descriptors in the last quarter of its samples more than in the second one, by their medians.
+
+        The first quarter does not count: caches fill, and what was shared after the fork is copied.
+        """
+        quarter = max(1, len(self.samples) // 4)
+        before, after = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
+        if not before:
+            return 0.0, 0
+        memory = median(sample.pss for sample in after) - median(sample.pss for sample in before)
+        descriptors = median(sample.descriptors for sample in after) - median(s.descriptors for s in before)
+        return memory, int(descriptors)
+
+
+def processes() -> Iterator[tuple[str, int]]:
+    """All processes of the Flow that this one has started, and this one, by name."""
+    yield USER, os.getpid()
+    for child in children():
+        name = title(child.pid)
+        if name.startswith("zflow: "):
+            yield name.removeprefix("zflow: "), child.pid
+
+
+def sample(pid: int) -> Sample | None:
+    """What the process uses now; None if it is gone."""
+    try:
+        rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        sizes = {row.split()[0]: int(row.split()[1]) * 1024 for row in rows[1:]}
+        return Sample(sizes["Pss:"], sizes["Rss:"], len(os.listdir(f"/proc/{pid}/fd")))
+    except (OSError, KeyError):
+        return None
+
+
+class Watch:
+    """Samples all processes every so many seconds until it is ended."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._ended = threading.Event()
+        self._histories: dict[int, History] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every):
+            self.look()
+
+    def look(self) -> None:
+        """Take a sample of each."""
+        now = time.monotonic()
+        for name, pid in processes():
+            found = sample(pid)
+            if found is not None:
+                history = self._histories.setdefault(pid, History(name))
+                history.name = name  # a process that was just forked bears its parent's title
+                history.at.append(now)
+                history.samples.append(found)
+
+    def end(self) -> list[History]:
+        """Stop, and return what was seen, by process."""
+        self._ended.set()
+        self._thread.join()
+        self.look()
+        return sorted(self._histories.values(), key=lambda history: history.name)
