@@ -19,9 +19,10 @@ from common import Echo, print_table, quick, small_documents
 from scatter import cpu_seconds
 
 from zflow import Flow
-from zflow.devices.balancer import Balancer, Replica, Send, Task
+from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Publish
 from zflow.devices.pool import Limits, Pool
+from zflow.devices.replica import Replica, Send, Task
 from zflow.devices.router import Node, Walk
 
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgpack
 
-from .balancer import Fail
 from .pool import Pool, request_of
 from .protocol import BUNDLED, Parts
+from .replica import Fail
 from .router import Inputs
 
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import zmq
 
 from . import answers, protocol, sockets
-from .balancer import Replica
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
+from .replica import Replica
 from .settings import Settings
 from .zap import REPLICAS
 

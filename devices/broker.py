@@ -20,11 +20,11 @@ import zmq
 
 from . import answers, protocol, zap
 from .back import Back
-from .balancer import Action, Fail, Kill, Recall, Replica, Send, Task
 from .external import Externals
 from .fanout import Publish
 from .front import Front
 from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
+from .replica import Action, Fail, Kill, Recall, Replica, Send, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings

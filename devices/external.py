@@ -17,8 +17,8 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from . import protocol, sockets
-from .balancer import Replica, Task
 from .pool import Pool
+from .replica import Replica, Task
 from .router import Walk
 
 log = logging.getLogger("zflow.broker")

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .balancer import Action, Balancer, Fail, Replica, Task
+from .balancer import Balancer
 from .fanout import Fanout, Publish, Scatter
+from .replica import Action, Fail, Replica, Task
 from .router import Inputs, Node, Walk
 
 Actions = Sequence[Action | Publish]

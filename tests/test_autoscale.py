@@ -22,9 +22,9 @@ from queueing import Report, Request, Simulation, enough, poisson
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, remote, requests
 from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler, Limits
-from zflow.devices.balancer import Replica
 from zflow.devices.pool import NO_GROUP, Load, Pool
 from zflow.devices.pool import Limits as PoolLimits
+from zflow.devices.replica import Replica
 from zflow.devices.router import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
 from zflow.topology import Topology

@@ -8,15 +8,13 @@ from collections.abc import Iterable
 
 import pytest
 
-from zflow.devices.balancer import (
+from zflow.devices.balancer import PATIENCE, STUCK, Balancer
+from zflow.devices.replica import (
     CLEARLY_LONGER,
     MAX_WINDOW,
-    PATIENCE,
     REMEASURE,
     SAMPLES,
-    STUCK,
     Action,
-    Balancer,
     Fail,
     Kill,
     Recall,

@@ -25,8 +25,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from zflow.devices.balancer import SAMPLES, Action, Balancer, Fail, Kill, Recall, Replica, Send, Task
+from zflow.devices.balancer import Balancer
 from zflow.devices.queue import FairQueue
+from zflow.devices.replica import SAMPLES, Action, Fail, Kill, Recall, Replica, Send, Task
 
 MOMENT = 10e-6  # seconds that pass with every step
 SETTINGS = settings(deadline=None, max_examples=150, stateful_step_count=60, derandomize=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from zflow.devices.balancer import Balancer, Fail, Recall, Replica, Send, Task
+from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Listener, Publish, Scatter
 from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool
+from zflow.devices.replica import Fail, Recall, Replica, Send, Task
 from zflow.devices.router import Node, Walk
 
 

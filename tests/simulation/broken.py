@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zflow.devices.balancer import Action, Balancer, Replica, Task
+from zflow.devices.balancer import Balancer
 from zflow.devices.queue import FairQueue
+from zflow.devices.replica import Action, Replica, Task
 
 
 class Forgetful(Balancer):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zflow.devices.balancer import Action, Balancer, Fail, Recall, Replica, Send, Task
+from zflow.devices.balancer import Balancer
+from zflow.devices.replica import Action, Fail, Recall, Replica, Send, Task
 
 from .clock import Clock
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from zflow.devices.balancer import MAX_WINDOW, PATIENCE, STUCK, Balancer, Replica
+from zflow.devices.balancer import PATIENCE, STUCK, Balancer
+from zflow.devices.replica import MAX_WINDOW, Replica
 
 from .pool import DEADLY, Simulation, Work, list_schedule
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from zflow.devices.balancer import Balancer, Fail, Kill, Recall, Replica, Send
+from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
+from zflow.devices.replica import Fail, Kill, Recall, Replica, Send
 from zflow.devices.router import Inputs, Node, Walk
 
 from .ledger import Ledger, Request, Violation

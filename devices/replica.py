@@ -1,0 +1,171 @@
+"""Tasks and replicas as the balancer sees them, and what it says is to be done with them: pure data.
+
+A replica learns from its answers how long it works and how long the way to it takes, and from that how many tasks it
+may hold at a time: its window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any, NamedTuple
+
+MAX_WINDOW = 32  # requests; beyond this a larger window hides nothing more
+CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
+SMOOTHING = 0.2  # weight of a new sample of the work
+SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
+REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
+
+
+class Task:
+    """One request's visit to one Executor, or its part for one shard. The payload is the caller's business.
+
+    Args:
+        id: larger than those of all tasks before it.
+        payload: anything.
+        deadline: when it expires, by the caller's clock.
+        shard: the only shard whose replicas may have it; None for any.
+        client: whose it is; clients take turns in the queue.
+    """
+
+    __slots__ = (
+        "assigned",
+        "client",
+        "crashes",
+        "deadline",
+        "deaths",
+        "holder",
+        "id",
+        "payload",
+        "shard",
+        "suspect",
+        "waited",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        payload: Any = None,
+        deadline: float = math.inf,
+        shard: int | None = None,
+        client: Any = None,
+    ) -> None:
+        self.id = id
+        self.client = client
+        self.shard = shard
+        self.payload = payload
+        self.deadline = deadline
+        self.holder: Replica | None = None
+        self.assigned = 0.0  # when it was given to its holder, or else submitted
+        self.waited = False  # for others at its replica, before it was begun
+        self.crashes = 0
+        self.deaths: tuple[tuple[Any, str], ...] = ()  # which replicas had begun it when they ended, and how they did
+        self.suspect = False
+
+    def __repr__(self) -> str:
+        return f"Task({self.id})"
+
+
+class Replica:
+    """One worker process as the balancer sees it: what it holds, and how fast it is.
+
+    Args:
+        name: what the caller calls it.
+        slots: how many tasks it works on at the same time. It begins them in the order in which they were sent.
+        shard: which shard it is a replica of.
+
+    Attributes:
+        line: how the caller reaches it.
+    """
+
+    __slots__ = (
+        "alone",
+        "held",
+        "last_done",
+        "level",
+        "line",
+        "lost",
+        "measured",
+        "name",
+        "parked",
+        "shard",
+        "slots",
+        "way",
+        "ways",
+        "widest",
+        "window",
+        "work",
+    )
+
+    def __init__(self, name: Any, slots: int = 1, shard: int = 0) -> None:
+        self.name = name
+        self.line: Any = None
+        self.shard = shard
+        self.slots = slots
+        self.window = slots
+        self.widest = max(slots, MAX_WINDOW)
+        self.held: dict[int, Task | None] = {}  # in the order sent; None: given up, but still being worked on
+        self.parked = 0
+        self.level = -1  # where it stands in the balancer's levels; -1: has no room
+        self.alone = False  # gets nothing more until it holds nothing
+        self.lost = False  # gets nothing more
+        self.last_done = -math.inf
+        self.work = 0.0  # seconds, smoothed
+        self.ways: deque[float] = deque(maxlen=SAMPLES)  # seconds
+        self.way = math.inf  # their median; infinity until there are enough
+        self.measured = -math.inf  # when a sample of the way was last taken
+
+    def __repr__(self) -> str:
+        return f"Replica({self.name!r})"
+
+    def measure(self, service: float, sent: float | None, now: float) -> None:
+        """Learn from one answer, given `now`: `service` seconds of work, on what was `sent` then and did not wait."""
+        work = self.work = self.work + SMOOTHING * (service - self.work) if self.work else service
+        if sent is not None:
+            self.ways.append(max(0.0, now - sent - service))
+            self.measured = now
+            if len(self.ways) == SAMPLES:
+                self.way = sorted(self.ways)[SAMPLES // 2]
+        way = self.way
+        if way < CLEARLY_LONGER * work or way == math.inf or now - self.measured > REMEASURE:
+            self.window = self.slots
+        elif self.slots * way < MAX_WINDOW * work:
+            self.window = min(self.widest, self.slots + math.ceil(self.slots * way / work))
+        else:
+            self.window = self.widest
+
+
+class Send(NamedTuple):
+    """Send the task to the replica."""
+
+    replica: Replica
+    task: Task
+
+
+class Recall(NamedTuple):
+    """Tell the replica to skip the task if it has not begun it."""
+
+    replica: Replica
+    task: Task
+
+
+class Fail(NamedTuple):
+    """The task has ended without a result.
+
+    `reason` is `'crashed'`, `'expired'` or `'overran'`; a pool has more of them.
+    """
+
+    task: Task
+    reason: str
+    held_by: Any = None  # the name of the replica that had it, if one had
+    seconds: float = 0.0  # for how long that had it, or it was queued
+    begun: bool = True  # whether that had begun it, as far as can be told
+
+
+class Kill(NamedTuple):
+    """End the replica's process: it has been at a task for too long."""
+
+    replica: Replica
+
+
+Action = Send | Recall | Fail | Kill
