@@ -207,15 +207,6 @@ class Balancer:
         self._queue.append(task)
         return []
 
-    def shed(self, client: Any, now: float) -> Fail | None:
-        """Give up the youngest task of whoever has most of them queued, for the sake of a client that has fewer."""
-        task = self._queue.greediest(client)
-        if task is None:
-            return None
-        self._queue.remove(task)
-        del self.tasks[task.id]
-        return Fail(task, "overloaded", None, now - task.assigned)
-
     def expect(self, task: Task) -> None:
         """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
         self.tasks[task.id] = task

@@ -8,6 +8,7 @@ Addresses are tried again for ever.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class Address:
         self._port = protocol.Port(socket, 2)
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self.socket = socket
+        socket.set(zmq.SNDTIMEO, 0)
         self.info: dict[str, Any] = {}  # what it said last about itself
         self.here = False
         self._lost_at: float | None = None  # when the connection was cut, if it is to be back soon
@@ -88,12 +90,16 @@ class Address:
 
     def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any], kind: int = protocol.REQUEST) -> bool:
         """Send a task."""
-        self._port.send([self._encode((protocol.VERSION, kind, id, endpoint, None, parts, 0)), *frames])
-        return True
+        return self._send([self._encode((protocol.VERSION, kind, id, endpoint, None, parts, 0)), *frames])
 
     def recall(self, id: int) -> bool:
         """Take a task back."""
-        self._port.send([self._encode((protocol.VERSION, protocol.CANCEL, id))])
+        return self._send([self._encode((protocol.VERSION, protocol.CANCEL, id))])
+
+    def _send(self, frames: Sequence[Any]) -> bool:
+        # Never waits: where a connection was refused there is nobody to send to, and `watch` is told of it.
+        with contextlib.suppress(zmq.Again):
+            self._port.send(frames)
         return True
 
     # -- what is heard --------------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ class Address:
     def _ask(self, now: float) -> None:
         if self._asked <= self._heard:
             self._asked = now
-        self._port.send([self._encode((protocol.VERSION, protocol.HELLO, 1))])
+        self._send([self._encode((protocol.VERSION, protocol.HELLO, 1))])
 
     def _cut(self, now: float) -> None:
         if self.here and self._lost_at is None:

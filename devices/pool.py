@@ -191,13 +191,7 @@ class Pool:
         if self._too_large(walk):
             return [Fail(Task(id, (walk, inputs)), "overloaded")]
         if self.limits.queue is not None and self.waiting >= self.limits.queue:
-            shed = self._settled().shed(walk.client, now)
-            if shed is None:
-                return [Fail(Task(id, (walk, inputs)), "overloaded")]
-            return [shed, *self._submit(walk, inputs, id, now)]
-        return self._submit(walk, inputs, id, now)
-
-    def _submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+            return [Fail(Task(id, (walk, inputs)), "overloaded")]
         deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
         if self.limits.queue_bytes is not None:
             self._sizes[id] = walk.size

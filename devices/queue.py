@@ -87,13 +87,6 @@ class FairQueue(Generic[T]):
         self._size -= 1
         return item
 
-    def greediest(self, client: Any) -> T | None:
-        """The youngest of the client with most items, if that has at least two more than this one; None if not."""
-        lane = max(self._lanes.values(), key=len, default=None)
-        if lane is None or len(lane) < len(self._lanes.get(client, ())) + 2:
-            return None
-        return lane[-1]
-
     def remove(self, item: T) -> None:
         """Take this one out.
 

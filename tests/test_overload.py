@@ -173,24 +173,3 @@ def test_how_replicas_died_is_told(tmp_path: Path) -> None:
         with pytest.raises(ReplicaCrashed, match=r"work/rep-\d \(exit code 3\), work/rep-\d \(exit code 3\)"):
             flow.post("/", Document(), {"log": str(log)})
         assert log.read_text() == "begun\n" * 2
-
-
-def test_a_full_queue_has_room_for_a_client_that_asks_for_little() -> None:
-    with Flow(max_queue=50).add(uses=Work) as flow:
-        refused: list[Any] = []
-        flood = in_background(
-            flow.post,
-            "/",
-            texts(2000),
-            {"seconds": 0.005},
-            request_size=1,
-            prefetch=500,
-            on_error=refused.append,
-            on_done=lambda response: None,
-        )
-        wait_for(lambda: refused, what="the queue is full")
-        with Client(port=flow.port) as client:
-            for number in range(5):
-                assert client.post("/", Document(text=str(number))).texts == [str(number)]
-        flood.result(60)
-        assert all(isinstance(response.error, Overloaded) for response in refused)

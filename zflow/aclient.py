@@ -81,7 +81,8 @@ class _Link:
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _say_hello(self) -> None:
-        self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+        with contextlib.suppress(zmq.Again):  # the Flow has refused the connection: there is nobody to send it to
+            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
         self._drain()
 
     def send(self, frames: list[Any], stream: _Stream, id: int) -> list[zmq.MessageTracker]:
@@ -125,7 +126,8 @@ class _Link:
         """There is a new connection; if it is not the first one, ask who is there now."""
         if self.info:
             self._anew = True
-            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
 
     def _take(self, header: list[Any], payload: list[Any]) -> None:
         if header[1] == protocol.WELCOME:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ class Connection:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         token = next(self.ids)
         asking = self.encode((protocol.VERSION, protocol.HELLO, token))
-        self._socket.send(asking)
+        self._say(asking)
         deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
         while (left := deadline - time.monotonic()) > 0:
             before = max(1, self._greetings)
@@ -100,7 +101,7 @@ class Connection:
                 if header[1] == protocol.FAILED:
                     raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
             if self._greetings > before or not arrived:
-                self._socket.send(asking)  # a broker that has died meanwhile may have taken the question with it
+                self._say(asking)  # a broker that has died meanwhile may have taken the question with it
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
@@ -123,7 +124,12 @@ class Connection:
         self._greetings += 1
         if self.info:
             self._anew = True
-            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+            self._say(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+
+    def _say(self, frame: bytes) -> None:
+        """Send a header alone; if the Flow has refused the connection there is nobody to send it to."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(frame, zmq.NOBLOCK)
 
     def _make_sure(self) -> None:
         """Raise if the Flow has ended, unless its last answers are still on their way."""
@@ -148,7 +154,7 @@ class Connection:
             now = time.monotonic()
             if not asked:
                 asked = now
-                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+                self._say(self.encode((protocol.VERSION, protocol.HELLO, 0)))
             elif now - asked > SILENCE:
                 raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
 

@@ -227,6 +227,7 @@ class Machine(RuleBasedStateMachine):
             id = process.line[-1].task.id
             process.held.pop(id, None)
             process.given_up.discard(id)
+            process.suspect = process.suspect and bool(process.held)
         process.line.clear()
         crashes = {id: task.crashes for id, task in self.open.items()}
         self.do(self.balancer.lose(process.name, self.now, unsent=id))

@@ -111,13 +111,3 @@ def test_nobody_is_ahead_of_another_who_waits_by_more_than_one(clients: str) -> 
 
 def _numbers(queue: FairQueue[Item]) -> set[int]:
     return {item.number for lane in queue._lanes.values() for item in lane}
-
-
-def test_who_has_most_gives_up_first_and_nobody_for_one_more() -> None:
-    queue = filled("aaab")
-    youngest = queue.greediest("b")
-    assert youngest is not None
-    assert youngest.number == 2
-    assert queue.greediest("a") is None
-    assert filled("aab").greediest("b") is None, "two against one: it would only change places"
-    assert FairQueue[Item]().greediest("a") is None
