@@ -134,6 +134,9 @@ class Arena:
         descriptor: the arena's file descriptor; whoever has made it closes it.
         region: the region to write to; None for a process that only reads.
         limit: the most bytes that its blocks may take; what has no room there travels as plain frames.
+
+    Raises:
+        OSError: it cannot be mapped.
     """
 
     def __init__(self, descriptor: int, region: int | None = None, limit: int = 0) -> None:
@@ -145,6 +148,8 @@ class Arena:
         self._slots = Slots(limit, _TABLE, REGION, MOST_SLOTS, WINDOW)
         # A region may have had another owner, whose generations must not come again.
         self._generation = time.monotonic_ns()
+        if region is not None:
+            self._window(region, 0)
 
     # -- sending and receiving ------------------------------------------------------------------------------------
 
@@ -191,7 +196,7 @@ class Arena:
     def _copy(self, block: Reference) -> bytearray | memoryview:
         words, entry = self._entry(block.region, block.slot)
         if words[entry + _GENERATION] != block.generation:  # to read where no memory is any more would make some
-            raise Stale
+            raise Stale("the request has ended meanwhile")
         window, begin = self._place(block.region, block.offset)
         shared = window.bytes[begin : begin + block.length]
         copy: bytearray | memoryview
@@ -201,7 +206,7 @@ class Arena:
             copy = _huge(block.length)
             copy[:] = shared
         if words[entry + _GENERATION] != block.generation:
-            raise Stale
+            raise Stale("the request has ended meanwhile")
         return copy
 
     def _put(self, frame: Any) -> Any:
@@ -211,7 +216,12 @@ class Arena:
             slot = self._take(length)
         if slot is None or self._region is None:
             return frame
-        window, begin = self._place(self._region, slot.offset)
+        try:
+            window, begin = self._place(self._region, slot.offset)
+        except OSError:  # there are too many files or mappings in this process
+            with self._lock:
+                self._slots.free(slot)
+            return frame
         window.bytes[begin : begin + length] = frame
         return Reference(self._region, slot.index, slot.offset, length, slot.generation).pack()
 

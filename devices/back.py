@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import zmq
 
 from . import answers, protocol, sockets
+from .arena import looks_shared
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
 from .replica import Replica
@@ -54,6 +55,9 @@ class Owner(Protocol):
     def answered(self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool) -> None:
         """It has answered."""
 
+    def unheard(self, payload: Sequence[Any]) -> None:
+        """One of this machine that is in no pool has sent this."""
+
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
@@ -61,10 +65,13 @@ class Owner(Protocol):
 class Line:
     """The way to one replica."""
 
-    __slots__ = ("_encode", "identity", "port")
+    __slots__ = ("_encode", "identity", "port", "shares_memory")
 
-    def __init__(self, port: protocol.Port, identity: bytes, encode: Callable[[Any], bytes]) -> None:
+    def __init__(
+        self, port: protocol.Port, identity: bytes, encode: Callable[[Any], bytes], shares_memory: bool
+    ) -> None:
         self.port = port
+        self.shares_memory = shares_memory
         self.identity = identity
         self._encode = encode
 
@@ -173,7 +180,11 @@ class Back:
             return
         pool = members.get(identity)
         if pool is None or kind < protocol.DONE:
+            if port is not self._remote:
+                self._owner.unheard(frames[2:])
             raise protocol.Unexpected("an answer from an unknown replica")
+        if port is self._remote and port is not None and looks_shared(frames[2:]):
+            raise protocol.Malformed("a reference to memory from elsewhere")
         if kind == protocol.DONE and len(frames) > 2:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2:], False)
         else:
@@ -192,7 +203,7 @@ class Back:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2], True)
 
     def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
-        line = Line(port, identity, self._encode)
+        line = Line(port, identity, self._encode, port is not self._remote)
         if header[1] == protocol.HELLO:
             line.say(protocol.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
             return

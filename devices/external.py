@@ -18,6 +18,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from . import protocol, sockets
+from .arena import looks_shared
 from .pool import Pool
 from .replica import Replica, Task
 from .router import Walk
@@ -71,6 +72,7 @@ class Address:
     def __init__(self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: Owner) -> None:
         self.pool = pool
         self.url = url
+        self.shares_memory = False
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
         self._owner = owner
         self._encode = protocol.encoder()
@@ -206,6 +208,8 @@ class Address:
                 self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True, None)
             return
         try:
+            if looks_shared(frames):
+                raise protocol.Malformed("a reference to memory from elsewhere")
             payloads = (
                 [frames] if header[3] is None else [p for _, some in protocol.split(header[3], frames) for p in some]
             )

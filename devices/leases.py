@@ -8,7 +8,7 @@ are the client's own business from beginning to end. This module knows payloads 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .arena import Arena, Reference, Stale, references
@@ -20,29 +20,32 @@ class Leases:
     """What is held by whom.
 
     Args:
-        arena: the broker's view of the Flow's shared memory.
+        arena: the broker's view of the Flow's shared memory; None if there is none, and then nothing is held.
+        epoch: how many brokers there were before.
     """
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena | None, epoch: int = 0) -> None:
         self._arena = arena
+        if arena is not None:
+            arena.epoch = epoch
         # Answers by origin, the oldest in front, that a client may not have copied yet.
         self._answered: OrderedDict[Any, list[Reference]] = OrderedDict()
 
     def accept(self, payload: Sequence[Any]) -> list[Reference]:
-        """A replica has sent this; returns the blocks that the broker has to see to from now on.
+        """A replica has sent this; returns the blocks that are to be kept or freed from now on.
 
         Raises:
-            Malformed: some of them are gone: the replica is dead, and what it sent comes too late to count.
+            Malformed: some of them are gone: the replica has ended long ago, and its answer comes too late to count.
         """
-        blocks = references(payload)
-        if blocks and not self._arena.accept(blocks):
+        blocks = references(payload) if self._arena is not None else []
+        if blocks and self._arena is not None and not self._arena.accept(blocks):
             raise Malformed("an answer whose memory is gone")
         return blocks
 
     def keep(self, walk: Walk | None, blocks: list[Reference]) -> None:
         """The walk goes on with these blocks; without one, or if it is over, nobody needs them."""
         if walk is None or walk.over:
-            self._arena.release(blocks)
+            self._release(blocks)
         elif walk.blocks is None:
             walk.blocks = blocks
         else:
@@ -50,11 +53,10 @@ class Leases:
 
     def end(self, walk: Walk) -> None:
         """The walk is over."""
-        if walk.blocks:
-            self._arena.release(walk.blocks)
-            walk.blocks = None
+        self._release(walk.blocks or ())
+        walk.blocks = None
 
-    def answer(self, walk: Walk, frames: Sequence[Any], shared: bool) -> Sequence[Any]:
+    def answer(self, walk: Walk, frames: list[Any], shared: bool) -> list[Any]:
         """The walk ends with this answer; returns it as its client can read it, who may share the memory or not."""
         if not walk.blocks:
             return frames
@@ -62,32 +64,37 @@ class Leases:
             return self.plain(frames)  # nothing else holds the blocks: they are free when the walk is over
         self._forget()
         answered = references(frames)
-        self._arena.release(set(walk.blocks).difference(answered))
+        self._release(set(walk.blocks).difference(answered))
         walk.blocks = None
-        self._answered[walk.origin] = answered
+        if answered:
+            self._answered[walk.origin] = answered
         return frames
 
-    def _forget(self) -> None:
-        """Forget answers that have been copied; they are, as a rule, in the order in which they were given."""
-        while self._answered:
-            origin = next(iter(self._answered))
-            if self._arena.holds(self._answered[origin]):
-                self._answered.move_to_end(origin)  # one that is slow must not hide the others
-                return
-            del self._answered[origin]
-
     def unwanted(self, origin: Any) -> None:
-        """The client does not want the answer with this origin, if it has got one."""
-        self._arena.release(self._answered.pop(origin, ()))
+        """The client does not want the answer with this origin, if it was given one."""
+        self._release(self._answered.pop(origin, ()))
 
-    def plain(self, frames: Sequence[Any]) -> Sequence[Any]:
+    def plain(self, frames: list[Any]) -> list[Any]:
         """Return the frames for somebody who does not share memory: blocks themselves in place of references.
 
         Of a request that has ended meanwhile there is nothing to be had; nobody will look at what is in its place.
         """
-        if len(frames) == 1:
+        if self._arena is None or len(frames) == 1:
             return frames
         try:
             return self._arena.fetch(frames)
         except Stale:
             return [b""]
+
+    def _release(self, blocks: Iterable[Reference]) -> None:
+        if self._arena is not None:
+            self._arena.release(blocks)
+
+    def _forget(self) -> None:
+        """Forget answers that were copied; as a rule they are in the order in which they were given."""
+        while self._answered:
+            origin, blocks = next(iter(self._answered.items()))
+            if self._arena is not None and self._arena.holds(blocks):
+                self._answered.move_to_end(origin)  # one that is slow must not hide the others
+                return
+            del self._answered[origin]

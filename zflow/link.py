@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow.devices import protocol, sockets, zap
+from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ class Link:
     to the broker's collector.
     """
 
-    def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
+    def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
+        self._memory = memory
         self._slots = slots
         self._seat = seat
         self._context = zmq.Context()
@@ -244,8 +246,20 @@ class Link:
             return None
         return self._backlog.pop(next(iter(self._backlog)))
 
+    def whole(self, task: Task) -> Task:
+        """Return the task with all its frames here: those that lie in shared memory are copied.
+
+        Raises:
+            Stale: the request has ended meanwhile.
+        """
+        if self._memory is None or len(task.frames) == 1:
+            return task
+        return task._replace(frames=self._memory.fetch(task.frames))
+
     def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
         """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
+        if self._memory is not None and len(frames) > 1:
+            frames = self._memory.share(frames)
         header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
         self._trackers.extend(self._answer([header, *frames]))
 
@@ -259,6 +273,11 @@ class Link:
         for tracker in self._trackers:
             tracker.wait()
         self._trackers.clear()
+
+    def rest(self) -> None:
+        """Give back what memory is free: there is nothing to do."""
+        if self._memory is not None:
+            self._memory.trim()
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""

@@ -18,6 +18,7 @@ import msgpack
 
 from zflow import cuda, errors, process, uses, wire
 from zflow.devices import protocol
+from zflow.devices.arena import Arena
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
 from zflow.gather import gather
@@ -43,13 +44,14 @@ class Status(Protocol):
     def send_bytes(self, data: bytes) -> None: ...
 
 
-def run(seat: Seat, status: Status, manager: int) -> int:
+def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -> int:
     """Be a replica until told to stop; return the exit status.
 
     Args:
         seat: who to be.
         status: told `ready`, or `failed` and why.
         manager: the process id of the process manager, whose end is this one's end.
+        memory: its view of the Flow's shared memory, if there is any.
     """
     process.die_with_parent(signal.SIGKILL, manager)
     process.set_title(f"zflow: {seat.name}")
@@ -70,7 +72,7 @@ def run(seat: Seat, status: Status, manager: int) -> int:
         return 1
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
-    link = Link(seat, stop, service.slots)
+    link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints)
     if refused is not None:
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
@@ -242,6 +244,8 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = True
         arrived = link.wait()
         stop.waiting = False
+        if not arrived:
+            link.rest()
         if not arrived and (os.getppid() != manager or link.turned_away):
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
@@ -249,7 +253,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
             begun = clock()
             kind, frames = protocol.DONE, []
             try:
-                call = service.prepare(task)
+                call = service.prepare(link.whole(task))
                 frames = service.encode(call, call.start())
             except BaseException as error:  # also SystemExit: a request must not end the replica
                 kind, frames = protocol.ERROR, [service.failure(task, error)]
@@ -308,7 +312,7 @@ class _AsyncLoop:
         begun = time.perf_counter()
         kind, frames = protocol.DONE, []
         try:
-            call = self._service.prepare(task)
+            call = self._service.prepare(self._link.whole(task))
             value = call.start()
             if call.handler is not None and call.handler.is_async:
                 value = await value
@@ -325,6 +329,8 @@ class _AsyncLoop:
     def _look(self) -> None:
         if os.getppid() != self._manager or self._link.turned_away:
             self._stop()
+        if not self._running:
+            self._link.rest()
         self._loop.call_later(IDLE / 1000, self._look)
 
     def _stop(self) -> None:
