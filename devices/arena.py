@@ -20,6 +20,7 @@ It knows frames, never Documents, and no sockets. How it works:
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -36,8 +37,7 @@ CLIENT = 0  # the region of the process that has started the Flow
 REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind them
 WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
 MOST_SLOTS = (1 << 16) - 1  # of a region
-HUGE = 2 << 20  # bytes of a huge page
-HUGE_FROM = 4 << 20  # bytes from which a copy gets huge pages: making small ones would take longer than the copy
+HUGE = 2 << 20  # bytes of a huge page; to make small ones for a large copy would take longer than to copy
 
 _MAGIC = b"\xc1zflow\x00\x01"  # no msgpack begins with this byte
 _REFERENCE = Struct("<8sIIQQQ")
@@ -120,10 +120,12 @@ class _Window:
 
 
 def _huge(length: int) -> memoryview:
-    """Return memory of huge pages, if the system has some."""
+    """Return memory of huge pages, as far as it fills some and the system has them."""
+    # Only what is a whole number of huge pages is sure to begin with one.
     memory = mmap.mmap(-1, -(-length // HUGE) * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE, 0, length // HUGE * HUGE)
     return memoryview(memory)[:length]
 
 
@@ -200,7 +202,7 @@ class Arena:
         window, begin = self._place(block.region, block.offset)
         shared = window.bytes[begin : begin + block.length]
         copy: bytearray | memoryview
-        if block.length < HUGE_FROM:
+        if block.length < HUGE:
             copy = bytearray(shared)
         else:
             copy = _huge(block.length)

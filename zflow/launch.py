@@ -26,7 +26,8 @@ LOOK = 0.2  # seconds between two looks at what could end a Flow that serves
 class Display:
     """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`.
 
-    The first line says how payloads travel. Where GPUs were dealt out, the line goes on with those of its replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
+    The first line says how payloads travel. Where GPUs were dealt out, an Executor's line goes on with those of its
+    replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
     """
 
     def __init__(self, plan: manager.Plan) -> None:

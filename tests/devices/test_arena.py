@@ -53,7 +53,7 @@ def test_what_was_read_is_the_readers_own(file: int) -> None:
         memoryview(copy)[:3] = b"xyz"
 
 
-@pytest.mark.parametrize("length", [arena.HUGE_FROM - 1, arena.HUGE_FROM, 3 * arena.HUGE + 1])
+@pytest.mark.parametrize("length", [arena.HUGE - 1, arena.HUGE, 3 * arena.HUGE + 1])
 def test_copies_with_and_without_huge_pages(file: int, length: int) -> None:
     sent = Arena(file, CLIENT, 2 * length).share([b"", os.urandom(length)])
     left, right = (Arena(file).fetch(sent)[1] for _ in range(2))
