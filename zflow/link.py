@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
-LONGEST_HOLD = 0.002  # seconds that an answer waits for those of the tasks behind it
+LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
 REGISTERING = 10_000  # ms to wait for the broker's word
 
 
