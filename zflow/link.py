@@ -75,8 +75,8 @@ class Task(NamedTuple):
     frames: Sequence[Any]
 
 
-class StopNow(Exception):
-    """Raised by a signal while the replica waits for work."""
+class StopNow(BaseException):
+    """Raised by a signal while the replica waits for work: anywhere in there, so no `except Exception` may catch it."""
 
 
 class Stop:
