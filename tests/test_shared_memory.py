@@ -1,67 +1,25 @@
-"""Arrays through shared memory: right, whoever dies meanwhile; and the memory comes back."""
+"""Arrays through shared memory: what is sent is what arrives, whoever shares it; and the memory comes back."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Gate, Script, alive, begun, in_background, kill, let_go, pid_of, replicas, wait_for
+from helpers import PATIENCE, Gate, Script, in_background, let_go, wait_for
+from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
+from test_malformed import PAYLOAD, dealer, front, malformed, request
+from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, client, errors, requests
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.devices import arena
 
-SIZE = 2 * arena.SHARED_FROM // 8  # numbers in an array
-LITTLE = 64 * 1024  # bytes that the tables of an arena may take when there is nothing in them
-
-
-class Add(Executor):
-    """Adds a number to each array; the results are the Documents it was given, changed in place."""
-
-    def __init__(self, number: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.number = number
-        self.calls = 0
-
-    @requests
-    def add(self, docs: DocumentArray, **kwargs: Any) -> None:
-        for doc in docs:
-            doc.tensor += self.number
-            doc.tags["pid"] = os.getpid()
-
-    @requests(on="/nothing")
-    def nothing(self, docs: DocumentArray, **kwargs: Any) -> DocumentArray:
-        self.calls += len(docs)
-        return DocumentArray()
-
-    @requests(on="/slow")
-    def slow(self, docs: DocumentArray, **kwargs: Any) -> None:
-        time.sleep(0.002)
-        self.add(docs)
-
-    @requests(on="/fail")
-    def fail(self, docs: DocumentArray, **kwargs: Any) -> None:
-        raise ValueError("does not like it")
-
-
-class Shard(Executor):
-    """Adds what its shard has to each array, in place."""
-
-    @requests(on="/search")
-    def search(self, docs: DocumentArray, **kwargs: Any) -> None:
-        for doc in docs:
-            doc.tensor += 10.0 ** (1 + self.runtime_args.shard_id)
-            doc.matches.append(Document(tensor=doc.tensor.copy()))
+__all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
 
 
 class Later(Executor):
@@ -72,41 +30,6 @@ class Later(Executor):
         await asyncio.sleep(0.001)
         for doc in docs:
             doc.tensor += 1.0
-
-
-def arrays(count: int, size: int = SIZE) -> DocumentArray:
-    return DocumentArray(Document(text=str(number), tensor=np.full(size, float(number))) for number in range(count))
-
-
-def right(docs: DocumentArray, count: int, more: float = 1.0) -> bool:
-    """Whether the results are all there, in order and with the right numbers in them."""
-    return len(docs) == count and all(bool((doc.tensor == at + more).all()) for at, doc in enumerate(docs))
-
-
-def resident(flow: Flow) -> int:
-    """The bytes of memory that the Flow's arena takes."""
-    descriptor = flow._launched.sharing.descriptor if flow._launched is not None else None
-    assert descriptor is not None
-    return os.fstat(descriptor).st_blocks * 512
-
-
-def comes_back(flow: Flow) -> None:
-    """Nothing is under way: the memory is free soon, but for tables."""
-    wait_for(lambda: resident(flow) <= LITTLE, what=f"all memory comes back, not {resident(flow)} bytes left")
-
-
-@pytest.fixture(autouse=True)
-def the_client_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that whatever memory is left is one that something has lost."""
-    monkeypatch.setattr(client, "KEPT", 0)
-
-
-@pytest.fixture(autouse=True)
-def no_file() -> Iterator[None]:
-    """There is never anything in /dev/shm, whatever happens."""
-    before = os.listdir("/dev/shm")
-    yield
-    assert [name for name in os.listdir("/dev/shm") if name not in before and "zflow" in name] == []
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +154,6 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
 
 
 def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
-    from test_malformed import PAYLOAD, dealer, front, malformed, request
-
     (forged,) = arena.Arena(arena.create(), arena.CLIENT, 2**20).share([b"", bytes(arena.SHARED_FROM)])[1:]
     for frames in ([request(), PAYLOAD, forged], [request(), forged], [request(parts=[["x", [-20, -20]]]), forged]):
         before = sum(malformed(flow).values())
@@ -243,16 +164,17 @@ def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
 
 
 def test_other_flows_and_replicas_of_other_machines_get_frames(tmp_path: Path) -> None:
-    from test_remote import Work, joined
-
-    with Flow(replica_port=0).add(name="work", uses=Work) as far, joined(far, tmp_path):
-        with Flow().add(name="far", external=True, port=far.port).add(uses=Add) as near:
-            found = near.post("/", arrays(100), request_size=1)
-            assert right(found, 100)
-            assert len({doc.tags["by"] for doc in found}) == 2
-            assert right(far.post("/", arrays(100), request_size=1), 100, more=0.0)
-            comes_back(near)
-            comes_back(far)
+    with (
+        Flow(replica_port=0).add(name="work", uses=Work) as far,
+        joined(far, tmp_path),
+        Flow().add(name="far", external=True, port=far.port).add(uses=Add) as near,
+    ):
+        found = near.post("/", arrays(100), request_size=1)
+        assert right(found, 100)
+        assert len({doc.tags["by"] for doc in found}) == 2
+        assert right(far.post("/", arrays(100), request_size=1), 100, more=0.0)
+        comes_back(near)
+        comes_back(far)
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------
@@ -297,103 +219,6 @@ def test_requests_that_are_late_give_their_memory_back(tmp_path: Path) -> None:
         let_go(tmp_path, *docs.texts)
         assert len(flow.post("/", arrays(3))) == 3
         comes_back(flow)
-
-
-# -- whoever dies -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def meanwhile(action: Callable[[], None]) -> Iterator[None]:
-    """Do something again and again, from a moment after the beginning on."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(random.uniform(0.05, 0.2)):
-            action()
-
-    doing = in_background(run)
-    try:
-        yield
-    finally:
-        over.set()
-        doing.result(PATIENCE)
-
-
-def kill_one(executor: str) -> None:
-    """Kill one of an Executor's replicas, if there is one at the moment."""
-    pids = list(replicas(executor).values())
-    if pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(random.choice(pids), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("shards", [1, 2])
-def test_replicas_killed_under_load(shards: int) -> None:
-    uses: Any = Add if shards == 1 else Shard
-    flow = Flow().add(name="first", uses=uses, shards=shards, replicas=3, retries=100).add(uses=Add, replicas=2)
-    with flow, meanwhile(lambda: kill_one("first")):
-        if shards == 1:
-            assert right(flow.post("/slow", arrays(400), request_size=1), 400, more=2.0)
-        else:
-            for at, doc in enumerate(flow.post("/search", arrays(200), request_size=1)):
-                assert sorted(float(match.tensor[0]) - at for match in doc.matches) == [10.0, 100.0]
-    # The Flow is closed: with its last process the memory is gone, whatever was in it.
-
-
-def test_the_memory_of_dead_replicas_comes_back() -> None:
-    with Flow().add(name="add", uses=Add, replicas=2) as flow:
-        for _ in range(5):
-            with meanwhile(lambda: kill_one("add")):
-                assert right(flow.post("/slow", arrays(50), request_size=1), 50)
-        comes_back(flow)
-
-
-def test_the_broker_killed_under_load() -> None:
-    with Flow().add(name="first", uses=Add, replicas=2).add(uses=Add) as flow:
-        posting = in_background(flow.post, "/slow", arrays(600), request_size=1)
-        for _ in range(3):
-            wait_for(lambda: resident(flow) > LITTLE or posting.done())
-            kill(pid_of("broker"))
-        assert right(posting.result(PATIENCE), 600, more=2.0)
-        comes_back(flow)
-
-
-def test_a_replica_that_is_at_a_request_when_the_broker_dies(tmp_path: Path) -> None:
-    with Flow().add(uses=Gate, uses_with={"folder": str(tmp_path)}) as flow:
-        posting = in_background(flow.post, "/hold", Document(text="a", tensor=np.ones(SIZE)))
-        begun(tmp_path, "a")
-        kill(pid_of("broker"))
-        let_go(tmp_path, "a")
-        (doc,) = posting.result(PATIENCE)
-        assert doc.tensor.sum() == SIZE
-        comes_back(flow)
-
-
-def test_scaled_down_and_restarted_replicas_leave_nothing() -> None:
-    with Flow().add(name="add", uses=Add, replicas=3) as flow:
-        posting = in_background(flow.post, "/slow", arrays(400), request_size=1)
-        flow.restart("add")
-        flow.scale("add", 1)
-        flow.scale("add", 2)
-        assert right(posting.result(PATIENCE), 400)
-        comes_back(flow)
-
-
-@pytest.mark.parametrize("victim", ["manager", "user"])
-def test_nothing_is_left_when_all_processes_are_killed(tmp_path: Path, victim: str) -> None:
-    source = (
-        "import numpy as np, time\nfrom zflow import Document, Executor, Flow, requests\n"
-        "class Slow(Executor):\n    @requests\n    def work(self, docs, **kwargs):\n        time.sleep(0.01)\n"
-        "with Flow().add(uses=Slow, replicas=2) as flow:\n"
-        "    print('serves', flush=True)\n"
-        "    def docs():\n        while True:\n            yield Document(tensor=np.ones(10 ** 5))\n"
-        "    flow.post('/', docs(), request_size=1, on_done=lambda _: None)\n"
-    )
-    with Script(source, tmp_path) as script:
-        script.line()
-        family = script.family()
-        kill(script.pid if victim == "user" else pid_of("manager"))
-        wait_for(lambda: not any(alive(pid) for pid in family if pid != script.pid), what="all end")
 
 
 # -- whether there is any ---------------------------------------------------------------------------------------------

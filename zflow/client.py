@@ -364,9 +364,8 @@ class Client(Shortcuts):
         requests = batches(inputs, request_size)
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
-            to = connection
-            limit = to.info.get("max_message_bytes", 2**63)
-            exchange = Exchange(on, requests, parameters, targets, limits, limit, to.ids, to.encode, to.memory)
+            limit = connection.info.get("max_message_bytes", 2**63)
+            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown

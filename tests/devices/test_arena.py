@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices import arena
@@ -236,6 +236,7 @@ def test_a_process_that_must_not_make_large_files_leaves_no_descriptor() -> None
 # -- whatever happens -------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 5]), st.booleans()), max_size=30))
 def test_a_reader_gets_what_was_written_or_nothing(steps: list[tuple[int, int, bool]]) -> None:
     file = arena.create()
