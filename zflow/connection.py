@@ -194,11 +194,8 @@ class Connection:
                 break
             together.append(message)
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if (
-                not at_hand
-                or not all(type(frame) is bytes for frame in message[1])
-                or time.perf_counter() - begun > GATHERING
-            ):
+            copied = all(type(frame) is bytes for frame in message[1])
+            if not at_hand or not copied or time.perf_counter() - begun > GATHERING:
                 break
         for tracker in self._port.say(together, self.encode):
             tracker.wait()
