@@ -29,7 +29,6 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from .protocol import BUNDLED
 from .slots import PAGE, Slot, Slots
 
 SHARED_FROM = 64 * 1024  # bytes; smaller frames are quicker through the socket
@@ -39,7 +38,8 @@ WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
 MOST_SLOTS = (1 << 16) - 1  # of a region
 HUGE = 2 << 20  # bytes of a huge page; to make small ones for a large copy would take longer than to copy
 
-_MAGIC = b"\xc1zflow\x00\x01"  # no msgpack begins with this byte
+MARK = 0xC1  # the byte that a reference begins with, and no msgpack
+_MAGIC = bytes((MARK,)) + b"zflow\x00\x01"
 _REFERENCE = Struct("<8sIIQQQ")
 _ENTRY = 8  # words of a table's entry, a cache line
 _GENERATION, _RELEASED, _TAKEN, _EPOCH, _OFFSET, _CAPACITY = range(6)
@@ -77,11 +77,6 @@ def reference(frame: Any) -> Reference | None:
 def references(frames: Sequence[Any]) -> list[Reference]:
     """Return the references among the frames."""
     return [found for frame in frames if (found := reference(frame)) is not None]
-
-
-def looks_shared(frames: Iterable[Any]) -> bool:
-    """Whether a frame could be read as a reference, alone or bundled with others: no honest stranger sends one."""
-    return any(0 < len(frame) <= BUNDLED and bytes(frame)[0] == _MAGIC[0] for frame in frames)
 
 
 def size(frames: Sequence[Any]) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import zmq
 
 from . import answers, protocol, sockets
-from .arena import looks_shared
+from .arena import references
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
 from .replica import Replica, Task
@@ -209,7 +209,7 @@ class Back:
                 if port is not self._remote:
                     self._owner.unheard(payload)
                 raise protocol.Unexpected("an answer from an unknown replica")
-            if port is not None and port is self._remote and looks_shared(payload):
+            if port is not None and port is self._remote and references(payload):
                 raise protocol.Malformed("a reference to memory from elsewhere")
             if kind == protocol.DONE and payload:
                 self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])

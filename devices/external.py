@@ -18,7 +18,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from . import answers, protocol, sockets
-from .arena import looks_shared
+from .arena import references
 from .pool import Pool
 from .replica import Replica, Task
 
@@ -228,7 +228,7 @@ class Address:
                 self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
             return
         try:
-            if looks_shared(frames):
+            if references(frames):
                 raise protocol.Malformed("a reference to memory from elsewhere")
             payloads = (
                 [frames] if header[3] is None else [p for _, some in protocol.split(header[3], frames) for p in some]

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices import arena
+from zflow.devices.answers import flat
 from zflow.devices.arena import CLIENT, SHARED_FROM, Arena, Regions, Stale, reference, references
+from zflow.devices.protocol import split
 from zflow.wire import INLINE
 
 LIMIT = 16 * SHARED_FROM
@@ -70,14 +72,13 @@ def test_references_are_no_frames_of_payloads(file: int) -> None:
         assert reference(other) is None
 
 
-@pytest.mark.parametrize("position", [0, 1])
-def test_what_a_stranger_must_not_send(file: int, position: int) -> None:
-    (frame,) = Arena(file, CLIENT, LIMIT).share([b"", block("a")])[1:]
-    strange: list[bytes] = [b"\x93", block("b")]
-    assert not arena.looks_shared([*strange, b"", b"\x00"])
-    for piece in (frame, frame[:1], frame[:20]):  # pieces: small first frames may be put together on their way
-        strange[position] = piece
-        assert arena.looks_shared(strange)
+def test_pieces_of_a_reference_are_not_put_together(file: int) -> None:
+    (forged,) = Arena(file, CLIENT, LIMIT).share([b"", block("a")])[1:]
+    for cut in range(1, len(forged)):
+        parts, frames = flat([("a", [[forged[:cut]]]), ("b", [[forged[cut:]]])])
+        assert references(frames) == []
+        assert parts is not None
+        assert split(parts, frames) == [("a", [[forged[:cut]]]), ("b", [[forged[cut:]]])]
 
 
 def test_memory_is_used_again_when_it_was_released(file: int) -> None:
