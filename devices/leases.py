@@ -66,6 +66,7 @@ class Leases:
         answered = references(frames)
         self._release(set(walk.blocks).difference(answered))
         walk.blocks = None
+        self.unwanted(walk.origin)  # an answer that was lost with a connection, before it was asked for again
         if answered:
             self._answered[walk.origin] = answered
         return frames

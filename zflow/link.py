@@ -279,7 +279,7 @@ class Link:
             self._answers.append(((protocol.VERSION, protocol.ERROR, task, took), frames))
         else:
             self._answers.append(((protocol.VERSION, protocol.DONE, task, took, docs), frames))
-        if len(frames) > 1:
+        if not all(type(frame) is bytes for frame in frames):
             self.tell()  # the Executor may write to this memory again
 
     def tell(self) -> None:
