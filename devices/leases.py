@@ -47,9 +47,9 @@ class Leases:
         if walk is None or walk.over:
             self._release(blocks)
         elif walk.blocks is None:
-            walk.blocks = blocks
+            walk.blocks = list(blocks)
         else:
-            walk.blocks += blocks
+            walk.blocks.extend(blocks)
 
     def end(self, walk: Walk) -> None:
         """The walk is over."""
