@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
+from zflow import process
 from zflow.devices import protocol, sockets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
@@ -105,6 +106,7 @@ class Link:
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
         self._memory = memory
+        self._rested = True
         self._slots = slots
         self._seat = seat
         self._context = zmq.Context()
@@ -274,6 +276,7 @@ class Link:
         """
         if self._memory is not None and len(frames) > 1:
             frames = self._memory.share(frames)
+        self._rested = False
         took = int(seconds * 1e6)
         if docs is None:
             self._answers.append(((protocol.VERSION, protocol.ERROR, task, took), frames))
@@ -314,9 +317,12 @@ class Link:
         return trackers
 
     def rest(self) -> None:
-        """Give back what memory is free: there is nothing to do."""
+        """There is nothing to do at the moment: give back what memory is free."""
         if self._memory is not None:
             self._memory.trim()
+        if not self._rested:
+            self._rested = True
+            process.give_back_memory()
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
