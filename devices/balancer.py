@@ -370,24 +370,26 @@ class Balancer:
         """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed.
 
         A replica that does not get done with what was given up is killed, too: nothing else would ever free it. What it
-        has of a batch does not fail with it, but is tried again, each task alone: then it shows which one it is.
+        has of a batch does not fail with it, but is tried again when it is dead, each task alone, which shows whose fault
+        it is.
         """
         actions: list[Action] = []
         for replica in self.replicas.values():
-            if replica.killed:
-                continue
             late = []
             for id, task in islice(replica.held.items(), replica.working):
-                begun, waited = self.given_up[id] if task is None else (task.assigned, task.waited)
+                given_up = self.given_up.get(id, (math.inf, False))  # infinity: it is to be killed already
+                begun, waited = given_up if task is None else (task.assigned, task.waited)
                 seconds = now - (max(begun, replica.last_done) if waited else begun)
                 if seconds > limit:
                     late.append((id, task, seconds))
+            shared = len(replica.batch) > 1 and self.retries
             for id, task, seconds in late:
-                if task is not None and not (self.retries and len(replica.batch) > 1 and id in replica.batch):
+                self.given_up.pop(id, None)
+                if task is not None and not (shared and id in replica.batch and seconds < 2 * limit):
                     del self.tasks[id]
                     replica.held[id] = None
                     actions.append(Fail(task, "overran", replica.name, seconds))
-            if late:
+            if late and not replica.killed:
                 replica.killed = True
                 actions.append(Kill(replica))
         return actions
