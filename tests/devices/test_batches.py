@@ -172,13 +172,13 @@ class TestAtTheBalancer:
 
     def test_a_batch_waits_for_an_empty_replica_and_what_follows_waits_behind_it(self) -> None:
         balancer = pool("a")
-        for id in range(100, 107):  # quick, and far away: its window opens
-            balancer.submit(Task(id), 0.0)
-            balancer.finish("a", id, 0.0001, 0.0005)
-        assert sent(balancer.submit(Task(201), 0.001)) == [("a", [201])]  # the queue is a plain one still
+        for number in range(7):  # quick, and far away: its window opens
+            balancer.submit(Task(number), 0.001 * number)
+            balancer.finish("a", number, 0.0001, 0.001 * number + 0.0005)
+        assert sent(balancer.submit(Task(201), 0.007)) == [("a", [201])]  # the queue is a plain one still
         assert balancer.replicas["a"].window > 1
-        assert turn(balancer, *some(2, first=202), Task(204), now=0.001) == []
-        assert sent(balancer.finish("a", 201, 0.0001, 0.002)[1]) == [("a", [202, 203])]
+        assert turn(balancer, *some(2, first=202), Task(204), now=0.007) == []
+        assert sent(balancer.finish("a", 201, 0.0001, 0.008)[1]) == [("a", [202, 203])]
 
     def test_the_clock_sends_what_has_waited_long_enough(self) -> None:
         balancer = pool("a")
