@@ -206,7 +206,7 @@ class Balancer:
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room.
 
-        Where batches are given it is sent by the next `tick`: what comes in one turn of the broker's loop may go together.
+        Where there are batches the next `tick` sends it: what comes in one turn of the broker's loop may go together.
         """
         task.assigned = now
         self.expect(task)
@@ -369,8 +369,8 @@ class Balancer:
     def overrun(self, limit: float, now: float) -> list[Action]:
         """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed.
 
-        A replica that does not get done with what was given up is killed, too: nothing else would ever free it. What it
-        has of a batch does not fail with it, but is tried again when it is dead, each task alone, which shows whose fault
+        A replica that does not get done with what was given up is killed, too: nothing else would ever free it. What
+        it has of a batch does not fail at once: when it is dead each task is tried again alone, and shows whose fault
         it is.
         """
         actions: list[Action] = []
@@ -427,16 +427,17 @@ class Balancer:
             if replica is not None:
                 del self._parts[part.id]
                 actions.append(self._assign(replica, part, now))
-        if self._batches is not None:
-            self._dispatch_batches(self._batches, now, actions)
+        queue = self._queue
+        if isinstance(queue, BatchQueue):
+            self._dispatch_batches(queue, now, actions)
             return actions
-        while self._queue:
+        while queue:
             free = self._least_held()
             if free is None:
                 break
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
-            in_time = self._queue.head.deadline > now + free.work
-            actions.append(self._assign(free, self._queue.popleft() if in_time else self._queue.pop(), now))
+            in_time = queue.head.deadline > now + free.work
+            actions.append(self._assign(free, queue.popleft() if in_time else queue.pop(), now))
         return actions
 
     def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:

@@ -126,6 +126,8 @@ class Service:
             uses_with=spec.uses_with,
             uses_metas=spec.uses_metas,
             uses_requests=spec.uses_requests,
+            uses_dynamic_batching=spec.uses_dynamic_batching,
+            no_reduce=spec.no_reduce,
             py_modules=spec.py_modules,
             folder=spec.folder,
             install_requirements=spec.install_requirements,

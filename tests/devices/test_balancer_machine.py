@@ -109,7 +109,12 @@ class Machine(RuleBasedStateMachine):
         self.names = 0
         self.ticked = 0.0  # when time was last let bring something about
 
-    @initialize(retries=st.integers(0, 3), slots=st.sampled_from([1, 1, 1, 3]), replicas=st.integers(0, 3), batches=st.booleans())
+    @initialize(
+        retries=st.integers(0, 3),
+        slots=st.sampled_from([1, 1, 1, 3]),
+        replicas=st.integers(0, 3),
+        batches=st.booleans(),
+    )
     def begin(self, retries: int, slots: int, replicas: int, batches: bool) -> None:
         self.retries = retries
         self.batches = batches
@@ -467,7 +472,9 @@ class Machine(RuleBasedStateMachine):
         lines = balancer._queue._lines.values() if isinstance(balancer._queue, BatchQueue) else ()
         queues = [line.queue for line in lines] if isinstance(balancer._queue, BatchQueue) else [balancer._queue]
         queue = [task for each in queues for lane in each._lanes.values() for task in lane]
-        assert all(line._docs == sum(task.docs for lane in line.queue._lanes.values() for task in lane) for line in lines)
+        assert all(
+            line._docs == sum(task.docs for lane in line.queue._lanes.values() for task in lane) for line in lines
+        )
         assert len(queue) == len(balancer._queue)
         assert {id(task) for task in (*queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
         assert not any(task.suspect for task in queue)

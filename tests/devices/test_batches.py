@@ -103,11 +103,11 @@ class TestWhatGoesTogether:
         assert not plain
 
     @given(
-        st.lists(
-            st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40
-        )
+        st.lists(st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40)
     )
-    def test_each_comes_out_once_in_the_order_of_its_client_and_kind(self, drawn: list[tuple[Batching, str, int]]) -> None:
+    def test_each_comes_out_once_in_the_order_of_its_client_and_kind(
+        self, drawn: list[tuple[Batching, str, int]]
+    ) -> None:
         tasks = [Task(id, client=client, docs=docs, batching=kind) for id, (kind, client, docs) in enumerate(drawn)]
         queue = queue_of(*tasks)
         waiting, turns = Counter(task.client for task in tasks), Counter[str]()
