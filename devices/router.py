@@ -83,6 +83,7 @@ class Walk:
     Attributes:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
+        docs: how many Documents it has at the moment.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Walk:
         "begun",
         "client",
         "deadline",
+        "docs",
         "endpoint",
         "inputs",
         "notes",
@@ -108,6 +110,7 @@ class Walk:
         self.origin = origin
         self.client: Any = None
         self.size = 0
+        self.docs = 0
         self.timeout = timeout
         self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone
