@@ -24,7 +24,7 @@ from .external import Externals
 from .fanout import Publish
 from .front import Front
 from .pool import Actions, Broken, Finished, Outcome, Pool
-from .replica import Action, Fail, Kill, Recall, Replica, Send, Task
+from .replica import Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings
@@ -338,6 +338,14 @@ class Broker:
                     outcome.walk.note(f"{pool.node.name}/{far}", note)
             self._go_on(pool, outcome, now)
 
+    def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
+        """The replica could not do these tasks in one go: each is tried alone, if it may be begun again, or fails."""
+        if pool.balancer.retries:
+            self._do(pool, pool.apart(name, ids, time.monotonic()))
+        else:
+            for id in ids:
+                self.answered(pool, name, id, seconds, error, True)
+
     # -- what is to be sent ---------------------------------------------------------------------------------------
 
     def _do(self, pool: Pool, actions: Actions) -> None:
@@ -371,6 +379,10 @@ class Broker:
             line = action.replica.line
             line.give(action.task)
             given.setdefault(line, []).append(action.task.id)
+        elif type(action) is SendBatch:
+            line = action.replica.line
+            line.give_together(action.tasks)
+            given.setdefault(line, []).extend(task.id for task in action.tasks)
         elif type(action) is Publish:
             walk, inputs = action.scatter.payload
             parts, frames = answers.flat(inputs)

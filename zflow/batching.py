@@ -1,24 +1,20 @@
-"""Batching: what is said about it, which requests share a call, and how a result is taken apart again.
+"""Batching: what is said about it, by decorators, in Python and in YAML.
 
 A method that says how many Documents it likes to get at once is called with those of several requests, as many as wait
-for it. Everything here is pure: when a batch is made, and of what, is decided elsewhere, and nothing is called here.
+for it. When a batch is made, and of what, is the broker's business; how it is called, that of `call`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError
 from zflow.suggest import did_you_mean, listed, short
 
-if TYPE_CHECKING:
-    from zflow.document import DocumentArray
-
 F = TypeVar("F", bound=Callable[..., Any])
 
-RESULTS: Final = "__results__"  # of parameters: what Executors have returned as dicts, by replica
 _MARK: Final = "__zflow_batching__"
 _KEYS: Final = ("preferred_batch_size", "timeout")
 
@@ -156,44 +152,3 @@ def marked(function: Any) -> Batching | None:
     """Return what the decorators of a method say, None where they say nothing."""
     found = getattr(function, _MARK, None)
     return found if isinstance(found, Batching) else None
-
-
-# -- in a replica -----------------------------------------------------------------------------------------------------
-
-
-def alike(requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[int]]:
-    """Return the positions of the requests that can share a call, in order.
-
-    Args:
-        requests: the method and the parameters of each. What Executors before have returned (`__results__`) does not
-            count: a method that is called for several requests does not see it.
-
-    >>> alike([("encode", {}), ("encode", {"limit": 3}), ("encode", {"__results__": {}})])
-    [[0, 2], [1]]
-    """
-    from zflow import values
-
-    groups: dict[Any, list[int]] = {}
-    for position, (method, parameters) in enumerate(requests):
-        compared = {name: value for name, value in parameters.items() if name != RESULTS}
-        key = (
-            method,
-            values.dump(compared) if compared else b"",
-        )  # as bytes 1, 1.0 and True differ, and arrays compare
-        groups.setdefault(key, []).append(position)
-    return list(groups.values())
-
-
-def split(docs: DocumentArray, counts: Sequence[int]) -> list[DocumentArray]:
-    """Give each request its own Documents of a result: so many in turn.
-
-    Raises:
-        ValueError: there are more or fewer than that.
-    """
-    if len(docs) != sum(counts):
-        raise ValueError(f"{len(docs)} Documents came back for {sum(counts)} of {len(counts)} requests")
-    parts, at = [], 0
-    for count in counts:
-        parts.append(docs[at : at + count])
-        at += count
-    return parts

@@ -11,16 +11,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
 
 from zflow import cuda, errors, process, uses, wire
+from zflow.call import Call, Miscounted, alike, join, share
 from zflow.document import DocumentArray
-from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
+from zflow.executor import DEFAULT, Executor, handlers, instantiate
 from zflow.gather import gather
-from zflow.link import IDLE, Link, Seat, Stop, StopNow, Task
+from zflow.link import IDLE, Answer, Link, Seat, Stop, StopNow, Task
 from zflow.logs import name_lines
 from zflow.reduce import reduce
 
@@ -70,7 +72,7 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots)
-    refused = link.register(service.endpoints)
+    refused = link.register(service.endpoints, service.batching)
     if refused is not None:
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
         return 1
@@ -90,23 +92,20 @@ def run(seat: Seat, status: Status, manager: int) -> int:
 # -- calling the Executor ---------------------------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
-    """A decoded request: what to call, and what with. `handler` is None where the Executor has nothing for it."""
+class Job(NamedTuple):
+    """Tasks that one call is made for, and what they are decoded; nothing, if that is still to be done."""
 
-    handler: Handler | None
-    function: Callable[..., Any] | None
-    docs: DocumentArray
-    parameters: dict[str, Any]
-    docs_matrix: list[DocumentArray] | None
-    docs_map: dict[str, DocumentArray] | None
+    tasks: list[Task]
+    calls: list[Call]
 
-    def start(self) -> Any:
-        """Call the Executor; what an async endpoint returns is still to be awaited."""
-        if self.function is None:
-            return None
-        return self.function(
-            docs=self.docs, parameters=self.parameters, docs_matrix=self.docs_matrix, docs_map=self.docs_map
-        )
+
+class Working(NamedTuple):
+    """A job that is under way: its tasks, their calls, how many Documents each had, and the call made for all."""
+
+    tasks: list[Task]
+    calls: list[Call]
+    counts: list[int]
+    made: Call
 
 
 class Service:
@@ -146,9 +145,11 @@ class Service:
                 "workspace": spec.workspace,
             },
         )
-        found = handlers(self.executor, loaded.requests)
+        found = handlers(self.executor, loaded.requests, loaded.batching)
         self._bound = {endpoint: (handler, handler.bind(self.executor)) for endpoint, handler in found.items()}
         self.endpoints = list(found)
+        self.batching = {name: handler.batching for name, handler in found.items() if handler.batching is not None}
+        self._warned: set[str] = set()  # methods
         self.is_async = any(handler.is_async for handler in found.values())
         self.loop: asyncio.AbstractEventLoop | None = None
         self.slots = ASYNC_SLOTS if self.is_async else 1
@@ -166,31 +167,75 @@ class Service:
         together = DocumentArray(doc for docs in matrix for doc in docs)
         return Call(handler, function, together, parameters, matrix, docs_map)
 
-    def encode(self, call: Call, value: Any) -> tuple[Sequence[Any], int]:
-        """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
-        docs = call.docs
-        if isinstance(value, DocumentArray):
-            docs = value
-        elif isinstance(value, dict):
-            call.parameters.setdefault("__results__", {})[self.name] = value
-        elif value is not None:
-            method = call.handler.method if call.handler else "?"
+    def jobs(self, tasks: list[Task]) -> list[Job]:
+        """Put together what one call can be made for. What cannot be decoded is left to fail alone."""
+        if len(tasks) == 1:
+            return [Job(tasks, [])]
+        jobs, good, calls = [], [], []
+        for task in tasks:
+            try:
+                calls.append(self.prepare(task))
+                good.append(task)
+            except Exception:
+                jobs.append(Job([task], []))
+        return jobs + [Job([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
+
+    def begin(self, job: Job) -> Working:
+        """Decode what is not decoded yet, and return the call that is to be made."""
+        calls = job.calls or [self.prepare(job.tasks[0])]
+        return Working(job.tasks, calls, [len(call.docs) for call in calls], join(calls))
+
+    def end(self, working: Working, value: Any) -> list[Answer]:
+        """Encode what the Executor returned, for each of the tasks that it was called for."""
+        tasks, calls, counts, made = working
+        if value is not None and not isinstance(value, (DocumentArray, dict)):
+            method = made.handler.method if made.handler else "?"
             raise TypeError(
                 f"{type(self.executor).__name__}.{method} returned {type(value).__name__}; "
                 "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
             )
-        frames = wire.pack(docs, call.parameters)
+        try:
+            shares = share(calls, counts, made, value, self.name)
+        except Miscounted as error:
+            self._warn(made, error)
+            raise
+        answers = []
+        for task, (docs, parameters) in zip(tasks, shares, strict=True):
+            try:
+                answers.append(Answer([task], self._encode(docs, parameters), len(docs)))
+            except BaseException as error:
+                answers.append(self.failure([task], error))
+        return answers
+
+    def _encode(self, docs: DocumentArray, parameters: dict[str, Any]) -> Sequence[Any]:
+        frames = wire.pack(docs, parameters)
         size = sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
                 f"the result of {self.name} has {size} bytes, over the limit of {self._limit} (max_message_bytes);"
                 f" the largest is {wire.largest(docs)}"
             )
-        return frames, len(docs)
+        return frames
 
-    def failure(self, task: Task, error: BaseException) -> tuple[Sequence[Any], None]:
-        """Encode an error as the answer to a request; there are no Documents in it."""
-        return [_pack(errors.to_wire(_as_error(error, self.name, f"raised at {task.endpoint!r}")))], None
+    def _warn(self, made: Call, error: Miscounted) -> None:
+        """Say once for each method why its batches do not work out."""
+        method = made.handler.method if made.handler else "?"
+        if method not in self._warned:
+            self._warned.add(method)
+            log.warning(
+                "%s.%s: %s; a method that takes several requests at once returns as many Documents as it is given, in"
+                " their order, so these are tried one by one",
+                type(self.executor).__name__,
+                method,
+                error,
+            )
+
+    def failure(self, tasks: Sequence[Task], error: BaseException) -> Answer:
+        """Encode an error as the answer to tasks."""
+        what = f"raised at {tasks[0].endpoint!r}"
+        if len(tasks) > 1:
+            what += f", called for {len(tasks)} requests at once,"
+        return Answer(tasks, [_pack(errors.to_wire(_as_error(error, self.name, what)))], None)
 
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
@@ -230,7 +275,7 @@ def _as_error(error: BaseException, name: str, what: str, way_out: str = "") -> 
     return errors.ExecutorError(message + way_out, executor=name, exception=kind, traceback=shown)
 
 
-_OURS = {__file__, handlers.__code__.co_filename}
+_OURS = {__file__, handlers.__code__.co_filename, join.__code__.co_filename}
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------
@@ -246,30 +291,31 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         if not arrived and (os.getppid() != manager or link.turned_away):
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
-        while (task := link.next()) is not None:
-            begun = clock()
-            link.turn.release()
-            frames, docs = _work(service, task)
-            link.turn.acquire()
-            ended = clock()
-            link.answer(task.id, ended - begun, frames, docs)
-            if stop.asked:
-                break
-            if ended - drained > FRESH:
-                link.tell()
-                link.drain()  # what is next may have been recalled meanwhile
-                drained = ended
-            else:
-                link.hold()
+        while not stop.asked and (tasks := link.next()):
+            for job in service.jobs(tasks):
+                begun = clock()
+                link.turn.release()
+                answers = _work(service, job)
+                link.turn.acquire()
+                ended = clock()
+                link.answer(answers, (ended - begun) / len(job.tasks))
+                if stop.asked:
+                    break
+                if ended - drained > FRESH:
+                    link.tell()
+                    link.drain()  # what is next may have been recalled meanwhile
+                    drained = ended
+                else:
+                    link.hold()
         link.tell()
 
 
-def _work(service: Service, task: Task) -> tuple[Sequence[Any], int | None]:
+def _work(service: Service, job: Job) -> list[Answer]:
     try:
-        call = service.prepare(task)
-        return service.encode(call, call.start())
+        working = service.begin(job)
+        return service.end(working, working.made.start())
     except BaseException as error:  # also SystemExit: a request must not end the replica
-        return service.failure(task, error)
+        return [service.failure(job.tasks, error)]
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -289,6 +335,7 @@ class _AsyncLoop:
         self._manager = manager
         self._loop = loop
         self._running: set[asyncio.Task[None]] = set()
+        self._jobs: deque[Job] = deque()  # of a batch, what has not begun
         self._ended = loop.create_future()
 
     async def serve(self) -> None:
@@ -305,26 +352,26 @@ class _AsyncLoop:
         # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
         self._link.drain()
         while not self._link.stop.asked and len(self._running) < self._service.slots:
-            task = self._link.next()
-            if task is None:
+            if not self._jobs:
+                self._jobs.extend(self._service.jobs(self._link.next()))
+            if not self._jobs:
                 break
-            running = self._loop.create_task(self._work(task))
+            running = self._loop.create_task(self._work(self._jobs.popleft()))
             self._running.add(running)
             running.add_done_callback(self._done)
         self._end_if_idle()
 
-    async def _work(self, task: Task) -> None:
+    async def _work(self, job: Job) -> None:
         begun = time.perf_counter()
-        answer: tuple[Sequence[Any], int | None]
         try:
-            call = self._service.prepare(task)
-            value = call.start()
-            if call.handler is not None and call.handler.is_async:
+            working = self._service.begin(job)
+            value = working.made.start()
+            if working.made.handler is not None and working.made.handler.is_async:
                 value = await value
-            answer = self._service.encode(call, value)
+            answers = self._service.end(working, value)
         except BaseException as error:
-            answer = self._service.failure(task, error)
-        self._link.answer(task.id, time.perf_counter() - begun, *answer)
+            answers = [self._service.failure(job.tasks, error)]
+        self._link.answer(answers, (time.perf_counter() - begun) / len(job.tasks))
         self._loop.call_soon(self._link.tell)  # with what others have to answer at this moment
 
     def _done(self, running: asyncio.Task[None]) -> None:

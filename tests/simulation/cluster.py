@@ -280,7 +280,7 @@ class Cluster:
         identity = f"{stage.name}/shard-{shard}/rep-{group}#{self._births}".encode()
         process = self.processes[identity] = Process(identity, number, shard, group, stage.slots)
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
-        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group)
+        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group, {})
         self._say(process, "back", process.back, [identity, self._encode(ready)])
         if stage.shards > 1:
             at = process.subscriptions.arrival(self.clock.now, self._delay())
