@@ -168,17 +168,21 @@ AT_BACK = {
     "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5, 1), PAYLOAD],
 }
 REFUSED = {
-    "an unknown Executor": (["nobody", None, 1, 0, 0], "no Executor 'nobody'"),
-    "an Executor with an endless name": (["x" * 60_000, None, 1, 0, 0], "no Executor 'xxx"),
-    "no slots": (["upper", None, 0, 0, 0], "0 slots"),
-    "slots below none": (["upper", None, -1, 0, 0], "-1 slots"),
-    "too many slots": (["upper", None, 10**6, 0, 0], "1000000 slots"),
-    "endpoints that are numbers": (["upper", [1], 1, 0, 0], "endpoints"),
-    "endpoints that cannot be hashed": (["upper", [["/"]], 1, 0, 0], "endpoints"),
-    "a shard that is none": (["upper", None, 1, 1, 0], "no shard 1"),
-    "a shard below none": (["upper", None, 1, -1, 0], "no shard -1"),
-    "a group that is none": (["upper", None, 1, 0, -1], "no group -1"),
-    "a group too far": (["upper", None, 1, 0, 10**9], "no group 1000000000"),
+    "an unknown Executor": (["nobody", None, 1, 0, 0, {}], "no Executor 'nobody'"),
+    "an Executor with an endless name": (["x" * 60_000, None, 1, 0, 0, {}], "no Executor 'xxx"),
+    "no slots": (["upper", None, 0, 0, 0, {}], "0 slots"),
+    "slots below none": (["upper", None, -1, 0, 0, {}], "-1 slots"),
+    "too many slots": (["upper", None, 10**6, 0, 0, {}], "1000000 slots"),
+    "endpoints that are numbers": (["upper", [1], 1, 0, 0, {}], "endpoints"),
+    "endpoints that cannot be hashed": (["upper", [["/"]], 1, 0, 0, {}], "endpoints"),
+    "a shard that is none": (["upper", None, 1, 1, 0, {}], "no shard 1"),
+    "a shard below none": (["upper", None, 1, -1, 0, {}], "no shard -1"),
+    "a group that is none": (["upper", None, 1, 0, -1, {}], "no group -1"),
+    "a group too far": (["upper", None, 1, 0, 10**9, {}], "no group 1000000000"),
+    "batching that is a number": (["upper", None, 1, 0, 0, {"/": 32}], "batches"),
+    "batches of no Documents": (["upper", None, 1, 0, 0, {"/": [0, 0]}], "batches"),
+    "batches for no endpoint": (["upper", None, 1, 0, 0, {7: [32, 0]}], "batches"),
+    "batches that wait for a negative time": (["upper", None, 1, 0, 0, {"/": [32, -1]}], "batches"),
 }
 
 
