@@ -54,10 +54,11 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
         # Compared as bytes 1, 1.0 and True differ, and arrays need no special care.
         key = call.handler and call.handler.method, values.dump(compared) if compared else b""
         most = call.handler.batching.size if call.handler and call.handler.batching else 1
-        size = sizes.get(key, most) + len(call.docs)
+        own = max(1, len(call.docs))
+        size = sizes.get(key, most) + own
         if size > most:
             groups.setdefault(key, []).append([])
-            size = len(call.docs)
+            size = own
         groups[key][-1].append(position)
         sizes[key] = size
     return [positions for some in groups.values() for positions in some]
