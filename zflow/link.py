@@ -296,6 +296,7 @@ class Link:
         Small answers wait for those that come with them, until `tell` is called.
         """
         took = int(seconds * 1e6)
+        large = False
         for tasks, frames, docs in answers:
             if docs is not None:
                 header: tuple[Any, ...] = (protocol.VERSION, protocol.DONE, tasks[0].id, took, docs)
@@ -305,7 +306,8 @@ class Link:
                 self._say_apart([task.id for task in tasks], took, frames)
                 continue
             self._answers.append((header, frames))
-        if any(len(answer.frames) > 1 for answer in answers):
+            large = large or len(frames) > 1
+        if large:
             self.tell()  # the Executor may write to this memory again
 
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:

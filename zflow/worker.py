@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgpack
 
 from zflow import cuda, errors, process, uses, wire
-from zflow.call import Call, Miscounted, alike, join, share
+from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, handlers, instantiate
 from zflow.gather import gather
@@ -92,15 +92,11 @@ def run(seat: Seat, status: Status, manager: int) -> int:
 # -- calling the Executor ---------------------------------------------------------------------------------------------
 
 
-class Job(NamedTuple):
-    """Tasks that one call is made for, and what they are decoded; nothing, if that is still to be done."""
-
-    tasks: list[Task]
-    calls: list[Call]
+Job = tuple[list[Task], list[Call]]  # that one call is made for; without calls, they are still to be decoded
 
 
 class Working(NamedTuple):
-    """A job that is under way: its tasks, their calls, how many Documents each had, and the call made for all."""
+    """Tasks that share a call: their own calls, how many Documents each has, and the call that is made for all."""
 
     tasks: list[Task]
     calls: list[Call]
@@ -170,30 +166,37 @@ class Service:
     def jobs(self, tasks: list[Task]) -> list[Job]:
         """Put together what one call can be made for. What cannot be decoded is left to fail alone."""
         if len(tasks) == 1:
-            return [Job(tasks, [])]
-        jobs, good, calls = [], [], []
+            return [(tasks, [])]
+        jobs: list[Job] = []
+        good, calls = [], []
         for task in tasks:
             try:
                 calls.append(self.prepare(task))
                 good.append(task)
             except Exception:
-                jobs.append(Job([task], []))
-        return jobs + [Job([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
+                jobs.append(([task], []))
+        return jobs + [([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
 
-    def begin(self, job: Job) -> Working:
-        """Decode what is not decoded yet, and return the call that is to be made."""
-        calls = job.calls or [self.prepare(job.tasks[0])]
-        return Working(job.tasks, calls, [len(call.docs) for call in calls], join(calls))
+    def encode(self, call: Call, value: Any) -> tuple[Sequence[Any], int]:
+        """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
+        docs = call.docs
+        if value is not None:
+            self._check(call, value)
+            if isinstance(value, dict):
+                call.parameters.setdefault(RESULTS, {})[self.name] = value
+            else:
+                docs = value
+        return self._encode(docs, call.parameters), len(docs)
+
+    def begin(self, tasks: list[Task], calls: list[Call]) -> Working:
+        """Return the call that is to be made for all of them."""
+        return Working(tasks, calls, [len(call.docs) for call in calls], join(calls))
 
     def end(self, working: Working, value: Any) -> list[Answer]:
         """Encode what the Executor returned, for each of the tasks that it was called for."""
         tasks, calls, counts, made = working
-        if value is not None and not isinstance(value, (DocumentArray, dict)):
-            method = made.handler.method if made.handler else "?"
-            raise TypeError(
-                f"{type(self.executor).__name__}.{method} returned {type(value).__name__}; "
-                "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
-            )
+        if value is not None:
+            self._check(made, value)
         try:
             shares = share(calls, counts, made, value, self.name)
         except Miscounted as error:
@@ -206,6 +209,14 @@ class Service:
             except BaseException as error:
                 answers.append(self.failure([task], error))
         return answers
+
+    def _check(self, call: Call, value: Any) -> None:
+        if not isinstance(value, (DocumentArray, dict)):
+            method = call.handler.method if call.handler else "?"
+            raise TypeError(
+                f"{type(self.executor).__name__}.{method} returned {type(value).__name__}; "
+                "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
+            )
 
     def _encode(self, docs: DocumentArray, parameters: dict[str, Any]) -> Sequence[Any]:
         frames = wire.pack(docs, parameters)
@@ -292,13 +303,13 @@ def _serve(service: Service, link: Link, manager: int) -> None:
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
         while not stop.asked and (tasks := link.next()):
-            for job in service.jobs(tasks):
+            for some, calls in service.jobs(tasks):
                 begun = clock()
                 link.turn.release()
-                answers = _work(service, job)
+                answers = _work(service, some, calls)
                 link.turn.acquire()
                 ended = clock()
-                link.answer(answers, (ended - begun) / len(job.tasks))
+                link.answer(answers, (ended - begun) / len(some))
                 if stop.asked:
                     break
                 if ended - drained > FRESH:
@@ -310,12 +321,15 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         link.tell()
 
 
-def _work(service: Service, job: Job) -> list[Answer]:
+def _work(service: Service, tasks: list[Task], calls: list[Call]) -> list[Answer]:
     try:
-        working = service.begin(job)
+        call = calls[0] if calls else service.prepare(tasks[0])
+        if call.handler is None or call.handler.batching is None:
+            return [Answer(tasks, *service.encode(call, call.start()))]
+        working = service.begin(tasks, calls or [call])
         return service.end(working, working.made.start())
     except BaseException as error:  # also SystemExit: a request must not end the replica
-        return [service.failure(job.tasks, error)]
+        return [service.failure(tasks, error)]
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -356,23 +370,29 @@ class _AsyncLoop:
                 self._jobs.extend(self._service.jobs(self._link.next()))
             if not self._jobs:
                 break
-            running = self._loop.create_task(self._work(self._jobs.popleft()))
+            running = self._loop.create_task(self._work(*self._jobs.popleft()))
             self._running.add(running)
             running.add_done_callback(self._done)
         self._end_if_idle()
 
-    async def _work(self, job: Job) -> None:
+    async def _work(self, tasks: list[Task], calls: list[Call]) -> None:
         begun = time.perf_counter()
+        service = self._service
         try:
-            working = self._service.begin(job)
-            value = working.made.start()
-            if working.made.handler is not None and working.made.handler.is_async:
-                value = await value
-            answers = self._service.end(working, value)
+            call = calls[0] if calls else service.prepare(tasks[0])
+            if call.handler is None or call.handler.batching is None:
+                answers = [Answer(tasks, *service.encode(call, await self._called(call)))]
+            else:
+                working = service.begin(tasks, calls or [call])
+                answers = service.end(working, await self._called(working.made))
         except BaseException as error:
-            answers = [self._service.failure(job.tasks, error)]
-        self._link.answer(answers, (time.perf_counter() - begun) / len(job.tasks))
+            answers = [service.failure(tasks, error)]
+        self._link.answer(answers, (time.perf_counter() - begun) / len(tasks))
         self._loop.call_soon(self._link.tell)  # with what others have to answer at this moment
+
+    async def _called(self, call: Call) -> Any:
+        value = call.start()
+        return await value if call.handler is not None and call.handler.is_async else value
 
     def _done(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
