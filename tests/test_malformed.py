@@ -181,7 +181,6 @@ REFUSED = {
     "a group too far": (["upper", None, 1, 0, 10**9, {}], "no group 1000000000"),
     "batching that is a number": (["upper", None, 1, 0, 0, {"/": 32}], "batches"),
     "batches of no Documents": (["upper", None, 1, 0, 0, {"/": [0, 0]}], "batches"),
-    "batches for no endpoint": (["upper", None, 1, 0, 0, {7: [32, 0]}], "batches"),
     "batches that wait for a negative time": (["upper", None, 1, 0, 0, {"/": [32, -1]}], "batches"),
 }
 
