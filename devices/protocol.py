@@ -74,7 +74,7 @@ READY, DONE, ERROR, LEAVE, MISSED, APART = 21, 22, 23, 24, 25, 26
 ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER = 31, 32, 33, 34, 35, 36, 37
 
 # As plain numbers: each use of an enum would cost a conversion.
-_EVENTS, _POLLIN, _SNDMORE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK)
+_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
 _NONE = type(None)
 _Shapes = dict[int, set[tuple[Any, ...]]]  # of the types of the fields
 
@@ -312,12 +312,8 @@ class Port:
     def receive_some(self, limit: int) -> list[Frames]:
         """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
         messages = [self.receive()]
-        if self.readable():  # for a single message this is cheaper than the exception, for several that is
-            try:
-                while len(messages) < limit:
-                    messages.append(self.receive(_NOBLOCK))
-            except zmq.Again:
-                pass
+        while len(messages) < limit and self.readable():  # cheaper than the exception that says there is none
+            messages.append(self.receive())
         return messages
 
     def send(self, frames: Sequence[Any]) -> None:

@@ -182,6 +182,13 @@ class Router:
                 self._after[at[name] + 1].append(index)
         for name in self._ends:
             self._after[at[name] + 1].append(len(self.nodes))
+        # _only[i + 1]: the one that follows node i if it needs nothing else, as in a chain; else None.
+        self._only = [
+            after[0] if len(after) == 1 and len(self._needs(after[0])) == 1 else None for after in self._after
+        ]
+
+    def _needs(self, index: int) -> tuple[str, ...]:
+        return self._ends if index == len(self.nodes) else self.nodes[index].needs
 
     def start(self, walk: Walk, *payloads: Payload) -> list[Visit | Answer]:
         """The request has come in with this payload, or with several, still to be reduced."""
@@ -207,10 +214,19 @@ class Router:
         return steps
 
     def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:
+        while (only := self._only[index + 1]) is not None:
+            if only == len(self.nodes):
+                steps.append(Answer(output))
+                return
+            if self.nodes[only].visited(walk.endpoint, walk.targets):
+                walk.visits += 1
+                steps.append(Visit(only, output))
+                return
+            index, output = only, [(self.nodes[only].name, side_by_side(output))]
         name = self.nodes[index].name if index >= 0 else ENTRANCE
         for next_index in self._after[index + 1]:
             end = next_index == len(self.nodes)
-            needs = self._ends if end else self.nodes[next_index].needs
+            needs = self._needs(next_index)
             inputs = output
             if len(needs) > 1:
                 arrived = walk.inputs.setdefault(next_index, {})

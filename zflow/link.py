@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
-LONGEST_HOLD = 0.002  # seconds that an answer waits for those of the tasks behind it
+LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
 MOST_APART = 1000  # tasks in one message
 REGISTERING = 10_000  # ms to wait for the broker's word
 
@@ -91,8 +91,8 @@ class Answer(NamedTuple):
     docs: int | None
 
 
-class StopNow(Exception):
-    """Raised by a signal while the replica waits for work."""
+class StopNow(BaseException):
+    """Raised by a signal while the replica waits for work: anywhere in there, so no `except Exception` may catch it."""
 
 
 class Stop:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.worker")
 
-FRESH = 200e-6  # seconds for which a look at what has arrived counts as the latest news
+FRESH = 1e-3  # seconds for which a look at what has arrived counts as the latest news, and answers are gathered
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
