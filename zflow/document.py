@@ -8,11 +8,13 @@ Documents travel.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
 from zflow import subscript
 from zflow import tensor as _tensor
+from zflow.columns import Columns, gather, read, readable, replaced, scatter
 from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
 from zflow.reduce import reduce
 from zflow.suggest import short
@@ -28,6 +30,11 @@ Values = TypeVar("Values")
 
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
+
+_IDS_DRAWN = 256
+
+# Held while a DocumentArray turns from columns into Documents, so that all threads get the same ones.
+_changing_form = threading.RLock()
 
 # How often the id of an existing Document was changed: an index that is older than this may be wrong.
 _renames = 0
@@ -176,8 +183,30 @@ class Document:
 _SCORE_PARTS = ("value", "op_name", "description")
 
 
+# Ids to come: drawn from the kernel many at a time, because each call costs more than an id does.
+_ids: Iterator[str] = iter(())
+
+
 def _random_id() -> str:
-    return os.urandom(16).hex()  # of the kernel: two forks never draw the same
+    return next(_ids, None) or _draw_ids()
+
+
+def _draw_ids() -> str:
+    global _ids
+    digits = os.urandom(16 * _IDS_DRAWN).hex()
+    drawn = iter([digits[at : at + 32] for at in range(0, len(digits), 32)])
+    first = next(drawn)
+    _ids = drawn
+    return first
+
+
+def _after_fork() -> None:
+    """Two processes must never draw the same ids, nor wait for a thread that only the parent has."""
+    global _ids, _changing_form
+    _ids, _changing_form = iter(()), threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
@@ -251,7 +280,7 @@ class DocumentArray(MutableSequence[Document]):
     ('two', ['one', 'two'], ['a', 'b'], True)
     """
 
-    __slots__ = ("_docs", "_offsets", "_stamp")
+    __slots__ = ("_columns", "_docs", "_offsets", "_stamp")
 
     ids = _Column[list[str]](
         "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
@@ -267,20 +296,52 @@ class DocumentArray(MutableSequence[Document]):
         "One array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
     )
 
+    _docs: list[Document]
+    _columns: Columns | None  # what the Documents are made of, until the first of them is asked for; then None
+    _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
+    _stamp: int
+
     def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
-        self._docs: list[Document] = _documents(docs)
-        self._offsets: dict[str, int] | None = None  # id -> position, made when it is first asked for
+        self._docs = _documents(docs)
+        self._columns = self._offsets = None
         self._stamp = 0
 
     @classmethod
     def empty(cls, size: int = 0) -> Self:
         """Return a DocumentArray of `size` new, empty Documents."""
-        return cls(Document() for _ in range(size))
+        return cls._of({"id": [_random_id() for _ in range(size)]})
+
+    @classmethod
+    def _of(cls, columns: Columns) -> Self:
+        """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
+        docs = cls.__new__(cls)
+        docs._columns, docs._offsets, docs._stamp = columns, None, 0
+        return docs
+
+    def _as_columns(self) -> Columns:
+        """Return the fields of the Documents, of which there is at least one, as columns."""
+        columns = self._columns
+        return gather([doc.__dict__ for doc in self._docs]) if columns is None else columns
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Only called for what is not there: the Documents, once, in an array that was made of columns.
+            if name != "_docs":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with _changing_form:
+                if self._columns is not None:
+                    docs = [Document.__new__(Document) for _ in self._columns["id"]]
+                    scatter(self._columns, [doc.__dict__ for doc in docs])
+                    self._docs = docs
+                    self._columns = None
+            return self._docs
 
     # -- looking up
 
     def __len__(self) -> int:
-        return len(self._docs)
+        columns = self._columns
+        return len(self._docs) if columns is None else len(columns["id"])
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._docs)
@@ -315,13 +376,16 @@ class DocumentArray(MutableSequence[Document]):
         return docs._column(fields) if isinstance(fields, str) else [docs._column(name) for name in fields]
 
     def _column(self, name: str) -> Any:
+        columns = self._columns
+        if columns is not None and readable(name):
+            return read(columns, name)
         values = [getattr(doc, name) for doc in self._docs]
         return _tensor.stacked(values) if name in ARRAYS else values
 
     def _index(self) -> dict[str, int]:
         if self._offsets is None or self._stamp != _renames:
             self._stamp = _renames
-            ids = [doc.id for doc in self._docs]
+            ids = self.ids
             self._offsets = dict(
                 zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True)
             )  # the first of an id wins
@@ -361,17 +425,29 @@ class DocumentArray(MutableSequence[Document]):
 
     def _set_column(self, name: str, values: Any) -> None:
         """Set one field of every Document; None unsets it everywhere."""
+        if self._replace_column(name, values):
+            return
+        docs = self._docs
         if values is None:
-            values = [None] * len(self._docs)
+            values = [None] * len(docs)
         if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
-            raise TypeError(
-                f"{name!r} of {len(self._docs)} Documents: give one value each, not one {type(values).__name__}"
-            )
+            raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
         values = list(values)
-        if len(values) != len(self._docs):
-            raise ValueError(f"{name!r} of {len(self._docs)} Documents: give one value each, not {len(values)}")
-        for doc, value in zip(self._docs, values, strict=True):
+        if len(values) != len(docs):
+            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(values)}")
+        for doc, value in zip(docs, values, strict=True):
             setattr(doc, name, value)
+
+    def _replace_column(self, name: str, values: Any) -> bool:
+        """Set one field without making Documents, and say whether that was possible."""
+        with _changing_form:
+            columns = self._columns and replaced(self._columns, name, values)
+            if columns is None:
+                return False
+            self._columns = columns
+        if name == "id":
+            self._offsets = None
+        return True
 
     def __delitem__(self, key: Any) -> None:
         if isinstance(key, tuple):
@@ -443,7 +519,7 @@ class DocumentArray(MutableSequence[Document]):
         return self._docs
 
     def __setstate__(self, docs: list[Document]) -> None:
-        self._docs, self._offsets, self._stamp = docs, None, 0
+        self._docs, self._columns, self._offsets, self._stamp = docs, None, None, 0
 
     def __repr__(self) -> str:
         from zflow import show
@@ -470,16 +546,17 @@ def _document(value: Any) -> Document:
 
 def _documents(values: Any) -> list[Document]:
     """Return a new list of the Documents in `values`: a Document, an iterable of them, or None."""
-    if values is None:
-        return []
-    if isinstance(values, Document):
-        return [values]
-    if type(values) is DocumentArray:
-        return values._docs.copy()
-    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
+    if type(values) is not list:
+        if values is None:
+            return []
+        if isinstance(values, Document):
+            return [values]
+        if type(values) is DocumentArray:
+            return values._docs.copy()
+        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+            raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
     docs = list(values)
-    if not set(map(type, docs)) <= {Document}:
+    if not _DOCUMENT.issuperset(map(type, docs)):
         for number, doc in enumerate(docs):
             try:
                 _document(doc)
@@ -488,6 +565,7 @@ def _documents(values: Any) -> list[Document]:
     return docs
 
 
+_DOCUMENT = frozenset({Document})
 _LAZY: dict[str, Callable[[], Any]] = {
     "tags": dict,
     "scores": Scores,

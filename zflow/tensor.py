@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Buffer = bytes | bytearray | memoryview
@@ -112,25 +113,53 @@ def describe(value: Any) -> str:
 
 
 def stacked(values: Sequence[Any]) -> Any:
-    """Return one array if all values have one dtype and shape, None if all are None, else the values as a list."""
+    """Return one new array if all values have one dtype and shape, None if all are None, else the values as a list."""
     if all(value is None for value in values):
         return None
     if any(value is None for value in values):
         return list(values)
-    import numpy as np
-
     try:
-        arrays = [as_array(value) for value in values]
+        arrays = as_arrays(values)
     except Exception:  # ragged, or a tensor that numpy cannot read: then it is simply not stackable
         return list(values)
-    return np.stack(arrays) if _alike(arrays) else list(values)
+    return _block(arrays) if _alike(arrays) else list(values)
 
 
 def _alike(arrays: Sequence[NDArray[Any]]) -> bool:
     return len(arrays) == 1 or (len({a.shape for a in arrays}) == 1 and len({a.dtype for a in arrays}) == 1)
 
 
-def as_arrays(values: list[Any]) -> list[NDArray[Any]]:
+def _block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return a new array that has alike arrays as its rows."""
+    import numpy as np
+
+    shape = arrays[0].shape
+    block = np.empty((len(arrays), *shape), arrays[0].dtype)
+    if shape:
+        # Much quicker than numpy.stack; told where to write, it keeps a foreign byte order, too.
+        np.concatenate(arrays, out=block.reshape((len(arrays) * shape[0], *shape[1:])))
+    else:
+        block[:] = arrays
+    return block
+
+
+def is_block(value: Any) -> bool:
+    """Say whether `value` is an array whose rows are arrays that can be sent."""
+    numpy = sys.modules.get("numpy")
+    return (
+        numpy is not None
+        and type(value) is numpy.ndarray
+        and 1 < value.ndim <= _MOST_STACKABLE_DIMENSIONS
+        and value.dtype.kind in KINDS
+    )
+
+
+def rows(block: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the rows of an array as views; those of an array with one dimension have none."""
+    return list(block) if block.ndim > 1 else [block[row : row + 1].reshape(()) for row in range(len(block))]
+
+
+def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
     """Return `as_array` of each value, fast where all are numpy arrays already.
 
     Raises:
@@ -143,7 +172,7 @@ def as_arrays(values: list[Any]) -> list[NDArray[Any]]:
     return [as_array(value) for value in values]
 
 
-def groups(numbers: list[int], arrays: list[NDArray[Any]]) -> Iterable[tuple[list[int], list[NDArray[Any]]]]:
+def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterable[tuple[list[int], Sequence[NDArray[Any]]]]:
     """Split numbered arrays into groups that can travel as one block of memory each."""
     first = arrays[0]
     one_order = first.ndim < 2 or len(set(map(_is_fortran, arrays))) == 1
@@ -172,22 +201,27 @@ def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
     A single array that is not contiguous is copied too.
     """
+    if _is_fortran(arrays[0]):
+        arrays = [array.T for array in arrays]
+    return _flat(arrays[0] if len(arrays) == 1 else _block(arrays))
+
+
+def block_memory(block: NDArray[Any]) -> NDArray[Any]:
+    """Return the memory of the rows of an array as `memory` does, a view if they lie one after the other."""
+    if _is_fortran(block[0]):
+        block = _mirrored(block)
+    return _flat(block)
+
+
+def _mirrored(block: NDArray[Any]) -> NDArray[Any]:
+    """Return a view with each row transposed."""
+    return block.transpose(0, *range(block.ndim - 1, 0, -1))
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
-    first = arrays[0]
-    if not first.nbytes:
-        return np.empty(0, "u1")
-    if _is_fortran(first):
-        arrays = [array.T for array in arrays]
-    if len(arrays) == 1:
-        block = np.ascontiguousarray(arrays[0])
-    else:
-        if not first.shape:
-            arrays = [array.reshape(1) for array in arrays]
-        rows, *rest = arrays[0].shape
-        # Told where to write, concatenate keeps a foreign byte order; by itself it would not.
-        block = np.concatenate(arrays, out=np.empty((rows * len(arrays), *rest), first.dtype))
-    return block.reshape(-1).view("u1")
+    return np.ascontiguousarray(array).reshape(-1).view("u1") if array.nbytes else np.empty(0, "u1")
 
 
 def writable(data: Any) -> bytearray:
@@ -201,14 +235,35 @@ def writable(data: Any) -> bytearray:
     return bytearray(data)
 
 
-def from_memory(
-    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
-) -> list[NDArray[Any]]:
-    """Return `count` arrays as views of `data`, writable if it is.
+def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> NDArray[Any]:
+    """Return an array as a view of `data`, writable if it is.
 
     Raises:
         ValueError: what is said about the memory is malformed, or does not fit its length.
     """
+    import numpy as np
+
+    plain = _checked(1, dtype, shape, order, data)
+    return _aligned(np.ndarray(shape, plain, data or bytearray(), order=order))
+
+
+def block_from_memory(
+    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
+) -> NDArray[Any]:
+    """Return an array whose rows are `count` arrays of that shape, as a view of `data`, writable if it is.
+
+    Raises:
+        ValueError: what is said about the memory is malformed, or does not fit its length.
+    """
+    import numpy as np
+
+    plain = _checked(count, dtype, shape, order, data)
+    shape = shape if order == "C" else shape[::-1]
+    block = _aligned(np.ndarray((count, *shape), plain, data or bytearray()))
+    return block if order == "C" else _mirrored(block)
+
+
+def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer) -> np.dtype[Any]:
     import numpy as np
 
     if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
@@ -218,15 +273,7 @@ def from_memory(
     plain = np.dtype(dtype)
     if count * math.prod(shape) * plain.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}")
-    if not len(data):
-        return [np.ndarray(shape, plain, bytearray(), order=order) for _ in range(count)]
-    if count == 1:
-        return [_aligned(np.ndarray(shape, plain, data, order=order))]
-    if order == "F":
-        block = _aligned(np.ndarray((count, *reversed(shape)), plain, data))
-        return [row.T for row in block]
-    block = _aligned(np.ndarray((count, *shape), plain, data))
-    return list(block) if shape else [block[row : row + 1].reshape(()) for row in range(count)]
+    return plain
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:

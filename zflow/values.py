@@ -87,5 +87,5 @@ def _decode(code: int, data: bytes) -> Any:
         return int.from_bytes(data, "little", signed=True)
     if code == _ARRAY:
         dtype, shape, order, memory = msgpack.unpackb(data)
-        return tensor.from_memory(1, dtype, shape, order, tensor.writable(memory))[0]
+        return tensor.from_memory(dtype, shape, order, tensor.writable(memory))
     raise ValueError(f"unknown msgpack extension type {code}")

@@ -1,0 +1,79 @@
+"""Documents as columns: one list of values for each field in use, or one array whose rows are the values.
+
+Columns are how Documents travel, and what a DocumentArray holds of those that arrived until one of them is asked for.
+They are never changed in place once they are made, so whoever has them may go on reading. This module must not know
+Documents, only the dicts of their fields, and no frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+from zflow import tensor
+from zflow.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
+
+#: `id` is always there, and its length is the number of Documents; None stands for a value that is not set.
+Columns = dict[str, Any]
+
+Row = dict[str, Any]
+
+# What those Documents get that have not set a field which others have; None for all other fields.
+_UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
+# What can be read without making Documents, and what is read where nothing is set; the values of the other fields can
+# be changed in place, so they have to belong to a Document.
+_DEFAULTS: dict[str, Any] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
+
+
+def gather(rows: Sequence[Row]) -> Columns:
+    """Return the fields of one or more Documents as columns."""
+    first = rows[0]
+    if len(rows) == 1:
+        return {name: [value] for name, value in first.items()}
+    used = first.keys() if len(set(map(len, rows))) == 1 else set().union(*rows)
+    try:
+        return {name: list(map(itemgetter(name), rows)) for name in used}
+    except KeyError:
+        used = set().union(*rows)
+    return {name: _column(name, rows) for name in FIELDS if name in used}
+
+
+def _column(name: str, rows: Sequence[Row]) -> list[Any]:
+    unset = _UNSET.get(name)
+    return [row.get(name, unset) for row in rows]
+
+
+def scatter(columns: Columns, rows: Sequence[Row]) -> None:
+    """Put the values of columns into as many rows as there are Documents."""
+    for name, column in columns.items():
+        cells = column if type(column) is list else tensor.rows(column)
+        for row, value in zip(rows, cells, strict=True):
+            if value is not None:
+                row[name] = value
+
+
+def read(columns: Columns, name: str) -> Any:
+    """Return the values of a field that `readable` names: a new list, a new array, or None if no array is set."""
+    column = columns.get(name)
+    if name in ARRAYS:
+        return tensor.stacked(column) if type(column) is list else column if column is None else column.copy()
+    return [_DEFAULTS[name]] * len(columns["id"]) if column is None else list(column)
+
+
+def readable(name: str) -> bool:
+    """Say whether a field can be read from columns: nothing but arrays can be changed in place."""
+    return name in _DEFAULTS
+
+
+def replaced(columns: Columns, name: str, values: Any) -> Columns | None:
+    """Return columns with other values for one field: a list of str, or one array with a row for each Document.
+
+    None: these values have to be looked at one by one.
+    """
+    size = len(columns["id"])
+    if name in STRINGS and type(values) is list and set(map(type, values)) == {str} and len(values) == size:
+        return {**columns, name: values.copy()}
+    if name in ARRAYS and tensor.is_block(values) and len(values) == size > 0:
+        return {**columns, name: values[:]}  # a view of their own: its shape stays what it is
+    return None
