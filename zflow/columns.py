@@ -7,7 +7,7 @@ Documents, only the dicts of their fields, and no frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -28,11 +28,8 @@ _DEFAULTS: dict[str, Any] = {**_UNSET, "blob": b"", "weight": None, **dict.fromk
 
 def gather(rows: Sequence[Row]) -> Columns:
     """Return the fields of one or more Documents as columns."""
-    first = rows[0]
-    if len(rows) == 1:
-        return {name: [value] for name, value in first.items()}
-    used = first.keys() if len(set(map(len, rows))) == 1 else set().union(*rows)
-    try:
+    used: Collection[str] = rows[0].keys() if len(set(map(len, rows))) == 1 else set().union(*rows)
+    try:  # the usual case: all have set the same fields
         return {name: list(map(itemgetter(name), rows)) for name in used}
     except KeyError:
         used = set().union(*rows)

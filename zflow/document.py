@@ -105,6 +105,9 @@ class Document:
             return self.__dict__.setdefault(name, make())
 
         def __setattr__(self, name: str, value: Any) -> None:
+            if type(value) is TYPES.get(name) and name != "id":
+                self.__dict__[name] = value
+                return
             if name == "content":
                 object.__setattr__(self, name, value)
                 return
@@ -315,13 +318,28 @@ class DocumentArray(MutableSequence[Document]):
     def _of(cls, columns: Columns) -> Self:
         """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
         docs = cls.__new__(cls)
-        docs._columns, docs._offsets, docs._stamp = columns, None, 0
+        docs._offsets, docs._stamp = None, 0
+        if len(columns["id"]) != 1:
+            docs._columns = columns
+            return docs
+        doc = Document.__new__(Document)  # one Document is made as quickly as it is put off
+        row = doc.__dict__
+        for name, column in columns.items():
+            (value,) = column if type(column) is list else _tensor.rows(column)
+            if value is not None:
+                row[name] = value
+        docs._docs, docs._columns = [doc], None
         return docs
 
     def _as_columns(self) -> Columns:
         """Return the fields of the Documents, of which there is at least one, as columns."""
         columns = self._columns
-        return gather([doc.__dict__ for doc in self._docs]) if columns is None else columns
+        if columns is not None:
+            return columns
+        docs = self._docs
+        if len(docs) == 1:
+            return {name: [value] for name, value in docs[0].__dict__.items()}
+        return gather([doc.__dict__ for doc in docs])
 
     if not TYPE_CHECKING:
 
@@ -333,7 +351,7 @@ class DocumentArray(MutableSequence[Document]):
                 if self._columns is not None:
                     docs = [Document.__new__(Document) for _ in self._columns["id"]]
                     scatter(self._columns, [doc.__dict__ for doc in docs])
-                    self._docs = docs
+                    self._docs = docs  # before the columns are gone: other threads look at those first
                     self._columns = None
             return self._docs
 

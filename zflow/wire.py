@@ -9,6 +9,7 @@ must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from zflow import culprit, tensor, values
@@ -134,8 +135,9 @@ def _pack_arrays(column: list[Any], frames: list[Frame]) -> list[Any] | None:
     positions = [number for number, value in enumerate(column) if value is not None]
     if not positions:
         return None
+    arrays = tensor.as_arrays(column if len(positions) == len(column) else [column[number] for number in positions])
     packed = []
-    for numbers, group in tensor.groups(positions, tensor.as_arrays([column[number] for number in positions])):
+    for numbers, group in tensor.groups(positions, arrays):
         where = None if len(numbers) == len(column) else numbers
         packed.append([where, *tensor.header(group[0]), _pack_memory(tensor.memory(group), frames)])
     return packed
@@ -192,36 +194,37 @@ def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
     if type(ids) is not list:
         raise ValueError("Documents without a list of ids")
     size = len(ids)
-    columns = {}
+    columns: Columns = {}
     for name, column in packed.items():
-        if name in ARRAYS:
-            cells = _unpack_arrays(name, column, size, blocks)
-        elif name in NESTED:
-            cells = _unpack_nested(column, size, blocks)
-        elif name in _ALLOWED:
-            cells = _unpack_column(name, column, size, blocks)
-        else:
-            raise ValueError(f"a Document has no field {short(name, 40)}")
-        columns[name] = cells
+        allowed = _ALLOWED.get(name)
+        if allowed is None:
+            columns[name] = _unpack_special(name, column, size, blocks)
+            continue
+        if type(column) is not list or len(column) != size:
+            raise ValueError(f"column {name!r} does not have {size} values")
+        if not allowed.issuperset(map(type, column)):
+            raise ValueError(f"column {name!r} holds values of a wrong type")
+        if name == "blob":
+            column = [bytes(_frame(blocks)) if blob is None else blob for blob in column]
+        elif name == "scores":
+            column = [None if scores is None else _unpack_scores(scores) for scores in column]
+        columns[name] = column
     return columns
+
+
+def _unpack_special(name: Any, column: Any, size: int, blocks: Iterator[Frame]) -> Any:
+    """Return the column of a field that does not travel as a list of its values."""
+    if name in ARRAYS:
+        return _unpack_arrays(name, column, size, blocks)
+    if name in NESTED:
+        return _unpack_nested(column, size, blocks)
+    raise ValueError(f"a Document has no field {short(name, 40)}")
 
 
 def _frame(blocks: Iterator[Frame]) -> Frame:
     for frame in blocks:
         return frame
     raise ValueError("a frame is missing")
-
-
-def _unpack_column(name: str, cells: Any, size: int, blocks: Iterator[Frame]) -> list[Any]:
-    if type(cells) is not list or len(cells) != size:
-        raise ValueError(f"column {name!r} does not have {size} values")
-    if not _ALLOWED[name].issuperset(map(type, cells)):
-        raise ValueError(f"column {name!r} holds values of a wrong type")
-    if name == "blob":
-        return [bytes(_frame(blocks)) if blob is None else blob for blob in cells]
-    if name == "scores":
-        return [None if scores is None else _unpack_scores(scores) for scores in cells]
-    return cells
 
 
 def _unpack_scores(packed: dict[Any, Any]) -> Scores:
@@ -235,13 +238,15 @@ def _unpack_scores(packed: dict[Any, Any]) -> Scores:
 
 def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> list[DocumentArray | None]:
     counts, packed = column
-    docs = DocumentArray._of(_columns(packed, blocks))
+    columns = _columns(packed, blocks)
     if len(counts) != size or not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError("matches or chunks do not have a number for each Document")
-    if sum(counts) != len(docs):
+    if sum(counts) != len(columns["id"]):
         raise ValueError("matches or chunks do not add up")
-    ends = iter(docs)
-    return [DocumentArray([next(ends) for _ in range(count)]) if count else None for count in counts]
+    return [
+        DocumentArray._of({name: column[end - count : end] for name, column in columns.items()}) if count else None
+        for count, end in zip(counts, accumulate(counts), strict=True)
+    ]
 
 
 def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -> Any:
