@@ -332,14 +332,14 @@ class DocumentArray(MutableSequence[Document]):
         return docs
 
     def _as_columns(self) -> Columns:
-        """Return the fields of the Documents, of which there is at least one, as columns."""
+        """Return the fields of the Documents as columns; nothing at all if there are no Documents."""
         columns = self._columns
         if columns is not None:
             return columns
         docs = self._docs
         if len(docs) == 1:
             return {name: [value] for name, value in docs[0].__dict__.items()}
-        return gather([doc.__dict__ for doc in docs])
+        return gather([doc.__dict__ for doc in docs]) if docs else {}
 
     if not TYPE_CHECKING:
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: What is said about the memory of arrays: dtype, shape, and order (`C`, or `F` for columns first).
+Header = tuple[str, tuple[int, ...], Literal["C", "F"]]
 Buffer = bytes | bytearray | memoryview
 
 #: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on (structured).
@@ -119,27 +121,28 @@ def stacked(values: Sequence[Any]) -> Any:
     if any(value is None for value in values):
         return list(values)
     try:
-        arrays = as_arrays(values)
-    except Exception:  # ragged, or a tensor that numpy cannot read: then it is simply not stackable
+        return _block(as_arrays(values))
+    except Exception:  # they differ, are ragged, or tensors that numpy cannot read: then they are not stackable
         return list(values)
-    return _block(arrays) if _alike(arrays) else list(values)
-
-
-def _alike(arrays: Sequence[NDArray[Any]]) -> bool:
-    return len(arrays) == 1 or (len({a.shape for a in arrays}) == 1 and len({a.dtype for a in arrays}) == 1)
 
 
 def _block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return a new array that has alike arrays as its rows."""
+    """Return a new array that has these as its rows.
+
+    Raises:
+        TypeError, ValueError: they differ in dtype or shape.
+    """
     import numpy as np
 
     shape = arrays[0].shape
+    if not shape:
+        arrays = [array[np.newaxis] for array in arrays]
+    length, *rest = arrays[0].shape
+    if set(map(len, arrays)) != {length}:
+        raise ValueError("arrays of different lengths")
     block = np.empty((len(arrays), *shape), arrays[0].dtype)
-    if shape:
-        # Much quicker than numpy.stack; told where to write, it keeps a foreign byte order, too.
-        np.concatenate(arrays, out=block.reshape((len(arrays) * shape[0], *shape[1:])))
-    else:
-        block[:] = arrays
+    # It compares all else, and takes less than numpy.stack or a look at each array would.
+    np.concatenate(arrays, out=block.reshape((len(arrays) * length, *rest)), casting="no")
     return block
 
 
@@ -172,27 +175,31 @@ def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
     return [as_array(value) for value in values]
 
 
-def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterable[tuple[list[int], Sequence[NDArray[Any]]]]:
-    """Split numbered arrays into groups that can travel as one block of memory each."""
-    first = arrays[0]
-    one_order = first.ndim < 2 or len(set(map(_is_fortran, arrays))) == 1
-    if one_order and first.ndim < _MOST_STACKABLE_DIMENSIONS and _alike(arrays):
-        return [(numbers, arrays)]
+def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[list[int], Header, NDArray[Any]]]:
+    """Split numbered arrays into those that can travel as one block of memory, and yield numbers, header and memory."""
+    try:
+        whole = memory(arrays)
+    except (TypeError, ValueError):  # they differ
+        pass
+    else:
+        yield numbers, header(arrays[0]), whole
+        return
     found: dict[Any, tuple[list[int], list[NDArray[Any]]]] = {}
     for number, array in zip(numbers, arrays, strict=True):
         key = number if array.ndim >= _MOST_STACKABLE_DIMENSIONS else (array.dtype, array.shape, _is_fortran(array))
         in_group, group = found.setdefault(key, ([], []))
         in_group.append(number)
         group.append(array)
-    return found.values()
+    for in_group, group in found.values():
+        yield in_group, header(group[0]), memory(group)
 
 
 def _is_fortran(array: NDArray[Any]) -> bool:
     return bool(array.flags.fnc)
 
 
-def header(array: NDArray[Any]) -> tuple[str, tuple[int, ...], Literal["C", "F"]]:
-    """Return what `from_memory` needs to know: dtype, shape and order (`C`, or `F` for columns first)."""
+def header(array: NDArray[Any]) -> Header:
+    """Return what `from_memory` needs to know."""
     return array.dtype.str, array.shape, "F" if _is_fortran(array) else "C"
 
 
@@ -200,17 +207,22 @@ def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return the memory of alike arrays, one after the other, as flat bytes: a view if there is only one, else a copy.
 
     A single array that is not contiguous is copied too.
+
+    Raises:
+        TypeError, ValueError: they are not alike, in dtype, shape and order.
     """
-    if _is_fortran(arrays[0]):
-        arrays = [array.T for array in arrays]
-    return _flat(arrays[0] if len(arrays) == 1 else _block(arrays))
+    first = arrays[0]
+    fortran = _is_fortran(first)
+    if len(arrays) == 1:
+        return _flat(first.T if fortran else first)
+    if first.ndim >= _MOST_STACKABLE_DIMENSIONS or (first.ndim > 1 and set(map(_is_fortran, arrays)) != {fortran}):
+        raise ValueError("arrays that cannot be stacked")
+    return _flat(_block([array.T for array in arrays] if fortran else arrays))
 
 
 def block_memory(block: NDArray[Any]) -> NDArray[Any]:
     """Return the memory of the rows of an array as `memory` does, a view if they lie one after the other."""
-    if _is_fortran(block[0]):
-        block = _mirrored(block)
-    return _flat(block)
+    return _flat(_mirrored(block) if _is_fortran(rows(block[:1])[0]) else block)
 
 
 def _mirrored(block: NDArray[Any]) -> NDArray[Any]:

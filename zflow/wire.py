@@ -69,7 +69,7 @@ def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -
     try:
         if parameters is not None and type(parameters) is not dict:
             parameters = _as_dict(parameters)
-        columns = _pack_columns(docs._as_columns(), frames, 0) if docs else {}
+        columns = _pack_columns(docs._as_columns(), frames, 0) if docs is not None else {}
         frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
     except Exception as error:  # foreign tensors may raise anything; which value it was is searched only now
         raise SerializationError(culprit.explain(docs, parameters, error)) from error
@@ -137,9 +137,9 @@ def _pack_arrays(column: list[Any], frames: list[Frame]) -> list[Any] | None:
         return None
     arrays = tensor.as_arrays(column if len(positions) == len(column) else [column[number] for number in positions])
     packed = []
-    for numbers, group in tensor.groups(positions, arrays):
+    for numbers, header, memory in tensor.groups(positions, arrays):
         where = None if len(numbers) == len(column) else numbers
-        packed.append([where, *tensor.header(group[0]), _pack_memory(tensor.memory(group), frames)])
+        packed.append([where, *header, _pack_memory(memory, frames)])
     return packed
 
 
