@@ -16,6 +16,7 @@ from zflow import subscript
 from zflow import tensor as _tensor
 from zflow.columns import Columns, gather, read, readable, replaced, scatter
 from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
+from zflow.ids import random_id
 from zflow.reduce import reduce
 from zflow.suggest import short
 
@@ -31,10 +32,16 @@ Values = TypeVar("Values")
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
 
-_IDS_DRAWN = 256
-
 # Held while a DocumentArray turns from columns into Documents, so that all threads get the same ones.
 _changing_form = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _changing_form
+    _changing_form = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that holds it may be one that only the parent has
 
 # How often the id of an existing Document was changed: an index that is older than this may be wrong.
 _renames = 0
@@ -93,7 +100,7 @@ class Document:
             else:
                 _put(values, name, value)
         if "id" not in values:
-            values["id"] = _random_id()
+            values["id"] = random_id()
 
     if not TYPE_CHECKING:  # a type checker would take these as leave for any attribute
 
@@ -186,32 +193,6 @@ class Document:
 _SCORE_PARTS = ("value", "op_name", "description")
 
 
-# Ids to come: drawn from the kernel many at a time, because each call costs more than an id does.
-_ids: Iterator[str] = iter(())
-
-
-def _random_id() -> str:
-    return next(_ids, None) or _draw_ids()
-
-
-def _draw_ids() -> str:
-    global _ids
-    digits = os.urandom(16 * _IDS_DRAWN).hex()
-    drawn = iter([digits[at : at + 32] for at in range(0, len(digits), 32)])
-    first = next(drawn)
-    _ids = drawn
-    return first
-
-
-def _after_fork() -> None:
-    """Two processes must never draw the same ids, nor wait for a thread that only the parent has."""
-    global _ids, _changing_form
-    _ids, _changing_form = iter(()), threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
     if name in NESTED:
         value = value if value is None else _nested(name, value)
@@ -224,7 +205,7 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     if value is not None:
         values[name] = value
     elif name == "id":
-        values["id"] = _random_id()
+        values["id"] = random_id()
     else:
         values.pop(name, None)
 
@@ -312,7 +293,7 @@ class DocumentArray(MutableSequence[Document]):
     @classmethod
     def empty(cls, size: int = 0) -> Self:
         """Return a DocumentArray of `size` new, empty Documents."""
-        return cls._of({"id": [_random_id() for _ in range(size)]})
+        return cls._of({"id": [random_id() for _ in range(size)]})
 
     @classmethod
     def _of(cls, columns: Columns) -> Self:
