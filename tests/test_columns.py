@@ -6,7 +6,9 @@ import copy
 import os
 import pickle
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,23 @@ def held(count: int = 3, **fields: Any) -> DocumentArray:
             for n in range(count)
         )
     )
+
+
+def run(*functions: Any) -> None:
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns all the time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 class TestGatherAndScatter:
@@ -214,20 +233,32 @@ class TestArraysOfColumns:
         assert arrived(again)[3].matches[:, ["id", "text"]] == [["30", "31", "32", "33"], ["", "changed", "", ""]]
         assert arrived(arrived(docs)) == docs
 
-    def test_all_threads_get_the_same_documents(self) -> None:
+    def test_all_threads_get_the_same_documents(self, hasty_threads: None) -> None:
         for _ in range(20):
-            docs, start, found = held(200), threading.Barrier(4), []
+            docs, start = held(200), threading.Barrier(4)
+            found: list[tuple[int, ...]] = []
 
             def touch(docs: DocumentArray = docs, start: Any = start, found: Any = found) -> None:
                 start.wait()
-                found.append([id(doc) for doc in docs])
+                found.append(tuple(map(id, docs)))
 
-            threads = [threading.Thread(target=touch) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len({tuple(some) for some in found}) == 1
+            run(*[touch] * 4)
+            assert len(set(found)) == 1
+
+    def test_what_one_thread_sets_is_not_lost_when_another_looks(self, hasty_threads: None) -> None:
+        for _ in range(20):
+            docs, start = held(200), threading.Barrier(2)
+
+            def change(docs: DocumentArray = docs, start: Any = start) -> None:
+                start.wait()
+                docs.texts = ["changed"] * 200
+
+            def touch(docs: DocumentArray = docs, start: Any = start) -> None:
+                start.wait()
+                assert docs[0].id == "0"
+
+            run(change, touch)
+            assert set(docs.texts) == {"changed"}
 
     def test_empty_ones_are_new_documents(self) -> None:
         docs = DocumentArray.empty(3)
