@@ -207,6 +207,35 @@ class TestArraysOfColumns:
         docs[1].embedding = np.ones(INLINE, "f4")
         assert np.frombuffer(pack(docs)[1], "f4")[INLINE:].all()
 
+    def test_looking_at_documents_copies_nothing(self) -> None:
+        frames = pack(DocumentArray(Document(embedding=np.zeros(INLINE, "f4")) for _ in range(3)))
+        memory = bytearray(frames[1])
+        docs, _ = unpack([frames[0], memoryview(memory)])
+        for doc in docs:
+            doc.tags["seen"] = True
+        memory[:4] = np.array([5], "f4").tobytes()
+        assert np.shares_memory(np.frombuffer(pack(docs)[1], "f4"), np.frombuffer(memory, "f4"))
+        assert arrived(docs)[0].embedding[0] == 5
+        matrix = np.zeros((3, INLINE))
+        docs.tensors = matrix
+        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [False, True]
+        docs[1].tensor = matrix[1].copy()
+        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [False, False]
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer numpy has other names for some of these
+    @pytest.mark.parametrize(
+        ("name", "value"), [("shape", (2, 2)), ("shape", (4, 1)), ("dtype", np.dtype("i4")), ("strides", (0,))]
+    )
+    @pytest.mark.parametrize("which", [slice(None), slice(1)])
+    def test_rows_whose_form_was_changed_in_place(self, name: str, value: Any, which: slice) -> None:
+        docs = arrived(DocumentArray(Document(embedding=np.full(4, n, "f4")) for n in range(3)))
+        docs.tensors = np.arange(12, dtype="f4").reshape(3, 4)
+        for doc in docs[which]:
+            setattr(doc.embedding, name, value)
+            setattr(doc.tensor, name, value)
+        assert arrived(docs) == docs
+        assert arrived(docs)[0].tensor.tolist() == docs[0].tensor.tolist()
+
     @pytest.mark.parametrize("shape", [(), (2,), (2, 3), (0, 3), (3, 0)])
     @pytest.mark.parametrize("order", ["C", "F"])
     @pytest.mark.parametrize("dtype", [">f8", "<U2", "M8[s]"])
@@ -215,6 +244,8 @@ class TestArraysOfColumns:
         docs = DocumentArray(Document(id=f"{n}", tensor=np.full(shape, n, dtype, order)) for n in range(count))
         once = arrived(docs)
         twice = arrived(once)
+        assert arrived(twice) == docs
+        assert [doc.tensor.shape for doc in twice] == [shape] * count
         assert arrived(twice) == docs
         for before, doc, stacked in zip(docs, twice, once.tensors, strict=True):
             assert doc.tensor.dtype.str == before.tensor.dtype.str == once.tensors.dtype.str == docs.tensors.dtype.str
@@ -331,13 +362,21 @@ class Model:
             self.docs[at].text = self.rows[at]["text"] = new["id"]
         elif step == "write":
             self.docs[at].embedding[1] = self.rows[at]["embedding"][1] = 77
+        elif step == "borrow":
+            self.docs[at].embedding = self.docs[0].embedding
+            self.rows[at]["embedding"] = self.rows[0]["embedding"]
+        elif step == "swap":
+            mine, other = self.docs[at], self.docs[0]
+            mine.embedding, other.embedding = other.embedding, mine.embedding
+            here, there = self.rows[at], self.rows[0]
+            here["embedding"], there["embedding"] = there["embedding"], here["embedding"]
 
 
 def made(row: dict[str, Any]) -> Document:
     return Document(**{**row, "embedding": np.array(row["embedding"], "f4")})
 
 
-STEPS = "send id text embedding append reverse share delete replace insert change write".split()
+STEPS = "send id text embedding append reverse share delete replace insert change write borrow swap".split()
 
 
 @settings(max_examples=300, deadline=None)

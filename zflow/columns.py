@@ -8,7 +8,7 @@ Documents, only the dicts of their fields, and no frames.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 from zflow import tensor
@@ -18,6 +18,9 @@ from zflow.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
 Columns = dict[str, Any]
 
 Row = dict[str, Any]
+
+#: By field, the rows of an array as views, in the order in which Documents have got them, and the array.
+Blocks = dict[str, tuple[list[Any], Any]]
 
 # What those Documents get that have not set a field which others have; None for all other fields.
 _UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
@@ -41,13 +44,32 @@ def _column(name: str, rows: Sequence[Row]) -> list[Any]:
     return [row.get(name, unset) for row in rows]
 
 
-def scatter(columns: Columns, rows: Sequence[Row]) -> None:
-    """Put the values of columns into as many rows as there are Documents."""
+def scatter(columns: Columns, rows: Sequence[Row]) -> Blocks:
+    """Put the values of columns into as many rows as there are Documents, and return the arrays among them."""
+    blocks: Blocks = {}
     for name, column in columns.items():
-        cells = column if type(column) is list else tensor.rows(column)
+        cells = column
+        if type(column) is not list:
+            cells = tensor.rows(column)
+            blocks[name] = cells, column
         for row, value in zip(rows, cells, strict=True):
             if value is not None:
                 row[name] = value
+    return blocks
+
+
+def restored(columns: Columns, blocks: Blocks) -> Columns:
+    """Return columns with arrays instead of their rows, where each Document still has the very row it has got.
+
+    So arrays need not be put together, and copied, only because somebody looked at a Document.
+    """
+    return columns | {
+        name: block
+        for name, (rows, block) in blocks.items()
+        if len(column := columns.get(name, ())) == len(rows)
+        and all(map(is_, column, rows))
+        and tensor.are_rows(rows, block)
+    }
 
 
 def read(columns: Columns, name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
 from zflow import subscript
 from zflow import tensor as _tensor
-from zflow.columns import Columns, gather, read, readable, replaced, scatter
+from zflow.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
 from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
 from zflow.ids import random_id
 from zflow.reduce import reduce
@@ -264,7 +264,7 @@ class DocumentArray(MutableSequence[Document]):
     ('two', ['one', 'two'], ['a', 'b'], True)
     """
 
-    __slots__ = ("_columns", "_docs", "_offsets", "_stamp")
+    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
 
     ids = _Column[list[str]](
         "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
@@ -282,12 +282,13 @@ class DocumentArray(MutableSequence[Document]):
 
     _docs: list[Document]
     _columns: Columns | None  # what the Documents are made of, until the first of them is asked for; then None
+    _blocks: Blocks | None  # arrays whose rows the Documents have got, for as long as they still have them
     _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
     _stamp: int
 
     def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
         self._docs = _documents(docs)
-        self._columns = self._offsets = None
+        self._columns = self._blocks = self._offsets = None
         self._stamp = 0
 
     @classmethod
@@ -299,7 +300,7 @@ class DocumentArray(MutableSequence[Document]):
     def _of(cls, columns: Columns) -> Self:
         """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
         docs = cls.__new__(cls)
-        docs._offsets, docs._stamp = None, 0
+        docs._blocks, docs._offsets, docs._stamp = None, None, 0
         if len(columns["id"]) != 1:
             docs._columns = columns
             return docs
@@ -320,7 +321,10 @@ class DocumentArray(MutableSequence[Document]):
         docs = self._docs
         if len(docs) == 1:
             return {name: [value] for name, value in docs[0].__dict__.items()}
-        return gather([doc.__dict__ for doc in docs]) if docs else {}
+        if not docs:
+            return {}
+        columns = gather([doc.__dict__ for doc in docs])
+        return restored(columns, self._blocks) if self._blocks else columns
 
     if not TYPE_CHECKING:
 
@@ -331,7 +335,7 @@ class DocumentArray(MutableSequence[Document]):
             with _changing_form:
                 if self._columns is not None:
                     docs = [Document.__new__(Document) for _ in self._columns["id"]]
-                    scatter(self._columns, [doc.__dict__ for doc in docs])
+                    self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
                     self._docs = docs  # before the columns are gone: other threads look at those first
                     self._columns = None
             return self._docs
@@ -431,11 +435,13 @@ class DocumentArray(MutableSequence[Document]):
             values = [None] * len(docs)
         if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
             raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
-        values = list(values)
-        if len(values) != len(docs):
-            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(values)}")
-        for doc, value in zip(docs, values, strict=True):
+        rows = list(values)
+        if len(rows) != len(docs):
+            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
+        for doc, value in zip(docs, rows, strict=True):
             setattr(doc, name, value)
+        if name in ARRAYS and _tensor.is_block(values):
+            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
 
     def _replace_column(self, name: str, values: Any) -> bool:
         """Set one field without making Documents, and say whether that was possible."""
@@ -518,7 +524,7 @@ class DocumentArray(MutableSequence[Document]):
         return self._docs
 
     def __setstate__(self, docs: list[Document]) -> None:
-        self._docs, self._columns, self._offsets, self._stamp = docs, None, None, 0
+        self._docs, self._columns, self._blocks, self._offsets, self._stamp = docs, None, None, None, 0
 
     def __repr__(self) -> str:
         from zflow import show

@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -160,6 +161,14 @@ def is_block(value: Any) -> bool:
 def rows(block: NDArray[Any]) -> list[NDArray[Any]]:
     """Return the rows of an array as views; those of an array with one dimension have none."""
     return list(block) if block.ndim > 1 else [block[row : row + 1].reshape(()) for row in range(len(block))]
+
+
+def are_rows(views: Sequence[NDArray[Any]], block: NDArray[Any]) -> bool:
+    """Say whether views that `rows` has returned still are rows: dtype, shape and strides can be changed in place."""
+    if not views:
+        return False
+    row = rows(block[:1])[0]
+    return all(set(map(attrgetter(name), views)) == {getattr(row, name)} for name in ("shape", "dtype", "strides"))
 
 
 def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
