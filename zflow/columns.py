@@ -75,9 +75,11 @@ def restored(columns: Columns, blocks: Blocks) -> Columns:
 def read(columns: Columns, name: str) -> Any:
     """Return the values of a field that `readable` names: a new list, a new array, or None if no array is set."""
     column = columns.get(name)
-    if name in ARRAYS:
-        return tensor.stacked(column) if type(column) is list else column if column is None else column.copy()
-    return [_DEFAULTS[name]] * len(columns["id"]) if column is None else list(column)
+    if name not in ARRAYS:
+        return [_DEFAULTS[name]] * len(columns["id"]) if column is None else column.copy()
+    if type(column) is list:
+        return tensor.stacked(column)
+    return None if column is None else column.copy()
 
 
 def readable(name: str) -> bool:

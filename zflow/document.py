@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
 from zflow import subscript
@@ -273,11 +274,11 @@ class DocumentArray(MutableSequence[Document]):
     blobs = _Column[list[bytes]]("blob", "The blobs, to read or to set.")
     contents = _Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
     tensors = _Column[Any](
-        "tensor", "One array if all tensors are set and have one dtype and shape, None if none is set, else a list."
+        "tensor", "One new array if all tensors are set and have one dtype and shape, None if none is set, else a list."
     )
     embeddings = _Column[Any](
         "embedding",
-        "One array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
+        "One new array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
     )
 
     _docs: list[Document]
@@ -334,7 +335,7 @@ class DocumentArray(MutableSequence[Document]):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             with _changing_form:
                 if self._columns is not None:
-                    docs = [Document.__new__(Document) for _ in self._columns["id"]]
+                    docs = list(map(Document.__new__, repeat(Document, len(self._columns["id"]))))
                     self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
                     self._docs = docs  # before the columns are gone: other threads look at those first
                     self._columns = None

@@ -122,8 +122,12 @@ def stacked(values: Sequence[Any]) -> Any:
     if any(value is None for value in values):
         return list(values)
     try:
-        return _block(as_arrays(values))
-    except Exception:  # they differ, are ragged, or tensors that numpy cannot read: then they are not stackable
+        arrays = as_arrays(values)
+    except Exception:  # ragged, or a tensor that numpy cannot read: then it is simply not stackable
+        return list(values)
+    try:
+        return _block(arrays)
+    except (TypeError, ValueError):  # they differ
         return list(values)
 
 
