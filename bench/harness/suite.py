@@ -1,14 +1,12 @@
-"""Which benchmarks there are, and running them."""
+"""Which benchmarks there are, and running one."""
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from types import ModuleType
 
-from bench.harness import store, text
+from bench.harness import store
 from bench.harness.store import Record
 
 #: In the order in which they run and are reported.
@@ -56,21 +54,3 @@ def measure(name: str, quick: bool) -> Record:
     result = module.measure(quick)
     environment["seconds"] = round(time.perf_counter() - begin, 1)
     return Record(name, quick, environment, result)
-
-
-def run(names: Iterable[str], quick: bool, folder: Path) -> None:
-    """Run these benchmarks, print each result and write it into the folder."""
-    for name in names:
-        print(f"{name}: {about(name)}", flush=True)
-        record = measure(name, quick)
-        show(record)
-        print(f"\nwritten to {store.write(record, folder)}\n", flush=True)
-
-
-def show(record: Record) -> None:
-    """Print a result."""
-    print(store.described(record.environment))
-    for table in text.tables(record.result):
-        print(f"\n{text.plain(table)}")
-    for note in record.result.notes:
-        print(f"\n{note}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.harness.result import Cell, Ratio, Result, Table
+from bench.harness.store import Record, described
 
 
 def shown(cell: Cell) -> str:
@@ -54,3 +55,9 @@ def markdown(table: Table) -> str:
     lines = [table.header, ["---"] + ["---:"] * (len(table.header) - 1)]
     lines += [[shown(cell) for cell in row] for row in table.rows]
     return "\n".join([f"{table.title}:", "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def record(record: Record) -> str:
+    """Return all of a result for a terminal."""
+    parts = [described(record.environment), *map(plain, tables(record.result)), *record.result.notes]
+    return "\n\n".join(parts)
