@@ -132,6 +132,8 @@ def _peers_run(options: argparse.Namespace) -> int:
 def _peers_report(options: argparse.Namespace) -> int:
     record = store.read(options.folder / "results", NAME)
     if record is None:
-        raise FileNotFoundError("no results of peers: run `python -m bench peers setup` and `python -m bench peers run`")
+        raise FileNotFoundError(
+            "no results of peers: run `python -m bench peers setup` and `python -m bench peers run`"
+        )
     print(text.record(record))
     return 0

@@ -2,7 +2,8 @@
 
 Each Document has an id, a text and an embedding of 512 float32. Packing and unpacking is compared with what their raw
 columns cost: msgpack for the list of ids and the list of texts, and one numpy array, which is neither copied nor
-stacked; and, as `one frame`, the same with the array's bytes within the msgpack, which copies them. Posting is compared with the same frames echoed by the C proxy, one request at a time.
+stacked; and, as `one frame`, the same with the array's bytes within the msgpack, which copies them. Posting is compared
+with the same frames echoed by the C proxy, one request at a time.
 """
 
 from __future__ import annotations

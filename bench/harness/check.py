@@ -1,8 +1,8 @@
 """Regressions: ratios measured now against those of `baseline.json`. Pure but for reading and writing that file.
 
-The baseline has, for each benchmark, each ratio's value in a quick run, which direction is better, and its tolerance: the
-part of the value by which it may be worse. A ratio only counts as worse if it was so in every one of some runs: one
-bad moment of the machine is no regression.
+The baseline has, for each benchmark, each ratio's value in a quick run, which direction is better, and its tolerance:
+the part of the value by which it may be worse. A ratio only counts as worse if it was so in every one of some runs:
+one bad moment of the machine is no regression.
 """
 
 from __future__ import annotations

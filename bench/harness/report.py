@@ -11,8 +11,8 @@ from bench.peers import NAME as PEERS
 INTRODUCTION = """# Results of the benchmarks
 
 Written by `python -m bench report` from `results/`. A ratio is the median over rounds in which zflow and what it is
-compared with took turns; "rounds" has the least and the most. Figures of different benchmarks were measured at different
-times, maybe while the machine had other things to do: ratios hold, figures are what they are.
+compared with took turns; "rounds" has the least and the most. Figures of different benchmarks were measured at
+different times, maybe while the machine had other things to do: ratios hold, figures are what they are.
 """
 
 

@@ -3,8 +3,8 @@
     echo     one small text Document comes back: one at a time, and many in flight, with two replicas
     unlike   three replicas, one of them ten times slower, as quickly as possible
 
-An adapter is a class that starts a system; `main` runs the jobs on it and prints one line of JSON. It imports nothing but
-the standard library, because it runs in every peer's own interpreter.
+An adapter is a class that starts a system; `main` runs the jobs on it and prints one line of JSON. This imports nothing
+but the standard library, because it runs in every peer's own interpreter.
 """
 
 from __future__ import annotations

@@ -121,16 +121,17 @@ class ProxyEcho(Yardstick):
             copy: whether frames are copied, which is quicker below some 64 KiB.
         """
         send, receive = self.client.send_multipart, self.client.recv_multipart
+        flags = 0
         waiting = answered = 0
         for message in messages:
             if waiting == in_flight:
-                receive(copy=copy)
+                receive(flags, copy)
                 waiting -= 1
                 answered += 1
             send([b"", *message], copy=copy)
             waiting += 1
         for _ in range(waiting):
-            receive(copy=copy)
+            receive(flags, copy)
         return answered + waiting
 
     def _wait_for(self, workers: int) -> None:
