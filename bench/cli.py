@@ -102,6 +102,7 @@ def _report(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     path = options.folder / "baseline.json"
     baseline = check.read(path)
+    print(store.described(store.environment()))
     verdicts: list[check.Verdict] = []
     for name in _names(options):
         print(f"{name}...", flush=True)

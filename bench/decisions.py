@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench.harness.result import Cell, Ratio, Result, Table
 from zflow.devices.balancer import Balancer
@@ -16,10 +16,7 @@ from zflow.devices.pool import Limits, Pool
 from zflow.devices.replica import Replica, Send, Task
 from zflow.devices.router import Node, Walk
 
-REPLICAS = (2, 10, 100, 1000)
-QUEUED = (1, 100, 10_000, 100_000)
 SHARDS = (2, 8, 64)
-GROUPS = (1, 10, 100)
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked
 
 
@@ -101,42 +98,49 @@ def grows(most: float, least: float) -> Ratio:
     return Ratio(most / least, most / least, most / least)
 
 
-def balancers(rounds: int, requests: int) -> tuple[dict[str, Ratio], Table]:
+def balancers(
+    counts: Sequence[int], depths: Sequence[int], rounds: int, requests: int
+) -> tuple[dict[str, Ratio], Table]:
     """Return what the balancer costs by replicas and by what waits."""
     rows: list[list[Cell]] = []
     idle: dict[int, float] = {}
     depth: dict[int, float] = {}
-    for replicas in REPLICAS:
+    for replicas in counts:
         idle[replicas] = min(balancer_cost(replicas, None, requests) for _ in range(rounds))
-        costs = [min(balancer_cost(replicas, queued, requests) for _ in range(rounds)) for queued in QUEUED]
+        costs = [min(balancer_cost(replicas, queued, requests) for _ in range(rounds)) for queued in depths]
         depth[replicas] = costs[-1] / costs[0]
         look = min(look_cost(replicas, requests // 10) for _ in range(rounds))
         rows.append([replicas, idle[replicas], *costs, look])
     ratios = {
-        f"balancer, {REPLICAS[-1]} replicas / {REPLICAS[0]} replicas": grows(idle[REPLICAS[-1]], idle[REPLICAS[0]]),
-        f"balancer, {QUEUED[-1]:,} waiting / {QUEUED[0]}, {REPLICAS[-1]} replicas": grows(depth[REPLICAS[-1]], 1.0),
+        f"balancer, {counts[-1]} replicas / {counts[0]} replicas": grows(idle[counts[-1]], idle[counts[0]]),
+        f"balancer, {depths[-1]:,} waiting / {depths[0]}, {counts[-1]} replicas": grows(depth[counts[-1]], 1.0),
     }
-    header = ["replicas", "some idle", *(f"{queued:,} wait" for queued in QUEUED), "a look"]
+    header = ["replicas", "some idle", *(f"{queued:,} wait" for queued in depths), "a look"]
     return ratios, Table("Balancer: us to submit and finish a request, and to look who is stuck", header, rows)
 
 
-def fanouts(rounds: int, requests: int) -> tuple[dict[str, Ratio], Table]:
+def fanouts(groups: Sequence[int], rounds: int, requests: int) -> tuple[dict[str, Ratio], Table]:
     """Return what a fan-out costs by shards and groups."""
     rows: list[list[Cell]] = []
     costs: dict[tuple[int, int], float] = {}
     for shards in SHARDS:
-        for groups in GROUPS:
+        for count in groups:
             few = max(20, requests // (4 * shards))
-            costs[shards, groups] = min(fanout_cost(shards, groups, few) for _ in range(rounds))
-        rows.append([shards, *(costs[shards, groups] for groups in GROUPS)])
-    name = f"fan-out, {GROUPS[-1]} groups / {GROUPS[0]} group, {SHARDS[1]} shards"
-    ratios = {name: grows(costs[SHARDS[1], GROUPS[-1]], costs[SHARDS[1], GROUPS[0]])}
-    header = ["shards", *(f"{groups} groups" for groups in GROUPS)]
+            costs[shards, count] = min(fanout_cost(shards, count, few) for _ in range(rounds))
+        rows.append([shards, *(costs[shards, count] for count in groups)])
+    name = f"fan-out, {groups[-1]} groups / {groups[0]} group, {SHARDS[1]} shards"
+    ratios = {name: grows(costs[SHARDS[1], groups[-1]], costs[SHARDS[1], groups[0]])}
+    header = ["shards", *(f"{count} groups" for count in groups)]
     return ratios, Table("Fan-out: us for a request to all shards, all its parts included", header, rows)
 
 
 def measure(quick: bool) -> Result:
     """Return what balancer and fan-out cost, and how that grows."""
-    rounds, requests = (3, 2000) if quick else (7, 20_000)
-    found = [balancers(rounds, requests), fanouts(rounds, requests)]
+    if quick:
+        found = [balancers((2, 100), (1, 10_000), 3, 400), fanouts((1, 10), 3, 400)]
+    else:
+        found = [
+            balancers((2, 10, 100, 1000), (1, 100, 10_000, 100_000), 7, 20_000),
+            fanouts((1, 10, 100), 7, 20_000),
+        ]
     return Result({name: value for ratios, _ in found for name, value in ratios.items()}, [table for _, table in found])

@@ -43,7 +43,7 @@ class Rig:
         others = brokers()
         self.flow = running.enter_context(Flow().add(name="echo", uses=Echo, replicas=replicas, max_queue=-1))
         (self.pid,) = brokers() - others
-        self.flow.post("/", small_documents(2000), request_size=1)  # until the windows have opened
+        self.flow.post("/", small_documents(1000), request_size=1)  # until the windows have opened
 
     def add(self, cost: Cost, requests: int, post: Callable[[], object]) -> None:
         """Add what `post`, which posts so many requests, costs."""
@@ -126,9 +126,9 @@ def outcome(what: str, costs: dict[int, Cost], aim: float | None) -> tuple[Ratio
 
 def measure(quick: bool) -> Result:
     """Return the broker's processor time by depth, replicas and clients, and how it grows with each."""
-    requests, rounds = (1000, 2) if quick else (20_000, 3)
+    requests, rounds = (600, 2) if quick else (20_000, 3)
     found = {
-        "depth": (by_depth((1, 1000) if quick else (1, 100, 10_000, 100_000), requests, rounds), 1.3),
+        "depth": (by_depth((1, 600) if quick else (1, 100, 10_000, 100_000), requests, rounds), 1.3),
         "replicas": (by_replicas((2, 8) if quick else (2, 4, 8, 16, 32, 64), requests, rounds), 1.3),
         "clients": (by_clients((1, 8) if quick else (1, 4, 16, 64), requests, rounds), None),
     }

@@ -54,9 +54,8 @@ def real_sleep(seconds: float) -> float:
 
 
 @functools.cache
-def overhead(replicas: int) -> float:
+def overhead(replicas: int, count: int) -> float:
     """Return the seconds that one request costs beyond its service time, with the replicas busy."""
-    count = 2000
     with Flow().add(name="echo", uses=Echo, replicas=replicas) as flow:
         flow.post("/", small_documents(count), request_size=1, prefetch=IN_FLIGHT)
         docs = small_documents(count)
@@ -124,7 +123,7 @@ def told_requests(case: Case, times: list[float], best: Callable[[], float]) -> 
 def like_requests(seconds: float, replicas: int, count: int, rounds: int) -> Case:
     """Requests of one service time: ideal is that time for each, and the overhead, which zflow may add."""
     case = Case(f"{seconds * 1000:g} ms each", replicas, count, rounds)
-    extra = count * overhead(replicas)
+    extra = count * overhead(replicas, 20 * count)
     return told_requests(
         case, [seconds] * count, lambda: ideal.makespan([real_sleep(seconds)] * count, replicas) + extra
     )
@@ -143,7 +142,7 @@ def measure(quick: bool) -> Result:
     """Return the makespan of each kind of difference."""
     rounds = 1 if quick else 3
     cases = [
-        unlike_replicas([20, 2], 150 if quick else 300, rounds, aim=1.05),
+        unlike_replicas([20, 2], 100 if quick else 300, rounds, aim=1.05),
         unlike_replicas([50, 5, 5], 60 if quick else 300, rounds, aim=None),
     ]
     for seconds, count in ((0.005, 60),) if quick else ((0.001, 1000), (0.005, 400), (0.050, 100)):

@@ -200,7 +200,7 @@ CASES = (
 
 def measure(quick: bool) -> Result:
     """Return mean and 99th percentile of the waits for several kinds of service times."""
-    rounds, count = (1, 150) if quick else (5, 1000)
+    rounds, count = (1, 100) if quick else (5, 1000)
     outcomes = [case.measure(rounds, count) for case in (CASES[1:2] if quick else CASES)]
     ratios = {name: value for outcome in outcomes for name, value in outcome.ratios().items()}
     rows = [row for outcome in outcomes for row in outcome.rows()]

@@ -137,4 +137,4 @@ def measure(quick: bool) -> Result:
     """Start the Flow and measure it."""
     with Flow().add(name="work", uses=Work, replicas=REPLICAS, max_queue=QUEUE) as flow:
         assert flow.port is not None
-        return asyncio.run(phases(flow.port, Client(port=flow.port).info()["pid"], 2.0 if quick else 60.0))
+        return asyncio.run(phases(flow.port, Client(port=flow.port).info()["pid"], 1.0 if quick else 60.0))

@@ -39,7 +39,7 @@ class Rig:
 
     def warm_up(self) -> None:
         """Post until the windows have opened."""
-        self.flow.post("/", small_documents(2000), request_size=1)
+        self.flow.post("/", small_documents(1000), request_size=1)
 
     def fitting(self, in_flight: int) -> int:
         """Return how many requests take the yardstick about `seconds`, 500 at least."""
@@ -63,7 +63,7 @@ class Rig:
 
     def streamed(self, documents: Callable[[int], object]) -> tuple[int, Rates]:
         """Measure a long stream whose results go to a callback."""
-        count = self.fitting(STREAM)
+        count = max(2 * STREAM, self.fitting(STREAM))
 
         def post() -> None:
             self.flow.post("/", documents(count), request_size=1, prefetch=STREAM, on_done=lambda response: None)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_raylet_start_wait_time_s"] = "120"  # it gives up after 30 s on a busy machine
+os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  # it gives up after 30 s
 
 import ray
 from ray import serve
