@@ -28,7 +28,7 @@ def small_documents(count: int) -> DocumentArray:
 
 def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
     """Return header and payload of the request that zflow makes of these Documents, by default one small one."""
-    header = protocol.encoder()((protocol.VERSION, protocol.REQUEST, 1000, "/", None, None, 0))
+    header = protocol.encoder()((protocol.VERSION, protocol.REQUEST, 1000, "/", None, None, 0, 1))
     return [header, *(bytes(frame) for frame in pack(docs or small_documents(1)))]
 
 

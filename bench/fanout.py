@@ -115,7 +115,7 @@ def large_documents() -> DocumentArray:
 
 def answer_sizes() -> list[int]:
     """Return the sizes of the frames in which a shard answers."""
-    header = protocol.encoder()((protocol.VERSION, protocol.DONE, 100_000, 100))
+    header = protocol.encoder()((protocol.VERSION, protocol.DONE, 100_000, 100, 0))
     return [len(header), *(len(frame) for frame in pack(DocumentArray()))]
 
 

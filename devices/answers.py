@@ -9,8 +9,14 @@ import msgpack
 
 from .pool import Pool, request_of
 from .protocol import BUNDLED, Parts
-from .replica import Fail
-from .router import Inputs
+from .replica import Fail, Task
+from .router import Inputs, Walk
+
+
+def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
+    """Return a task's walk, and its inputs as `flat` gives them."""
+    walk, inputs = request_of(task)
+    return walk, *flat(inputs)
 
 
 def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:

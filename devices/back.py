@@ -18,7 +18,7 @@ import zmq
 from . import answers, protocol, sockets
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
-from .replica import Replica
+from .replica import Replica, Task
 from .settings import Settings
 from .zap import REPLICAS
 
@@ -51,8 +51,10 @@ class Owner(Protocol):
     def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
         """It has not seen these fan-outs."""
 
-    def answered(self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool) -> None:
-        """It has answered."""
+    def answered(
+        self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, docs: int | None = None
+    ) -> None:
+        """It has answered; with a payload of so many Documents, or with an error."""
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -61,29 +63,40 @@ class Owner(Protocol):
 class Line:
     """The way to one replica."""
 
-    __slots__ = ("_encode", "identity", "port")
+    __slots__ = ("_encode", "_waiting", "identity", "port")
 
     def __init__(self, port: protocol.Port, identity: bytes, encode: Callable[[Any], bytes]) -> None:
         self.port = port
         self.identity = identity
         self._encode = encode
+        self._waiting: list[protocol.Message] = []
 
-    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any]) -> bool:
-        """Send a task; False if the replica cannot be reached any more."""
-        header = self._encode((protocol.VERSION, protocol.TASK, id, endpoint, parts))
-        return self._send([self.identity, header, *frames])
+    def give(self, task: Task) -> None:
+        """Send a task, when `flush` is called."""
+        walk, parts, frames = answers.task_frames(task)
+        self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
 
-    def recall(self, id: int) -> bool:
-        """Take a task back; with 0, which is none, only try to reach the replica."""
-        return self.say(protocol.RECALL, id)
+    def recall(self, id: int) -> None:
+        """Take a task back, when `flush` is called."""
+        self._waiting.append(((protocol.VERSION, protocol.RECALL, id), ()))
+
+    def flush(self) -> bool:
+        """Send what there is to send; False if the replica cannot be reached any more, and nothing was sent."""
+        waiting, self._waiting = self._waiting, []
+        return self._send(waiting)
+
+    def reached(self) -> bool:
+        """Try to reach the replica, by taking back a task that is none."""
+        return self.say(protocol.RECALL, 0)
 
     def say(self, *fields: Any) -> bool:
-        """Send a header alone."""
-        return self._send([self.identity, self._encode((protocol.VERSION, *fields))])
+        """Send a header alone, at once."""
+        return self._send([((protocol.VERSION, *fields), ())])
 
-    def _send(self, frames: Sequence[Any]) -> bool:
+    def _send(self, messages: Sequence[protocol.Message]) -> bool:
         try:
-            self.port.send(frames)
+            for frames in protocol.couple(messages, self._encode):
+                self.port.send([self.identity, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -166,30 +179,30 @@ class Back:
         identity = frames[0]
         if len(frames) < 2:
             raise protocol.Malformed("no header")
-        header = protocol.decode(frames[1], protocol.FROM_REPLICA)
-        kind = header[1]
-        if kind < protocol.DONE and port is not None:
-            self._greeted(port, identity, header)
-            return
-        pool = members.get(identity)
-        if pool is None or kind < protocol.DONE:
-            raise protocol.Unexpected("an answer from an unknown replica")
-        if kind == protocol.DONE and len(frames) > 2:
-            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2:], False)
-        else:
-            self._said(pool, identity, header, frames)
+        for header, payload in protocol.read(frames, 1, protocol.FROM_REPLICA):
+            kind = header[1]
+            if kind < protocol.DONE and port is not None:
+                self._greeted(port, identity, header)
+                continue
+            pool = members.get(identity)
+            if pool is None or kind < protocol.DONE:
+                raise protocol.Unexpected("an answer from an unknown replica")
+            if kind == protocol.DONE and payload:
+                self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])
+            else:
+                self._said(pool, identity, header, payload)
 
-    def _said(self, pool: Pool, identity: bytes, header: list[Any], frames: list[Any]) -> None:
+    def _said(self, pool: Pool, identity: bytes, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
         if kind == protocol.LEAVE:
             self._forget(identity)
             self._owner.left(pool, identity)
         elif kind == protocol.MISSED:
             self._owner.missed(pool, identity, header[2], header[3])
-        elif len(frames) < 3:
+        elif not payload:
             raise protocol.Malformed("an answer without a payload")
         else:
-            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, frames[2], True)
+            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
     def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode)
@@ -292,7 +305,7 @@ class Back:
         if self._remote is not None and (now := time.monotonic()) >= self._next_probe:
             self._next_probe = now + PROBE_EVERY
             for identity, line in list(self._lines.items()):
-                if line.port is self._remote and identity not in self._lost and not line.recall(0):
+                if line.port is self._remote and identity not in self._lost and not line.reached():
                     log.warning("%s on another machine is gone", answers.name_of(identity))
                     self.unreachable(identity)
 
@@ -318,7 +331,7 @@ class Back:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
         now = time.monotonic()
         lines = self._lines
-        over = [name for name, end in self._lost.items() if now >= end or (name in lines and not lines[name].recall(0))]
+        over = [name for name, end in self._lost.items() if now >= end or (name in lines and not lines[name].reached())]
         for port, handle in self._answering if over else ():
             while port.readable():
                 self._read(port, handle)

@@ -23,7 +23,7 @@ from .back import Back
 from .external import Externals
 from .fanout import Publish
 from .front import Front
-from .pool import Actions, Broken, Finished, Outcome, Pool, request_of
+from .pool import Actions, Broken, Finished, Outcome, Pool
 from .replica import Action, Fail, Kill, Recall, Replica, Send, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
@@ -75,7 +75,7 @@ class Broker:
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
         self._encode = protocol.encoder()
-        self._commands = 0
+        self._commands = settings.epoch << 32  # the manager may still answer those of the broker before
         self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
         self._rests = Rests(self._by_name, self.lost, self.found, self._front.controlled)
@@ -322,6 +322,7 @@ class Broker:
         seconds: float,
         payload: Any,
         failed: bool,
+        docs: int | None = None,
         notes: dict[str, Any] | None = None,
     ) -> None:
         """The replica has answered with a payload (an external Executor: with several), or with an error."""
@@ -330,15 +331,12 @@ class Broker:
         if actions:
             self._do(pool, actions)
         if outcome is not None:
+            if docs is not None:
+                outcome.walk.docs = docs
             if notes:
                 for far, note in notes.items():
                     outcome.walk.note(f"{pool.node.name}/{far}", note)
             self._go_on(pool, outcome, now)
-
-    def task_frames(self, task: Task) -> tuple[Walk, Any, Sequence[Any]]:
-        """A task's walk, and its inputs as parts and frames."""
-        walk, inputs = request_of(task)
-        return walk, *answers.flat(inputs)
 
     # -- what is to be sent ---------------------------------------------------------------------------------------
 
@@ -359,21 +357,29 @@ class Broker:
     def _flush(self) -> None:
         """Send what the turn has brought about, and what follows from that."""
         while self._to_replicas:
-            pool, action = self._to_replicas.popleft()
-            if type(action) is Send:
-                walk, inputs = request_of(action.task)
-                parts, frames = answers.flat(inputs)
-                if not action.replica.line.give(action.task.id, walk.endpoint, parts, frames):
-                    self._back.unreachable(action.replica.name, action.task.id)
-            elif type(action) is Publish:
-                walk, inputs = action.scatter.payload
-                parts, frames = answers.flat(inputs)
-                kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
-                header = self._encode((*kind, walk.endpoint, parts, action.skip))
-                self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
-            elif type(action) is Recall:
-                action.replica.line.recall(action.task.id)
+            given: dict[Any, list[int]] = {}  # ids of tasks, by the line that they go over
+            while self._to_replicas:
+                self._send(*self._to_replicas.popleft(), given)
+            for line, ids in given.items():
+                if not line.flush():
+                    for id in reversed(ids):  # each goes in front of those that wait
+                        self._back.unreachable(line.identity, id)
         self._front.flush()
+
+    def _send(self, pool: Pool, action: Action | Publish, given: dict[Any, list[int]]) -> None:
+        if type(action) is Send:
+            line = action.replica.line
+            line.give(action.task)
+            given.setdefault(line, []).append(action.task.id)
+        elif type(action) is Publish:
+            walk, inputs = action.scatter.payload
+            parts, frames = answers.flat(inputs)
+            kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
+            header = self._encode((*kind, walk.endpoint, parts, action.skip))
+            self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
+        elif type(action) is Recall:
+            action.replica.line.recall(action.task.id)
+            given.setdefault(action.replica.line, [])
 
     # -- the process manager --------------------------------------------------------------------------------------
 
@@ -392,7 +398,9 @@ class Broker:
                 elif command == "crashing":
                     self._crashing[arguments[0]] = arguments[1]
                 elif command == "controlled":
-                    self._front.controlled(self._commanded.pop(arguments[0]), arguments[1])
+                    origin = self._commanded.pop(arguments[0], None)
+                    if origin is not None:
+                        self._front.controlled(origin, arguments[1])
                 elif command == "drain":
                     self.closing = True
                     if not self._walks:

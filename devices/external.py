@@ -17,10 +17,9 @@ import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from . import protocol, sockets
+from . import answers, protocol, sockets
 from .pool import Pool
 from .replica import Replica, Task
-from .router import Walk
 
 log = logging.getLogger("zflow.broker")
 
@@ -50,12 +49,17 @@ class Owner(Protocol):
         """It is back; returns what it had not answered."""
 
     def answered(
-        self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, notes: dict[str, Any] | None
+        self,
+        pool: Pool,
+        name: Any,
+        id: int,
+        seconds: float,
+        payload: Any,
+        failed: bool,
+        docs: int | None = None,
+        notes: dict[str, Any] | None = None,
     ) -> None:
         """It has answered with payloads, or with an error."""
-
-    def task_frames(self, task: Task) -> tuple[Walk, Any, Sequence[Any]]:
-        """A task's walk, parts and frames."""
 
 
 class Address:
@@ -74,6 +78,7 @@ class Address:
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
         self._owner = owner
         self._encode = protocol.encoder()
+        self._waiting: list[protocol.Message] = []
         self._port = protocol.Port(socket, 2)
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self.socket = socket
@@ -88,18 +93,27 @@ class Address:
 
     # -- as a line to a replica -----------------------------------------------------------------------------------
 
-    def give(self, id: int, endpoint: str, parts: Any, frames: Sequence[Any], kind: int = protocol.REQUEST) -> bool:
-        """Send a task."""
-        return self._send([self._encode((protocol.VERSION, kind, id, endpoint, None, parts, 0)), *frames])
+    @property
+    def identity(self) -> bytes:
+        """What the broker calls it."""
+        return self.name
 
-    def recall(self, id: int) -> bool:
-        """Take a task back."""
-        return self._send([self._encode((protocol.VERSION, protocol.CANCEL, id))])
+    def give(self, task: Task, kind: int = protocol.REQUEST) -> None:
+        """Send a task, when `flush` is called."""
+        walk, parts, frames = answers.task_frames(task)
+        self._waiting.append(((protocol.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs), frames))
 
-    def _send(self, frames: Sequence[Any]) -> bool:
-        # Never waits: where a connection was refused there is nobody to send to, and `watch` is told of it.
+    def recall(self, id: int) -> None:
+        """Take a task back, when `flush` is called."""
+        self._waiting.append(((protocol.VERSION, protocol.CANCEL, id), ()))
+
+    def flush(self) -> bool:
+        """Send what there is to send. Where there is nobody to send to, `watch` is told of it, and this is True too."""
+        waiting, self._waiting = self._waiting, []
+        # Never waits: where a connection was refused there is nobody to send to.
         with contextlib.suppress(zmq.Again):
-            self._port.send(frames)
+            for frames in protocol.couple(waiting, self._encode):
+                self._port.send(frames)
         return True
 
     # -- what is heard --------------------------------------------------------------------------------------------
@@ -114,14 +128,15 @@ class Address:
                 continue
             self._heard = now
             try:
-                header = protocol.decode(frames[0], protocol.TO_CLIENT)
+                messages = protocol.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
                 continue
-            if header[1] == protocol.WELCOME:
-                self._welcomed(header[3], now)
-            else:
-                self._answer(header, frames[1:])
+            for header, payload in messages:
+                if header[1] == protocol.WELCOME:
+                    self._welcomed(header[3], now)
+                else:
+                    self._answer(header, payload)
 
     def watch(self, now: float) -> None:
         """Take in what has become of the connection."""
@@ -145,7 +160,8 @@ class Address:
     def _ask(self, now: float) -> None:
         if self._asked <= self._heard:
             self._asked = now
-        self._send([self._encode((protocol.VERSION, protocol.HELLO, 1))])
+        self._waiting.append(((protocol.VERSION, protocol.HELLO, 1), ()))
+        self.flush()
 
     def _cut(self, now: float) -> None:
         if self.here and self._lost_at is None:
@@ -176,8 +192,8 @@ class Address:
         elif self._lost_at is not None:
             self._lost_at = None
             for task in self._owner.found(self.pool, self.name):
-                walk, parts, frames = self._owner.task_frames(task)
-                self.give(task.id, walk.endpoint, parts, frames, protocol.AGAIN)
+                self.give(task, protocol.AGAIN)
+            self.flush()
             self._owner.resized(self.pool, self.name, slots)
         else:
             self._owner.resized(self.pool, self.name, slots)
@@ -185,6 +201,7 @@ class Address:
     def _join(self, slots: int, forgotten: set[int]) -> None:
         for id in forgotten:
             self.recall(id)
+        self.flush()
         self._forgotten = set()
         self._refused = ""
         self.here = True
@@ -193,7 +210,7 @@ class Address:
         log.info("external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots)
         self._owner.joined(self.pool, replica)
 
-    def _answer(self, header: list[Any], frames: list[Any]) -> None:
+    def _answer(self, header: list[Any], frames: Sequence[Any]) -> None:
         id = header[2]
         if header[1] == protocol.FAILED:
             if not frames:
@@ -203,7 +220,7 @@ class Address:
             elif _type(frames[0]) == "FlowNotRunning":
                 self._owner.lost(self.pool, self.name, unsent=id)
             else:
-                self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True, None)
+                self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
             return
         try:
             payloads = (
@@ -213,7 +230,7 @@ class Address:
             log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)
             return
         if payloads and payloads[0]:
-            self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, header[4])
+            self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, notes=header[4])
 
     def _refuse(self, why: str) -> None:
         if why != self._refused:

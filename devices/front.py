@@ -82,7 +82,7 @@ class Front:
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
-        self._to_send: list[tuple[protocol.Port, Sequence[Any]]] = []
+        self._to_send: dict[tuple[protocol.Port, bytes], list[protocol.Message]] = {}
 
     def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -100,21 +100,28 @@ class Front:
         if len(frames) < 2:
             raise protocol.Malformed("no header")
         try:
-            header = protocol.decode(frames[1], protocol.FROM_CLIENT)
+            messages = protocol.read(frames, 1, protocol.FROM_CLIENT)
         except protocol.WrongVersion:
             self._refuse_version(port, frames)
             raise
-        if header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
-            self._request(port, client, header, frames[2:])
-        elif header[1] == protocol.HELLO:
-            welcome = self._encode((protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
-            self._to_send.append((port, [client, welcome]))
+        for header, payload in messages:
+            if header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
+                self._request(port, client, header, payload)
+            else:
+                self._said(port, client, header)
+
+    def _said(self, port: protocol.Port, client: bytes, header: list[Any]) -> None:
+        if header[1] == protocol.HELLO:
+            self._say(port, client, (protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
         elif header[1] == protocol.CONTROL:
             self._control((port, client, header[2]), header[3], header[4])
         else:
             walk = self._owner.under_way((port, client, header[2]))
             if walk is not None:
                 self._owner.cancel(walk)
+
+    def _say(self, port: protocol.Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
+        self._to_send.setdefault((port, client), []).append((header, frames))
 
     def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         if origin[0] is self._public and not self._open_to_control:
@@ -126,10 +133,10 @@ class Front:
     def controlled(self, origin: Any, result: dict[str, Any]) -> None:
         """Tell what came of a command."""
         port, client, id = origin
-        self._to_send.append((port, [client, self._encode((protocol.VERSION, protocol.CONTROLLED, id, result))]))
+        self._say(port, client, (protocol.VERSION, protocol.CONTROLLED, id, result))
 
-    def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: list[Any]) -> None:
-        _, _, id, endpoint, targets, parts, timeout = header
+    def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: Sequence[Any]) -> None:
+        _, _, id, endpoint, targets, parts, timeout, docs = header
         if not frames:
             raise protocol.Malformed("a request without a payload")
         origin = (port, client, id)
@@ -143,6 +150,7 @@ class Front:
             self._in_flight[client] = self._in_flight.get(client, 0) + 1
         walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
         walk.client = client
+        walk.docs = docs
         walk.again = header[1] == protocol.AGAIN
         error = self._objection(walk, frames)
         if error:
@@ -170,25 +178,22 @@ class Front:
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
         message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
-        header = self._encode((protocol.VERSION, protocol.FAILED, id, 0))
-        self._to_send.append((port, [frames[0], header, answers.error("BadRequest", message)]))
+        header = (protocol.VERSION, protocol.FAILED, id, 0)
+        self._say(port, frames[0], header, [answers.error("BadRequest", message)])
 
     # -- what they are told ---------------------------------------------------------------------------------------
 
     def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
         """The request has a result."""
         port, client, id = walk.origin
-        took = int(seconds * 1e6)
-        header = self._encode((protocol.VERSION, protocol.REPLY, id, parts, walk.notes, took))
-        self._to_send.append((port, [client, header, *frames]))
+        self._say(port, client, (protocol.VERSION, protocol.REPLY, id, parts, walk.notes, int(seconds * 1e6)), frames)
         if port is self._public:
             self.forget(walk)
 
     def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
         """The request has failed."""
         port, client, id = walk.origin
-        header = self._encode((protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)))
-        self._to_send.append((port, [client, header, error]))
+        self._say(port, client, (protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)), [error])
         if port is self._public:
             self.forget(walk)
 
@@ -203,8 +208,9 @@ class Front:
 
     def flush(self) -> None:
         """Send what there is to say."""
-        for port, frames in self._to_send:
-            port.send(frames)  # a client that is gone is not an error: ROUTER drops what is for it
+        for (port, client), messages in self._to_send.items():
+            for frames in protocol.couple(messages, self._encode):
+                port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
         self._to_send.clear()
 
 

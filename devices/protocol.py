@@ -4,7 +4,7 @@ A header is a flat array `[VERSION, kind, ...]`. Its fields are checked here, on
 nobody behind this module meets a wrong type. Payload frames are never looked into.
 
     client  -> broker    HELLO token                              are you there, and who are you?
-                         REQUEST id endpoint targets parts timeout_ms
+                         REQUEST id endpoint targets parts timeout_ms docs
                                                       + payload   walk this through the graph; 0 ms: take your time
                          AGAIN ...                                a REQUEST that may have been begun before
                          CANCEL id                                nobody wants its answer any more
@@ -17,7 +17,7 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
     replica -> broker    HELLO token                              who are you?
                          READY executor endpoints slots shard replica
                                                                   take me into the pool
-                         DONE task service_us         + payload
+                         DONE task service_us docs    + payload
                          ERROR task service_us        + error
                          MISSED first last                        these fan-outs never came, nor those between
                          LEAVE                                    I start nothing more; give my requests to others
@@ -31,6 +31,9 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                                                       + payload   the task of shard s is base + s; not for those to skip
                          BEACON number                            the last fan-out was this
 
+Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, payload frame], ...]]`.
+It says what its cars say, one after the other.
+
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
 by routing id and id. To an external Executor's front, another broker is a client.
 
@@ -40,13 +43,13 @@ there the message begins with it, as it does where a ROUTER put it.
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
 reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
-`notes` is None, or what the client is to know besides, by Executor. `targets` is a list of Executor names or None
-for all of them.
+`docs` is how many Documents are in the payload. `notes` is None, or what the client is to know besides, by Executor.
+`targets` is a list of Executor names or None for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -58,19 +61,22 @@ MAX_ENDPOINT = 1024  # characters
 BATCH = 64  # messages taken from one socket before anything else is looked at
 BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
+CARS = 64  # messages in a train, at most
+CARGO = 32 * 1024  # bytes of payload in a train, at most
 
+TRAIN = 0
 HELLO, REQUEST, CANCEL, AGAIN, CONTROL = 1, 2, 3, 4, 5
 WELCOME, REPLY, FAILED, CONTROLLED = 11, 12, 13, 14
 READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
 ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED = 31, 32, 33, 34, 35, 36
 
 # As plain numbers: each use of an enum would cost a conversion.
-_EVENTS, _POLLIN, _SNDMORE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK)
+_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
 _NONE = type(None)
 _Shapes = dict[int, set[tuple[Any, ...]]]  # of the types of the fields
 
 _LISTS = (_NONE, list)
-_REQUEST = {(int, int, int, str, targets, parts, int) for targets in _LISTS for parts in _LISTS}
+_REQUEST = {(int, int, int, str, targets, parts, int, int) for targets in _LISTS for parts in _LISTS}
 FROM_CLIENT: _Shapes = {
     HELLO: {(int, int, int)},
     REQUEST: _REQUEST,
@@ -81,7 +87,7 @@ FROM_CLIENT: _Shapes = {
 FROM_REPLICA: _Shapes = {
     HELLO: {(int, int, int)},
     READY: {(int, int, str, endpoints, int, int, int) for endpoints in _LISTS},
-    DONE: {(int, int, int, int)},
+    DONE: {(int, int, int, int, int)},
     ERROR: {(int, int, int, int)},
     LEAVE: {(int, int)},
     MISSED: {(int, int, int, int)},
@@ -104,6 +110,7 @@ TO_REPLICA: _Shapes = {
 
 
 _unpack = msgpack.unpackb
+_TRAIN_BEGINS = bytes((0x93, VERSION, TRAIN))  # msgpack of three elements, and the first two of them
 
 
 class Malformed(Exception):
@@ -119,6 +126,7 @@ class WrongVersion(Malformed):
 
 
 Frames = list[Any]  # of bytes, memoryview or zmq.Frame
+Message = tuple[Sequence[Any], Sequence[Any]]  # the header's fields, and the payload's frames
 Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
 
 
@@ -138,12 +146,19 @@ def decode(frame: bytes, shapes: _Shapes) -> list[Any]:
         WrongVersion: it is a header, but of another version.
         Malformed: it is anything else.
     """
+    return _checked(_fields(frame), shapes)
+
+
+def _fields(frame: bytes) -> Any:
     if len(frame) > MAX_HEADER:
         raise Malformed("header too long")
     try:
-        header = _unpack(frame)
+        return _unpack(frame)
     except Exception:
         raise Malformed("header is not msgpack") from None
+
+
+def _checked(header: Any, shapes: _Shapes) -> list[Any]:
     if type(header) is not list or len(header) < 2:
         raise Malformed("header is not an array")
     if header[0] != VERSION:
@@ -154,6 +169,58 @@ def decode(frame: bytes, shapes: _Shapes) -> list[Any]:
     if tuple(map(type, header)) not in shapes[kind]:
         raise Malformed("wrong fields in header")
     return header
+
+
+def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[tuple[list[Any], Sequence[Any]]]:
+    """Return what a message says: its header, which is the frame `at`, and its payload; of a train, each car's.
+
+    Raises: as `decode`. Of a train, either all of it is right or nothing.
+    """
+    first = frames[at]
+    if first[:3] != _TRAIN_BEGINS:
+        return [(decode(first, shapes), frames[at + 1 :])]
+    cars = _fields(first)[2]
+    if len(frames) > at + 1 or type(cars) is not list or not 0 < len(cars) <= CARS:
+        raise Malformed("a train that is none")
+    messages: list[tuple[list[Any], Sequence[Any]]] = []
+    for car in cars:
+        if type(car) is not list or not 0 < len(car) < 3 or (len(car) == 2 and type(car[1]) is not bytes):
+            raise Malformed("a car of a train that is none")
+        messages.append((_checked(car[0], shapes), car[1:]))
+    return messages
+
+
+def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
+    """Yield the frames of each message to be sent; small ones that follow one another are made trains.
+
+    >>> said = list(couple([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
+    >>> [header for header, payload in read(said[0], 0, FROM_CLIENT)]
+    [[1, 1, 7], [1, 1, 8]]
+    """
+    begin = 0
+    if len(messages) > 1:
+        cargo = 0
+        for at, (_, payload) in enumerate(messages):
+            size = sum(map(len, payload))
+            small = size <= BUNDLED and (not payload or (len(payload) == 1 and type(payload[0]) is bytes))
+            cargo += size
+            if not small or cargo > CARGO or at - begin == CARS:
+                yield from _train(messages[begin:at], encode)
+                begin, cargo = at, size
+                if not small:
+                    yield [encode(messages[at][0]), *payload]
+                    begin, cargo = at + 1, 0
+    yield from _train(messages[begin:], encode)
+
+
+def _train(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
+    if len(messages) > 1:
+        train = encode((VERSION, TRAIN, [(header, *payload) for header, payload in messages]))
+        if len(train) <= MAX_HEADER:
+            yield [train]
+            return
+    for header, payload in messages:
+        yield [encode(header), *payload]
 
 
 def topic(node: int, group: int) -> bytes:
@@ -240,12 +307,8 @@ class Port:
     def receive_some(self, limit: int) -> list[Frames]:
         """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
         messages = [self.receive()]
-        if self.readable():  # for a single message this is cheaper than the exception, for several that is
-            try:
-                while len(messages) < limit:
-                    messages.append(self.receive(_NOBLOCK))
-            except zmq.Again:
-                pass
+        while len(messages) < limit and self.readable():  # cheaper than the exception that says there is none
+            messages.append(self.receive())
         return messages
 
     def send(self, frames: Sequence[Any]) -> None:
@@ -262,6 +325,13 @@ class Port:
                 send(frame, _SNDMORE if more else 0)
             else:
                 self.socket.send(frame, _SNDMORE if more else 0, copy=False)
+
+    def say(self, messages: Sequence[Message], encode: Callable[[Any], bytes]) -> list[zmq.MessageTracker]:
+        """Send these messages, with `encode` for the headers, in as few as possible; returns as `send_tracked`."""
+        trackers: list[zmq.MessageTracker] = []
+        for frames in couple(messages, encode):
+            trackers += self.send_tracked(frames)
+        return trackers
 
     def send_tracked(self, frames: Sequence[Any]) -> list[zmq.MessageTracker]:
         """Like `send`; the trackers returned tell when libzmq has let go of each frame that was not copied.

@@ -32,6 +32,7 @@ class Rests:
         self._find = find
         self._tell = tell
         self._waiting: list[tuple[Any, Pool, Any]] = []  # (origin, pool, name)
+        self._resting: set[Any] = set()  # names; a replica that is lost for another reason is not called back
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -45,13 +46,17 @@ class Rests:
             return
         pool, name = found[-1]
         if command == "undrain":
-            self._find(pool, name)
+            if name in self._resting:
+                self._resting.discard(name)
+                self._find(pool, name)
             self._tell(origin, {"replica": replica})
             return
         others = [other for key, other in pool.balancer.replicas.items() if key != name and not other.lost]
         if not any(other.shard == pool.balancer.replicas[name].shard for other in others):
             self._tell(origin, {"error": f"{replica} is the last one that serves its requests: scale up first"})
             return
+        self._resting.intersection_update(key for pool in self._pools.values() for key in pool.names)
+        self._resting.add(name)
         self._lose(pool, name)
         self._waiting.append((origin, pool, name))
         self.tick()

@@ -83,6 +83,7 @@ class Walk:
     Attributes:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
+        docs: how many Documents it has at the moment.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Walk:
         "begun",
         "client",
         "deadline",
+        "docs",
         "endpoint",
         "inputs",
         "notes",
@@ -108,6 +110,7 @@ class Walk:
         self.origin = origin
         self.client: Any = None
         self.size = 0
+        self.docs = 0
         self.timeout = timeout
         self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone
@@ -179,6 +182,13 @@ class Router:
                 self._after[at[name] + 1].append(index)
         for name in self._ends:
             self._after[at[name] + 1].append(len(self.nodes))
+        # _only[i + 1]: the one that follows node i if it needs nothing else, as in a chain; else None.
+        self._only = [
+            after[0] if len(after) == 1 and len(self._needs(after[0])) == 1 else None for after in self._after
+        ]
+
+    def _needs(self, index: int) -> tuple[str, ...]:
+        return self._ends if index == len(self.nodes) else self.nodes[index].needs
 
     def start(self, walk: Walk, *payloads: Payload) -> list[Visit | Answer]:
         """The request has come in with this payload, or with several, still to be reduced."""
@@ -204,10 +214,19 @@ class Router:
         return steps
 
     def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:
+        while (only := self._only[index + 1]) is not None:
+            if only == len(self.nodes):
+                steps.append(Answer(output))
+                return
+            if self.nodes[only].visited(walk.endpoint, walk.targets):
+                walk.visits += 1
+                steps.append(Visit(only, output))
+                return
+            index, output = only, [(self.nodes[only].name, side_by_side(output))]
         name = self.nodes[index].name if index >= 0 else ENTRANCE
         for next_index in self._after[index + 1]:
             end = next_index == len(self.nodes)
-            needs = self._ends if end else self.nodes[next_index].needs
+            needs = self._needs(next_index)
             inputs = output
             if len(needs) > 1:
                 arrived = walk.inputs.setdefault(next_index, {})

@@ -86,7 +86,16 @@ def header(*fields: Any) -> bytes:
 
 
 def request(**changes: Any) -> bytes:
-    fields = {"version": VERSION, "kind": REQUEST, "id": 7, "endpoint": "/", "targets": None, "parts": None, "ms": 0}
+    fields = {
+        "version": VERSION,
+        "kind": REQUEST,
+        "id": 7,
+        "endpoint": "/",
+        "targets": None,
+        "parts": None,
+        "ms": 0,
+        "docs": 1,
+    }
     return header(*{**fields, **changes}.values())
 
 
@@ -139,12 +148,12 @@ AT_FRONT = {
     "small parts of no frame": [request(parts=[["a", [-1]]])],
     "too many fields": [request(one_more=None), PAYLOAD],
     "too few fields": [header(VERSION, REQUEST, 7, "/", None, None), PAYLOAD],
-    "a request as it was in older versions": [header(VERSION, REQUEST, 7, "/", None), PAYLOAD],
+    "a request as it was in older versions": [header(VERSION, REQUEST, 7, "/", None, None, 0), PAYLOAD],
     "a cancel without an id": [header(VERSION, CANCEL)],
     "a cancel of what is no id": [header(VERSION, CANCEL, "7")],
     "a hello without a token": [header(VERSION, HELLO)],
     "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None, 1), PAYLOAD],
-    "what a replica says": [header(VERSION, DONE, 1, 1), PAYLOAD],
+    "what a replica says": [header(VERSION, DONE, 1, 1, 1), PAYLOAD],
     "ten thousand frames": [b"x"] * 10_000,
 }
 AT_BACK = {
@@ -153,10 +162,10 @@ AT_BACK = {
     "ready without fields": [header(VERSION, READY)],
     "ready with slots that are text": [header(VERSION, READY, "upper", None, "1", 0, 0)],
     "a hello without a token": [header(VERSION, HELLO)],
-    "an answer from nobody": [header(VERSION, DONE, 1, 1), PAYLOAD],
+    "an answer from nobody": [header(VERSION, DONE, 1, 1, 1), PAYLOAD],
     "an error from nobody": [header(VERSION, ERROR, 1, 1), PAYLOAD],
     "nobody leaves": [header(VERSION, LEAVE)],
-    "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5), PAYLOAD],
+    "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5, 1), PAYLOAD],
 }
 REFUSED = {
     "an unknown Executor": (["nobody", None, 1, 0, 0], "no Executor 'nobody'"),
@@ -223,7 +232,7 @@ def test_an_answer_from_nobody_is_counted_by_its_name(flow: Flow) -> None:
     what = "an answer from an unknown replica"
     before = malformed(flow).get(what, 0)
     with dealer(back(), b"upper/rep-5#1") as stranger:
-        stranger.send_multipart([header(VERSION, DONE, 1, 1), PAYLOAD])
+        stranger.send_multipart([header(VERSION, DONE, 1, 1, 1), PAYLOAD])
         stranger.send(header(VERSION, LEAVE))
         wait_for(lambda: malformed(flow).get(what, 0) == before + 2)
     serves(flow)
@@ -233,7 +242,7 @@ def test_random_messages_at_both_ends(flow: Flow) -> None:
     generator = random.Random(5)
     # Not of an Executor that there is: with some luck it would still be well-formed, and be taken into the pool.
     ready = header(VERSION, READY, "nobody", None, 1, 0, 0)
-    good = [request(), ready, header(VERSION, DONE, 1, 1), PAYLOAD]
+    good = [request(), ready, header(VERSION, DONE, 1, 1, 1), PAYLOAD]
 
     def frame() -> bytes:
         some = bytearray(generator.choice([*good, generator.randbytes(generator.randrange(40))]))
@@ -270,7 +279,7 @@ def test_each_kind_is_logged_once(tmp_path: Path) -> None:
             for number in range(50):
                 stranger.send_multipart([b"hello %d" % number])
                 stranger.send_multipart([header(VERSION, 99, number)])
-                other.send_multipart([header(VERSION, DONE, number, 1), PAYLOAD])  # counted, but not logged
+                other.send_multipart([header(VERSION, DONE, number, 1, 1), PAYLOAD])  # counted, but not logged
             wait_for(lambda: sum(client.info()["malformed"].values()) == 150)
         assert script.process.stdin is not None
         script.process.stdin.write("\n")
@@ -482,7 +491,7 @@ def test_an_answer_that_is_none_fails_its_request_only(kind: int, payload: list[
         posting = in_background(flow.post, "/lie", texts(30), request_size=1, on_error=failed.append)
         task = msgpack.unpackb(stranger.recv_multipart()[0])
         assert task[1:2] + task[3:] == [protocol.TASK, "/lie", None]
-        stranger.send_multipart([header(VERSION, kind, task[2], 100), *payload])
+        stranger.send_multipart([header(VERSION, kind, task[2], 100, *([1] if kind == DONE else [])), *payload])
         stranger.send(header(VERSION, LEAVE))
         assert len(posting.result(PATIENCE)) == 29
         assert [type(response.error) for response in failed] == [error]
@@ -492,9 +501,9 @@ def test_an_answer_that_is_none_fails_its_request_only(kind: int, payload: list[
 def test_answers_to_tasks_that_are_not_there(tmp_path: Path) -> None:
     with liar() as (flow, stranger):
         for task in (0, -1, 2**63, 10**6):
-            stranger.send_multipart([header(VERSION, DONE, task, -5), PAYLOAD])
+            stranger.send_multipart([header(VERSION, DONE, task, -5, 1), PAYLOAD])
             stranger.send_multipart([header(VERSION, ERROR, task, 2**63), PAYLOAD])
-        stranger.send_multipart([header(VERSION, DONE, 1, 1)])
+        stranger.send_multipart([header(VERSION, DONE, 1, 1, 1)])
         stranger.send(header(VERSION, READY, "lonely", None, 3, 0, 0))  # again
         stranger.send(header(VERSION, LEAVE))
         stranger.send(header(VERSION, LEAVE))

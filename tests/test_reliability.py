@@ -321,6 +321,32 @@ def test_a_replica_that_hangs_delays_nobody_but_its_own_request() -> None:
         assert len(flow.post("/", texts(100), request_size=1)) == 100
 
 
+class HoldsOne(Gate):
+    """Answers at once, but holds what it is told to hold, whatever the endpoint."""
+
+    @requests
+    def hold_one(self, docs: DocumentArray, **kwargs: Any) -> None:
+        if docs[0].text == "held":
+            self.hold(docs)
+
+
+def test_answers_do_not_wait_for_a_request_behind_them_that_takes_long(tmp_path: Path) -> None:
+    """Answers to quick requests travel together, but not until the slow one among them has ended."""
+    with Flow().add(name="one", uses=HoldsOne, uses_with={"folder": str(tmp_path)}) as flow:
+        flow.post("/", texts(3000), request_size=1)  # until many wait at the replica
+        answered: list[str] = []
+        inputs = DocumentArray([*texts(100), Document(text="held")])
+        post = in_background(
+            flow.post, "/", inputs, request_size=1, on_done=lambda response: answered.extend(response.docs.texts)
+        )
+        begun(tmp_path, "held")
+        wait_for(lambda: len(answered) == 100, what="all others are answered")
+        assert not post.done()
+        let_go(tmp_path, "held")
+        post.result(PATIENCE)
+        assert answered == inputs.texts
+
+
 def test_the_idle_one_gets_the_request() -> None:
     with Flow().add(name="uneven", uses=Uneven, replicas=3) as flow:
         result = flow.post("/", texts(210), request_size=1)

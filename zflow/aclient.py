@@ -9,7 +9,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Any
 
 import zmq
@@ -58,6 +58,7 @@ class _Link:
         self._socket = open_socket(self._context, address, keys)
         self._port = protocol.Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
+        self._waiting: list[protocol.Message] = []  # requests that are sent together with others of this moment
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._heard = self._used = time.monotonic()
         self.info: dict[str, Any] = {}
@@ -85,17 +86,30 @@ class _Link:
             self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
         self._drain()
 
-    def send(self, frames: list[Any], stream: _Stream, id: int) -> list[zmq.MessageTracker]:
-        """Send a request whose answer goes to the stream."""
+    def send(self, message: protocol.Message, stream: _Stream, id: int) -> list[zmq.MessageTracker]:
+        """Send a request whose answer goes to the stream, together with others of this moment."""
         self._streams[id] = stream
-        trackers = self._port.send_tracked(frames)
+        self._waiting.append(message)
+        if len(message[1]) > 1:  # memory that is not copied: whoever waits for the trackers may write to it again
+            return self.flush()
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self.flush)
+        return []
+
+    def flush(self) -> list[zmq.MessageTracker]:
+        """Send the requests that wait for that."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting or self._socket.closed:
+            return []
+        trackers = self._port.say(waiting, self.encode)
         self._drain()  # the descriptor signals changes only, and sending may have used one up
         return trackers
 
-    def send_again(self, frames: list[Any]) -> None:
-        """Send a request that was sent before."""
-        self._port.send(frames)
-        self._drain()
+    def send_again(self, messages: list[protocol.Message]) -> None:
+        """Send requests that were sent before."""
+        if messages:
+            self._port.say(messages, self.encode)
+            self._drain()
 
     def forget(self, stream: _Stream) -> None:
         """Drop whatever is still to come for the stream, and tell the broker not to bother."""
@@ -105,8 +119,9 @@ class _Link:
             self._drain()
 
     def _cancel(self, stream: _Stream) -> None:
-        for frames in stream.exchange.cancelled():
-            self._port.send(frames)
+        self._waiting.extend(stream.exchange.cancelled())
+        self._port.say(self._waiting, self.encode)
+        self._waiting = []
 
     def _drain(self) -> None:
         while not self._socket.closed and self._port.readable():
@@ -116,11 +131,12 @@ class _Link:
                 self._greeted()
                 continue
             try:
-                header = protocol.decode(frames[0], protocol.TO_CLIENT)
+                messages = protocol.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
                 return
-            self._take(header, list(protocol.buffers(frames[1:])))
+            for header, payload in messages:
+                self._take(header, protocol.buffers(payload))
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""
@@ -129,7 +145,7 @@ class _Link:
             with contextlib.suppress(zmq.Again):
                 self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
 
-    def _take(self, header: list[Any], payload: list[Any]) -> None:
+    def _take(self, header: list[Any], payload: Sequence[Any]) -> None:
         if header[1] == protocol.WELCOME:
             self._welcomed(header[3])
             return
@@ -152,9 +168,10 @@ class _Link:
         self.info = info
         if self._anew:
             self._anew = False
+            # Those that wait were not sent yet, and are among these.
+            self._waiting = []
             for stream in set(self._streams.values()):
-                for frames in stream.exchange.again():
-                    self._port.send(frames)
+                self._port.say(list(stream.exchange.again()), self.encode)
         if not self._welcome.done():
             self._welcome.set_result(info)
 
@@ -352,7 +369,7 @@ class AsyncClient(Shortcuts):
         limit = link.info.get("max_message_bytes", 2**63)
         source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
         requests = batches(None if source is not None else inputs, request_size)
-        exchange = Exchange(on, requests, parameters, targets, limits, limit, link.ids, link.encode)
+        exchange = Exchange(on, requests, parameters, targets, limits, limit, link.ids)
         stream = _Stream(link, exchange)
         trackers: deque[zmq.MessageTracker] = deque()
         try:
@@ -363,10 +380,10 @@ class AsyncClient(Shortcuts):
                             await asyncio.sleep(0)
                             continue
                         trackers.popleft()
-                    frames = exchange.next() if source is None else await _next(source, exchange)
-                    if frames is None:
+                    message = exchange.next() if source is None else await _next(source, exchange)
+                    if message is None:
                         break
-                    trackers.extend(link.send(frames, stream, exchange.last_id))
+                    trackers.extend(link.send(message, stream, exchange.last_id))
                 if exchange.finished:
                     return
                 await _arrival(link, stream)
@@ -384,8 +401,7 @@ async def _arrival(link: _Link, stream: _Stream) -> None:
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(stream.arrived.wait(), pause)
     stream.arrived.clear()
-    for frames in stream.exchange.due():
-        link.send_again(frames)
+    link.send_again(list(stream.exchange.due()))
 
 
 async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
@@ -402,7 +418,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         yield DocumentArray(some)
 
 
-async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> list[Any] | None:
+async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> protocol.Message | None:
     try:
         docs = await source.__anext__()
     except StopAsyncIteration:

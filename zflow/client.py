@@ -358,10 +358,8 @@ class Client(Shortcuts):
         requests = batches(inputs, request_size)
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
-            to = connection
-            exchange = Exchange(
-                on, requests, parameters, targets, limits, to.info.get("max_message_bytes", 2**63), to.ids, to.encode
-            )
+            limit = connection.info.get("max_message_bytes", 2**63)
+            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown

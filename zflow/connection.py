@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -104,7 +104,7 @@ class Connection:
                 self._say(asking)  # a broker that has died meanwhile may have taken the question with it
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
-    def _receive_some(self) -> list[tuple[list[Any], list[Any]]]:
+    def _receive_some(self) -> list[tuple[list[Any], Sequence[Any]]]:
         """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
             messages = self._port.receive_some(protocol.BATCH)
@@ -115,9 +115,10 @@ class Connection:
             messages = [message for message in messages if message[0]]
             self._greeted()
         try:
-            return [(protocol.decode(m[0], protocol.TO_CLIENT), list(protocol.buffers(m[1:]))) for m in messages]
+            said = [one for message in messages for one in protocol.read(message, 0, protocol.TO_CLIENT)]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
+        return [(header, protocol.buffers(payload)) for header, payload in said]
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""
@@ -139,7 +140,7 @@ class Connection:
             if not self._socket.poll(LAST_WORDS):
                 raise
 
-    def _receive(self, expire: Callable[[], bool], pause: float | None = None) -> list[tuple[list[Any], list[Any]]]:
+    def _receive(self, expire: Callable[[], bool], pause: float | None = None) -> list[tuple[list[Any], Sequence[Any]]]:
         """What has arrived; while there is nothing, make sure that the broker is still there.
 
         After `pause` seconds there may be nothing.
@@ -169,8 +170,7 @@ class Connection:
                 self._send_some(exchange, at_hand)
             if exchange.finished:
                 return
-            for frames in exchange.due():
-                self._port.send(frames)
+            self._port.say(list(exchange.due()), self.encode)
             for header, payload in self._receive(lambda: exchange.expire(self._address), exchange.pause):
                 if header[1] == protocol.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
@@ -181,26 +181,24 @@ class Connection:
 
     def _send_some(self, exchange: Exchange, at_hand: bool) -> None:
         """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
-        together: list[list[Any]] = []
+        together: list[protocol.Message] = []
         begun = time.perf_counter()
         while exchange.has_room:
-            frames = exchange.next()
-            if frames is None:
+            message = exchange.next()
+            if message is None:
                 break
-            together.append(frames)
+            together.append(message)
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if not at_hand or len(frames) > 2 or time.perf_counter() - begun > GATHERING:
+            if not at_hand or len(message[1]) > 1 or time.perf_counter() - begun > GATHERING:
                 break
-        for frames in together:
-            for tracker in self._port.send_tracked(frames):
-                tracker.wait()
+        for tracker in self._port.say(together, self.encode):
+            tracker.wait()
 
     def _send_again(self, exchange: Exchange) -> None:
         """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
         if self._anew:
             self._anew = False
-            for frames in exchange.again():
-                self._port.send(frames)
+            self._port.say(list(exchange.again()), self.encode)
 
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
@@ -219,8 +217,7 @@ class Connection:
 
     def abandon(self, exchange: Exchange) -> None:
         """Tell the broker not to bother with what was not answered."""
-        for frames in exchange.cancelled():
-            self._port.send(frames)
+        self._port.say(list(exchange.cancelled()), self.encode)
 
     def close(self) -> None:
         """Close the socket when what it has to say is out, but soon."""

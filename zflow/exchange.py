@@ -108,7 +108,6 @@ class Exchange:
             for is sent again, after a pause.
         max_message_bytes: the largest request that the Flow takes.
         ids: where the requests' ids come from.
-        encode: makes header frames.
     """
 
     def __init__(
@@ -120,7 +119,6 @@ class Exchange:
         limits: tuple[int, int | None, bool],
         max_message_bytes: int,
         ids: Iterator[int],
-        encode: Callable[[Any], bytes],
     ) -> None:
         self._endpoint = endpoint
         self._batches = batches
@@ -130,7 +128,6 @@ class Exchange:
         self._limit = max_message_bytes
         self._held_back: dict[int, float] = {}  # requests that the Flow had no room for, and when to send them again
         self._ids = ids
-        self._encode = encode
         self.last_id = 0  # of the request made last
         self._sent: dict[int, _Sent] = {}
         self._answered: dict[int, Response] = {}
@@ -151,8 +148,8 @@ class Exchange:
             return False
         return self._bytes < MAX_IN_FLIGHT
 
-    def next(self) -> list[Any] | None:
-        """The frames of the next request, or None when there are no more inputs.
+    def next(self) -> protocol.Message | None:
+        """The message of the next request, or None when there are no more inputs.
 
         Raises:
             SerializationError: a Document or the parameters cannot be sent.
@@ -168,8 +165,8 @@ class Exchange:
         """There are no more inputs."""
         self._exhausted = True
 
-    def request(self, docs: DocumentArray) -> list[Any]:
-        """The frames of a request with these Documents; raises as `next`."""
+    def request(self, docs: DocumentArray) -> protocol.Message:
+        """The message of a request with these Documents; raises as `next`."""
         frames = wire.pack(docs, self._parameters)
         size = sum(map(len, frames))
         if size > self._limit:
@@ -183,17 +180,17 @@ class Exchange:
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        return [self._header(protocol.REQUEST, id, self._timeout or 0), *frames]
+        return self._header(protocol.REQUEST, id, self._timeout or 0, docs), frames
 
-    def _header(self, kind: int, id: int, timeout: int) -> bytes:
-        return self._encode((protocol.VERSION, kind, id, self._endpoint, self._targets, None, timeout))
+    def _header(self, kind: int, id: int, timeout: int, docs: DocumentArray) -> tuple[Any, ...]:
+        return protocol.VERSION, kind, id, self._endpoint, self._targets, None, timeout, len(docs)
 
-    def again(self) -> Iterator[list[Any]]:
-        """The frames of the requests that were not answered, for a broker that may not have got them."""
+    def again(self) -> Iterator[protocol.Message]:
+        """The messages of the requests that were not answered, for a broker that may not have got them."""
         now = time.monotonic()
         for id, sent in self._sent.items():
             if id not in self._held_back:
-                yield [self._header(protocol.AGAIN, id, self._left(sent, now)), *sent.payload]
+                yield self._header(protocol.AGAIN, id, self._left(sent, now), sent.docs), sent.payload
 
     def _left(self, sent: _Sent, now: float) -> int:
         """The ms that are left of a request's time; 0: it may take any."""
@@ -212,19 +209,19 @@ class Exchange:
         """The seconds until something that was held back is to be sent again, or None."""
         return max(0.0, min(self._held_back.values()) - time.monotonic()) if self._held_back else None
 
-    def due(self) -> Iterator[list[Any]]:
-        """The frames of what was held back long enough."""
+    def due(self) -> Iterator[protocol.Message]:
+        """The messages of what was held back long enough."""
         now = time.monotonic()
         for id in [id for id, at in self._held_back.items() if at <= now]:
             del self._held_back[id]
             sent = self._sent.get(id)
             if sent is not None and sent.deadline > now:
-                yield [self._header(protocol.REQUEST, id, self._left(sent, now)), *sent.payload]
+                yield self._header(protocol.REQUEST, id, self._left(sent, now), sent.docs), sent.payload
 
-    def cancelled(self) -> Iterator[list[Any]]:
+    def cancelled(self) -> Iterator[protocol.Message]:
         """The messages that tell the broker that nobody wants the answers still to come."""
         for id in self._sent:
-            yield [self._encode((protocol.VERSION, protocol.CANCEL, id))]
+            yield (protocol.VERSION, protocol.CANCEL, id), ()
 
     def expire(self, address: str) -> bool:
         """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
+LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
 REGISTERING = 10_000  # ms to wait for the broker's word
 
 
@@ -72,8 +75,8 @@ class Task(NamedTuple):
     frames: Sequence[Any]
 
 
-class StopNow(Exception):
-    """Raised by a signal while the replica waits for work."""
+class StopNow(BaseException):
+    """Raised by a signal while the replica waits for work: anywhere in there, so no `except Exception` may catch it."""
 
 
 class Stop:
@@ -128,7 +131,12 @@ class Link:
         self._endpoints: list[str] | None = None
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
-        self._trackers: list[zmq.MessageTracker] = []
+        self._answers: list[protocol.Message] = []  # that wait to be sent
+        self._held = threading.Event()  # some of them may wait for long
+        self._teller: threading.Thread | None = None
+        # Whose turn it is to use the sockets: the main thread's, but while it calls the Executor.
+        self.turn = threading.Lock()
+        self.turn.acquire()
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -209,11 +217,14 @@ class Link:
         if not frames[0]:
             self._greeted()
             return
-        header = protocol.decode(frames[0], protocol.TO_REPLICA)
+        for header, payload in protocol.read(frames, 0, protocol.TO_REPLICA):
+            self._told(header, payload)
+
+    def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
         if kind == protocol.TASK:
             self._recalled.discard(header[2])  # given to this one once more
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(frames[1:]))
+            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(payload))
         elif kind == protocol.RECALL:
             if self._backlog.pop(header[2], None) is None and self._fan is not None:
                 self._recalled.add(header[2])
@@ -233,7 +244,7 @@ class Link:
         else:
             new, missed = self._listener.heard(header[2])
         if missed is not None:
-            self._answer([self._encode((protocol.VERSION, protocol.MISSED, *missed))])
+            self._say([((protocol.VERSION, protocol.MISSED, *missed), ())])
         if new and self._seat.shard_id not in header[6]:
             id = header[3] + self._seat.shard_id
             self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
@@ -244,25 +255,53 @@ class Link:
             return None
         return self._backlog.pop(next(iter(self._backlog)))
 
-    def answer(self, kind: int, task: int, seconds: float, frames: Sequence[Any]) -> None:
-        """Send a task's result (`DONE`) or error (`ERROR`), and how long it was worked on."""
-        header = self._encode((protocol.VERSION, kind, task, int(seconds * 1e6)))
-        self._trackers.extend(self._answer([header, *frames]))
+    def answer(self, task: int, seconds: float, frames: Sequence[Any], docs: int | None) -> None:
+        """Answer a task that was worked on for so long: with a result of so many Documents, or None with an error.
 
-    def _answer(self, frames: list[Any]) -> list[zmq.MessageTracker]:
-        if self._collector is not None:
-            return self._collector.send_tracked([self._identity, *frames])
-        return self._back.send_tracked(frames)
+        A small answer waits for those that come with it, until `tell` is called.
+        """
+        took = int(seconds * 1e6)
+        if docs is None:
+            self._answers.append(((protocol.VERSION, protocol.ERROR, task, took), frames))
+        else:
+            self._answers.append(((protocol.VERSION, protocol.DONE, task, took, docs), frames))
+        if len(frames) > 1:
+            self.tell()  # the Executor may write to this memory again
 
-    def let_go(self) -> None:
-        """Wait until the memory of all results sent is free to be written to by the Executor."""
-        for tracker in self._trackers:
-            tracker.wait()
-        self._trackers.clear()
+    def tell(self) -> None:
+        """Send the answers, and return when the memory of all results is free to be written to by the Executor."""
+        if self._answers:
+            answers, self._answers = self._answers, []
+            for tracker in self._say(answers):
+                tracker.wait()
+
+    def hold(self) -> None:
+        """Let the answers wait for those of the tasks to come; should these take long, another thread sends them."""
+        if not self._held.is_set():
+            self._held.set()
+            if self._teller is None:
+                self._teller = threading.Thread(target=self._tell_in_time, name="zflow answers", daemon=True)
+                self._teller.start()
+
+    def _tell_in_time(self) -> None:
+        while True:
+            self._held.wait()
+            time.sleep(LONGEST_HOLD)
+            with self.turn:
+                self._held.clear()
+                self.tell()
+
+    def _say(self, messages: Sequence[protocol.Message]) -> list[zmq.MessageTracker]:
+        if self._collector is None:
+            return self._back.say(messages, self._encode)
+        trackers: list[zmq.MessageTracker] = []
+        for frames in protocol.couple(messages, self._encode):
+            trackers += self._collector.send_tracked([self._identity, *frames])
+        return trackers
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        self._answer([self._encode((protocol.VERSION, protocol.LEAVE))])
+        self._say([((protocol.VERSION, protocol.LEAVE), ())])
         if self._monitor is not None:
             zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):

@@ -11,13 +11,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
 
 from zflow import cuda, errors, process, uses, wire
-from zflow.devices import protocol
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
 from zflow.gather import gather
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.worker")
 
-FRESH = 200e-6  # seconds for which a look at what has arrived counts as the latest news
+FRESH = 1e-3  # seconds for which a look at what has arrived counts as the latest news, and answers are gathered
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
@@ -165,8 +164,8 @@ class Service:
         together = DocumentArray(doc for docs in matrix for doc in docs)
         return Call(handler, function, together, parameters, matrix, docs_map)
 
-    def encode(self, call: Call, value: Any) -> list[Any]:
-        """Encode what the Executor returned."""
+    def encode(self, call: Call, value: Any) -> tuple[Sequence[Any], int]:
+        """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
         docs = call.docs
         if isinstance(value, DocumentArray):
             docs = value
@@ -185,11 +184,11 @@ class Service:
                 f"the result of {self.name} has {size} bytes, over the limit of {self._limit} (max_message_bytes);"
                 f" the largest is {wire.largest(docs)}"
             )
-        return frames
+        return frames, len(docs)
 
-    def failure(self, task: Task, error: BaseException) -> bytes:
-        """Encode an error as the answer to a request."""
-        return _pack(errors.to_wire(_as_error(error, self.name, f"raised at {task.endpoint!r}")))
+    def failure(self, task: Task, error: BaseException) -> tuple[Sequence[Any], None]:
+        """Encode an error as the answer to a request; there are no Documents in it."""
+        return [_pack(errors.to_wire(_as_error(error, self.name, f"raised at {task.endpoint!r}")))], None
 
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
@@ -247,20 +246,28 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         drained = clock()
         while (task := link.next()) is not None:
             begun = clock()
-            kind, frames = protocol.DONE, []
-            try:
-                call = service.prepare(task)
-                frames = service.encode(call, call.start())
-            except BaseException as error:  # also SystemExit: a request must not end the replica
-                kind, frames = protocol.ERROR, [service.failure(task, error)]
+            link.turn.release()
+            frames, docs = _work(service, task)
+            link.turn.acquire()
             ended = clock()
-            link.answer(kind, task.id, ended - begun, frames)
-            link.let_go()
+            link.answer(task.id, ended - begun, frames, docs)
             if stop.asked:
-                return
-            if ended - drained > FRESH:  # what is next may have been recalled meanwhile
-                link.drain()
+                break
+            if ended - drained > FRESH:
+                link.tell()
+                link.drain()  # what is next may have been recalled meanwhile
                 drained = ended
+            else:
+                link.hold()
+        link.tell()
+
+
+def _work(service: Service, task: Task) -> tuple[Sequence[Any], int | None]:
+    try:
+        call = service.prepare(task)
+        return service.encode(call, call.start())
+    except BaseException as error:  # also SystemExit: a request must not end the replica
+        return service.failure(task, error)
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -306,17 +313,17 @@ class _AsyncLoop:
 
     async def _work(self, task: Task) -> None:
         begun = time.perf_counter()
-        kind, frames = protocol.DONE, []
+        answer: tuple[Sequence[Any], int | None]
         try:
             call = self._service.prepare(task)
             value = call.start()
             if call.handler is not None and call.handler.is_async:
                 value = await value
-            frames = self._service.encode(call, value)
+            answer = self._service.encode(call, value)
         except BaseException as error:
-            kind, frames = protocol.ERROR, [self._service.failure(task, error)]
-        self._link.answer(kind, task.id, time.perf_counter() - begun, frames)
-        self._link.let_go()
+            answer = self._service.failure(task, error)
+        self._link.answer(task.id, time.perf_counter() - begun, *answer)
+        self._loop.call_soon(self._link.tell)  # with what others have to answer at this moment
 
     def _done(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)

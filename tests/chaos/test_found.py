@@ -37,3 +37,29 @@ def test_a_broker_started_anew_knows_which_executors_a_request_passes_by(tmp_pat
         os.kill(passed_by, signal.SIGCONT)
         wait_for(lambda: client.info()["executors"]["once"]["replicas"] == ["once/rep-0"])
         assert client.post("/once", Document(text="a")).texts == ["a"]
+
+
+class SlowStart(Executor):
+    """A second replica is not ready before a file is there."""
+
+    def __init__(self, folder: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.runtime_args.replica_id:
+            (Path(folder) / "starting").touch()
+            wait_for(lambda: (Path(folder) / "go").exists())
+
+    @requests
+    def answer(self, docs: DocumentArray, **kwargs: Any) -> None:
+        pass
+
+
+def test_a_broker_started_anew_hears_of_commands_that_the_one_before_was_given(tmp_path: Path) -> None:
+    flow = Flow().add(name="slow", uses=SlowStart, uses_with={"folder": str(tmp_path)})
+    with flow, Client(port=flow.port) as client:
+        change = in_background(flow.scale, "slow", 2)
+        wait_for(lambda: (tmp_path / "starting").exists())
+        kill(pid_of("broker"))
+        wait_for(lambda: client.info()["epoch"] == 1)
+        (tmp_path / "go").touch()
+        assert change.result(PATIENCE)["replicas"] == 2
+        assert client.info()["epoch"] == 1, "it has not died of what it had not asked for"

@@ -94,10 +94,10 @@ class TestDecode:
         ("direction", "header"),
         [
             ("from client", [VERSION, protocol.HELLO, 7]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, None, 0]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], None, 1500]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, [["a", [1]], ["b", [2, -5]]], 0]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], [["a", [1]]], 1500]),
+            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, None, 0, 3]),
+            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], None, 1500, 3]),
+            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, [["a", [1]], ["b", [2, -5]]], 0, 3]),
+            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], [["a", [1]]], 1500, 3]),
             ("from client", [VERSION, protocol.CANCEL, 7]),
             ("to client", [VERSION, protocol.WELCOME, 7, {"version": "1"}]),
             ("to client", [VERSION, protocol.REPLY, 7, None, None, 1500]),
@@ -106,7 +106,7 @@ class TestDecode:
             ("from replica", [VERSION, protocol.HELLO, 7]),
             ("from replica", [VERSION, protocol.READY, "encoder", ["/index"], 1, 2, 0]),
             ("from replica", [VERSION, protocol.READY, "encoder", None, 32, 0, 1]),
-            ("from replica", [VERSION, protocol.DONE, 7, 1500]),
+            ("from replica", [VERSION, protocol.DONE, 7, 1500, 3]),
             ("from replica", [VERSION, protocol.ERROR, 7, 1500]),
             ("from replica", [VERSION, protocol.LEAVE]),
             ("from replica", [VERSION, protocol.MISSED, 3, 5]),
@@ -198,8 +198,8 @@ class TestDecode:
         assert caught.value.args == (reason,)
 
     def test_the_longest_header_that_is_read(self) -> None:
-        endpoint = "x" * (MAX_HEADER - 10)
-        frame = encoder()([VERSION, protocol.REQUEST, 1, endpoint, None, None, 0])
+        endpoint = "x" * (MAX_HEADER - 11)
+        frame = encoder()([VERSION, protocol.REQUEST, 1, endpoint, None, None, 0, 1])
         assert len(frame) == MAX_HEADER
         assert decode(frame, FROM_CLIENT)[3] == endpoint
 
@@ -208,6 +208,74 @@ class TestDecode:
         with pytest.raises(TypeError):
             encode([VERSION, object()])
         assert encode([VERSION, protocol.HELLO, 7]) == b"\x93\x01\x01\x07"
+
+
+messages = st.lists(
+    st.tuples(
+        st.builds(lambda id, endpoint: [VERSION, protocol.TASK, id, endpoint, None], ids, st.text(max_size=2000)),
+        st.lists(st.binary(max_size=30) | st.integers(0, 8000).map(bytes) | st.just(memoryview(b"large")), max_size=3),
+    ),
+    max_size=200,
+)
+
+
+class TestTrains:
+    @SETTINGS
+    @given(messages)
+    def test_what_is_coupled_is_read_as_it_was_and_in_its_order(self, said: list[Any]) -> None:
+        sent = list(protocol.couple(said, encoder()))
+        heard = [message for frames in sent for message in protocol.read(frames, 0, TO_REPLICA)]
+        assert [(header, list(payload)) for header, payload in heard] == [tuple(message) for message in said]
+        assert all(len(frames[0]) <= MAX_HEADER for frames in sent)
+        assert [header for header, _ in protocol.read([b"me", *sent[0]], 1, TO_REPLICA)] if sent else not said
+
+    def test_small_messages_travel_together_and_large_ones_alone(self) -> None:
+        def lengths(*sizes: int) -> list[int]:
+            said = [([VERSION, protocol.RECALL, at], [bytes(size)]) for at, size in enumerate(sizes)]
+            return [len(protocol.read(frames, 0, TO_REPLICA)) for frames in protocol.couple(said, encoder())]
+
+        assert lengths() == []
+        assert lengths(*[10] * 5) == [5]
+        assert lengths(10, 10, protocol.BUNDLED + 1, 10, 10) == [2, 1, 2]
+        assert lengths(*[1] * (2 * protocol.CARS + 1)) == [protocol.CARS, protocol.CARS, 1]
+        assert lengths(*[4096] * 20) == [8, 8, 4]
+
+    @pytest.mark.parametrize(
+        "train",
+        [
+            [],
+            7,
+            None,
+            [7],
+            [[]],
+            [[b""]],
+            [[[VERSION, protocol.RECALL, 7], b"", b""]],
+            [[[VERSION, protocol.RECALL, 7], "text"]],
+            [[[VERSION, protocol.RECALL, 7], None]],
+            [[[VERSION, protocol.RECALL, "7"]]],
+            [[[VERSION, protocol.RECALL, 7]], [[VERSION, protocol.HELLO, 7]]],
+            [[[VERSION, protocol.TRAIN, [[[VERSION, protocol.RECALL, 7]]]]]],
+            [[[VERSION, protocol.RECALL, 7]]] * (protocol.CARS + 1),
+        ],
+    )
+    def test_what_is_no_train(self, train: Any) -> None:
+        with pytest.raises(Malformed):
+            protocol.read([msgpack.packb([VERSION, protocol.TRAIN, train])], 0, TO_REPLICA)
+
+    def test_a_train_has_no_frames_behind_it(self) -> None:
+        train = msgpack.packb([VERSION, protocol.TRAIN, [[[VERSION, protocol.RECALL, 7]]]])
+        assert protocol.read([train], 0, TO_REPLICA) == [([VERSION, protocol.RECALL, 7], [])]
+        with pytest.raises(Malformed):
+            protocol.read([train, b"payload"], 0, TO_REPLICA)
+
+    @SETTINGS
+    @given(anything)
+    def test_anything_in_a_train(self, train: Any) -> None:
+        try:
+            heard = protocol.read([msgpack.packb([VERSION, protocol.TRAIN, train])], 0, TO_REPLICA)
+        except Malformed:
+            return
+        assert all(tuple(map(type, header)) in TO_REPLICA[header[1]] for header, _ in heard)
 
 
 class TestSplit:

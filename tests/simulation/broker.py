@@ -54,9 +54,19 @@ class Queue:
         return [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send a message, or say that its receiver is gone."""
-        if not self.to(frames):
-            raise zmq.ZMQError(zmq.EHOSTUNREACH)
+        """Send a message, or each one of a train, or say that its receiver is gone."""
+        for message in _uncoupled(frames):
+            if not self.to(message):
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
+
+
+def _uncoupled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    header = msgpack.unpackb(frames[1])
+    if header[1] != protocol.TRAIN:
+        yield frames
+        return
+    for fields, *payload in header[2]:
+        yield [frames[0], msgpack.packb(fields), *payload]
 
 
 class Line:

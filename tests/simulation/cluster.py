@@ -228,7 +228,7 @@ class Cluster:
         again = bool(client.again) and self._random.random() < client.again
         request = self.ledger.post(number, endpoint, targets, again)
         kind = protocol.AGAIN if again else protocol.REQUEST
-        header = (kind, request.number, endpoint, client.targets, None, client.timeout)
+        header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1)
         self._ask(request, header, payload(request.number, -1, 0))
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
@@ -340,7 +340,8 @@ class Cluster:
         raises = self.scenario.stages[process.stage].raises
         failed = raises and self._random.random() < raises
         kind = protocol.ERROR if failed else protocol.DONE
-        self._answer(process, (protocol.VERSION, kind, id, int(seconds * 1e6)), RAISED if failed else result)
+        header = (protocol.VERSION, kind, id, int(seconds * 1e6), *([] if failed else [1]))
+        self._answer(process, header, RAISED if failed else result)
         if process.leaving:
             self._leave_if_idle(process)
         else:

@@ -1,0 +1,62 @@
+"""Replicas that rest: who is taken out of the competition, who is put back, and what is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zflow.devices.pool import Limits, Pool
+from zflow.devices.replica import Replica
+from zflow.devices.rests import Rests
+from zflow.devices.router import Node
+
+
+class Told(list[Any]):
+    """What came of commands."""
+
+    def __call__(self, origin: Any, result: dict[str, Any]) -> None:
+        self.append((origin, result))
+
+
+@pytest.fixture
+def pool() -> Pool:
+    pool = Pool(0, Node("work"), 3, Limits())
+    for name in (b"work/rep-0#1", b"work/rep-1#2"):
+        pool.join(Replica(name), 0, 0.0)
+        pool.names[name] = name.decode().partition("#")[0]
+    return pool
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def rests(pool: Pool, told: Told) -> Rests:
+    return Rests({"work": pool}, lambda pool, name: pool.lose(name, 0.0), lambda pool, name: pool.find(name, 0.0), told)
+
+
+def test_one_that_rests_competes_again(pool: Pool, rests: Rests, told: Told) -> None:
+    rests.begin("me", "drain", "work/rep-0")
+    assert told == [("me", {"replica": "work/rep-0"})]
+    assert pool.balancer.replicas[b"work/rep-0#1"].lost
+    rests.begin("me", "undrain", "work/rep-0")
+    assert not pool.balancer.replicas[b"work/rep-0#1"].lost
+    rests.begin("me", "undrain", "work/rep-0")
+    assert told[1:] == [("me", {"replica": "work/rep-0"})] * 2
+
+
+def test_one_that_is_lost_for_another_reason_is_not_called_back(pool: Pool, rests: Rests, told: Told) -> None:
+    pool.lose(b"work/rep-0#1", 0.0)
+    rests.begin("me", "undrain", "work/rep-0")
+    assert pool.balancer.replicas[b"work/rep-0#1"].lost
+
+
+def test_the_last_one_does_not_rest(pool: Pool, rests: Rests, told: Told) -> None:
+    rests.begin("me", "drain", "work/rep-0")
+    rests.begin("me", "drain", "work/rep-1")
+    assert "the last one" in told[-1][1]["error"]
+    rests.begin("me", "drain", "work/rep-7")
+    assert "no replica is called 'work/rep-7'" in told[-1][1]["error"]
