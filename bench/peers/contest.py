@@ -23,7 +23,7 @@ from bench.peers import jobs, setup
 from bench.yardsticks import ideal
 
 MARK = "ZFLOW_BENCH_RUN"  # environment variable by which a system's processes are known
-LIMIT = 300.0  # seconds for one system's jobs
+LIMIT = 600.0  # seconds for one system's jobs
 GONE_WITHIN = 5.0  # seconds that what a system has started may outlive it
 AIMS = {"jina": 15.0, "ray": 10.0, "mosec": 2.0}  # zflow's requests per second, in terms of the peer's
 SIZES = {"--calls": (300, 50), "--seconds": (5.0, 1.0), "--requests": (300, 60)}  # a whole run and a quick one
