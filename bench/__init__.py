@@ -9,6 +9,7 @@ To add one, write a module `bench/NAME.py` and put its name into `bench.harness.
 - `measure(quick: bool) -> Result`, which starts what it needs, measures, ends it all and returns plain data (see
   `bench.harness.result`). `quick` asks for a run of few seconds that still computes every ratio: the tests do that.
 
-It prints nothing and writes nothing. Running, printing, storing, plotting and comparing are the harness's. This file
-imports nothing: the peers' adapters are run from here by interpreters that have no zflow.
+`python -m bench check NAME --accept` then puts its ratios into `baseline.json`. A benchmark prints nothing and writes
+nothing: running, printing, storing, plotting and comparing are the harness's. This file imports nothing, because the
+peers' adapters are run from here by interpreters that have no zflow.
 """

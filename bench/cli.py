@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (suite.Unknown, MissingExtra, FileNotFoundError) as error:
+    except (suite.Unknown, MissingExtra, FileNotFoundError, contest.Failed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         step = steps.add_parser(name, help=about)
         step.set_defaults(command=action)
-        step.add_argument("names", nargs="*", metavar="PEER", choices=[[], *ALL], help="which; all if none is named")
+        step.add_argument("names", nargs="*", metavar="PEER", help="which; all if none is named")
         if name == "run":
             step.add_argument("--quick", action="store_true", help="one short round; written to results/quick/")
     steps.add_parser("report", help="print what `peers run` has written").set_defaults(command=_peers_report)
@@ -118,14 +118,23 @@ def _check(options: argparse.Namespace) -> int:
     return int(any(verdict.worse for verdict in verdicts))
 
 
+def _peers(options: argparse.Namespace) -> Sequence[str]:
+    """Return the peers that were named, or all."""
+    for name in options.names:
+        if name not in ALL:
+            raise suite.Unknown(f"there is no peer {name!r}; there are {', '.join(ALL)}")
+    return options.names or ALL
+
+
 def _peers_setup(options: argparse.Namespace) -> int:
-    failed = [peer for peer in options.names or ALL if not setup.install(peer)]
+    failed = [peer for peer in _peers(options) if not setup.install(peer)]
     return int(bool(failed))
 
 
 def _peers_run(options: argparse.Namespace) -> int:
+    peers = _peers(options)
     environment = store.environment()
-    result = contest.run(options.names or ALL, options.quick)
+    result = contest.run(peers, options.quick)
     _finish(store.Record(NAME, options.quick, environment, result), options)
     return 0
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import statistics
 
-from bench.harness.processes import fresh, memory_mib
+from bench.harness.fresh import fresh
+from bench.harness.processes import memory_mib
 from bench.harness.result import Cell, Result, Table, ratio
 from bench.yardsticks.proxy import ProxyEcho
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 
 from bench.common import seconds_of
-from bench.harness.processes import fresh
+from bench.harness.fresh import fresh
 from bench.harness.result import Cell, Result, Table, ratio
 from bench.yardsticks.proxy import ProxyEcho
 

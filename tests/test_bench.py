@@ -367,6 +367,12 @@ def test_a_quick_run_measures_all_ratios_of_the_baseline(name: str, tmp_path: Pa
     assert set(record.result.ratios) == set(baseline[name])
 
 
+def test_an_unknown_peer_is_refused_with_the_names_of_all() -> None:
+    done = bench("peers", "run", "nobody")
+    assert done.returncode == 2
+    assert "no peer 'nobody'; there are jina, ray, mosec, litserve" in done.stderr
+
+
 def test_a_benchmark_is_a_module_that_says_what_it_measures() -> None:
     for name in suite.NAMES:
         module: ModuleType = suite.load(name)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from typing import Any
 
 import psutil
-
-from bench.harness.store import ROOT
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
@@ -50,16 +44,3 @@ def brokers() -> set[int]:
 def memory_mib(pid: int) -> float:
     """Return the memory of a process in MiB; what it shares with n others counts as an n-th (PSS)."""
     return float(psutil.Process(pid).memory_full_info().pss) / (1 << 20)
-
-
-def fresh(module: str, function: str, *arguments: int) -> Any:
-    """Return what `module.function(*arguments)` returns in a new interpreter; it has to fit into JSON."""
-    code = (
-        "import importlib, json, sys; "
-        "module, function, *arguments = sys.argv[1:]; "
-        "result = getattr(importlib.import_module(module), function)(*map(int, arguments)); "
-        "print(json.dumps(result))"
-    )
-    command = [sys.executable, "-c", code, module, function, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])

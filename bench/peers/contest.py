@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def end(mark: str) -> None:
     while left := _marked(mark):
         for process in left:
             with contextlib.suppress(psutil.Error):
-                process.terminate() if time.monotonic() < until else process.kill()
+                process.send_signal(signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
         time.sleep(0.1)
 
 
