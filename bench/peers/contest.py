@@ -48,7 +48,7 @@ def run(peers: Sequence[str], quick: bool) -> Result:
                 continue
             print(f"round {number + 1}: {name}", flush=True)
             try:
-                rounds[name].append(one(name, interpreter, quick))
+                rounds[name].append(tried(name, interpreter, quick))
             except Failed as error:
                 skipped[name] = str(error)
                 del rounds[name]
@@ -58,8 +58,17 @@ def run(peers: Sequence[str], quick: bool) -> Result:
     return outcome(rounds, skipped, ideal.unlike_makespan(requests, jobs.UNLIKE))
 
 
+def tried(name: str, interpreter: str, quick: bool) -> Measured:
+    """Do what `one` does, a second time if it fails: some systems give up if a busy machine lets them start slowly."""
+    try:
+        return one(name, interpreter, quick)
+    except Failed as error:
+        print(f"{name} {error}; once more", flush=True)
+        return one(name, interpreter, quick)
+
+
 def one(name: str, interpreter: str, quick: bool) -> Measured:
-    """Return what one system measures, after all its processes have ended.
+    """Return what one system measures, after all its processes have ended; its log is in `.peers/NAME.log`.
 
     Raises:
         Failed: it ended with an error, did not end in time, or printed no figures.
@@ -80,7 +89,10 @@ def one(name: str, interpreter: str, quick: bool) -> Measured:
             process.wait()
         output.seek(0)
         errors.seek(0)
-        return figures(status, output.read(), errors.read())
+        written = errors.read()
+        if setup.FOLDER.exists():
+            (setup.FOLDER / f"{name}.log").write_text(written, encoding="utf-8")
+        return figures(status, output.read(), written)
 
 
 def figures(status: int | None, output: str, errors: str) -> Measured:
