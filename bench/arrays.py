@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.common import Echo, same_bytes, seconds_of
 from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
-from bench.yardsticks.proxy import PAGE, ProxyEcho
+from bench.yardsticks.proxy import PAGE, Kind, ProxyEcho
 from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.wire import pack
 
@@ -77,19 +77,55 @@ def sized(size: int) -> Sized:
     return Sized(size, documents, [[header, *pack(DocumentArray([document]))] for document in documents])
 
 
-def one_kind(uses: type[Executor], kind: Any, sizes: tuple[int, ...], rounds: int, budget: int) -> list[Sized]:
-    """Measure all sizes in turns, with this Executor and this kind of worker."""
-    every = [sized(size) for size in sizes]
-    with ExitStack() as running:
-        flow = running.enter_context(Flow().add(name="arrays", uses=uses))
-        echo = running.enter_context(ProxyEcho(kind=kind))
-        for number in range(rounds + 1):
-            for each in every:
-                each.measure(flow, echo, budget)
-                if number == 0:  # memory and windows are warm now
-                    each.zflow.clear()
-                    each.proxy.clear()
-    return every
+@dataclass(frozen=True)
+class Way:
+    """What is measured for all sizes.
+
+    Args:
+        name: what it is called.
+        uses: the Executor.
+        kind: what the yardstick's worker does.
+        aim: which ratio is to be reached from 1 MiB up.
+        options: of the Flow.
+    """
+
+    name: str
+    uses: type[Executor]
+    kind: Kind
+    aim: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def measure(self, sizes: tuple[int, ...], rounds: int, budget: int) -> list[Sized]:
+        """Measure all sizes in turns."""
+        every = [sized(size) for size in sizes]
+        with ExitStack() as running:
+            flow = running.enter_context(Flow(**self.options).add(name="arrays", uses=self.uses))
+            echo = running.enter_context(ProxyEcho(kind=self.kind))
+            for number in range(rounds + 1):
+                for each in every:
+                    each.measure(flow, echo, budget)
+                    if number == 0:  # memory and windows are warm now
+                        each.zflow.clear()
+                        each.proxy.clear()
+        return every
+
+    def outcome(self, every: list[Sized]) -> tuple[dict[str, Ratio], Table]:
+        """Return ratios and a table of what was measured."""
+        ratios = {
+            f"bytes/s, {self.name}, {shown(each.size)}, zflow / C proxy": ratio(
+                each.zflow, each.proxy, "higher", self.aim if each.size >= MIB else None
+            )
+            for each in every
+        }
+        rows: list[list[Cell]] = []
+        for each, compared in zip(every, ratios.values(), strict=True):
+            rates = [statistics.median(rates) / 1e9 for rates in (each.zflow, each.proxy)]
+            rows.append([shown(each.size), each.in_flight, *rates, compared.value])
+        header = ["size", "in flight", "zflow GB/s", "C proxy GB/s", "ratio"]
+        return ratios, Table(f"Arrays, {self.name}", header, rows)
+
+
+WAYS = (Way("one way", Sink, "sink", 0.95), Way("echo", Echo, "mirror", 0.95))
 
 
 def shown(size: int) -> str:
@@ -97,32 +133,17 @@ def shown(size: int) -> str:
     return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
 
 
-def outcome(way: str, every: list[Sized]) -> tuple[dict[str, Ratio], Table]:
-    """Return ratios and a table of what was measured."""
-    ratios = {
-        f"bytes/s, {way}, {shown(each.size)}, zflow / C proxy": ratio(
-            each.zflow, each.proxy, "higher", 0.95 if each.size >= MIB else None
-        )
-        for each in every
-    }
-    rows: list[list[Cell]] = []
-    for each, compared in zip(every, ratios.values(), strict=True):
-        rates = [statistics.median(rates) / 1e9 for rates in (each.zflow, each.proxy)]
-        rows.append([shown(each.size), each.in_flight, *rates, compared.value])
-    return ratios, Table(f"Arrays, {way}", ["size", "in flight", "zflow GB/s", "C proxy GB/s", "ratio"], rows)
-
-
 def measure(quick: bool) -> Result:
     """Return bytes per second by size, one way and back again."""
     sizes, rounds, budget = ((128 * KIB, MIB), 2, 8 * MIB) if quick else (SIZES, 7, 256 * MIB)
     found = Result({})
     lines: dict[str, list[list[float]]] = {}
-    for way, uses, kind in (("one way", Sink, "sink"), ("echo", Echo, "mirror")):
-        every = one_kind(uses, kind, sizes, rounds, budget)
-        ratios, table = outcome(way, every)
+    for way in WAYS:
+        every = way.measure(sizes, rounds, budget)
+        ratios, table = way.outcome(every)
         found.ratios.update(ratios)
         found.tables.append(table)
-        lines[f"zflow, {way}"] = [[each.size, statistics.median(each.zflow) / 1e9] for each in every]
-        lines[f"C proxy, {way}"] = [[each.size, statistics.median(each.proxy) / 1e9] for each in every]
+        lines[f"zflow, {way.name}"] = [[each.size, statistics.median(each.zflow) / 1e9] for each in every]
+        lines[f"C proxy, {way.name}"] = [[each.size, statistics.median(each.proxy) / 1e9] for each in every]
     found.plots.append(Plot("Arrays", "bytes", "GB/s", lines))
     return found
