@@ -39,6 +39,9 @@ It says what its cars say, one after the other.
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
 by routing id and id. To an external Executor's front, another broker is a client.
 
+A client that shares the Flow's memory has a routing id that begins with `MEMBER`. In payloads from and to it, and from
+and to the replicas of this machine, there may be references in place of frames (`arena`).
+
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
 there the message begins with it, as it does where a ROUTER put it.
 
@@ -63,6 +66,8 @@ MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
 BATCH = 64  # messages taken from one socket before anything else is looked at
 BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
+MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
+STRANGER = b"\x01"  # and those of others
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 CARS = 64  # messages in a train, at most
 CARGO = 32 * 1024  # bytes of payload in a train, at most
