@@ -439,10 +439,12 @@ class DocumentArray(MutableSequence[Document]):
         rows = list(values)
         if len(rows) != len(docs):
             raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
+        if name in ARRAYS and _tensor.is_block(values):
+            scatter({name: rows}, [doc.__dict__ for doc in docs])
+            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
+            return
         for doc, value in zip(docs, rows, strict=True):
             setattr(doc, name, value)
-        if name in ARRAYS and _tensor.is_block(values):
-            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
 
     def _replace_column(self, name: str, values: Any) -> bool:
         """Set one field without making Documents, and say whether that was possible."""
