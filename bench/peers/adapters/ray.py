@@ -14,7 +14,9 @@ from importlib.metadata import version
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  # it gives up after 30 s
+# It gives up soon on a machine that is busy with other things.
+os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112
+os.environ["RAY_agent_register_timeout_ms"] = "180000"  # noqa: SIM112
 
 import ray
 from ray import serve
