@@ -1,7 +1,7 @@
 """Ray Serve: a deployment, called through its handle in the process that started it.
 
-A replica of the echo may be given 64 requests at a time instead of 5, so that it never waits for the next one. A replica
-that works takes one at a time: with more, they would wait at the slow one while others are idle.
+A replica of the echo may be given 64 requests at a time instead of 5, so that it never waits for the next one. One that
+works takes one at a time: with more, they would wait at the slow one while others are idle.
 """
 
 from __future__ import annotations
