@@ -1,7 +1,7 @@
 """Ray Serve: a deployment, called through its handle in the process that started it.
 
-A replica of the echo may be given 64 requests at a time, for the default of 5 makes it slower. One that works takes one
-at a time, which is the fairest that its scheduler can be.
+A replica of the echo may be given 64 requests at a time instead of 5, so that it never waits for the next one. One that
+works takes one at a time: with more, they would wait at the slow one while others are idle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from importlib.metadata import version
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  # it gives up after 30 s
+# It gives up soon on a machine that is busy with other things.
+os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112
+os.environ["RAY_agent_register_timeout_ms"] = "180000"  # noqa: SIM112
 
 import ray
 from ray import serve
