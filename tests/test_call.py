@@ -53,7 +53,7 @@ class TestAlike:
 
     def test_parameters_that_cannot_be_sent_on_are_like_no_others(self) -> None:
         deep: list[Any] = []
-        for _ in range(600):
+        for _ in range(2000):
             deep = [deep]
         assert alike([call(), call(deep=deep), call(deep=deep), call()]) == [[0, 3], [1], [2]]
 
