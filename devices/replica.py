@@ -40,7 +40,7 @@ class Task:
         deadline: when it expires, by the caller's clock.
         shard: the only shard whose replicas may have it; None for any.
         client: whose it is; clients take turns in the queue.
-        docs: how many Documents it has.
+        docs: how many Documents it has, 1 or more.
         batching: which others it can be put together with; None for none.
     """
 

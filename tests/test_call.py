@@ -51,6 +51,12 @@ class TestAlike:
     def test_results_of_executors_before_do_not_count(self) -> None:
         assert alike([call(__results__={"a": 1}), call(__results__={"a": 2}), call()]) == [[0, 1, 2]]
 
+    def test_parameters_that_cannot_be_sent_on_are_like_no_others(self) -> None:
+        deep: list[Any] = []
+        for _ in range(2000):
+            deep = [deep]
+        assert alike([call(), call(deep=deep), call(deep=deep), call()]) == [[0, 3], [1], [2]]
+
     def test_no_call_gets_more_documents_than_it_likes_unless_one_request_has_them(self) -> None:
         sizes = [3, 1, 1, 9, 2, 2]
         assert alike([call(texts="x" * size) for size in sizes]) == [[0, 1], [2], [3], [4, 5]]

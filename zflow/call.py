@@ -50,10 +50,9 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
     groups: dict[Any, list[list[int]]] = {}
     sizes: dict[Any, int] = {}
     for position, call in enumerate(calls):
-        compared = {name: value for name, value in call.parameters.items() if name != RESULTS}
-        # Compared as bytes 1, 1.0 and True differ, and arrays need no special care.
-        key = call.handler and call.handler.method, values.dump(compared) if compared else b""
-        most = call.handler.batching.size if call.handler and call.handler.batching else 1
+        handler = call.handler
+        key = handler and handler.method, _comparable(call.parameters) if call.parameters else b""
+        most = handler.batching.size if handler and handler.batching else 1
         own = max(1, len(call.docs))
         size = sizes.get(key, most) + own
         if size > most:
@@ -62,6 +61,15 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
         groups[key][-1].append(position)
         sizes[key] = size
     return [positions for some in groups.values() for positions in some]
+
+
+def _comparable(parameters: dict[str, Any]) -> object:
+    """As bytes 1, 1.0 and True differ, and arrays need no special care. What cannot be sent on is like nothing else."""
+    compared = {name: value for name, value in parameters.items() if name != RESULTS}
+    try:
+        return values.dump(compared) if compared else b""
+    except Exception:  # nested too deeply, say: it will fail, but alone
+        return object()
 
 
 def join(calls: Sequence[Call]) -> Call:
@@ -73,7 +81,7 @@ def join(calls: Sequence[Call]) -> Call:
     first = calls[0]
     if first.handler is None or first.handler.batching is None:
         return first
-    docs = first.docs if len(calls) == 1 else DocumentArray(doc for call in calls for doc in call.docs)
+    docs = first.docs if len(calls) == 1 else DocumentArray([doc for call in calls for doc in call.docs])
     parameters = {name: value for name, value in first.parameters.items() if name != RESULTS}
     return first._replace(docs=docs, parameters=parameters)
 

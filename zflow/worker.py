@@ -244,8 +244,8 @@ class Service:
         if method not in self._warned:
             self._warned.add(method)
             log.warning(
-                "%s.%s: %s; a method that takes several requests at once returns as many Documents as it is given, in"
-                " their order, so these are tried one by one",
+                "%s.%s: %s; a method that takes several requests at once must return as many Documents as it is given,"
+                " in their order",
                 type(self.executor).__name__,
                 method,
                 error,
