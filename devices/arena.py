@@ -25,17 +25,19 @@ import mmap
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
 from .slots import PAGE, Slot, Slots
 
-SHARED_FROM = 64 * 1024  # bytes; smaller frames are quicker through the socket
+SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
 CLIENT = 0  # the region of the process that has started the Flow
 REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind them
 WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
 MOST_SLOTS = (1 << 16) - 1  # of a region
+LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
 HUGE = 2 << 20  # bytes of a huge page; to make small ones for a large copy would take longer than to copy
 
 MARK = 0xC1  # the byte that a reference begins with, and no msgpack
@@ -128,7 +130,7 @@ class Arena:
     """One process's view of a Flow's arena. Threads may share it; a process forked from this one makes its own.
 
     Args:
-        descriptor: the arena's file descriptor; whoever has made it closes it.
+        descriptor: the arena's file descriptor; whoever has made it closes it, at any time.
         region: the region to write to; None for a process that only reads.
         limit: the most bytes that its blocks may take; what has no room there travels as plain frames.
 
@@ -137,7 +139,9 @@ class Arena:
     """
 
     def __init__(self, descriptor: int, region: int | None = None, limit: int = 0) -> None:
-        self._descriptor = descriptor
+        # Of its own: the one that it was given may be closed, and its number be another file's, while a thread is here.
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._region = region
         self._windows: dict[tuple[int, int], _Window] = {}  # by region and number
         self._head = memoryview(mmap.mmap(descriptor, PAGE)).cast("Q")
@@ -242,7 +246,7 @@ class Arena:
         """Take a slot and make its entry."""
         slots = self._slots
         if not slots.is_warm(length):
-            self._sweep()
+            self._sweep(LOOKED_AT)
             if not slots.is_warm(length) and (lacking := slots.lacks(length)):
                 self._drop(lacking=lacking)
         slot = slots.take(length)
@@ -257,15 +261,16 @@ class Arena:
             words[0] = max(words[0], slot.index + 1)
         return slot
 
-    def _sweep(self) -> None:
-        """Find the slots whose blocks were released."""
-        if not self._slots.used or self._region is None:
-            return
-        epoch = 0 if self._region == CLIENT else self.epoch
-        words, _ = self._entry(self._region, 0)
-        for slot in list(self._slots.used.values()):
-            if words[(slot.index + 1) * _ENTRY + _RELEASED] == slot.generation or slot.epoch < epoch:
-                self._slots.free(slot)
+    def _sweep(self, count: int) -> None:
+        """Look whether blocks were released, the longest not looked at first."""
+        if self._region is not None:
+            epoch = 0 if self._region == CLIENT else self.epoch
+            words, _ = self._entry(self._region, 0)
+
+            def released(slot: Slot) -> bool:
+                return words[(slot.index + 1) * _ENTRY + _RELEASED] == slot.generation or slot.epoch < epoch
+
+            self._slots.sweep(released, count)
 
     def _drop(self, keep: int = 0, lacking: int = 0) -> None:
         if self._region is not None:
@@ -283,7 +288,7 @@ class Arena:
         """Give back what memory is free, but for `keep` bytes."""
         if self._slots.resident:
             with self._lock:
-                self._sweep()
+                self._sweep(MOST_SLOTS)
                 self._drop(keep)
 
     # -- for the broker and the process manager -------------------------------------------------------------------

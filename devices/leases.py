@@ -47,9 +47,9 @@ class Leases:
         if walk is None or walk.over:
             self._release(blocks)
         elif walk.blocks is None:
-            walk.blocks = blocks
+            walk.blocks = list(blocks)
         else:
-            walk.blocks += blocks
+            walk.blocks.extend(blocks)
 
     def end(self, walk: Walk) -> None:
         """The walk is over."""
@@ -66,6 +66,7 @@ class Leases:
         answered = references(frames)
         self._release(set(walk.blocks).difference(answered))
         walk.blocks = None
+        self.unwanted(walk.origin)  # an answer that was lost with a connection, before it was asked for again
         if answered:
             self._answered[walk.origin] = answered
         return frames

@@ -33,7 +33,7 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                                                       + payload   the task of shard s is base + s; not for those to skip
                          BEACON number                            the last fan-out was this
 
-Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, payload frame], ...]]`.
+Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, frame, ...], ...]]`.
 It says what its cars say, one after the other.
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
@@ -194,7 +194,7 @@ def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[tuple[list[Any
         raise Malformed("a train that is none")
     messages: list[tuple[list[Any], Sequence[Any]]] = []
     for car in cars:
-        if type(car) is not list or not 0 < len(car) < 3 or (len(car) == 2 and type(car[1]) is not bytes):
+        if type(car) is not list or not car or not all(type(frame) is bytes for frame in car[1:]):
             raise Malformed("a car of a train that is none")
         messages.append((_checked(car[0], shapes), car[1:]))
     return messages
@@ -212,7 +212,7 @@ def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Itera
         cargo = 0
         for at, (_, payload) in enumerate(messages):
             size = sum(map(len, payload))
-            small = size <= BUNDLED and (not payload or (len(payload) == 1 and type(payload[0]) is bytes))
+            small = size <= BUNDLED and all(type(frame) is bytes for frame in payload)
             cargo += size
             if not small or cargo > CARGO or at - begin == CARS:
                 yield from _train(messages[begin:at], encode)
@@ -280,8 +280,8 @@ class Port:
 
     Args:
         socket: a ROUTER or DEALER.
-        small: how many frames in front are received as bytes. Identity, header and the first payload frame are
-            small as a rule, and for them bytes are cheaper; arrays come after them and are not copied.
+        small: how many frames in front are received as bytes, whatever their size. Identity, header and the first
+            payload frame are small as a rule, and for small ones bytes are cheaper; arrays are not copied.
     """
 
     __slots__ = ("_events", "_receive", "_send", "_small", "socket")
@@ -311,7 +311,7 @@ class Port:
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
-            frames.append(frame.bytes if len(frames) < small else frame)
+            frames.append(frame.bytes if len(frames) < small or len(frame) <= BUNDLED else frame)
         return frames
 
     def receive_some(self, limit: int) -> list[Frames]:

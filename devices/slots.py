@@ -10,7 +10,8 @@ first, and memory is given back only where it has to be.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
 PAGE = mmap.PAGESIZE
 STEPS = 4  # sizes between a power of two and the next: a quarter of a slot is lost at most
@@ -72,7 +73,7 @@ class Slots:
 
     def __init__(self, limit: int, begin: int, end: int, most: int, window: int) -> None:
         self.limit = limit
-        self.used: dict[int, Slot] = {}  # by index, in the order in which they were taken
+        self.used: deque[Slot] = deque()
         self.resident = 0  # bytes of slots in use and of warm ones
         self._warm: dict[int, list[Slot]] = {}  # free, by capacity, the one freed last at the end
         self._cold: dict[int, list[Slot]] = {}
@@ -105,7 +106,7 @@ class Slots:
                 return None
             slot = found
             self.resident += capacity
-        self.used[slot.index] = slot
+        self.used.append(slot)
         return slot
 
     def _new(self, capacity: int) -> Slot | None:
@@ -119,9 +120,22 @@ class Slots:
         self._top = begin + capacity
         return slot
 
+    def sweep(self, ended: Callable[[Slot], bool], count: int) -> None:
+        """Free the slots whose blocks have ended, of at most `count`: those longest in use, or not looked at since."""
+        used = self.used
+        for _ in range(min(count, len(used))):
+            slot = used.popleft()
+            if ended(slot):
+                self._keep_warm(slot)
+            else:
+                used.append(slot)
+
     def free(self, slot: Slot) -> None:
-        """The block in the slot is of no use any more; its pages are kept for the next one."""
-        del self.used[slot.index]
+        """The block in the slot is of no use; its pages are kept for the next one."""
+        self.used.remove(slot)
+        self._keep_warm(slot)
+
+    def _keep_warm(self, slot: Slot) -> None:
         self._warm.setdefault(slot.capacity, []).append(slot)
 
     def cool(self, keep: int = 0, lacking: int = 0) -> Iterator[Slot]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, rig
 from test_malformed import PAYLOAD, dealer, front, malformed, request
 from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
 from zflow.devices import arena
+from zflow.devices.protocol import REPLY, VERSION
+from zflow.exchange import Exchange
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
 
@@ -134,6 +137,28 @@ def test_a_fresh_interpreter() -> None:
         comes_back(flow)
 
 
+def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
+    file = arena.create()
+    memory = arena.Arena(file, arena.CLIENT, 2**24)
+    replica = arena.Arena(file, 1, 2**24)
+    exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
+    request = exchange.next()
+    assert request is not None
+    assert len(arena.references(request[1])) == 1
+    stale = replica.share(wire.pack(arrays(1)))
+    assert memory.reclaim(1)
+    header = [VERSION, REPLY, 1, None, None, 0]
+    assert not exchange.take(header, stale)
+    assert [frames for _, frames in exchange.again()] == [request[1]]
+    assert not exchange.finished
+    assert memory.holds(arena.references(request[1]))
+    good = replica.share(wire.pack(arrays(1)))
+    assert exchange.take(header, good)
+    assert right(next(exchange.ready()).docs, 1, more=0.0)
+    assert not memory.holds(arena.references([*request[1], *good]))
+    os.close(file)
+
+
 # -- who does not share it --------------------------------------------------------------------------------------------
 
 
@@ -154,7 +179,7 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
 
 
 def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
-    (forged,) = arena.Arena(arena.create(), arena.CLIENT, 2**20).share([b"", bytes(arena.SHARED_FROM)])[1:]
+    forged = arena.Reference(region=arena.CLIENT, slot=0, offset=0, length=10, generation=1).pack()
     for frames in (
         [request(), PAYLOAD, forged],
         [request(), forged],
@@ -236,7 +261,7 @@ def test_a_flow_may_say_how_much() -> None:
     with Flow(shared_memory=2**28).add(uses=Add) as flow:
         assert right(flow.post("/", arrays(5)), 5)
         assert flow._launched is not None
-        assert str(flow._launched.sharing) == "payloads from 64 KiB by shared memory, up to 256 MiB"
+        assert str(flow._launched.sharing) == "payloads from 16 KiB by shared memory, up to 256 MiB"
 
 
 @pytest.mark.parametrize("wrong", [-2, 1.5, True, False, "1 GiB"])

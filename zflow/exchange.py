@@ -249,13 +249,14 @@ class Exchange:
 
         Returns whether it was the last one to its request.
         """
+        sent = self._sent.get(header[2])
+        if sent is None:
+            self._free(frames)
+            return True
         try:
             frames = self._whole(frames)
         except Stale:
             return False  # of a broker that is gone; the request is sent again to the one that is there now
-        sent = self._sent.get(header[2])
-        if sent is None:
-            return True
         if self._wait and header[1] == protocol.FAILED and _is_overload(frames):
             self._hold_back(header[2], sent)
             return False

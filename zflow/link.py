@@ -298,7 +298,7 @@ class Link:
         Small answers wait for those that come with them, until `tell` is called.
         """
         took = int(seconds * 1e6)
-        large = False
+        mutable = False
         for tasks, frames, docs in answers:
             if docs is not None:
                 header: tuple[Any, ...] = (protocol.VERSION, protocol.DONE, tasks[0].id, took, docs)
@@ -308,11 +308,12 @@ class Link:
                 self._say_apart([task.id for task in tasks], took, frames)
                 continue
             if len(frames) > 1:
-                large = True
                 if self._memory is not None:
                     frames = self._memory.share(frames)
+                mutable = mutable or not all(type(frame) is bytes for frame in frames)
             self._answers.append((header, frames))
-        if large:
+        if mutable:
+            self.tell()  # the Executor may write to this memory again
             self.tell()  # the Executor may write to this memory again
 
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
