@@ -19,7 +19,7 @@ from . import answers, protocol, sockets
 from .arena import references
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
-from .replica import Replica, Task
+from .replica import Batching, Replica, Task
 from .settings import Settings
 from .zap import REPLICAS
 
@@ -56,6 +56,9 @@ class Owner(Protocol):
         self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, docs: int | None = None
     ) -> None:
         """It has answered; with a payload of so many Documents, or with an error."""
+
+    def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
+        """It could not do these tasks in one go, and tells why."""
 
     def unheard(self, payload: Sequence[Any]) -> None:
         """One of this machine that is in no pool has sent this."""
@@ -95,6 +98,12 @@ class Line:
         if self._plain is not None:
             frames = self._plain(frames)
         self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
+
+    def give_together(self, tasks: Sequence[Task]) -> None:
+        """Send tasks that are to be done in one go, when `flush` is called."""
+        self._waiting.append(((protocol.VERSION, protocol.TOGETHER, len(tasks)), ()))
+        for task in tasks:
+            self.give(task)
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
@@ -225,6 +234,10 @@ class Back:
             self._owner.missed(pool, identity, header[2], header[3])
         elif not payload:
             raise protocol.Malformed("an answer without a payload")
+        elif kind == protocol.APART:
+            if not all(type(id) is int for id in header[2]):
+                raise protocol.Malformed("tasks are not numbers")
+            self._owner.apart(pool, identity, header[2], header[3] * 1e-6, payload[0])
         else:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
@@ -241,7 +254,14 @@ class Back:
             line.say(protocol.REFUSED, why)
 
     def _ready(
-        self, line: Line, executor: str, endpoints: list[Any] | None, slots: int, shard: int, group: int
+        self,
+        line: Line,
+        executor: str,
+        endpoints: list[Any] | None,
+        slots: int,
+        shard: int,
+        group: int,
+        batching: dict[Any, Any],
     ) -> str | None:
         """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
         if line.identity in self._how:
@@ -264,6 +284,9 @@ class Back:
             if not all(type(name) is str for name in endpoints):
                 return "endpoints are not text"
             self._owner.learned(pool, frozenset(endpoints))
+        if not all(map(_is_batching, batching.items())):
+            return "how it takes requests in batches cannot be read"
+        pool.batching = {name: Batching(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
         replica = Replica(line.identity, slots, shard)
         replica.line = line
         self._joining[line.identity] = (pool, replica, group)
@@ -364,3 +387,11 @@ class Back:
             pool = self._forget(identity)
             if pool is not None:
                 self._owner.gone(pool, identity, how)
+
+
+def _is_batching(item: tuple[Any, Any]) -> bool:
+    """Whether an entry of READY's `batching` is one."""
+    name, said = item
+    if type(name) is not str or type(said) is not list or [type(number) for number in said] != [int, int]:
+        return False
+    return bool(said[0] > 0 and said[1] >= 0)

@@ -9,6 +9,8 @@ that come back. What holds here:
   just enough to hide it. A replica tells how long it worked; the rest of the turnaround is the way.
 - No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
   the first of them cannot end by its deadline any more, the last one goes first.
+- Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
+  nothing else follows. So whatever has come meanwhile goes together, and at low load nothing waits for anything.
 - Parked tasks (held but not begun) are taken back from a replica that is stuck: as many as others have room for when
   patience is over, after 5 ms as a rule, and all of them after 50 ms. It gets no more to park until it answers.
 - When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them travel alone
@@ -26,8 +28,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from .batches import BatchQueue
 from .queue import FairQueue
-from .replica import MAX_WINDOW, Action, Fail, Kill, Recall, Replica, Send, Task
+from .replica import MAX_WINDOW, Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
@@ -56,7 +59,8 @@ class Balancer:
         self.replicas: dict[Any, Replica] = {}
         self.tasks: dict[int, Task] = {}  # all that have not ended
         self.given_up: dict[int, tuple[float, bool]] = {}  # by id: `assigned` and `waited` of what is `held` as None
-        self._queue: FairQueue[Task] = FairQueue()
+        self._queue: FairQueue[Task] | BatchQueue = FairQueue()
+        self._batches: BatchQueue | None = None  # the same queue, once there are tasks that can be put together
         self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
         # _levels[n]: replicas with room that hold n tasks, the one that got there first in front. All levels below
@@ -78,10 +82,12 @@ class Balancer:
         """Whether no replica holds any task, and all of them may have one."""
         return len(self._levels[0]) == len(self.replicas) and self._reserved is None
 
-    @property
-    def oldest_queued(self) -> int | None:
+    def oldest_queued(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
-        return self._queue.head.id if self._queue else None
+        if isinstance(self._queue, FairQueue):
+            return self._queue.head.id if self._queue else None
+        task = self._queue.next(now)
+        return None if task is None else task.id
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
@@ -107,11 +113,12 @@ class Balancer:
             return []
         actions: list[Action] = []
         orphans = []
+        working = replica.working
         for at, task in enumerate(replica.held.values()):
             if task is None:
                 continue
             # Parts of fan-outs stand behind others also where tasks are sent once at most: any may have begun.
-            if at < replica.slots or not self.retries:
+            if at < working or not self.retries:
                 task.crashes += 1
                 task.deaths = (*task.deaths, (name, how))
             if task.crashes > self.retries:
@@ -197,10 +204,16 @@ class Balancer:
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def submit(self, task: Task, now: float) -> list[Action]:
-        """Take a task; it is sent at once if a replica has room."""
+        """Take a task; it is sent at once if a replica has room.
+
+        Where there are batches the next `tick` sends it: what comes in one turn of the broker's loop may go together.
+        """
         task.assigned = now
         self.expect(task)
-        if not self._queue:
+        if task.batching is not None and self._batches is None:
+            assert isinstance(self._queue, FairQueue)
+            self._queue = self._batches = BatchQueue(self._queue)
+        if self._batches is None and not self._queue:
             replica = self._least_held()
             if replica is not None:
                 return [self._assign(replica, task, now)]
@@ -262,8 +275,24 @@ class Balancer:
         self._place(replica)
         return self._dispatch(now)
 
+    def apart(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
+        """The replica could not work on these tasks of a batch in one go: each is to be tried alone, by any replica."""
+        replica = self.replicas.get(name)
+        if replica is None:
+            return []
+        tasks = [self._release(replica, id) for id in ids if id in replica.held]
+        again = [task for task in tasks if task is not None]
+        for task in again:
+            task.batching = None
+        replica.last_done = now
+        self._place(replica)
+        self._requeue(again)
+        return self._dispatch(now)
+
     def _release(self, replica: Replica, id: int) -> Task | None:
         held = replica.held.pop(id)
+        if replica.batch:
+            replica.batch.discard(id)
         if held is None:
             self.given_up.pop(id, None)
         if replica.alone and not replica.held:
@@ -291,7 +320,7 @@ class Balancer:
             else:
                 self._parts.pop(task.id, None)  # else it was only expected
             return []
-        if task.id in islice(replica.held, replica.slots):
+        if task.id in islice(replica.held, replica.working):
             replica.held[task.id] = None
             self.given_up[task.id] = task.assigned, task.waited
             return []
@@ -304,7 +333,7 @@ class Balancer:
     @property
     def timed(self) -> bool:
         """Whether time alone may change anything: if not, `tick` need not be called."""
-        return bool(self._parked or self._deadlines)
+        return bool(self._parked or self._deadlines or self._batches)
 
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
@@ -313,16 +342,18 @@ class Balancer:
             wait = STUCK if self._least_held() is None else PATIENCE
         if self._deadlines:
             wait = min(wait, max(0.0, self._deadlines[0][0] - now))
+        if self._batches and self._levels[0]:
+            wait = min(wait, self._batches.wake_after(now))
         return wait
 
     def tick(self, now: float) -> list[Action]:
-        """Expire what is late, and take parked tasks back from stuck replicas."""
+        """Expire what is late, take parked tasks back from stuck replicas, and give out batches."""
         actions: list[Action] = []
         while self._deadlines and self._deadlines[0][0] <= now:
             task = self.tasks.pop(heapq.heappop(self._deadlines)[1], None)
             if task is not None:
                 holder = task.holder
-                begun = holder is not None and task.id in islice(holder.held, holder.slots)
+                begun = holder is not None and task.id in islice(holder.held, holder.working)
                 held_by = None if holder is None else holder.name
                 actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
                 actions.extend(self._withdraw(task))
@@ -331,37 +362,41 @@ class Balancer:
             for replica in self.replicas.values():
                 if replica.parked:
                     actions.extend(self._take_back(replica, now))
-        if actions:
+        if actions or self._batches:
             actions.extend(self._dispatch(now))
         return actions
 
     def overrun(self, limit: float, now: float) -> list[Action]:
         """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed.
 
-        A replica that does not get done with what was given up is killed, too: nothing else would ever free it.
+        A replica that does not get done with what was given up is killed, too: nothing else would ever free it. What
+        it has of a batch does not fail at once: when it is dead each task is tried again alone, and shows whose fault
+        it is.
         """
         actions: list[Action] = []
         for replica in self.replicas.values():
             late = []
-            for id, task in islice(replica.held.items(), replica.slots):
+            for id, task in islice(replica.held.items(), replica.working):
                 given_up = self.given_up.get(id, (math.inf, False))  # infinity: it is to be killed already
                 begun, waited = given_up if task is None else (task.assigned, task.waited)
                 seconds = now - (max(begun, replica.last_done) if waited else begun)
                 if seconds > limit:
                     late.append((id, task, seconds))
+            shared = len(replica.batch) > 1 and self.retries
             for id, task, seconds in late:
                 self.given_up.pop(id, None)
-                if task is not None:
+                if task is not None and not (shared and id in replica.batch and seconds < 2 * limit):
                     del self.tasks[id]
                     replica.held[id] = None
                     actions.append(Fail(task, "overran", replica.name, seconds))
-            if late:
+            if late and not replica.killed:
+                replica.killed = True
                 actions.append(Kill(replica))
         return actions
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
         """Take parked tasks back if the replica has been longer at what it does than it usually is."""
-        parked = [task for task in islice(replica.held.values(), replica.slots, None) if task is not None]
+        parked = [task for task in islice(replica.held.values(), replica.working, None) if task is not None]
         waited = now - max(parked[0].assigned, replica.last_done)
         patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
         if waited < patience:
@@ -392,14 +427,28 @@ class Balancer:
             if replica is not None:
                 del self._parts[part.id]
                 actions.append(self._assign(replica, part, now))
-        while self._queue:
+        queue = self._queue
+        if isinstance(queue, BatchQueue):
+            self._dispatch_batches(queue, now, actions)
+            return actions
+        while queue:
             free = self._least_held()
             if free is None:
                 break
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
-            in_time = self._queue.head.deadline > now + free.work
-            actions.append(self._assign(free, self._queue.popleft() if in_time else self._queue.pop(), now))
+            in_time = queue.head.deadline > now + free.work
+            actions.append(self._assign(free, queue.popleft() if in_time else queue.pop(), now))
         return actions
+
+    def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
+        while queue and (free := self._least_held()) is not None:
+            tasks = queue.take(now, not free.held, free.work)
+            if not tasks:
+                break
+            if len(tasks) == 1 and tasks[0].batching is None:
+                actions.append(self._assign(free, tasks[0], now))
+            else:
+                actions.append(self._assign_batch(free, tasks, now))
 
     def _dispatch_suspects(self, now: float, actions: list[Action]) -> None:
         for task in list(self._suspects) if self._levels[0] else ():
@@ -445,16 +494,24 @@ class Balancer:
         self.place(task, replica, now)
         return Send(replica, task)
 
+    def _assign_batch(self, replica: Replica, tasks: list[Task], now: float) -> Action:
+        replica.batch.update(task.id for task in tasks)
+        for task in tasks:
+            self.place(task, replica, now)
+            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the way
+        return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])
+
     def _place(self, replica: Replica) -> None:
         """Put the replica where its load belongs; call it after every change to what it holds or may hold."""
         if replica.level >= 0:
             del self._levels[replica.level][replica]
         held = len(replica.held)
-        parked = held - replica.slots if held > replica.slots else 0
+        working = replica.working if replica.batch else replica.slots
+        parked = held - working if held > working else 0
         if parked != replica.parked:
             self._parked += parked - replica.parked
             replica.parked = parked
-        if not replica.lost and held < (1 if replica.alone else replica.window):
+        if not replica.lost and held < (1 if replica.alone or replica.batch else replica.window):
             self._levels[held][replica] = None
             replica.level = held
             if held < self._lowest:

@@ -26,7 +26,7 @@ from .fanout import Publish
 from .front import Front
 from .leases import Leases
 from .pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from .replica import Action, Fail, Kill, Recall, Replica, Send, Task
+from .replica import Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings
@@ -357,6 +357,14 @@ class Broker:
                     outcome.walk.note(f"{pool.node.name}/{far}", note)
             self._go_on(pool, outcome, now)
 
+    def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
+        """The replica could not do these tasks in one go: each is tried alone, if it may be begun again, or fails."""
+        if pool.balancer.retries:
+            self._do(pool, pool.apart(name, ids, time.monotonic()))
+        else:
+            for id in ids:
+                self.answered(pool, name, id, seconds, error, True)
+
     def unheard(self, payload: Sequence[Any]) -> None:
         """A replica of this machine that is in no pool has sent this: nobody will look at it."""
         self._leases.keep(None, self._leases.accept(payload))
@@ -398,6 +406,10 @@ class Broker:
             line = action.replica.line
             line.give(action.task)
             given.setdefault(line, []).append(action.task.id)
+        elif type(action) is SendBatch:
+            line = action.replica.line
+            line.give_together(action.tasks)
+            given.setdefault(line, []).extend(task.id for task in action.tasks)
         elif type(action) is Publish:
             walk, inputs = action.scatter.payload
             parts, frames = answers.flat(inputs)

@@ -214,7 +214,7 @@ class Fanout:
             if scatter.deadline <= now:
                 self._waiting.popleft()
                 continue
-            oldest = self._balancer.oldest_queued
+            oldest = self._balancer.oldest_queued(now)
             if oldest is not None and oldest < scatter.base:
                 break
             group = self._idlest()

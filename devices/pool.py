@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from .balancer import Balancer
 from .fanout import Fanout, Publish, Scatter
-from .replica import Action, Fail, Replica, Task
-from .router import Inputs, Node, Walk
+from .replica import Action, Batching, Fail, Replica, Task
+from .router import DEFAULT, Inputs, Node, Walk
 
 Actions = Sequence[Action | Publish]
 
@@ -108,6 +108,7 @@ class Pool:
         self._scatters: dict[int, Scatter] = {}  # by base
         self._elsewhere: set[Any] = set()  # replicas on other machines, by name
         self.names: dict[bytes, str] = {}  # for people
+        self.batching: dict[str, Batching] = {}  # by endpoint; its replicas say so
         self._nobody_since = math.inf  # when the last address was lost
 
     def info(self) -> dict[str, Any]:
@@ -121,6 +122,7 @@ class Pool:
             "addresses": list(self.node.addresses),
             "queued": self.waiting,
             "endpoints": None if endpoints is None else sorted(endpoints),
+            "batching": {name: [said.size, said.timeout] for name, said in self.batching.items()},
         }
 
     def load(self, now: float) -> Load:
@@ -205,7 +207,17 @@ class Pool:
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
             return self.fanout.submit(scatter, now)
-        return self._settled().submit(Task(id, (walk, inputs), deadline, None, walk.client), now)
+        task = Task(id, (walk, inputs), deadline, None, walk.client)
+        if self.batching:
+            task.docs = max(1, walk.docs)
+            task.batching = self._batching_of(walk.endpoint)
+        return self._settled().submit(task, now)
+
+    def _batching_of(self, endpoint: str) -> Batching | None:
+        """How requests for this endpoint are put together, by what serves them."""
+        bound = self.node.endpoints
+        served = endpoint if bound is None or endpoint in bound else DEFAULT
+        return self.batching.get(served)
 
     @property
     def waiting(self) -> int:
@@ -234,6 +246,10 @@ class Pool:
         task, actions = self.balancer.finish(name, id, service, now)
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, self._and_fan_out(actions, now)
+
+    def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
+        """A replica could not do these tasks of a batch in one go: each is tried alone."""
+        return self._and_fan_out(self._settled().apart(name, ids, now), now)
 
     def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
         """The balancer has given a task up; `error` says why. Returns what that means to the walk, and what follows."""
@@ -344,10 +360,11 @@ def _load(replicas: Sequence[Replica], now: float) -> Load:
     for replica in replicas:
         held = len(replica.held)
         busy += min(held, replica.slots) / replica.slots
-        parked += max(0, held - replica.slots)
+        parked += replica.parked
         work = replica.work
         if held and (first := next(iter(replica.held.values()))) is not None:
-            work = max(work, now - max(first.assigned, replica.last_done))  # it takes as long as that, at least
+            seconds = now - max(first.assigned, replica.last_done)  # it takes as long as that, at least
+            work = max(work, seconds / max(1, len(replica.batch)))
         if work:
             works.append(work / replica.slots)
     return Load(parked, busy, sum(works) / len(works) if works else 0.0)

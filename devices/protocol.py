@@ -15,10 +15,11 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          FAILED id took_us            + error
                          CONTROLLED id result
     replica -> broker    HELLO token                              who are you?
-                         READY executor endpoints slots shard replica
+                         READY executor endpoints slots shard replica batching
                                                                   take me into the pool
                          DONE task service_us docs    + payload
                          ERROR task service_us        + error
+                         APART tasks service_us       + error     these tasks of a batch can't be done in one go
                          MISSED first last                        these fan-outs never came, nor those between
                          LEAVE                                    I start nothing more; give my requests to others
     broker  -> replica   (an empty frame)                         as to a client: say once more that you are ready
@@ -26,6 +27,7 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          ACCEPTED number                          you are in the pool; the last fan-out was this
                          REFUSED reason                           you are not, and will not be
                          TASK task endpoint parts     + payload
+                         TOGETHER number                          do the next so many tasks in one go
                          RECALL task                              skip it if it has not started; 0: are you there?
     published to a group FANOUT number base endpoint parts skip
                                                       + payload   the task of shard s is base + s; not for those to skip
@@ -46,8 +48,9 @@ there the message begins with it, as it does where a ROUTER put it.
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
 reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
-`docs` is how many Documents are in the payload. `notes` is None, or what the client is to know besides, by Executor.
-`targets` is a list of Executor names or None for all of them.
+`docs` is how many Documents are in the payload. `batching` is a dict of endpoint to `[documents, timeout_us]`: so many
+may be given in one go, and so long a request may wait for others. `notes` is None, or what the client is to know
+besides, by Executor. `targets` is a list of Executor names or None for all of them.
 """
 
 from __future__ import annotations
@@ -72,8 +75,8 @@ CARGO = 32 * 1024  # bytes of payload in a train, at most
 TRAIN = 0
 HELLO, REQUEST, CANCEL, AGAIN, CONTROL = 1, 2, 3, 4, 5
 WELCOME, REPLY, FAILED, CONTROLLED = 11, 12, 13, 14
-READY, DONE, ERROR, LEAVE, MISSED = 21, 22, 23, 24, 25
-ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED = 31, 32, 33, 34, 35, 36
+READY, DONE, ERROR, LEAVE, MISSED, APART = 21, 22, 23, 24, 25, 26
+ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER = 31, 32, 33, 34, 35, 36, 37
 
 # As plain numbers: each use of an enum would cost a conversion.
 _EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
@@ -91,11 +94,12 @@ FROM_CLIENT: _Shapes = {
 }
 FROM_REPLICA: _Shapes = {
     HELLO: {(int, int, int)},
-    READY: {(int, int, str, endpoints, int, int, int) for endpoints in _LISTS},
+    READY: {(int, int, str, endpoints, int, int, int, dict) for endpoints in _LISTS},
     DONE: {(int, int, int, int, int)},
     ERROR: {(int, int, int, int)},
     LEAVE: {(int, int)},
     MISSED: {(int, int, int, int)},
+    APART: {(int, int, list, int)},
 }
 TO_CLIENT: _Shapes = {
     WELCOME: {(int, int, int, dict)},
@@ -111,6 +115,7 @@ TO_REPLICA: _Shapes = {
     RECALL: {(int, int, int)},
     FANOUT: {(int, int, int, int, str, parts, list) for parts in _LISTS},
     BEACON: {(int, int, int)},
+    TOGETHER: {(int, int, int)},
 }
 
 

@@ -7,6 +7,7 @@ whoever asks for little is served soon. With a single client it is an ordinary q
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -51,6 +52,23 @@ class FairQueue(Generic[T]):
             StopIteration: there is none.
         """
         return next(iter(self._lanes.values()))[0]
+
+    @property
+    def tail(self) -> T:
+        """The youngest of the client whose turn it is; raises as `head`."""
+        return next(iter(self._lanes.values()))[-1]
+
+    def of(self, client: Any) -> Sequence[T]:
+        """What waits of that client, the oldest in front."""
+        return self._lanes.get(client, ())
+
+    def prefer(self, client: Any) -> None:
+        """It is this client's turn.
+
+        Raises:
+            KeyError: nothing waits of it.
+        """
+        self._lanes.move_to_end(client, last=False)
 
     def append(self, item: T) -> None:
         """Put one behind those of its client."""

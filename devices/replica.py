@@ -17,6 +17,20 @@ SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine m
 REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
 
 
+class Batching(NamedTuple):
+    """How requests are put together: those with equal ones of these can be worked on in one go.
+
+    Args:
+        endpoint: what sets them apart from others.
+        size: how many Documents a batch has at most; a request with more of them is a batch of its own.
+        timeout: the seconds that a request may wait for others, while there are too few for a full batch.
+    """
+
+    endpoint: str
+    size: int
+    timeout: float = 0.0
+
+
 class Task:
     """One request's visit to one Executor, or its part for one shard. The payload is the caller's business.
 
@@ -26,14 +40,18 @@ class Task:
         deadline: when it expires, by the caller's clock.
         shard: the only shard whose replicas may have it; None for any.
         client: whose it is; clients take turns in the queue.
+        docs: how many Documents it has, 1 or more.
+        batching: which others it can be put together with; None for none.
     """
 
     __slots__ = (
         "assigned",
+        "batching",
         "client",
         "crashes",
         "deadline",
         "deaths",
+        "docs",
         "holder",
         "id",
         "payload",
@@ -49,9 +67,13 @@ class Task:
         deadline: float = math.inf,
         shard: int | None = None,
         client: Any = None,
+        docs: int = 1,
+        batching: Batching | None = None,
     ) -> None:
         self.id = id
         self.client = client
+        self.docs = docs
+        self.batching = batching
         self.shard = shard
         self.payload = payload
         self.deadline = deadline
@@ -80,7 +102,9 @@ class Replica:
 
     __slots__ = (
         "alone",
+        "batch",
         "held",
+        "killed",
         "last_done",
         "level",
         "line",
@@ -105,10 +129,12 @@ class Replica:
         self.window = slots
         self.widest = max(slots, MAX_WINDOW)
         self.held: dict[int, Task | None] = {}  # in the order sent; None: given up, but still being worked on
+        self.batch: set[int] = set()  # of these, what it was given in one go; it takes one of the slots
         self.parked = 0
         self.level = -1  # where it stands in the balancer's levels; -1: has no room
         self.alone = False  # gets nothing more until it holds nothing
         self.lost = False  # gets nothing more
+        self.killed = False  # or about to be
         self.last_done = -math.inf
         self.work = 0.0  # seconds, smoothed
         self.ways: deque[float] = deque(maxlen=SAMPLES)  # seconds
@@ -117,6 +143,11 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"Replica({self.name!r})"
+
+    @property
+    def working(self) -> int:
+        """How many of the tasks that it holds, from the first one on, it may have begun."""
+        return self.slots + len(self.batch) - 1 if self.batch else self.slots
 
     def measure(self, service: float, sent: float | None, now: float) -> None:
         """Learn from one answer, given `now`: `service` seconds of work, on what was `sent` then and did not wait."""
@@ -140,6 +171,13 @@ class Send(NamedTuple):
 
     replica: Replica
     task: Task
+
+
+class SendBatch(NamedTuple):
+    """Send the tasks to the replica, to be worked on in one go."""
+
+    replica: Replica
+    tasks: list[Task]
 
 
 class Recall(NamedTuple):
@@ -168,4 +206,4 @@ class Kill(NamedTuple):
     replica: Replica
 
 
-Action = Send | Recall | Fail | Kill
+Action = Send | SendBatch | Recall | Fail | Kill

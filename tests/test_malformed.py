@@ -160,7 +160,7 @@ AT_BACK = {
     **ANYWHERE,
     "what a client says": [request(), PAYLOAD],
     "ready without fields": [header(VERSION, READY)],
-    "ready with slots that are text": [header(VERSION, READY, "upper", None, "1", 0, 0)],
+    "ready with slots that are text": [header(VERSION, READY, "upper", None, "1", 0, 0, {})],
     "a hello without a token": [header(VERSION, HELLO)],
     "an answer from nobody": [header(VERSION, DONE, 1, 1, 1), PAYLOAD],
     "an error from nobody": [header(VERSION, ERROR, 1, 1), PAYLOAD],
@@ -168,17 +168,20 @@ AT_BACK = {
     "an answer of the wrong types": [header(VERSION, DONE, "1", 1.5, 1), PAYLOAD],
 }
 REFUSED = {
-    "an unknown Executor": (["nobody", None, 1, 0, 0], "no Executor 'nobody'"),
-    "an Executor with an endless name": (["x" * 60_000, None, 1, 0, 0], "no Executor 'xxx"),
-    "no slots": (["upper", None, 0, 0, 0], "0 slots"),
-    "slots below none": (["upper", None, -1, 0, 0], "-1 slots"),
-    "too many slots": (["upper", None, 10**6, 0, 0], "1000000 slots"),
-    "endpoints that are numbers": (["upper", [1], 1, 0, 0], "endpoints"),
-    "endpoints that cannot be hashed": (["upper", [["/"]], 1, 0, 0], "endpoints"),
-    "a shard that is none": (["upper", None, 1, 1, 0], "no shard 1"),
-    "a shard below none": (["upper", None, 1, -1, 0], "no shard -1"),
-    "a group that is none": (["upper", None, 1, 0, -1], "no group -1"),
-    "a group too far": (["upper", None, 1, 0, 10**9], "no group 1000000000"),
+    "an unknown Executor": (["nobody", None, 1, 0, 0, {}], "no Executor 'nobody'"),
+    "an Executor with an endless name": (["x" * 60_000, None, 1, 0, 0, {}], "no Executor 'xxx"),
+    "no slots": (["upper", None, 0, 0, 0, {}], "0 slots"),
+    "slots below none": (["upper", None, -1, 0, 0, {}], "-1 slots"),
+    "too many slots": (["upper", None, 10**6, 0, 0, {}], "1000000 slots"),
+    "endpoints that are numbers": (["upper", [1], 1, 0, 0, {}], "endpoints"),
+    "endpoints that cannot be hashed": (["upper", [["/"]], 1, 0, 0, {}], "endpoints"),
+    "a shard that is none": (["upper", None, 1, 1, 0, {}], "no shard 1"),
+    "a shard below none": (["upper", None, 1, -1, 0, {}], "no shard -1"),
+    "a group that is none": (["upper", None, 1, 0, -1, {}], "no group -1"),
+    "a group too far": (["upper", None, 1, 0, 10**9, {}], "no group 1000000000"),
+    "batching that is a number": (["upper", None, 1, 0, 0, {"/": 32}], "batches"),
+    "batches of no Documents": (["upper", None, 1, 0, 0, {"/": [0, 0]}], "batches"),
+    "batches that wait for a negative time": (["upper", None, 1, 0, 0, {"/": [32, -1]}], "batches"),
 }
 
 
@@ -241,7 +244,7 @@ def test_an_answer_from_nobody_is_counted_by_its_name(flow: Flow) -> None:
 def test_random_messages_at_both_ends(flow: Flow) -> None:
     generator = random.Random(5)
     # Not of an Executor that there is: with some luck it would still be well-formed, and be taken into the pool.
-    ready = header(VERSION, READY, "nobody", None, 1, 0, 0)
+    ready = header(VERSION, READY, "nobody", None, 1, 0, 0, {})
     good = [request(), ready, header(VERSION, DONE, 1, 1, 1), PAYLOAD]
 
     def frame() -> bytes:
@@ -465,7 +468,7 @@ def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
         Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow,
         dealer(back(), b"lonely/rep-9#1") as stranger,
     ):
-        stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0))
+        stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0, {}))
         assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
         yield flow, stranger
 
@@ -504,7 +507,7 @@ def test_answers_to_tasks_that_are_not_there(tmp_path: Path) -> None:
             stranger.send_multipart([header(VERSION, DONE, task, -5, 1), PAYLOAD])
             stranger.send_multipart([header(VERSION, ERROR, task, 2**63), PAYLOAD])
         stranger.send_multipart([header(VERSION, DONE, 1, 1, 1)])
-        stranger.send(header(VERSION, READY, "lonely", None, 3, 0, 0))  # again
+        stranger.send(header(VERSION, READY, "lonely", None, 3, 0, 0, {}))  # again
         stranger.send(header(VERSION, LEAVE))
         stranger.send(header(VERSION, LEAVE))
         with Client(port=flow.port) as client:

@@ -92,7 +92,7 @@ def test_a_client_cannot_say_that_it_is_a_replica() -> None:
     with Flow().add(name="upper", uses=Upper) as flow, zmq.Context() as context:
         socket = sockets.dealer(context)
         socket.connect(f"tcp://127.0.0.1:{flow.port}")
-        ready = (protocol.VERSION, protocol.READY, "upper", ["/default"], 1, 0, 0)
+        ready = (protocol.VERSION, protocol.READY, "upper", ["/default"], 1, 0, 0, {})
         socket.send(protocol.encoder()(ready))
         with Client(port=flow.port) as client:
             wait_for(lambda: client.info()["malformed"] == {"unknown kind of message": 1}, what="it is counted")

@@ -209,8 +209,10 @@ def test_other_flows_and_replicas_of_other_machines_get_frames(tmp_path: Path) -
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_limits_count_what_the_references_stand_for() -> None:
-    with Flow(max_message_bytes=16 * SIZE).add(uses=Gate, uses_with={"folder": "."}, max_queue_bytes=9 * SIZE) as flow:
+def test_limits_count_what_the_references_stand_for(tmp_path: Path) -> None:
+    with Flow(max_message_bytes=16 * SIZE).add(
+        uses=Gate, uses_with={"folder": str(tmp_path)}, max_queue_bytes=9 * SIZE
+    ) as flow:
         with pytest.raises(errors.RequestTooLarge):
             flow.post("/", arrays(3), request_size=3)
         with pytest.raises(errors.Overloaded, match="max_queue_bytes"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+from zflow.batching import dynamic_batching
 from zflow.client import Client
 from zflow.document import Document, DocumentArray
 from zflow.errors import ZflowError
@@ -37,6 +38,7 @@ __all__ = [
     "Flow",
     "Response",
     "ZflowError",
+    "dynamic_batching",
     "requests",
 ]
 

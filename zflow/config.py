@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from zflow.autoscale import Limits
+from zflow.batching import Batching
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
 from zflow.suggest import did_you_mean, listed, short
@@ -236,8 +237,10 @@ def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
     """Return the form in which YAML holds a checked value."""
     if isinstance(value, type) and issubclass(value, Executor):
         return reference(value)
-    if isinstance(value, Limits):
+    if isinstance(value, (Limits, Batching)):
         return value.written
+    if key == "uses_dynamic_batching":
+        return {endpoint: _written("", said, move) for endpoint, said in value.items()}
     if key == "uses" and isinstance(value, dict):
         inner = {"jtype": "uses", "py_modules": "py_modules"}
         return {name: _written(inner.get(name, ""), part, move) for name, part in value.items()}

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zflow import hub
+from zflow.batching import Batching, by_endpoint
 from zflow.errors import InvalidExecutor
 from zflow.executor import find_class
 from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, YamlSource, is_text, read
 
-_KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules")
+_KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules", "uses_dynamic_batching")
 _MAPPINGS: Final = ("with", "metas", "requests")
 
 
@@ -29,6 +30,7 @@ class Description:
         what: the class, or a text that names it; None for no Executor in particular.
         folder: what relative paths are relative to; None for the working directory.
         uses_with, metas, requests: the arguments that come with it.
+        batching: how requests are put together, by endpoint.
         py_modules: what to import first.
         place: the Executor's folder, if it has one: its files are imported from there.
     """
@@ -38,6 +40,7 @@ class Description:
     uses_with: Mapping[str, Any] = field(default_factory=dict)
     metas: Mapping[str, Any] = field(default_factory=dict)
     requests: Mapping[str, str] = field(default_factory=dict)
+    batching: Mapping[str, Batching] = field(default_factory=dict)
     py_modules: tuple[str, ...] = ()
     place: str | None = None
 
@@ -96,8 +99,16 @@ def _from_source(source: YamlSource, folder: str | None, place: str | None = Non
     py_modules = (*module_list(described.get("py_modules", ())), *module_list(metas.pop("py_modules", None) or ()))
     if place is not None and not py_modules and os.path.isfile(os.path.join(place, hub.SOURCE)):
         py_modules = (hub.SOURCE,)
-    uses_with, requests = described["with"], described["requests"]
-    return Description(described["jtype"], source.folder or folder, uses_with, metas, requests, py_modules, place)
+    return Description(
+        described["jtype"],
+        source.folder or folder,
+        described["with"],
+        metas,
+        described["requests"],
+        described["uses_dynamic_batching"],
+        py_modules,
+        place,
+    )
 
 
 def _check_description(source: YamlSource) -> dict[str, Any]:
@@ -116,6 +127,9 @@ def _check_description(source: YamlSource) -> dict[str, Any]:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise InvalidExecutor(f"{_at(source, key)}: {key} must map names to values, not {short(value)}")
         described[key] = dict(value)
+    where = _at(source, "uses_dynamic_batching")
+    said = described.get("uses_dynamic_batching", {})
+    described["uses_dynamic_batching"] = by_endpoint("uses_dynamic_batching", said, where, InvalidExecutor)
     return described
 
 

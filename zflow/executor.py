@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar, overload
 
+from zflow import batching
+from zflow.batching import Batching
 from zflow.errors import InvalidExecutor
-from zflow.suggest import did_you_mean, short
+from zflow.suggest import did_you_mean, listed, short
 
 #: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
 DEFAULT: Final = "/default"
@@ -37,18 +39,32 @@ def requests(func: F, /) -> F: ...
 
 
 @overload
-def requests(*, on: str | Iterable[str] | None = None) -> Callable[[F], F]: ...
+def requests(
+    *, on: str | Iterable[str] | None = None, batch_size: int | None = None, batch_timeout: float = 0.0
+) -> Callable[[F], F]: ...
 
 
-def requests(func: Any = None, /, *, on: str | Iterable[str] | None = None) -> Any:
+def requests(
+    func: Any = None,
+    /,
+    *,
+    on: str | Iterable[str] | None = None,
+    batch_size: int | None = None,
+    batch_timeout: float = 0.0,
+) -> Any:
     """Bind a method of an Executor, sync or `async def`, to endpoints. The method stays an ordinary one.
 
     Args:
         on: the endpoint, such as `'/index'`, or several of them; every request that no other method is bound
             to when it is left out.
+        batch_size: how many Documents the method gets at most in one call, if those of several requests wait for it; a
+            single request with more is never cut. One request at a time when it is left out.
+        batch_timeout: seconds that a request may wait for others while a replica is idle and they are too few for a
+            full batch.
 
     Raises:
-        InvalidExecutor: an endpoint does not start with '/', or what is decorated is not a function.
+        InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function, or a batch cannot be
+            like that.
 
     >>> class Shout(Executor):
     ...     @requests(on=["/shout", "/loud"])
@@ -58,7 +74,10 @@ def requests(func: Any = None, /, *, on: str | Iterable[str] | None = None) -> A
     if isinstance(func, (str, list, tuple)):
         raise InvalidExecutor(f"write @requests(on={func!r}), not @requests({func!r})")
     endpoints = _endpoints(on)
-    return _mark(func, endpoints) if func is not None else lambda function: _mark(function, endpoints)
+    batches = batching.of_requests(batch_size, batch_timeout)
+    if func is not None:
+        return _mark(func, endpoints, batches)
+    return lambda function: _mark(function, endpoints, batches)
 
 
 class Executor:
@@ -196,12 +215,14 @@ class Handler:
         method: the method's name.
         is_async: the call returns an awaitable.
         takes: which of `ARGUMENTS` the method takes.
+        batching: how requests are put together for it; None for one at a time.
     """
 
     endpoint: str
     method: str
     is_async: bool
     takes: tuple[str, ...]
+    batching: Batching | None = None
 
     def bind(self, executor: Executor) -> Callable[..., Any]:
         """Return a callable that takes every keyword of `ARGUMENTS` and passes on those that the method takes."""
@@ -220,26 +241,38 @@ class Handler:
         return call
 
 
-def handlers(executor: Executor | type[Executor], uses_requests: Mapping[str, str] | None = None) -> dict[str, Handler]:
+def handlers(
+    executor: Executor | type[Executor],
+    uses_requests: Mapping[str, str] | None = None,
+    uses_dynamic_batching: Mapping[str, Batching] | None = None,
+) -> dict[str, Handler]:
     """Return the handler of every endpoint that an Executor serves; `DEFAULT` is the key of a bare `@requests`.
 
     Args:
         executor: a class, or an instance (whose own `uses_requests` then count too).
         uses_requests: endpoint -> method name, over what the decorators say; the method needs no decorator.
+        uses_dynamic_batching: by endpoint, over what the decorators say.
 
     Raises:
-        InvalidExecutor: two methods for one endpoint, an unknown method, or a method that cannot be called with
-            the keywords of `ARGUMENTS`.
+        InvalidExecutor: two methods for one endpoint, an unknown method or endpoint, or a method that cannot be called
+            with the keywords of `ARGUMENTS`.
     """
     cls = executor if isinstance(executor, type) else type(executor)
     bound = _decorated(cls)
     if not isinstance(executor, type):
         bound.update(executor._uses_requests)
     bound.update(uses_requests or {})
+    batched = uses_dynamic_batching or {}
+    for endpoint in batched:
+        if endpoint not in bound:
+            hint = did_you_mean(endpoint, bound) or f"; it binds {listed(bound)}"
+            raise InvalidExecutor(f"uses_dynamic_batching names {endpoint!r}, which {cls.__name__} does not bind{hint}")
     found = {}
     for endpoint, method in bound.items():
         _check_endpoint(endpoint, f"{cls.__name__}.{method}")
-        found[endpoint] = _handler(cls, endpoint, method)
+        handler = _handler(cls, endpoint, method)
+        said = batched.get(endpoint) or _batching(cls, method)
+        found[endpoint] = replace(handler, batching=said) if said is not None and said.size > 1 else handler
     return found
 
 
@@ -279,12 +312,12 @@ def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
     return vars(values) if isinstance(values, SimpleNamespace) else values
 
 
-def _mark(function: F, endpoints: tuple[str, ...]) -> F:
+def _mark(function: F, endpoints: tuple[str, ...], batches: Batching | None) -> F:
     if not callable(function) or isinstance(function, type):
         raise InvalidExecutor(f"@requests decorates methods of an Executor, not {short(function)}")
     before: tuple[str, ...] = getattr(function, _MARK, ())
     setattr(function, _MARK, tuple(dict.fromkeys((*before, *endpoints))))
-    return function
+    return function if batches is None else batching.mark(function, batches)
 
 
 def _endpoints(on: Any) -> tuple[str, ...]:
@@ -333,6 +366,17 @@ def _marked(cls: type) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
         endpoints = getattr(value, _MARK, None) or getattr(getattr(value, "__func__", None), _MARK, None)
         if isinstance(endpoints, tuple):
             yield name, value, endpoints
+
+
+def _batching(cls: type, method: str) -> Batching | None:
+    """What the decorators of a method say, those of the class nearest to this one that has any."""
+    for ancestor in cls.__mro__:
+        value = vars(ancestor).get(method)
+        value = getattr(value, "__func__", value)
+        said = batching.marked(value)
+        if said is not None or getattr(value, _MARK, None):
+            return said
+    return None
 
 
 def _spoken(endpoint: str) -> str:

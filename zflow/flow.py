@@ -121,6 +121,7 @@ class Flow(Shortcuts):
         uses_with: Mapping[str, Any] | None = None,
         uses_metas: Mapping[str, Any] | None = None,
         uses_requests: Mapping[str, str] | None = None,
+        uses_dynamic_batching: Mapping[str, Mapping[str, float]] | None = None,
         py_modules: Any = None,
         install_requirements: bool | None = None,
         env: Mapping[str, Any] | None = None,
@@ -157,6 +158,9 @@ class Flow(Shortcuts):
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
             uses_requests: endpoint -> method name, over those of `@requests`.
+            uses_dynamic_batching: by endpoint, over what decorators say, how requests are put together:
+                `{'/encode': {'preferred_batch_size': 32, 'timeout': 0}}`. The method gets up to so many Documents of
+                several requests in one call, and while a replica is idle they wait for others for `timeout` ms at most.
             py_modules: Python files to load before `uses` is looked up.
             install_requirements: install the `requirements.txt` beside the Executor with pip before it starts.
             env: environment variables of its processes, over those that `Flow(env=...)` names. CUDA_VISIBLE_DEVICES=RR

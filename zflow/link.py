@@ -21,12 +21,14 @@ from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
+    from zflow.batching import Batching
     from zflow.topology import ExecutorSpec
 
 log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
 LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
+MOST_APART = 1000  # tasks in one message
 REGISTERING = 10_000  # ms to wait for the broker's word
 
 
@@ -75,6 +77,20 @@ class Task(NamedTuple):
     endpoint: str
     parts: Any
     frames: Sequence[Any]
+
+
+class Answer(NamedTuple):
+    """What came of tasks.
+
+    Attributes:
+        tasks: one as a rule; more if a batch of them could not be done in one go.
+        frames: the result, or an error.
+        docs: how many Documents are in the result; None: it is an error.
+    """
+
+    tasks: Sequence[Task]
+    frames: Sequence[Any]
+    docs: int | None
 
 
 class StopNow(BaseException):
@@ -131,8 +147,11 @@ class Link:
         self._listener = Listener()
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
+        self._together: set[int] = set()  # of these, a batch
+        self._coming = 0  # how many tasks of the batch have not arrived
         self._recalled: set[int] = set()  # parts of fan-outs, maybe, that are still to be heard
         self._endpoints: list[str] | None = None
+        self._batching: dict[str, list[int]] = {}  # by endpoint: Documents at most, and microseconds
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
         self._answers: list[protocol.Message] = []  # that wait to be sent
@@ -169,9 +188,10 @@ class Link:
         """What an event loop watches."""
         return [port.socket.fileno() for port in (self._back, self._fan) if port is not None]
 
-    def register(self, endpoints: list[str]) -> str | None:
+    def register(self, endpoints: list[str], batching: dict[str, Batching]) -> str | None:
         """Join the broker's pool; returns None, or why that is not possible."""
         self._endpoints = endpoints
+        self._batching = {name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()}
         while not self._accepted and self.refused is None:
             if not self._back.socket.poll(REGISTERING):
                 return self.turned_away or f"the broker at {self._seat.back} gave no answer"
@@ -188,7 +208,9 @@ class Link:
         """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
         seat = self._seat
         self._backlog.clear()
-        place = (self._slots, seat.shard_id, seat.replica_id)
+        self._together.clear()
+        self._coming = 0
+        place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
         self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, self._endpoints, *place))])
 
     def drain(self) -> None:
@@ -229,6 +251,12 @@ class Link:
         if kind == protocol.TASK:
             self._recalled.discard(header[2])  # given to this one once more
             self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(payload))
+            if self._coming:
+                self._coming -= 1
+                self._together.add(header[2])
+        elif kind == protocol.TOGETHER:
+            self._together.clear()
+            self._coming = header[2]
         elif kind == protocol.RECALL:
             if self._backlog.pop(header[2], None) is None and self._fan is not None:
                 self._recalled.add(header[2])
@@ -253,37 +281,48 @@ class Link:
             id = header[3] + self._seat.shard_id
             self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
 
-    def next(self) -> Task | None:
-        """The oldest task that has arrived and was not recalled."""
-        if not self._backlog:
-            return None
-        return self._backlog.pop(next(iter(self._backlog)))
+    def next(self) -> list[Task]:
+        """The oldest task that has arrived and was not recalled, and with it the batch that it belongs to; or none."""
+        first = next(iter(self._backlog), None)
+        if first is None:
+            return []
+        if first not in self._together:
+            return [self._backlog.pop(first)]
+        if self._coming:
+            return []
+        together = [self._backlog.pop(id) for id in list(self._backlog) if id in self._together]
+        self._together.clear()
+        return together
 
-    def whole(self, task: Task) -> Task:
-        """Return the task with all its frames here: those that lie in shared memory are copied.
+    def answer(self, answers: Sequence[Answer], seconds: float) -> None:
+        """Answer tasks that were worked on for so long, each.
 
-        Raises:
-            Stale: the request has ended meanwhile.
+        Small answers wait for those that come with them, until `tell` is called.
         """
-        if self._memory is None or len(task.frames) == 1:
-            return task
-        return task._replace(frames=self._memory.fetch(task.frames))
-
-    def answer(self, task: int, seconds: float, frames: Sequence[Any], docs: int | None) -> None:
-        """Answer a task that was worked on for so long: with a result of so many Documents, or None with an error.
-
-        A small answer waits for those that come with it, until `tell` is called.
-        """
-        if self._memory is not None and len(frames) > 1:
-            frames = self._memory.share(frames)
         self._rested = False
         took = int(seconds * 1e6)
-        if docs is None:
-            self._answers.append(((protocol.VERSION, protocol.ERROR, task, took), frames))
-        else:
-            self._answers.append(((protocol.VERSION, protocol.DONE, task, took, docs), frames))
-        if not all(type(frame) is bytes for frame in frames):
+        mutable = False
+        for tasks, frames, docs in answers:
+            if docs is not None:
+                header: tuple[Any, ...] = (protocol.VERSION, protocol.DONE, tasks[0].id, took, docs)
+            elif len(tasks) == 1:
+                header = (protocol.VERSION, protocol.ERROR, tasks[0].id, took)
+            else:
+                self._say_apart([task.id for task in tasks], took, frames)
+                continue
+            if len(frames) > 1:
+                if self._memory is not None:
+                    frames = self._memory.share(frames)
+                mutable = mutable or not all(type(frame) is bytes for frame in frames)
+            self._answers.append((header, frames))
+        if mutable:
             self.tell()  # the Executor may write to this memory again
+
+    def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
+        # The last ones first: each message puts its tasks in front of all that wait.
+        for at in reversed(range(0, len(ids), MOST_APART)):
+            header = (protocol.VERSION, protocol.APART, ids[at : at + MOST_APART], took)
+            self._answers.append((header, frames))
 
     def tell(self) -> None:
         """Send the answers, and return when the memory of all results is free to be written to by the Executor."""

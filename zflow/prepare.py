@@ -22,6 +22,8 @@ def check(specs: Iterable[ExecutorSpec]) -> None:
             spec.uses,
             uses_with=spec.uses_with,
             uses_requests=spec.uses_requests,
+            uses_dynamic_batching=spec.uses_dynamic_batching,
+            no_reduce=spec.no_reduce,
             py_modules=spec.py_modules,
             folder=spec.folder,
             environ=_environ(spec),

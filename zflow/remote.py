@@ -29,6 +29,7 @@ TAKES: Final = (
     "uses_with",
     "uses_metas",
     "uses_requests",
+    "uses_dynamic_batching",
     "py_modules",
     "install_requirements",
     "env",

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Final
 
-from zflow import cuda, external
+from zflow import batching, cuda, external
 from zflow.autoscale import Limits
+from zflow.batching import Batching
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.polling import ANY, Polling
+from zflow.polling import by_endpoint as by_polling
 from zflow.polling import check as check_polling
 from zflow.suggest import did_you_mean, listed, short
 
@@ -56,6 +58,7 @@ class ExecutorSpec:
     uses_with: dict[str, Any] = field(default_factory=dict)
     uses_metas: dict[str, Any] = field(default_factory=dict)
     uses_requests: dict[str, str] = field(default_factory=dict)
+    uses_dynamic_batching: dict[str, Batching] = field(default_factory=dict)
     py_modules: tuple[str, ...] = ()
     install_requirements: bool = False
     env: dict[str, str] = field(default_factory=dict)
@@ -151,6 +154,8 @@ class Topology:
         spec = ExecutorSpec(folder=folder, **checked)
         said = [key for key, value in kwargs.items() if value is not None]
         external.check(said, spec.external, spec.needs, bool(kwargs.get("no_reduce")), owner)
+        polled = by_polling(spec.polling)
+        batching.check_fits(spec.uses_dynamic_batching, polled, spec.shards, spec.no_reduce, owner)
         _ = spec.addresses  # raises if they are none
         return self._keep(spec)
 
@@ -390,6 +395,10 @@ def _endpoints(key: str, value: Any, owner: str) -> dict[str, str]:
     return checked
 
 
+def _batching(key: str, value: Any, owner: str) -> dict[str, Batching]:
+    return batching.by_endpoint(key, value, owner, InvalidFlow)
+
+
 def _environment(key: str, value: Any, owner: str) -> dict[str, str]:
     return {name: _variable(f"{key}[{name!r}]", name, said, owner) for name, said in _dict(key, value, owner).items()}
 
@@ -453,6 +462,13 @@ FIELDS: Final[Mapping[str, Field]] = {
     "uses_with": Field("dict", {}, "keywords for the Executor's `__init__`", _dict),
     "uses_metas": Field("dict", {}, "what the Executor finds in `self.metas`", _dict),
     "uses_requests": Field("dict of endpoint to method name", {}, "endpoints over those of `@requests`", _endpoints),
+    "uses_dynamic_batching": Field(
+        "dict of endpoint to dict",
+        {},
+        "how requests are put together: `{/encode: {preferred_batch_size: 32, timeout: 0}}`, `timeout` in ms",
+        _batching,
+        shared=False,
+    ),
     "py_modules": Field("path or list of paths", (), "Python files to load before `uses` is looked up", _paths),
     "install_requirements": Field(
         "True or False", False, "install the `requirements.txt` of the Executor's folder with pip first", _flag

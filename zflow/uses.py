@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, TypeGuard
 
 from zflow import hub, requirements
+from zflow.batching import Batching
 from zflow.description import Description, describe, module_list
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executor import BaseExecutor, Executor, class_names, find_class, handlers
@@ -40,12 +41,14 @@ class Loaded:
         uses_with: the keywords of its `__init__`.
         metas: what it finds in `self.metas`.
         requests: endpoint -> method name, over its decorators.
+        batching: by endpoint, over its decorators.
     """
 
     cls: type[Executor]
     uses_with: dict[str, Any]
     metas: dict[str, Any]
     requests: dict[str, str]
+    batching: dict[str, Batching] = field(default_factory=dict)
 
 
 def load(
@@ -54,6 +57,8 @@ def load(
     uses_with: Mapping[str, Any] | None = None,
     uses_metas: Mapping[str, Any] | None = None,
     uses_requests: Mapping[str, str] | None = None,
+    uses_dynamic_batching: Mapping[str, Batching] | None = None,
+    no_reduce: bool = False,
     py_modules: Sequence[str] | None = None,
     folder: str | None = None,
     install_requirements: bool = False,
@@ -66,7 +71,8 @@ def load(
             `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in the Hub (`'jinaai://user/Name'`),
             the name of an installed Executor, or a description: a YAML file, YAML text or a dict with the keys
             `jtype`, `with`, `metas`, `requests` and `py_modules`.
-        uses_with, uses_metas, uses_requests: over what the description says, key by key.
+        uses_with, uses_metas, uses_requests, uses_dynamic_batching: over what the description says, key by key.
+        no_reduce: it wants the results of several predecessors apart.
         py_modules: `.py` files or module names to import first.
         folder: what relative paths are relative to, and where modules are looked for last; None for the
             working directory.
@@ -90,7 +96,7 @@ def load(
         except InvalidExecutor as error:
             way_out = hint(error.__cause__, uses, folder, install_requirements)
             raise InvalidExecutor(error.message + way_out) from error.__cause__
-        return _complete(cls, described, uses_with, uses_metas, uses_requests)
+        return _complete(cls, described, uses_with, uses_metas, uses_requests, uses_dynamic_batching, no_reduce)
 
 
 def check(
@@ -98,6 +104,8 @@ def check(
     *,
     uses_with: Mapping[str, Any] | None = None,
     uses_requests: Mapping[str, str] | None = None,
+    uses_dynamic_batching: Mapping[str, Batching] | None = None,
+    no_reduce: bool = False,
     py_modules: Sequence[str] | None = None,
     folder: str | None = None,
     environ: Mapping[str, str],
@@ -120,7 +128,7 @@ def check(
         elif what is None:
             what = BaseExecutor
         if what is not None:
-            _complete(what, described, uses_with, None, uses_requests)
+            _complete(what, described, uses_with, None, uses_requests, uses_dynamic_batching, no_reduce)
 
 
 def hint(error: BaseException | None, uses: Any, folder: str | None, install_requirements: bool) -> str:
@@ -204,6 +212,8 @@ def _complete(
     uses_with: Mapping[str, Any] | None,
     uses_metas: Mapping[str, Any] | None,
     uses_requests: Mapping[str, str] | None,
+    uses_dynamic_batching: Mapping[str, Batching] | None,
+    no_reduce: bool,
 ) -> Loaded:
     """Put the arguments together, and check that the class takes them."""
     loaded = Loaded(
@@ -211,8 +221,15 @@ def _complete(
         {**described.uses_with, **(uses_with or {})},
         {**described.metas, **(uses_metas or {})},
         {**described.requests, **(uses_requests or {})},
+        {**described.batching, **(uses_dynamic_batching or {})},
     )
-    handlers(cls, loaded.requests)
+    found = handlers(cls, loaded.requests, loaded.batching)
+    batched = [endpoint for endpoint, handler in found.items() if handler.batching is not None]
+    if no_reduce and batched:
+        raise InvalidExecutor(
+            f"{cls.__name__} takes {listed(batched)} in batches, but with no_reduce=True it is given docs_matrix, which"
+            " belongs to one request: leave no_reduce out, or say preferred_batch_size 1 in uses_dynamic_batching"
+        )
     _check_arguments(cls, loaded.uses_with)
     return loaded
 

@@ -11,17 +11,19 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
 
 from zflow import cuda, errors, process, uses, wire
+from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.devices.arena import Arena
 from zflow.document import DocumentArray
-from zflow.executor import DEFAULT, Executor, Handler, handlers, instantiate
+from zflow.executor import DEFAULT, Executor, handlers, instantiate
 from zflow.gather import gather
-from zflow.link import IDLE, Link, Seat, Stop, StopNow, Task
+from zflow.link import IDLE, Answer, Link, Seat, Stop, StopNow, Task
 from zflow.logs import name_lines
 from zflow.reduce import reduce
 
@@ -63,7 +65,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
     try:
-        service = Service(seat)
+        service = Service(seat, memory)
     except BaseException as error:
         spec = seat.spec
         way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
@@ -73,7 +75,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots, memory)
-    refused = link.register(service.endpoints)
+    refused = link.register(service.endpoints, service.batching)
     if refused is not None:
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
         return 1
@@ -93,23 +95,16 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
 # -- calling the Executor ---------------------------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
-    """A decoded request: what to call, and what with. `handler` is None where the Executor has nothing for it."""
+Job = tuple[list[Task], list[Call]]  # that one call is made for; without calls, they are still to be decoded
 
-    handler: Handler | None
-    function: Callable[..., Any] | None
-    docs: DocumentArray
-    parameters: dict[str, Any]
-    docs_matrix: list[DocumentArray] | None
-    docs_map: dict[str, DocumentArray] | None
 
-    def start(self) -> Any:
-        """Call the Executor; what an async endpoint returns is still to be awaited."""
-        if self.function is None:
-            return None
-        return self.function(
-            docs=self.docs, parameters=self.parameters, docs_matrix=self.docs_matrix, docs_map=self.docs_map
-        )
+class Working(NamedTuple):
+    """Tasks that share a call: their own calls, how many Documents each has, and the call that is made for all."""
+
+    tasks: list[Task]
+    calls: list[Call]
+    counts: list[int]
+    made: Call
 
 
 class Service:
@@ -118,8 +113,9 @@ class Service:
     Raises whatever loading or constructing the Executor raises.
     """
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, memory: Arena | None = None) -> None:
         spec = seat.spec
+        self._memory = memory
         self.name = seat.name
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
@@ -128,6 +124,8 @@ class Service:
             uses_with=spec.uses_with,
             uses_metas=spec.uses_metas,
             uses_requests=spec.uses_requests,
+            uses_dynamic_batching=spec.uses_dynamic_batching,
+            no_reduce=spec.no_reduce,
             py_modules=spec.py_modules,
             folder=spec.folder,
             install_requirements=spec.install_requirements,
@@ -147,51 +145,119 @@ class Service:
                 "workspace": spec.workspace,
             },
         )
-        found = handlers(self.executor, loaded.requests)
+        found = handlers(self.executor, loaded.requests, loaded.batching)
         self._bound = {endpoint: (handler, handler.bind(self.executor)) for endpoint, handler in found.items()}
         self.endpoints = list(found)
+        self.batching = {name: handler.batching for name, handler in found.items() if handler.batching is not None}
+        self._warned: set[str] = set()  # methods
         self.is_async = any(handler.is_async for handler in found.values())
         self.loop: asyncio.AbstractEventLoop | None = None
         self.slots = ASYNC_SLOTS if self.is_async else 1
 
     def prepare(self, task: Task) -> Call:
-        """Decode a request, and put its parts together where several branches met."""
+        """Decode a request, and put its parts together where several branches met.
+
+        Raises:
+            Stale: the request has ended meanwhile, and with it what it had in shared memory.
+        """
+        frames = task.frames
+        if self._memory is not None and len(frames) > 1:
+            frames = self._memory.fetch(frames)
         handler, function = self._bound.get(task.endpoint) or self._bound.get(DEFAULT) or (None, None)
         if task.parts is None:
-            docs, parameters = wire.unpack(task.frames)
+            docs, parameters = wire.unpack(frames)
             return Call(handler, function, docs, parameters, None, None)
-        docs_map, parameters = gather(task.parts, task.frames)
+        docs_map, parameters = gather(task.parts, frames)
         matrix = list(docs_map.values())
         if not self._no_reduce:
             return Call(handler, function, reduce(matrix), parameters, None, None)
         together = DocumentArray(doc for docs in matrix for doc in docs)
         return Call(handler, function, together, parameters, matrix, docs_map)
 
+    def jobs(self, tasks: list[Task]) -> list[Job]:
+        """Put together what one call can be made for. What cannot be decoded is left to fail alone."""
+        if len(tasks) == 1:
+            return [(tasks, [])]
+        jobs: list[Job] = []
+        good, calls = [], []
+        for task in tasks:
+            try:
+                calls.append(self.prepare(task))
+                good.append(task)
+            except Exception:
+                jobs.append(([task], []))
+        return jobs + [([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
+
     def encode(self, call: Call, value: Any) -> tuple[Sequence[Any], int]:
         """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
         docs = call.docs
-        if isinstance(value, DocumentArray):
-            docs = value
-        elif isinstance(value, dict):
-            call.parameters.setdefault("__results__", {})[self.name] = value
-        elif value is not None:
+        if value is not None:
+            self._check(call, value)
+            if isinstance(value, dict):
+                call.parameters.setdefault(RESULTS, {})[self.name] = value
+            else:
+                docs = value
+        return self._encode(docs, call.parameters), len(docs)
+
+    def begin(self, tasks: list[Task], calls: list[Call]) -> Working:
+        """Return the call that is to be made for all of them."""
+        return Working(tasks, calls, [len(call.docs) for call in calls], join(calls))
+
+    def end(self, working: Working, value: Any) -> list[Answer]:
+        """Encode what the Executor returned, for each of the tasks that it was called for."""
+        tasks, calls, counts, made = working
+        if value is not None:
+            self._check(made, value)
+        try:
+            shares = share(calls, counts, made, value, self.name)
+        except Miscounted as error:
+            self._warn(made, error)
+            raise
+        answers = []
+        for task, (docs, parameters) in zip(tasks, shares, strict=True):
+            try:
+                answers.append(Answer([task], self._encode(docs, parameters), len(docs)))
+            except BaseException as error:
+                answers.append(self.failure([task], error))
+        return answers
+
+    def _check(self, call: Call, value: Any) -> None:
+        if not isinstance(value, (DocumentArray, dict)):
             method = call.handler.method if call.handler else "?"
             raise TypeError(
                 f"{type(self.executor).__name__}.{method} returned {type(value).__name__}; "
                 "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
             )
-        frames = wire.pack(docs, call.parameters)
+
+    def _encode(self, docs: DocumentArray, parameters: dict[str, Any]) -> Sequence[Any]:
+        frames = wire.pack(docs, parameters)
         size = sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
                 f"the result of {self.name} has {size} bytes, over the limit of {self._limit} (max_message_bytes);"
                 f" the largest is {wire.largest(docs)}"
             )
-        return frames, len(docs)
+        return frames
 
-    def failure(self, task: Task, error: BaseException) -> tuple[Sequence[Any], None]:
-        """Encode an error as the answer to a request; there are no Documents in it."""
-        return [_pack(errors.to_wire(_as_error(error, self.name, f"raised at {task.endpoint!r}")))], None
+    def _warn(self, made: Call, error: Miscounted) -> None:
+        """Say once for each method why its batches do not work out."""
+        method = made.handler.method if made.handler else "?"
+        if method not in self._warned:
+            self._warned.add(method)
+            log.warning(
+                "%s.%s: %s; a method that takes several requests at once must return as many Documents as it is given,"
+                " in their order",
+                type(self.executor).__name__,
+                method,
+                error,
+            )
+
+    def failure(self, tasks: Sequence[Task], error: BaseException) -> Answer:
+        """Encode an error as the answer to tasks."""
+        what = f"raised at {tasks[0].endpoint!r}"
+        if len(tasks) > 1:
+            what += f", called for {len(tasks)} requests at once,"
+        return Answer(tasks, [_pack(errors.to_wire(_as_error(error, self.name, what)))], None)
 
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
@@ -231,7 +297,7 @@ def _as_error(error: BaseException, name: str, what: str, way_out: str = "") -> 
     return errors.ExecutorError(message + way_out, executor=name, exception=kind, traceback=shown)
 
 
-_OURS = {__file__, handlers.__code__.co_filename}
+_OURS = {__file__, handlers.__code__.co_filename, join.__code__.co_filename}
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------
@@ -249,30 +315,34 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         if not arrived and (os.getppid() != manager or link.turned_away):
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
-        while (task := link.next()) is not None:
-            begun = clock()
-            link.turn.release()
-            frames, docs = _work(service, link, task)
-            link.turn.acquire()
-            ended = clock()
-            link.answer(task.id, ended - begun, frames, docs)
-            if stop.asked:
-                break
-            if ended - drained > FRESH:
-                link.tell()
-                link.drain()  # what is next may have been recalled meanwhile
-                drained = ended
-            else:
-                link.hold()
+        while not stop.asked and (tasks := link.next()):
+            for some, calls in service.jobs(tasks):
+                begun = clock()
+                link.turn.release()
+                answers = _work(service, some, calls)
+                link.turn.acquire()
+                ended = clock()
+                link.answer(answers, (ended - begun) / len(some))
+                if stop.asked:
+                    break
+                if ended - drained > FRESH:
+                    link.tell()
+                    link.drain()  # what is next may have been recalled meanwhile
+                    drained = ended
+                else:
+                    link.hold()
         link.tell()
 
 
-def _work(service: Service, link: Link, task: Task) -> tuple[Sequence[Any], int | None]:
+def _work(service: Service, tasks: list[Task], calls: list[Call]) -> list[Answer]:
     try:
-        call = service.prepare(link.whole(task))
-        return service.encode(call, call.start())
+        call = calls[0] if calls else service.prepare(tasks[0])
+        if call.handler is None or call.handler.batching is None:
+            return [Answer(tasks, *service.encode(call, call.start()))]
+        working = service.begin(tasks, calls or [call])
+        return service.end(working, working.made.start())
     except BaseException as error:  # also SystemExit: a request must not end the replica
-        return service.failure(task, error)
+        return [service.failure(tasks, error)]
 
 
 def _serve_async(service: Service, link: Link, manager: int) -> None:
@@ -292,6 +362,7 @@ class _AsyncLoop:
         self._manager = manager
         self._loop = loop
         self._running: set[asyncio.Task[None]] = set()
+        self._jobs: deque[Job] = deque()  # of a batch, what has not begun
         self._ended = loop.create_future()
 
     async def serve(self) -> None:
@@ -308,27 +379,33 @@ class _AsyncLoop:
         # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
         self._link.drain()
         while not self._link.stop.asked and len(self._running) < self._service.slots:
-            task = self._link.next()
-            if task is None:
+            if not self._jobs:
+                self._jobs.extend(self._service.jobs(self._link.next()))
+            if not self._jobs:
                 break
-            running = self._loop.create_task(self._work(task))
+            running = self._loop.create_task(self._work(*self._jobs.popleft()))
             self._running.add(running)
             running.add_done_callback(self._done)
         self._end_if_idle()
 
-    async def _work(self, task: Task) -> None:
+    async def _work(self, tasks: list[Task], calls: list[Call]) -> None:
         begun = time.perf_counter()
-        answer: tuple[Sequence[Any], int | None]
+        service = self._service
         try:
-            call = self._service.prepare(self._link.whole(task))
-            value = call.start()
-            if call.handler is not None and call.handler.is_async:
-                value = await value
-            answer = self._service.encode(call, value)
+            call = calls[0] if calls else service.prepare(tasks[0])
+            if call.handler is None or call.handler.batching is None:
+                answers = [Answer(tasks, *service.encode(call, await self._called(call)))]
+            else:
+                working = service.begin(tasks, calls or [call])
+                answers = service.end(working, await self._called(working.made))
         except BaseException as error:
-            answer = self._service.failure(task, error)
-        self._link.answer(task.id, time.perf_counter() - begun, *answer)
+            answers = [service.failure(tasks, error)]
+        self._link.answer(answers, (time.perf_counter() - begun) / len(tasks))
         self._loop.call_soon(self._link.tell)  # with what others have to answer at this moment
+
+    async def _called(self, call: Call) -> Any:
+        value = call.start()
+        return await value if call.handler is not None and call.handler.is_async else value
 
     def _done(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)

@@ -3,9 +3,10 @@
     gateway -> plain ----> both -> shards -> last -> once -> answer
             -> waits ---->
 
-Each Executor binds some endpoints only, so that most requests visit one of them and some visit nearly all. A signature
-is a chunk named after who signed; it covers the whole content of the request. Before it works on a request, an Executor
-notes the request's number in a file of its process, which outlives it.
+Each Executor binds some endpoints only, so that most requests visit one of them and some visit nearly all; two of them
+take several requests in one call. A signature is a chunk named after who signed; it covers the whole content of the
+request. Before it works on a request, an Executor notes the request's number in a file of its process, which outlives
+it.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ class _Signs(Executor):
 
 
 class Plain(_Signs):
-    """One request at a time, on several replicas."""
+    """Some requests in one call, on several replicas."""
 
-    @requests(on=["/plain", "/whole"])
+    @requests(on=["/plain", "/whole"], batch_size=4)
     def plain(self, docs: DocumentArray, **kwargs: Any) -> None:
         self.work(docs)
 
@@ -152,8 +153,8 @@ class Last(_Signs):
 
 
 class Once(_Signs):
-    """Begins a request once at most."""
+    """Begins a request once at most, alone or with others."""
 
-    @requests(on="/once")
+    @requests(on="/once", batch_size=4)
     def once(self, docs: DocumentArray, **kwargs: Any) -> None:
         self.work(docs)

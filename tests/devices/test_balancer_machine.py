@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import Phase, settings
@@ -26,10 +27,12 @@ from hypothesis.stateful import (
 )
 
 from zflow.devices.balancer import Balancer
+from zflow.devices.batches import BatchQueue
 from zflow.devices.queue import FairQueue
-from zflow.devices.replica import SAMPLES, Action, Fail, Kill, Recall, Replica, Send, Task
+from zflow.devices.replica import SAMPLES, Action, Batching, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 
 MOMENT = 10e-6  # seconds that pass with every step
+KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))
 SETTINGS = settings(deadline=None, max_examples=150, stateful_step_count=60, derandomize=True)
 
 
@@ -39,30 +42,55 @@ class Process:
     def __init__(self, name: str, slots: int) -> None:
         self.name = name
         self.slots = slots
-        self.line: deque[Send | Recall] = deque()  # on their way to it
+        self.line: deque[Send | SendBatch | Recall] = deque()  # on their way to it
         self.backlog: dict[int, Task] = {}
         self.running: dict[int, float] = {}  # since when
-        self.answers: deque[tuple[int, float]] = deque()  # on their way back
+        self.batch: set[int] = set()  # of those two, what it was given in one go
+        self.answers: deque[tuple[int, float] | list[int]] = deque()  # on their way back; a list is to be tried alone
         self.held: dict[int, None] = {}  # as the broker must see it: sent, not recalled, not answered
         self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
+        self.together: set[int] = set()  # of these, what it was given in one go
         self.suspect = False
         self.lost = False  # it is dead, and the broker is about to find out whether it has said something before
+
+    @property
+    def working(self) -> int:
+        """How many of those that it holds it may have begun."""
+        return self.slots + max(0, len(self.together) - 1)
 
     def receive(self) -> None:
         action = self.line.popleft()
         if isinstance(action, Recall):
             self.backlog.pop(action.task.id, None)
-        else:
+        elif isinstance(action, Send):
             self.backlog[action.task.id] = action.task
+        else:
+            assert not self.batch, "a batch upon a batch"
+            self.batch = {task.id for task in action.tasks}
+            self.backlog.update((task.id, task) for task in action.tasks)
 
     def begin(self, now: float) -> list[int]:
         begun = []
-        while self.backlog and len(self.running) < self.slots:
-            id = next(iter(self.backlog))
-            del self.backlog[id]
-            begun.append(id)
-            self.running[id] = now
+        while self.backlog and self.busy < self.slots:
+            first = next(iter(self.backlog))
+            for id in [id for id in self.backlog if id in self.batch] if first in self.batch else [first]:
+                del self.backlog[id]
+                begun.append(id)
+                self.running[id] = now
         return begun
+
+    @property
+    def busy(self) -> int:
+        """Of its slots, how many are taken."""
+        others = self.running.keys() - self.batch
+        return len(others) + (len(others) < len(self.running))
+
+    def release(self, id: int) -> None:
+        """The broker has heard of it."""
+        self.held.pop(id, None)
+        self.given_up.discard(id)
+        self.together.discard(id)
+        self.suspect = self.suspect and bool(self.held)
 
 
 class Machine(RuleBasedStateMachine):
@@ -79,10 +107,17 @@ class Machine(RuleBasedStateMachine):
         self.begun: dict[int, int] = {}  # how often each task was begun
         self.killed: dict[int, int] = {}  # how many replicas died of each task's being worked on
         self.names = 0
+        self.ticked = 0.0  # when time was last let bring something about
 
-    @initialize(retries=st.integers(0, 3), slots=st.sampled_from([1, 1, 1, 3]), replicas=st.integers(0, 3))
-    def begin(self, retries: int, slots: int, replicas: int) -> None:
+    @initialize(
+        retries=st.integers(0, 3),
+        slots=st.sampled_from([1, 1, 1, 3]),
+        replicas=st.integers(0, 3),
+        batches=st.booleans(),
+    )
+    def begin(self, retries: int, slots: int, replicas: int, batches: bool) -> None:
         self.retries = retries
+        self.batches = batches
         self.slots = slots
         self.balancer = type(self).make(retries)
         for _ in range(replicas):
@@ -93,10 +128,15 @@ class Machine(RuleBasedStateMachine):
     def do(self, actions: Iterable[Action]) -> None:
         for action in actions:
             if isinstance(action, Send):
-                self.send(action)
+                self.send(action, [action.task])
+                process = self.processes[action.replica.name]
+                process.suspect = action.task.suspect
+                assert len(process.held) <= action.replica.window, "more than its window"
+            elif isinstance(action, SendBatch):
+                self.send_batch(action)
             elif isinstance(action, Recall):
                 process = self.processes[action.replica.name]
-                assert list(process.held).index(action.task.id) >= self.slots or self.open.get(action.task.id) is None
+                assert list(process.held).index(action.task.id) >= process.working or action.task.id not in self.open
                 del process.held[action.task.id]
                 if not process.lost:
                     process.line.append(action)
@@ -105,20 +145,33 @@ class Machine(RuleBasedStateMachine):
             else:
                 self.fail(action)
 
-    def send(self, send: Send) -> None:
-        id = send.task.id
+    def send(self, send: Send | SendBatch, tasks: list[Task]) -> None:
         process = self.processes[send.replica.name]
-        assert self.open.get(id) is send.task, "sent, but it has ended"
-        assert not any(id in other.held for other in self.processes.values()), "held twice"
-        process.held[id] = None
-        assert len(process.held) <= send.replica.window, "more than its window"
-        if self.retries == 0:
-            assert len(process.held) == 1
         assert not process.lost
+        assert not process.together, "it is at a batch"
         assert not process.suspect, "a suspect has company"
-        process.suspect = send.task.suspect
-        assert not process.suspect or len(process.held) == 1, "a suspect has company"
+        assert not process.held or not (self.retries == 0 or tasks[0].suspect or tasks[0].batching), "it is not empty"
+        for task in tasks:
+            assert self.open.get(task.id) is task, "sent, but it has ended"
+            assert not any(task.id in other.held for other in self.processes.values()), "held twice"
+            process.held[task.id] = None
+        if tasks[0].batching is not None and not tasks[0].suspect:
+            process.together = {task.id for task in tasks}
         process.line.append(send)
+
+    def send_batch(self, send: SendBatch) -> None:
+        tasks = send.tasks
+        kind = tasks[0].batching
+        assert len(tasks) > 1
+        assert kind is not None
+        assert all(task.batching == kind and not task.suspect for task in tasks), "they do not go together"
+        assert sum(task.docs for task in tasks) <= kind.size, "larger than it may be"
+        for client in {task.client for task in tasks}:
+            left = [task.id for task in self.waiting() if task.client == client and task.batching == kind]
+            served = [task.id for task in tasks if task.client == client]
+            assert served == sorted(served) or served == sorted(served, reverse=True), "out of order"
+            assert all(task.deadline < math.inf for task in tasks) or min(left) in served, "one was passed by"
+        self.send(send, tasks)
 
     def fail(self, fail: Fail) -> None:
         id = fail.task.id
@@ -140,22 +193,39 @@ class Machine(RuleBasedStateMachine):
         del self.open[id]
         self.ended[id] = how
         holder = self.holder(id)
-        if holder is not None and list(holder.held).index(id) < self.slots:
+        if holder is not None and list(holder.held).index(id) < holder.working:
             holder.given_up.add(id)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([None, None, None, 0.0005, 0.01]), client=st.sampled_from("aab"))
-    def submit(self, seconds: float | None, client: str) -> None:
+    @rule(
+        seconds=st.sampled_from([None, None, None, 0.0005, 0.01]),
+        client=st.sampled_from("aab"),
+        kind=st.sampled_from(KINDS),
+        docs=st.integers(1, 6),
+    )
+    def submit(self, seconds: float | None, client: str, kind: Batching | None, docs: int) -> None:
+        self.take(seconds, client, kind, docs)
+        self.end_turn()
+
+    @rule(count=st.integers(2, 12), kind=st.sampled_from(KINDS))
+    def submit_many(self, count: int, kind: Batching | None) -> None:
+        for number in range(count):
+            self.take(None, "a", kind, 1 + number % 2)
+        self.end_turn()
+
+    def take(self, seconds: float | None, client: str, kind: Batching | None, docs: int) -> None:
         deadline = math.inf if seconds is None else self.now + seconds
-        task = Task(len(self.open) + len(self.ended), deadline=deadline, client=client)
+        kind = kind if self.batches else None
+        task = Task(len(self.open) + len(self.ended), None, deadline, client=client, docs=docs, batching=kind)
         self.open[task.id] = task
         self.do(self.balancer.submit(task, self.now))
 
-    @rule(count=st.integers(2, 12))
-    def submit_many(self, count: int) -> None:
-        for _ in range(count):
-            self.submit(None, "a")
+    def end_turn(self) -> None:
+        """Whatever has come in a turn of the broker's loop, batches are made of it at the end."""
+        self.ticked = self.now
+        if self.batches and self.balancer.timed:
+            self.do(self.balancer.tick(self.now))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -212,8 +282,11 @@ class Machine(RuleBasedStateMachine):
                 assert task.suspect
                 working = id in process.running and not answers
                 assert task.crashes >= blamed[id] + (working or alone)
-        for id, service in answers:
-            assert self.balancer.finish(process.name, id, service, self.now) == (None, [])
+        for answer in answers:
+            if isinstance(answer, list):
+                assert self.balancer.apart(process.name, answer, self.now) == []
+            else:
+                assert self.balancer.finish(process.name, *answer, self.now) == (None, [])
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data(), unsent=st.booleans())
@@ -225,9 +298,7 @@ class Machine(RuleBasedStateMachine):
         id = None
         if unsent and process.line and isinstance(process.line[-1], Send):
             id = process.line[-1].task.id
-            process.held.pop(id, None)
-            process.given_up.discard(id)
-            process.suspect = process.suspect and bool(process.held)
+            process.release(id)
         process.line.clear()
         crashes = {id: task.crashes for id, task in self.open.items()}
         self.do(self.balancer.lose(process.name, self.now, unsent=id))
@@ -267,16 +338,23 @@ class Machine(RuleBasedStateMachine):
             self.begun[id] = self.begun.get(id, 0) + 1
 
     @precondition(lambda self: any(each.running and not each.lost for each in self.processes.values()))
-    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.003]))
-    def end_work(self, data: st.DataObject, seconds: float) -> None:
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.003]), fails=st.booleans())
+    def end_work(self, data: st.DataObject, seconds: float, fails: bool) -> None:
         names = sorted(name for name, each in self.processes.items() if each.running and not each.lost)
         process = self.processes[data.draw(st.sampled_from(names))]
         self.now += seconds
-        self.work(process, data.draw(st.sampled_from(sorted(process.running))))
+        self.work(process, data.draw(st.sampled_from(sorted(process.running))), fails)
         self.begin_at(process)
 
-    def work(self, process: Process, id: int) -> None:
-        process.answers.append((id, self.now - process.running.pop(id)))
+    def work(self, process: Process, id: int, fails: bool = False) -> None:
+        """It is done with that, or with the whole batch that this is one of; or it cannot do that in one go."""
+        together = sorted(process.batch) if id in process.batch else [id]
+        process.batch.difference_update(together)
+        times = [(id, (self.now - process.running.pop(id)) / len(together)) for id in together]
+        if fails and len(together) > 1 and self.retries:
+            process.answers.append(together)
+        else:
+            process.answers.extend(times)
 
     @precondition(lambda self: any(each.answers for each in self.processes.values()))
     @rule(data=st.data())
@@ -285,10 +363,16 @@ class Machine(RuleBasedStateMachine):
         self.answered(self.processes[data.draw(st.sampled_from(names))])
 
     def answered(self, process: Process) -> None:
-        id, service = process.answers.popleft()
-        process.held.pop(id, None)
-        process.given_up.discard(id)
-        process.suspect = process.suspect and bool(process.held)
+        answer = process.answers.popleft()
+        if isinstance(answer, list):
+            again = [id for id in answer if id in process.held and id not in process.given_up]
+            for id in answer:
+                process.release(id)
+            self.do(self.balancer.apart(process.name, answer, self.now))
+            assert all(self.open[id].batching is None for id in again)
+            return
+        id, service = answer
+        process.release(id)
         first = id in self.open
         task, actions = self.balancer.finish(process.name, id, service, self.now)
         assert (task is not None) == first
@@ -317,6 +401,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 0.0003, 0.0021, 0.3, 10.0]))
     def tick(self, seconds: float) -> None:
         self.now += seconds
+        self.ticked = self.now
         late = {id for id, task in self.open.items() if task.deadline <= self.now}
         self.do(self.balancer.tick(self.now))
         assert all(self.ended.get(id) == "expired" for id in late)
@@ -344,10 +429,22 @@ class Machine(RuleBasedStateMachine):
     def nobody_is_idle_while_a_task_waits(self) -> None:
         if not self.balancer.queued:
             return
-        assert all(each.held or each.lost for each in self.processes.values()), "idle"
+        waiting = self.waiting()
+        if any(task.suspect for task in waiting) or any(self.due(kind) for kind in KINDS):
+            assert all(each.held or each.lost for each in self.processes.values()), "idle"
+        if any(task.batching is not None for task in waiting):
+            return  # it may be its turn, and then others wait for it to find an empty replica
         replicas = [each for each in self.balancer.replicas.values() if not each.alone and not each.lost]
-        room = [each for each in replicas if len(each.held) < each.window]
-        assert not room or not any(not task.suspect for task in self.waiting()), "has room"
+        room = [each for each in replicas if len(each.held) < (1 if each.batch else each.window)]
+        assert not room or not any(not task.suspect for task in waiting), "has room"
+
+    def due(self, kind: Batching | None) -> bool:
+        """Whether there are tasks of that kind that need not wait for others."""
+        waiting = [task for task in self.waiting() if task.batching == kind and not task.suspect]
+        if kind is None or not waiting:
+            return bool(waiting)
+        oldest = min(task.assigned for task in waiting)
+        return sum(task.docs for task in waiting) >= kind.size or oldest + kind.timeout <= self.ticked
 
     def waiting(self) -> list[Task]:
         held = {id for each in self.processes.values() for id in each.held}
@@ -361,9 +458,10 @@ class Machine(RuleBasedStateMachine):
             process = self.processes[name]
             assert list(replica.held) == list(process.held)
             assert {id for id, task in replica.held.items() if task is None} == process.given_up
-            assert replica.parked == max(0, len(process.held) - replica.slots)
+            assert replica.batch == process.together
+            assert replica.parked == max(0, len(process.held) - process.working)
             assert replica.lost == process.lost
-            room = not replica.lost and len(process.held) < (1 if replica.alone else replica.window)
+            room = not replica.lost and len(process.held) < (1 if replica.alone or replica.batch else replica.window)
             assert replica.level == (len(process.held) if room else -1)
             assert [replica in level for level in balancer._levels].count(True) == int(room)
             assert not room or replica in balancer._levels[replica.level]
@@ -371,7 +469,12 @@ class Machine(RuleBasedStateMachine):
         assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
         assert balancer._parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels[: balancer._lowest])
-        queue = [task for lane in balancer._queue._lanes.values() for task in lane]
+        lines = balancer._queue._lines.values() if isinstance(balancer._queue, BatchQueue) else ()
+        queues = [line.queue for line in lines] if isinstance(balancer._queue, BatchQueue) else [balancer._queue]
+        queue = [task for each in queues for lane in each._lanes.values() for task in lane]
+        assert all(
+            line._docs == sum(task.docs for lane in line.queue._lanes.values() for task in lane) for line in lines
+        )
         assert len(queue) == len(balancer._queue)
         assert {id(task) for task in (*queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
         assert not any(task.suspect for task in queue)
@@ -395,6 +498,7 @@ class Machine(RuleBasedStateMachine):
         self.join(quick=False)
         for _ in range(3 * len(self.open) + 3):
             self.run_smoothly(1)
+            self.tick(0.0021 if self.batches else 0.0)
             self.the_balancer_has_counted_right()
         assert not self.open, "lost"
         assert not self.balancer.tasks
@@ -465,7 +569,16 @@ class Doubling(Balancer):
         return task or Task(id), actions
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Greedy, Lazy, Generous, Careless, Doubling])
+class Cramming(Balancer):
+    """Gives batches to replicas that are at something else."""
+
+    def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
+        take = queue.take
+        with mock.patch.object(BatchQueue, "take", lambda queue, now, empty, seconds: take(now, True, seconds)):
+            super()._dispatch_batches(queue, now, actions)
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Greedy, Lazy, Generous, Careless, Doubling, Cramming])
 def test_the_machine_notices_a_broken_balancer(broken: type[Balancer]) -> None:
     class Broken(Machine):
         make = broken

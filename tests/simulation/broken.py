@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from zflow.devices.balancer import Balancer
+from zflow.devices.batches import BatchQueue
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Action, Replica, Task
 
@@ -120,5 +121,16 @@ class Hasty(Balancer):
         return super().overrun(0.9 * limit, now)
 
 
-ALL = (Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty)
+class Cramming(Balancer):
+    """Gives batches to replicas that are at something else."""
+
+    def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
+        while queue and (free := self._least_held()) is not None and (tasks := queue.take(now, True, free.work)):
+            if tasks[0].batching is None:
+                actions.append(self._assign(free, tasks[0], now))
+            else:
+                actions.append(self._assign_batch(free, tasks, now))
+
+
+ALL = (Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty, Cramming)
 BROKEN = {kind.__name__: kind for kind in ALL}

@@ -210,7 +210,7 @@ class VirtualBroker(Broker):
         for number, pool in enumerate(self.pools):
             size = len(pool.holdings)
             if turn >= self._wait_check[number] and (pool.balancer.queued or pool.standing):
-                checks.nobody_waits(pool)
+                checks.nobody_waits(pool, now)
                 self._wait_check[number] = turn + (size + pool.balancer.queued) // CHECKED_PER_TURN
             if turn >= self._whole_check[number]:
                 checks.agrees(pool, now)

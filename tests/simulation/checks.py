@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 
 from zflow.devices.fanout import ALONE_LIMIT
+from zflow.devices.replica import Batching
 
 from .ledger import Violation
 from .watch import Holding, Part, WatchedPool
 
 
-def nobody_waits(pool: WatchedPool) -> None:
+def nobody_waits(pool: WatchedPool, now: float) -> None:
     """No task waits while a replica has room for it, and no fan-out while a group has nothing."""
     balancer = pool.balancer
     pool.learn()
@@ -21,20 +22,32 @@ def nobody_waits(pool: WatchedPool) -> None:
         waiting = [part for part in pool.open.values() if part.holder is None and part.released]
         ordinary = {part.shard for part in waiting if not part.suspect}
         suspects = {part.shard for part in waiting if part.suspect}
+        batches = {part.batching for part in waiting if part.batching is not None and not part.suspect}
+        due = any(_is_due(kind, waiting, now - pool.slack) for kind in batches)
         for holding in pool.holdings.values():
             replica = holding.replica
             if holding.lost:
                 continue
             if not holding.held and (None in suspects or replica.shard in suspects):
                 raise Violation(f"{holding.name!r} holds nothing, but suspects wait: {_some(waiting)}")
+            if due and not holding.held and not replica.alone:
+                raise Violation(f"{holding.name!r} holds nothing, but batches wait: {_some(waiting)}")
+            if batches or holding.together:
+                continue  # what can be put together waits for an empty replica, and others wait behind it
             room = not replica.alone and len(holding.held) < replica.window
             if room and (None in ordinary or replica.shard in ordinary):
                 raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
-    if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued is None:
+    if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued(now) is None:
         least = ALONE_LIMIT if pool.node.groups == 1 else 1
         standing = Counter(group for group, _ in pool.published.values())
         if any(standing[group] < least for group in range(pool.node.groups)):
             raise Violation(f"fan-outs wait at {pool.node.name}, but of {pool.node.groups} groups stand {standing}")
+
+
+def _is_due(kind: Batching, waiting: list[Part], now: float) -> bool:
+    """Whether some of them need not wait for others."""
+    parts = [part for part in waiting if part.batching == kind and not part.suspect]
+    return sum(part.docs for part in parts) >= kind.size or min(part.since for part in parts) + kind.timeout <= now
 
 
 def _some(parts: list[Part]) -> list[int]:
@@ -91,9 +104,11 @@ def _replica_agrees(pool: WatchedPool, holding: Holding) -> None:
         raise Violation(f"{replica}: holds {list(replica.held)}, but was sent {list(holding.held)}")
     if any((task is None) != (id in holding.given_up) for id, task in replica.held.items()):
         raise Violation(f"{replica}: {replica.held}, of which {holding.given_up} have ended")
-    if replica.parked != max(0, count - replica.slots):
+    if replica.batch != holding.together:
+        raise Violation(f"{replica}: is at the batch {replica.batch}, but was given {holding.together}")
+    if replica.parked != max(0, count - holding.working):
         raise Violation(f"{replica}: {replica.parked} are parked of {count} with {replica.slots} slots")
-    room = not replica.lost and count < (1 if replica.alone else replica.window)
+    room = not replica.lost and count < (1 if replica.alone or replica.batch else replica.window)
     if replica.level != (count if room else -1) or (room and replica not in pool.balancer._levels[count]):
         raise Violation(f"{replica}: holds {count}, room: {room}, but stands in level {replica.level}")
     if not replica.slots <= replica.window <= replica.widest:

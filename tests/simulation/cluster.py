@@ -228,7 +228,7 @@ class Cluster:
         again = bool(client.again) and self._random.random() < client.again
         request = self.ledger.post(number, endpoint, targets, again)
         kind = protocol.AGAIN if again else protocol.REQUEST
-        header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1)
+        header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1 + request.number % 3)
         self._ask(request, header, payload(request.number, -1, 0))
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
@@ -280,7 +280,8 @@ class Cluster:
         identity = f"{stage.name}/shard-{shard}/rep-{group}#{self._births}".encode()
         process = self.processes[identity] = Process(identity, number, shard, group, stage.slots)
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
-        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group)
+        batching = {name: [stage.batch, int(stage.batch_timeout * 1e6)] for name in stage.batched}
+        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group, batching)
         self._say(process, "back", process.back, [identity, self._encode(ready)])
         if stage.shards > 1:
             at = process.subscriptions.arrival(self.clock.now, self._delay())
@@ -311,20 +312,24 @@ class Cluster:
         self._say(process, port, line, [process.identity, self._encode(header), *frames])
 
     def _work(self, process: Process) -> None:
-        while (task := process.next()) is not None:
-            id, endpoint, frame = task
+        while tasks := process.next():
             stage = self.scenario.stages[process.stage]
-            request = int(frame[: frame.index(b".")])
-            self.broker.pools[process.stage].begin(id, process.shard)
-            to_all = stage.shards > 1 and POLLING.get(endpoint, POLLING["*"]) == "ALL"
-            if self._poison.get(request) == process.stage and (not to_all or request % stage.shards == process.shard):
-                self.broker.pools[process.stage].culprits[process.identity] = id
+            pool = self.broker.pools[process.stage]
+            results = []
+            for id, endpoint, frame in tasks:
+                request = int(frame[: frame.index(b".")])
+                pool.begin(id, process.shard)
+                to_all = stage.shards > 1 and POLLING.get(endpoint, POLLING["*"]) == "ALL"
+                mine = not to_all or request % stage.shards == process.shard
+                if self._poison.get(request) == process.stage and mine:
+                    pool.culprits[process.identity] = id
+                results.append((id, payload(request, process.stage, process.shard if to_all else 0)))
+            if process.identity in pool.culprits:
                 self._die(process, self._random.random() < 0.5)
                 return
             process.busy += 1
             seconds = self._seconds(stage)
-            result = payload(request, process.stage, process.shard if to_all else 0)
-            self.clock.at(self.clock.now + seconds, self._done, process, id, seconds, result)
+            self.clock.at(self.clock.now + seconds, self._done, process, results, seconds)
 
     def _seconds(self, stage: Stage) -> float:
         if stage.work == "constant":
@@ -333,15 +338,21 @@ class Cluster:
             return self._random.expovariate(1 / stage.mean)
         return stage.mean * (TAIL if self._random.random() < SELDOM else 1.0)
 
-    def _done(self, process: Process, id: int, seconds: float, result: bytes) -> None:
+    def _done(self, process: Process, results: list[tuple[int, bytes]], seconds: float) -> None:
         if not process.alive:
             return
         process.busy -= 1
-        raises = self.scenario.stages[process.stage].raises
-        failed = raises and self._random.random() < raises
-        kind = protocol.ERROR if failed else protocol.DONE
-        header = (protocol.VERSION, kind, id, int(seconds * 1e6), *([] if failed else [1]))
-        self._answer(process, header, RAISED if failed else result)
+        stage = self.scenario.stages[process.stage]
+        took = int(seconds * 1e6 / len(results))
+        if len(results) > 1 and stage.apart and self._random.random() < stage.apart:
+            ids = [id for id, _ in results]
+            self._answer(process, (protocol.VERSION, protocol.APART, ids, took), RAISED)
+            results = []
+        for id, result in results:
+            failed = stage.raises and self._random.random() < stage.raises
+            kind = protocol.ERROR if failed else protocol.DONE
+            header = (protocol.VERSION, kind, id, took, *([] if failed else [1]))
+            self._answer(process, header, RAISED if failed else result)
         if process.leaving:
             self._leave_if_idle(process)
         else:

@@ -38,6 +38,8 @@ class Process:
         self.fan = Line()  # from its XPUB
         self.subscriptions = Line()
         self.backlog: dict[int, tuple[str, Any]] = {}  # endpoint and first frame, by task
+        self.together: set[int] = set()  # of these, a batch
+        self.coming = 0  # how many tasks of it have not arrived
         self.busy = 0
         self.alive = True
         self.leaving = False
@@ -54,6 +56,12 @@ class Process:
         kind = message[1]
         if kind == protocol.TASK:
             self.backlog[message[2]] = (message[3], frame)
+            if self.coming:
+                self.coming -= 1
+                self.together.add(message[2])
+        elif kind == protocol.TOGETHER:
+            self.together.clear()
+            self.coming = message[2]
         elif kind == protocol.RECALL:
             self.backlog.pop(message[2], None)
         else:
@@ -77,9 +85,15 @@ class Process:
             self.backlog[message[3] + self.shard] = (message[4], frame)
         return missed
 
-    def next(self) -> tuple[int, str, Any] | None:
-        """The next task to begin, if there is one and a slot for it."""
+    def next(self) -> list[tuple[int, str, Any]]:
+        """The next task to begin, or the next batch of them, if there is one and a slot for it."""
         if not self.backlog or self.busy >= self.slots or not self.alive or self.leaving:
-            return None
-        id = next(iter(self.backlog))
-        return id, *self.backlog.pop(id)
+            return []
+        first = next(iter(self.backlog))
+        if first not in self.together:
+            return [(first, *self.backlog.pop(first))]
+        if self.coming:
+            return []
+        tasks = [(id, *self.backlog.pop(id)) for id in list(self.backlog) if id in self.together]
+        self.together.clear()
+        return tasks

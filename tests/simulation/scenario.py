@@ -9,6 +9,7 @@ from typing import Any
 
 ENDPOINTS = ("/one", "/all", "/some")
 BOUND = (*ENDPOINTS, "/default")  # what an Executor may bind
+BATCHED = ("/one", "/default")  # whose requests may be put together
 POLLING = {"*": "ANY", "/all": "ALL"}
 
 
@@ -34,6 +35,9 @@ class Stage:
         work: `'constant'`, `'exponential'` or `'heavy'`: how long requests take.
         mean: seconds; a heavy tail is a hundred times as long, once in a hundred requests.
         raises: share of requests that end in an exception.
+        batch: how many Documents are given in one go at the endpoints of `BATCHED` that it binds; 0 for one request.
+        batch_timeout: seconds that requests may wait for others.
+        apart: share of batches that cannot be done in one go.
     """
 
     name: str
@@ -53,6 +57,15 @@ class Stage:
     work: str = "constant"
     mean: float = 0.001
     raises: float = 0.0
+    batch: int = 0
+    batch_timeout: float = 0.0
+    apart: float = 0.0
+
+    @property
+    def batched(self) -> tuple[str, ...]:
+        """The endpoints whose requests are put together."""
+        bound = ENDPOINTS if self.endpoints is None else self.endpoints
+        return tuple(name for name in BATCHED if name in bound) if self.batch else ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,9 @@ def draw(seed: int, requests: int) -> Scenario:
     several = rng.choice([0, 0, 1, 3, 10])
     workers = [number for number, stage in enumerate(stages) if stage.process]
     poison = sorted({rng.randrange(requests): rng.choice(workers) for _ in range(several)}.items())
-    return Scenario(seed, stages, clients, faults, tuple(poison), _network(rng), rng.choice([3, 10_000, 10_000]))
+    network, most = _network(rng), rng.choice([3, 10_000, 10_000])
+    stages = tuple(_with_batches(rng, stage) for stage in stages)
+    return Scenario(seed, stages, clients, faults, tuple(poison), network, most)
 
 
 def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
@@ -204,6 +219,13 @@ def _with_times(stage: Stage) -> Stage:
     timeout = None if stage.timeout is None else 0.005 + stage.timeout * stage.mean
     run = None if stage.run is None else 0.002 + stage.run * stage.mean
     return replace(stage, timeout=timeout, run=run)
+
+
+def _with_batches(rng: random.Random, stage: Stage) -> Stage:
+    if rng.random() < 0.6:
+        return stage
+    timeout = stage.mean * rng.choice([0.0, 0.0, 0.5, 5.0])
+    return replace(stage, batch=rng.choice([2, 4, 30]), batch_timeout=timeout, apart=rng.choice([0.0, 0.0, 0.1]))
 
 
 def _extent(rng: random.Random, size: str) -> tuple[int, int]:

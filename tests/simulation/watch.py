@@ -14,7 +14,7 @@ from typing import Any
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
-from zflow.devices.replica import Fail, Kill, Recall, Replica, Send
+from zflow.devices.replica import Batching, Fail, Kill, Recall, Replica, Send, SendBatch
 from zflow.devices.router import Inputs, Node, Walk
 
 from .ledger import Ledger, Request, Violation
@@ -28,9 +28,11 @@ class Part:
 
     __slots__ = (
         "base",
+        "batching",
         "crashes",
         "deadline",
         "direct",
+        "docs",
         "holder",
         "id",
         "queued",
@@ -39,6 +41,7 @@ class Part:
         "sent",
         "shard",
         "shared",
+        "since",
         "size",
         "suspect",
     )
@@ -58,12 +61,15 @@ class Part:
         self.shared = 0  # of these, how many were another request's fault
         self.suspect = False
         self.direct = False  # sent to its holder, not only published
+        self.batching: Batching | None = None  # with which others it can be put together
+        self.docs = 1
+        self.since = 0.0  # when it was sent last, or else came
 
 
 class Holding:
     """What a replica holds, as the broker must see it."""
 
-    __slots__ = ("answered", "given_up", "group", "held", "killed", "lost", "name", "replica", "slots")
+    __slots__ = ("answered", "given_up", "group", "held", "killed", "lost", "name", "replica", "slots", "together")
 
     def __init__(self, replica: Replica, group: int, slots: int) -> None:
         self.name = replica.name
@@ -72,9 +78,21 @@ class Holding:
         self.slots = slots
         self.held: dict[int, Part] = {}  # sent, not recalled, not answered; in the order sent
         self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
+        self.together: set[int] = set()  # of these: given in one go, and not answered
         self.lost = False
         self.killed = False  # or about to be
         self.answered = -math.inf  # when it did so last
+
+    @property
+    def working(self) -> int:
+        """How many of the tasks that it holds it may have begun: a batch takes one of its slots."""
+        return self.slots + max(0, len(self.together) - 1)
+
+    def release(self, id: int) -> Part | None:
+        """It does not hold this any more."""
+        self.given_up.discard(id)
+        self.together.discard(id)
+        return self.held.pop(id, None)
 
     def at_it_for(self, part: Part, now: float) -> float:
         """How many seconds it can have been at this request, at most."""
@@ -156,9 +174,8 @@ class WatchedPool(Pool):
         holding = self.holdings.get(name)
         if holding is not None:
             holding.lost = True
-            part = holding.held.pop(unsent, None) if unsent is not None else None
+            part = holding.release(unsent) if unsent is not None else None
             if part is not None:
-                holding.given_up.discard(part.id)
                 part.holder = None
                 self._wait(part)
         return self._note(super().lose(name, now, unsent), now)
@@ -180,18 +197,21 @@ class WatchedPool(Pool):
 
     def _wait(self, part: Part) -> None:
         """A task waits in the queue, if that is where it is to be."""
-        if self.node.shards == 1 and not part.suspect and part.holder is None and part.id in self.open:
+        if not self._in_turn or part.suspect or part.holder is not None:
+            return
+        if part.id in self.open:
             part.queued = True
             self.turns.waits(part.request.client, again=part.sent is not None)
 
     def _blame(self, holding: Holding) -> None:
         """Count a crash for what the replica was working on; with `retries=0` for all that it held."""
         culprit = self.culprits.get(holding.name)
+        working = holding.working
         for at, part in enumerate(holding.held.values()):
             if part.id in holding.given_up:
                 continue
             part.suspect = True
-            part.crashes += at < holding.slots or not self.retries
+            part.crashes += at < working or not self.retries
             part.shared += culprit in holding.held and culprit != part.id
             if part.shared > 1 and self.retries:
                 raise Violation(f"task {part.id} lost two replicas to other requests; it should have travelled alone")
@@ -218,6 +238,9 @@ class WatchedPool(Pool):
         else:
             self.open[id] = part = Part(id, id, request, deadline, None, walk.size)
             request.open += 1
+            part.since = now
+            part.docs = max(1, walk.docs)
+            part.batching = self._batching_of(walk.endpoint)
             if not actions:
                 self._wait(part)
         self.most = max(self.most, len(self.open))
@@ -258,8 +281,7 @@ class WatchedPool(Pool):
         """A replica answers."""
         holding = self.holdings[name]
         holding.answered = now
-        if holding.held.pop(id, None) is not None:
-            holding.given_up.discard(id)
+        holding.release(id)
         part = self.open.get(id)
         if part is not None:
             if part.holder is holding:
@@ -278,6 +300,18 @@ class WatchedPool(Pool):
             failures = part.request.failed = part.request.failed or {}
             failures[self.index] = frozenset(outcome.errors)
         return outcome, self._note(actions, now)
+
+    def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
+        """A replica could not do these in one go."""
+        holding = self.holdings[name]
+        holding.answered = now
+        for id in ids:
+            part = holding.release(id)
+            if part is not None and part.holder is holding:
+                part.holder = None
+                part.batching = None
+                self._wait(part)
+        return self._note(super().apart(name, ids, now), now)
 
     def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
         """The balancer has given a task up."""
@@ -306,8 +340,8 @@ class WatchedPool(Pool):
             raise Violation(f"{name!r} missed {first} to {last}, that is {again}, and gets {actions}")
         if holding is not None:
             for id in holding.given_up - holding.replica.held.keys():
-                holding.given_up.discard(id)
-                if holding.held.pop(id).direct:
+                part = holding.release(id)
+                if part is not None and part.direct:
                     raise Violation(f"{name!r} was sent task {id}, and is believed never to have seen it")
         self._note(actions[len(again) :], now)
         return actions
@@ -338,7 +372,7 @@ class WatchedPool(Pool):
             (holding, part)
             for holding in self.holdings.values()
             if not holding.killed
-            for part in islice(holding.held.values(), holding.slots)
+            for part in islice(holding.held.values(), holding.working)
         ]
         return [part.id for holding, part in begun if holding.surely_at_it_for(part, now) > late]
 
@@ -372,7 +406,9 @@ class WatchedPool(Pool):
         """Take down what the pool says, all of it at once: carrying it out may bring it to say more."""
         for action in actions:
             if isinstance(action, Send):
-                self._sent(action.replica, action.task.id, now)
+                self._sent(action.replica, [action.task.id], now)
+            elif isinstance(action, SendBatch):
+                self._sent(action.replica, [task.id for task in action.tasks], now)
             elif isinstance(action, Publish):
                 self._published(action, now)
             elif isinstance(action, Recall):
@@ -383,19 +419,44 @@ class WatchedPool(Pool):
                 self._failed(action, now)
         return actions
 
-    def _sent(self, replica: Replica, id: int, now: float) -> None:
-        holding = self._hold(replica.name, id, now)
-        part = holding.held[id]
-        part.direct = True
-        if part.shard not in (None, replica.shard):
-            raise Violation(f"task {id} for shard {part.shard} goes to {replica.name!r} of shard {replica.shard}")
-        if len(holding.held) > (1 if part.suspect else replica.window):
+    def _sent(self, replica: Replica, ids: list[int], now: float) -> None:
+        """The replica is sent a task, or a batch of them."""
+        parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
+        holding = self.holdings[replica.name]
+        first = parts[0]
+        if holding.together:
+            raise Violation(f"{replica.name!r} is sent {ids}, but is at the batch {holding.together}")
+        for part in parts:
+            part.direct = True
+            if part.shard not in (None, replica.shard):
+                raise Violation(f"task {part.id} for shard {part.shard} goes to {replica.name!r} of {replica.shard}")
+        if first.batching is not None and not first.suspect:
+            self._together(holding, parts)
+        elif len(parts) > 1 or len(holding.held) > (1 if first.suspect else replica.window):
             raise Violation(
-                f"{replica.name!r} has no room for task {id}: it holds {list(holding.held)}, its window is"
-                f" {replica.window}, and the task is {'a suspect' if part.suspect else 'none'}"
+                f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its window is"
+                f" {replica.window}, and the first is {'a suspect' if first.suspect else 'none'}"
             )
 
-    def _hold(self, name: Any, id: int, now: float) -> Holding:
+    def _together(self, holding: Holding, parts: list[Part]) -> None:
+        """A replica is given a batch, be it a small one."""
+        kind = parts[0].batching
+        holding.together.update(part.id for part in parts)
+        if list(holding.held.values()) != parts:
+            raise Violation(f"{holding.name!r} gets a batch of {len(parts)}, but holds {list(holding.held)}")
+        if any(part.batching != kind or part.suspect for part in parts):
+            raise Violation(f"{holding.name!r} gets in one go what does not go together: {[part.id for part in parts]}")
+        if len(parts) > 1 and (kind is None or sum(part.docs for part in parts) > kind.size):
+            raise Violation(
+                f"{holding.name!r} gets a batch of {sum(part.docs for part in parts)} Documents, for {kind}"
+            )
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether it is known from outside whose turn it is: not where some wait for others to fill their batch."""
+        return self.node.shards == 1 and not any(said.timeout for said in self.batching.values())
+
+    def _hold(self, name: Any, id: int, now: float, leads: bool = True) -> Holding:
         holding = self.holdings.get(name)
         part = self.open.get(id)
         if holding is None or holding.lost:
@@ -410,8 +471,11 @@ class WatchedPool(Pool):
             break  # a suspect is alone, so the first is the only one
         if part.queued:
             part.queued = False
-            self.turns.served(part.request.client, again=part.sent is not None)
-        part.sent = now
+            if leads:
+                self.turns.served(part.request.client, again=part.sent is not None)
+            else:
+                self.turns.gone(part.request.client)
+        part.sent = part.since = now
         part.holder = holding
         part.released = True
         holding.held[id] = part
@@ -437,17 +501,18 @@ class WatchedPool(Pool):
         holding = self.holdings[action.replica.name]
         if id not in holding.held:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which does not have it")
-        if id not in holding.given_up and list(holding.held).index(id) < holding.slots:
+        if id not in holding.given_up and list(holding.held).index(id) < holding.working:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which has begun it")
-        part = holding.held.pop(id)
-        holding.given_up.discard(id)
+        part = holding.held[id]
+        holding.release(id)
         if part.holder is holding:
             part.holder = None
             self._wait(part)
 
     def _killed(self, action: Kill, now: float) -> None:
         holding = self.holdings[action.replica.name]
-        begun = [part for part in islice(holding.held.values(), holding.slots) if part.id in holding.given_up]
+        working = islice(holding.held.values(), holding.working)
+        begun = [part for part in working if part.id in holding.given_up | holding.together]
         if self.limits.run is None or not any(holding.at_it_for(part, now) > self.limits.run for part in begun):
             raise Violation(f"{holding.name!r} is to be killed, and has been at nothing for {self.limits.run} s")
         holding.killed = True

@@ -1,0 +1,263 @@
+"""Batches: which requests go together, in which order, when, and what becomes of them at the balancer."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zflow.devices.balancer import Balancer
+from zflow.devices.batches import BatchQueue
+from zflow.devices.queue import FairQueue
+from zflow.devices.replica import Action, Batching, Fail, Kill, Replica, Send, SendBatch, Task
+
+FOUR = Batching("/four", 4)
+TWO = Batching("/two", 2)
+LATE = Batching("/late", 4, timeout=0.1)
+
+
+def queue_of(*tasks: Task) -> BatchQueue:
+    queue = BatchQueue(FairQueue())
+    for task in tasks:
+        queue.append(task)
+    return queue
+
+
+def taken(queue: BatchQueue, now: float = 0.0) -> list[list[int]]:
+    """All that is due, batch by batch, as ids."""
+    batches = []
+    while tasks := queue.take(now, empty=True, seconds=0.0):
+        batches.append([task.id for task in tasks])
+    return batches
+
+
+def pool(*names: str, retries: int = 3) -> Balancer:
+    balancer = Balancer(retries)
+    for name in names:
+        assert balancer.join(Replica(name), 0.0) == []
+    return balancer
+
+
+def turn(balancer: Balancer, *tasks: Task, now: float = 0.0) -> list[tuple[str, list[int]]]:
+    """Submit tasks in one turn of the broker's loop; who is given what at its end."""
+    for task in tasks:
+        assert balancer.submit(task, now) == []
+    return sent(balancer.tick(now))
+
+
+def sent(actions: Iterable[Action]) -> list[tuple[str, list[int]]]:
+    found = []
+    for action in actions:
+        assert isinstance(action, (Send, SendBatch))
+        tasks = [action.task] if isinstance(action, Send) else action.tasks
+        found.append((action.replica.name, [task.id for task in tasks]))
+    return found
+
+
+def some(count: int, batching: Batching | None = FOUR, first: int = 1, client: str = "") -> list[Task]:
+    return [Task(id, client=client, batching=batching) for id in range(first, first + count)]
+
+
+class TestWhatGoesTogether:
+    def test_sizes_count_documents(self) -> None:
+        sizes = [1, 2, 1, 3, 1, 1]
+        queue = queue_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate(sizes)))
+        assert taken(queue) == [[0, 1, 2], [3, 4], [5]]
+
+    def test_a_request_with_more_documents_is_a_batch_of_its_own(self) -> None:
+        queue = queue_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate([1, 9, 1, 1])))
+        assert taken(queue) == [[0], [1], [2, 3]]
+
+    def test_endpoints_that_are_mixed_in_the_queue_form_full_batches(self) -> None:
+        queue = queue_of(*(Task(id, batching=TWO if id % 2 else FOUR) for id in range(8)))
+        assert taken(queue) == [[0, 2, 4, 6], [1, 3], [5, 7]]
+
+    def test_what_cannot_be_batched_keeps_its_place(self) -> None:
+        queue = queue_of(Task(0), *some(2, first=1), Task(3), *some(2, first=4))
+        assert taken(queue) == [[0], [1, 2, 4, 5], [3]]
+
+    def test_clients_take_turns_within_a_batch(self) -> None:
+        queue = queue_of(*some(100, first=1, client="flood"), *some(2, first=101, client="other"))
+        assert taken(queue)[:2] == [[1, 101, 2, 102], [3, 4, 5, 6]]
+
+    def test_who_asks_for_little_at_another_endpoint_does_not_wait_behind_who_floods(self) -> None:
+        queue = queue_of(*some(100, first=1, client="flood"), Task(101, client="other", batching=TWO))
+        assert taken(queue)[1] == [101]
+
+    def test_what_is_put_back_is_next(self) -> None:
+        queue = queue_of(*some(1, TWO, 1, "a"), *some(8, FOUR, 2, "b"))
+        first = queue.take(0.0, True, 0.0) + queue.take(0.0, True, 0.0)
+        assert [task.id for task in first] == [1, 2, 3, 4, 5]
+        queue.appendleft(first[4])
+        assert taken(queue) == [[5, 6, 7, 8], [9]]
+
+    def test_it_takes_the_place_of_a_plain_queue(self) -> None:
+        plain: FairQueue[Task] = FairQueue()
+        for task in (*some(3, None, 1, "a"), *some(1, None, 4, "b")):
+            plain.append(task)
+        assert taken(BatchQueue(plain)) == [[1], [4], [2], [3]]
+        assert not plain
+
+    @given(
+        st.lists(st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40)
+    )
+    def test_each_comes_out_once_in_the_order_of_its_client_and_kind(
+        self, drawn: list[tuple[Batching, str, int]]
+    ) -> None:
+        tasks = [Task(id, client=client, docs=docs, batching=kind) for id, (kind, client, docs) in enumerate(drawn)]
+        queue = queue_of(*tasks)
+        waiting, turns = Counter(task.client for task in tasks), Counter[str]()
+        served: list[Task] = []
+        while len(queue):
+            leader = queue.next(0.0)
+            batch = queue.take(0.0, True, 0.0)
+            assert leader is batch[0]
+            assert len({task.batching for task in batch}) == 1
+            kind = leader.batching
+            assert len(batch) == 1 or (kind is not None and sum(task.docs for task in batch) <= kind.size)
+            turns[leader.client] += 1
+            waiting.subtract(task.client for task in batch)
+            served += batch
+            assert all(turns[leader.client] - turns[other] <= 1 for other in waiting if waiting[other])
+        assert sorted(task.id for task in served) == [task.id for task in tasks]
+        for group in {(task.client, task.batching) for task in tasks}:
+            ids = [task.id for task in served if (task.client, task.batching) == group]
+            assert ids == sorted(ids)
+
+
+class TestWaitingForOthers:
+    def test_nothing_waits_unless_it_is_told_to(self) -> None:
+        assert taken(queue_of(*some(1))) == [[1]]
+
+    def test_a_batch_that_is_not_full_waits_for_as_long_as_it_may(self) -> None:
+        queue = queue_of(*some(3, LATE))
+        assert taken(queue, 0.05) == []
+        assert queue.wake_after(0.05) == pytest.approx(0.05)
+        assert taken(queue, 0.1) == [[1, 2, 3]]
+        assert queue.wake_after(0.1) == math.inf
+
+    def test_a_full_one_does_not(self) -> None:
+        assert taken(queue_of(*some(5, LATE))) == [[1, 2, 3, 4]]
+
+    def test_it_is_the_oldest_that_has_waited_long_enough_whosever_it_is(self) -> None:
+        late, later = Task(1, client="a", batching=LATE), Task(2, client="b", batching=LATE)
+        later.assigned = 0.09
+        queue = queue_of(late, later)
+        queue.remove(late)
+        assert taken(queue, 0.15) == []
+        assert taken(queue, 0.2) == [[2]]
+
+    def test_what_waits_for_others_is_passed_by(self) -> None:
+        queue = queue_of(*some(2, LATE), *some(2, TWO, first=3), Task(5))
+        assert taken(queue) == [[3, 4], [5]]
+        assert queue.next(0.0) is None
+
+
+class TestAtTheBalancer:
+    def test_what_comes_in_one_turn_goes_together(self) -> None:
+        assert turn(pool("a", "b"), *some(6)) == [("a", [1, 2, 3, 4]), ("b", [5, 6])]
+
+    def test_an_idle_replica_takes_what_is_queued_and_gets_nothing_more_until_it_is_done(self) -> None:
+        balancer = pool("a")
+        assert turn(balancer, *some(1)) == [("a", [1])]
+        assert turn(balancer, *some(5, first=2), now=0.1) == []
+        assert sent(balancer.finish("a", 1, 1.0, 1.0)[1]) == [("a", [2, 3, 4, 5])]
+        for id in (2, 3, 4):
+            assert balancer.finish("a", id, 0.25, 2.0)[1] == []
+        assert sent(balancer.finish("a", 5, 0.25, 2.0)[1]) == [("a", [6])]
+
+    def test_a_batch_waits_for_an_empty_replica_and_what_follows_waits_behind_it(self) -> None:
+        balancer = pool("a")
+        for number in range(7):  # quick, and far away: its window opens
+            balancer.submit(Task(number), 0.001 * number)
+            balancer.finish("a", number, 0.0001, 0.001 * number + 0.0005)
+        assert sent(balancer.submit(Task(201), 0.007)) == [("a", [201])]  # the queue is a plain one still
+        assert balancer.replicas["a"].window > 1
+        assert turn(balancer, *some(2, first=202), Task(204), now=0.007) == []
+        assert sent(balancer.finish("a", 201, 0.0001, 0.008)[1]) == [("a", [202, 203])]
+
+    def test_the_clock_sends_what_has_waited_long_enough(self) -> None:
+        balancer = pool("a")
+        assert turn(balancer, *some(2, LATE)) == []
+        assert balancer.timed
+        assert balancer.wake_after(0.04) == pytest.approx(0.06)
+        assert sent(balancer.tick(0.1)) == [("a", [1, 2])]
+
+    def test_what_cannot_end_in_time_lets_the_youngest_go_first(self) -> None:
+        balancer = pool("a")
+        assert turn(balancer, *some(4)) == [("a", [1, 2, 3, 4])]
+        tasks = some(8, first=5)
+        for task in tasks:
+            task.deadline = 0.9 if task.id < 9 else 5.0
+        assert turn(balancer, *tasks, now=0.1) == []
+        actions = [balancer.finish("a", id, 0.2, 0.8)[1] for id in (1, 2, 3, 4)]  # 0.8 s for four
+        assert sent(actions[-1]) == [("a", [12, 11, 10, 9])]
+
+    def test_one_that_nobody_wants_any_more_still_occupies_the_replica(self) -> None:
+        balancer = pool("a")
+        turn(balancer, *some(2))
+        assert balancer.cancel(1, 0.1) == []
+        assert balancer.finish("a", 2, 0.1, 0.2)[1] == []
+        assert turn(balancer, *some(1, first=3)) == []
+        assert sent(balancer.finish("a", 1, 0.1, 0.2)[1]) == [("a", [3])]
+
+    def test_a_batch_that_could_not_be_done_in_one_go_is_done_one_by_one_wherever_there_is_room(self) -> None:
+        balancer = pool("a", "b", "c")
+        turn(balancer, *some(3), *some(3, TWO, first=4))
+        assert sent(balancer.apart("a", [1, 2, 3], 1.0)) == [("a", [1])]
+        for id in (4, 5):
+            actions = balancer.finish("b", id, 0.5, 1.5)[1]
+        assert sent(actions) == [("b", [2])]
+        assert sent(balancer.finish("c", 6, 1.0, 1.5)[1]) == [("c", [3])]
+
+    def test_of_a_batch_that_came_apart_what_was_cancelled_is_not_tried_again(self) -> None:
+        balancer = pool("a", "b")
+        turn(balancer, *some(3))
+        balancer.cancel(2, 0.5)
+        assert sent(balancer.apart("a", [1, 2, 3], 1.0)) == [("b", [1]), ("a", [3])]
+        assert balancer.apart("gone", [1], 1.0) == []
+
+
+class TestCrashes:
+    def test_all_of_a_batch_are_suspects_and_travel_alone(self) -> None:
+        balancer = pool("a", "b", retries=1)
+        assert turn(balancer, *some(3)) == [("a", [1, 2, 3])]
+        assert sent(balancer.crash("a", 1.0)) == [("b", [1])]
+        assert sent(balancer.finish("b", 1, 0.1, 2.0)[1]) == [("b", [2])]
+        (fail,) = balancer.crash("b", 3.0)
+        assert isinstance(fail, Fail)
+        assert (fail.task.id, fail.reason, fail.task.crashes) == (2, "crashed", 2)
+        assert sent(balancer.join(Replica("c"), 4.0)) == [("c", [3])]
+
+    def test_what_may_be_begun_once_only_fails_with_its_replica(self) -> None:
+        balancer = pool("a", retries=0)
+        turn(balancer, *some(3))
+        assert [action.task.id for action in balancer.crash("a", 1.0) if isinstance(action, Fail)] == [1, 2, 3]
+
+    def test_a_batch_that_takes_too_long_is_tried_again_one_by_one(self) -> None:
+        balancer = pool("a", "b")
+        turn(balancer, *some(2))
+        assert [type(action) for action in balancer.overrun(0.5, 0.6)] == [Kill]
+        assert balancer.overrun(0.5, 0.7) == []
+        assert sent(balancer.crash("a", 0.8)) == [("b", [1])]
+        fail, kill = balancer.overrun(0.5, 1.4)
+        assert isinstance(fail, Fail)
+        assert (fail.task.id, fail.reason) == (1, "overran")
+        assert isinstance(kill, Kill)
+
+    def test_a_replica_that_nobody_can_kill_does_not_keep_its_batch_for_ever(self) -> None:
+        balancer = pool("a")
+        turn(balancer, *some(2))
+        balancer.overrun(0.5, 0.6)
+        assert [action.task.id for action in balancer.overrun(0.5, 1.1) if isinstance(action, Fail)] == [1, 2]
+
+    @pytest.mark.parametrize("retries", [0, 3])
+    def test_each_ends_once_whatever_it_was_given_with(self, retries: int) -> None:
+        balancer = pool("a", retries=retries)
+        turn(balancer, *some(3))
+        assert balancer.finish("a", 2, 0.1, 0.1)[0] is not None
+        assert balancer.finish("a", 2, 0.1, 0.1)[0] is None
