@@ -5,16 +5,18 @@
 A call takes 10 ms and 1 ms more for each Document (slept), so 32 in one call are worked on 8 times as quickly as one by
 one. Requests of one Document come when they like (Poisson), at three rates; a latency counts from the moment at which a
 request was to be sent. Measured are zflow without waiting (pull), and with a batch_timeout, for which an idle replica
-waits while its batch is not full. Simulated, with the same arrivals and times and no overhead at all, are pull and the
-usual timer: a batch is closed when it is full or its first request has waited so long, whether or not a replica is
-free, and closed batches wait in line.
+waits while its batch is not full. The same is computed without any overhead, by zflow's balancer in virtual time, and
+so is the usual timer: a batch is closed when it is full or its first request has waited so long, whether or not a
+replica is free, and closed batches wait in line.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import json
+import math
 import random
 import statistics
 import time
@@ -24,6 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
+from zflow.devices.balancer import Balancer
+from zflow.devices.replica import Batching, Replica, SendBatch, Task
 
 SIZE = 32  # Documents in a batch
 CALL, EACH = 0.010, 0.001  # seconds
@@ -66,19 +70,32 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return at
 
 
-# -- simulated --------------------------------------------------------------------------------------------------------
+# -- in virtual time --------------------------------------------------------------------------------------------------------
 
 
-def pull(at: Sequence[float], sleep: Callable[[int], float]) -> list[float]:
-    """Return the latencies if a free replica takes what waits, up to a full batch; `sleep` is how long a call takes."""
-    latencies: list[float] = []
-    free = 0.0
-    while len(latencies) < len(at):
-        waiting = at[len(latencies) : len(latencies) + SIZE]
-        begin = max(free, waiting[0])
-        batch = [came for came in waiting if came <= begin]
-        free = begin + sleep(len(batch))
-        latencies += [free - came for came in batch]
+def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
+    """Return the latencies if zflow's balancer says who gets what, and only calls take time: `sleep` of their size."""
+    balancer = Balancer()
+    events: list[tuple[float, int, list[int]]] = []  # when, which request comes, what is done
+    latencies = [0.0] * len(at)
+    balancer.join(Replica("model"), 0.0)
+    heapq.heappush(events, (at[0], 0, []))
+    while events:
+        now, number, done = heapq.heappop(events)
+        actions: list[Any] = []
+        for id in done:
+            latencies[id] = now - at[id]
+            actions += balancer.finish("model", id, sleep(len(done)) / len(done), now)[1]
+        if number >= 0:
+            actions += balancer.submit(Task(number, batching=Batching("/", SIZE, hold)), now)
+            if number + 1 < len(at):
+                heapq.heappush(events, (at[number + 1], number + 1, []))
+        actions += balancer.tick(now)
+        for action in actions:
+            ids = [task.id for task in (action.tasks if isinstance(action, SendBatch) else [action.task])]
+            heapq.heappush(events, (now + sleep(len(ids)), -1, ids))
+        if (wait := balancer.wake_after(now)) < math.inf:
+            heapq.heappush(events, (now + wait, -1, []))
     return latencies
 
 
@@ -177,34 +194,42 @@ async def _load(
     flows: dict[float, Flow], rate: float, rounds: int, seconds: float, sleep: Callable[[int], float]
 ) -> dict[str, Any]:
     ways = {f"zflow, {_spoken(hold)}": Latencies([], []) for hold in flows}
-    simulated = {f"simulated, {_spoken(hold, 'timer')}": Latencies([], []) for hold in HOLDS}
+    ideal = {f"no overhead, {_spoken(hold)}": Latencies([], []) for hold in HOLDS}
+    timed = {f"no overhead, timer of {hold * 1000:.0f} ms": Latencies([], []) for hold in HOLDS if hold}
     clients = {hold: AsyncClient(port=flow.port) for hold, flow in flows.items()}
     for number in range(rounds):
         at = arrivals(rate, seconds, seed=number)
-        for hold, way in zip(HOLDS, ways, strict=True):
-            ways[way].add(await through_flow(clients[hold], at))
-        for hold, way in zip(HOLDS, simulated, strict=True):
-            simulated[way].add(timer(at, hold, sleep) if hold else pull(at, sleep))
+        for hold, found in zip(HOLDS, ways.values(), strict=True):
+            found.add(await through_flow(clients[hold], at))
+        for hold, found in zip(HOLDS, ideal.values(), strict=True):
+            found.add(pull(at, hold, sleep))
+        for hold, found in zip(HOLDS[1:], timed.values(), strict=True):
+            found.add(timer(at, hold, sleep))
     for client in clients.values():
         await client.close()
-    every = {**ways, **simulated}
-    base = every["zflow, pull"]
+    rows = {**_rows(ways, ways["zflow, pull"]), **_rows({**ideal, **timed}, ideal["no overhead, pull"])}
     return {
         "rate": rate,
-        "ways": {
-            way: {
-                "mean ms": 1000 * statistics.median(found.mean),
-                "p99 ms": 1000 * statistics.median(found.p99),
-                "mean ratio": statistics.median(a / b for a, b in zip(found.mean, base.mean, strict=True)),
-                "p99 ratio": statistics.median(a / b for a, b in zip(found.p99, base.p99, strict=True)),
-            }
-            for way, found in every.items()
-        },
+        "ways": rows,
+        "overhead": _rows(ways, ideal["no overhead, pull"])["zflow, pull"]["mean ratio"],
     }
 
 
-def _spoken(hold: float, word: str = "held") -> str:
-    return f"{word} {hold * 1000:.0f} ms" if hold else "pull"
+def _rows(ways: dict[str, Latencies], base: Latencies) -> dict[str, dict[str, float]]:
+    """Return the medians over the rounds, in ms, and as ratios to `base` of the same round."""
+    return {
+        way: {
+            "mean ms": 1000 * statistics.median(found.mean),
+            "p99 ms": 1000 * statistics.median(found.p99),
+            "mean ratio": statistics.median(a / b for a, b in zip(found.mean, base.mean, strict=True)),
+            "p99 ratio": statistics.median(a / b for a, b in zip(found.p99, base.p99, strict=True)),
+        }
+        for way, found in ways.items()
+    }
+
+
+def _spoken(hold: float) -> str:
+    return f"held {hold * 1000:.0f} ms" if hold else "pull"
 
 
 def main() -> None:
@@ -218,13 +243,17 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     for name, load in found["loads"].items():
-        print(f"\n{name}: {load['rate']:.0f} requests/s; the ratio is to zflow's pull of the same round")
-        print(f"{'way':24}  mean ms   p99 ms  ratio  ratio of p99")
-        print("-" * 61)
+        print(
+            f"\n{name}: {load['rate']:.0f} requests/s; ratios are to pull, measured or without overhead, in the same round"
+        )
+        print(f"{'way':28}  mean ms   p99 ms  ratio  ratio of p99")
+        print("-" * 65)
         for way, row in load["ways"].items():
             times = f"{row['mean ms']:7.1f}  {row['p99 ms']:7.1f}"
-            print(f"{way:24}  {times}  {row['mean ratio']:5.2f}  {row['p99 ratio']:12.2f}")
-    print("\nall at once: " + ", ".join(f"{name} {value:.4g}" for name, value in found["throughput"].items()))
+            print(f"{way:28}  {times}  {row['mean ratio']:5.2f}  {row['p99 ratio']:12.2f}")
+    ratios = ", ".join(f"{load['overhead']:.2f} ({name})" for name, load in found["loads"].items())
+    print(f"\npull, zflow / no overhead: {ratios}")
+    print("all at once: " + ", ".join(f"{name} {value:.4g}" for name, value in found["throughput"].items()))
 
 
 if __name__ == "__main__":
