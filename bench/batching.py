@@ -76,26 +76,27 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
 def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
     """Return the latencies if zflow's balancer says who gets what, and only calls take time: `sleep` of their size."""
     balancer = Balancer()
-    events: list[tuple[float, int, list[int]]] = []  # when, which request comes, what is done
-    latencies = [0.0] * len(at)
     balancer.join(Replica("model"), 0.0)
-    heapq.heappush(events, (at[0], 0, []))
-    while events:
-        now, number, done = heapq.heappop(events)
+    rule = Batching("/", SIZE, hold)
+    latencies = [0.0] * len(at)
+    due: list[tuple[float, list[int]]] = []  # when, and which tasks are done then
+    came = 0
+    while came < len(at) or due:
+        now = min(at[came] if came < len(at) else math.inf, due[0][0] if due else math.inf)
         actions: list[Any] = []
-        for id in done:
-            latencies[id] = now - at[id]
-            actions += balancer.finish("model", id, sleep(len(done)) / len(done), now)[1]
-        if number >= 0:
-            actions += balancer.submit(Task(number, batching=Batching("/", SIZE, hold)), now)
-            if number + 1 < len(at):
-                heapq.heappush(events, (at[number + 1], number + 1, []))
-        actions += balancer.tick(now)
-        for action in actions:
+        while due and due[0][0] <= now:
+            done = heapq.heappop(due)[1]
+            for id in done:
+                latencies[id] = now - at[id]
+                actions += balancer.finish("model", id, sleep(len(done)) / len(done), now)[1]
+        while came < len(at) and at[came] <= now:
+            actions += balancer.submit(Task(came, batching=rule), now)
+            came += 1
+        for action in (*actions, *balancer.tick(now)):
             ids = [task.id for task in (action.tasks if isinstance(action, SendBatch) else [action.task])]
-            heapq.heappush(events, (now + sleep(len(ids)), -1, ids))
+            heapq.heappush(due, (now + sleep(len(ids)), ids))
         if (wait := balancer.wake_after(now)) < math.inf:
-            heapq.heappush(events, (now + wait, -1, []))
+            heapq.heappush(due, (now + wait, []))
     return latencies
 
 
@@ -243,9 +244,7 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     for name, load in found["loads"].items():
-        print(
-            f"\n{name}: {load['rate']:.0f} requests/s; ratios are to pull, measured or without overhead, in the same round"
-        )
+        print(f"\n{name}: {load['rate']:.0f} requests/s; ratios are to pull of the same kind and round")
         print(f"{'way':28}  mean ms   p99 ms  ratio  ratio of p99")
         print("-" * 65)
         for way, row in load["ways"].items():
