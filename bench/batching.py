@@ -70,7 +70,7 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return at
 
 
-# -- in virtual time --------------------------------------------------------------------------------------------------------
+# -- in virtual time --------------------------------------------------------------------------------------------------
 
 
 def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
