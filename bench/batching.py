@@ -3,14 +3,16 @@
 A call takes 10 ms and 1 ms more for each Document (slept), so 32 in one call are worked on 8 times as quickly as one by
 one. Requests of one Document come when they like (Poisson), at three rates; a latency counts from the moment at which a
 request was to be sent. Measured are zflow without waiting (pull), and with a batch_timeout, for which an idle replica
-waits while its batch is not full. Simulated, with the same arrivals and times and no overhead at all, are pull and the
-usual timer: a batch is closed when it is full or its first request has waited so long, whether or not a replica is
-free, and closed batches wait in line.
+waits while its batch is not full. The same is computed without any overhead, by zflow's balancer in virtual time, and
+so is the usual timer: a batch is closed when it is full or its first request has waited so long, whether or not a
+replica is free, and closed batches wait in line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import random
 import statistics
 import time
@@ -22,6 +24,8 @@ from typing import Any
 from bench.common import percentile
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
+from zflow.devices.balancer import Balancer
+from zflow.devices.replica import Batching, Replica, SendBatch, Task
 
 SIZE = 32  # Documents in a batch
 CALL, EACH = 0.010, 0.001  # seconds
@@ -64,19 +68,33 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return at
 
 
-# -- simulated --------------------------------------------------------------------------------------------------------
+# -- in virtual time --------------------------------------------------------------------------------------------------
 
 
-def pull(at: Sequence[float], sleep: Callable[[int], float]) -> list[float]:
-    """Return the latencies if a free replica takes what waits, up to a full batch; `sleep` is how long a call takes."""
-    latencies: list[float] = []
-    free = 0.0
-    while len(latencies) < len(at):
-        waiting = at[len(latencies) : len(latencies) + SIZE]
-        begin = max(free, waiting[0])
-        batch = [came for came in waiting if came <= begin]
-        free = begin + sleep(len(batch))
-        latencies += [free - came for came in batch]
+def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
+    """Return the latencies if zflow's balancer says who gets what, and only calls take time: `sleep` of their size."""
+    balancer = Balancer()
+    balancer.join(Replica("model"), 0.0)
+    rule = Batching("/", SIZE, hold)
+    latencies = [0.0] * len(at)
+    due: list[tuple[float, list[int]]] = []  # when, and which tasks are done then
+    came = 0
+    while came < len(at) or due:
+        now = min(at[came] if came < len(at) else math.inf, due[0][0] if due else math.inf)
+        actions: list[Any] = []
+        while due and due[0][0] <= now:
+            done = heapq.heappop(due)[1]
+            for id in done:
+                latencies[id] = now - at[id]
+                actions += balancer.finish("model", id, sleep(len(done)) / len(done), now)[1]
+        while came < len(at) and at[came] <= now:
+            actions += balancer.submit(Task(came, batching=rule), now)
+            came += 1
+        for action in (*actions, *balancer.tick(now)):
+            ids = [task.id for task in (action.tasks if isinstance(action, SendBatch) else [action.task])]
+            heapq.heappush(due, (now + sleep(len(ids)), ids))
+        if (wait := balancer.wake_after(now)) < math.inf:
+            heapq.heappush(due, (now + wait, []))
     return latencies
 
 
@@ -151,33 +169,40 @@ async def load(
     flows: dict[float, Flow], rate: float, rounds: int, seconds: float, sleep: Callable[[int], float]
 ) -> dict[str, Latencies]:
     """Return the latencies of all ways at this rate; within a round they take turns."""
-    ways = {f"{who}, {spoken(hold)}": Latencies() for who in ("zflow", "simulated") for hold in HOLDS}
+    ways = {f"{who}, {spoken(hold)}": Latencies() for who in ("zflow", "no overhead") for hold in HOLDS}
+    ways |= {f"no overhead, timer of {hold * 1000:.0f} ms": Latencies() for hold in HOLDS if hold}
     clients = {hold: AsyncClient(port=flow.port) for hold, flow in flows.items()}
     for number in range(rounds):
         at = arrivals(rate, seconds, seed=number)
         for hold in HOLDS:
             ways[f"zflow, {spoken(hold)}"].add(await through_flow(clients[hold], at))
-            ways[f"simulated, {spoken(hold)}"].add(timer(at, hold, sleep) if hold else pull(at, sleep))
+            ways[f"no overhead, {spoken(hold)}"].add(pull(at, hold, sleep))
+            if hold:
+                ways[f"no overhead, timer of {hold * 1000:.0f} ms"].add(timer(at, hold, sleep))
     for client in clients.values():
         await client.close()
     return ways
 
 
 def spoken(hold: float) -> str:
-    """Return what a way is called: pull, or how long a timer lets requests wait."""
-    return f"timer of {hold * 1000:.0f} ms" if hold else "pull"
+    """Return what a way is called: pull, or pull that holds back a batch which is not full."""
+    return f"held {hold * 1000:.0f} ms" if hold else "pull"
 
 
 def latency(name: str, ways: dict[str, Latencies]) -> tuple[dict[str, Ratio], list[list[Cell]]]:
     """Return ratios and lines of one rate."""
-    pulled = ways["zflow, pull"]
-    ratios = {}
-    for against in ("simulated, pull", f"zflow, {spoken(HOLDS[-1])}", f"simulated, {spoken(HOLDS[-1])}"):
-        ratios[f"mean latency, {name} load, zflow, pull / {against}"] = ratio(pulled.mean, ways[against].mean)
+    pulled, ideal = ways["zflow, pull"], ways["no overhead, pull"]
+    ratios = {
+        f"mean latency, {name} load, zflow / no overhead": ratio(pulled.mean, ideal.mean),
+        f"mean latency, {name} load, no overhead, pull / timer of 20 ms": ratio(
+            ideal.mean, ways["no overhead, timer of 20 ms"].mean
+        ),
+    }
     rows: list[list[Cell]] = []
     for way, found in ways.items():
         times = [1000 * statistics.median(values) for values in (found.mean, found.p99)]
-        rows.append([f"{name}, {way}", *times, ratio(found.mean, pulled.mean).value])
+        base = pulled if way.startswith("zflow") else ideal
+        rows.append([f"{name}, {way}", *times, ratio(found.mean, base.mean).value])
     return ratios, rows
 
 
@@ -205,7 +230,7 @@ def measure(quick: bool) -> Result:
     return Result(
         ratios,
         [
-            Table(title, ["load and way", "mean ms", "p99 ms", "mean / zflow, pull"], rows),
+            Table(title, ["load and way", "mean ms", "p99 ms", "mean / pull"], rows),
             Table("More requests than can be done", ["way", "requests/s"], rates),
         ],
     )

@@ -103,10 +103,11 @@ def test_a_timer_closes_batches_that_nobody_is_free_for_and_pull_does_not() -> N
         return 1.0 + 0.1 * count
 
     at = [0.0, 0.25, 0.5, 3.0]
-    assert pull(at, sleep) == pytest.approx([1.1, 2.05, 1.8, 1.1])  # one, then the two that have come meanwhile
+    assert pull(at, 0.0, sleep) == pytest.approx([1.1, 2.05, 1.8, 1.1])  # one, then the two that have come meanwhile
+    assert pull(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])  # two, then one that has waited, and one
     assert timer(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])  # two, one behind them, one
     full = [0.0] * SIZE
-    assert timer(full, 9.0, sleep) == pull(full, sleep) == pytest.approx([1.0 + 0.1 * SIZE] * SIZE)
+    assert timer(full, 9.0, sleep) == pull(full, 0.0, sleep) == pytest.approx([1.0 + 0.1 * SIZE] * SIZE)
 
 
 # -- yardsticks -------------------------------------------------------------------------------------------------------
