@@ -17,7 +17,7 @@ from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, rig
 from test_malformed import PAYLOAD, dealer, front, malformed, request
 from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
 from zflow.devices import arena
 from zflow.devices.protocol import REPLY, VERSION
 from zflow.exchange import Exchange
@@ -166,12 +166,12 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
     with Client(port=flow.port) as other:
         assert right(other.post("/", arrays(20), request_size=1), 20)
     reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        code = b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong"
-        os.write(writer, code)
-        os._exit(0)
-    os.waitpid(pid, 0)
+
+    def post() -> int:
+        os.write(writer, b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong")
+        return 0
+
+    os.waitpid(process.fork(post), 0)
     assert os.read(reader, 10) == b"right"
     for end in (reader, writer):
         os.close(end)
