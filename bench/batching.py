@@ -1,7 +1,5 @@
 """Batching by pull against batching by a timer: latency and throughput of a model that is cheaper by the batch.
 
-    python bench/batching.py [--quick]
-
 A call takes 10 ms and 1 ms more for each Document (slept), so 32 in one call are worked on 8 times as quickly as one by
 one. Requests of one Document come when they like (Poisson), at three rates; a latency counts from the moment at which a
 request was to be sent. Measured are zflow without waiting (pull), and with a batch_timeout, for which an idle replica
@@ -12,19 +10,19 @@ replica is free, and closed batches wait in line.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import heapq
-import json
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from bench.common import percentile
+from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
 from zflow.devices.balancer import Balancer
 from zflow.devices.replica import Batching, Replica, SendBatch, Task
@@ -52,13 +50,13 @@ class Model(Executor):
 class Latencies:
     """Of one way at one rate: the mean and the 99th percentile of each round, in seconds."""
 
-    mean: list[float]
-    p99: list[float]
+    mean: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
 
     def add(self, latencies: Sequence[float]) -> None:
         """Take in a round."""
         self.mean.append(statistics.fmean(latencies))
-        self.p99.append(sorted(latencies)[int(len(latencies) * 0.99)])
+        self.p99.append(percentile(latencies, 99))
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
@@ -167,93 +165,75 @@ def flow_of(hold: float, size: int = SIZE) -> Flow:
     return flow
 
 
-def measure(quick: bool) -> dict[str, Any]:
-    """Run everything, the ways in turns within each round; return rates, latencies in ms, and ratios."""
-    rounds, seconds = (1, 1.0) if quick else (3, SECONDS)
-    sleep = slept()
-    with ExitStack() as stack:
-        flows = {hold: stack.enter_context(flow_of(hold)) for hold in HOLDS}
-        single = stack.enter_context(flow_of(0.0, 1))
-        loads = {name: asyncio.run(_load(flows, rate, rounds, seconds, sleep)) for name, rate in LOADS.items()}
-        floods = [[flood(flow, FLOOD // rounds) for flow in flows.values()] for _ in range(rounds)]
-        one_by_one = flood(single, 100)
-    pulled = statistics.median(each[0] for each in floods)
-    held = statistics.median(each[-1] for each in floods)
-    return {
-        "loads": loads,
-        "throughput": {
-            "pull": pulled,
-            "held 20 ms": held,
-            "one by one": one_by_one,
-            "pull / full batches": pulled * sleep(SIZE) / SIZE,
-            "pull / held 20 ms": statistics.median(each[0] / each[-1] for each in floods),
-        },
-    }
-
-
-async def _load(
+async def load(
     flows: dict[float, Flow], rate: float, rounds: int, seconds: float, sleep: Callable[[int], float]
-) -> dict[str, Any]:
-    ways = {f"zflow, {_spoken(hold)}": Latencies([], []) for hold in flows}
-    ideal = {f"no overhead, {_spoken(hold)}": Latencies([], []) for hold in HOLDS}
-    timed = {f"no overhead, timer of {hold * 1000:.0f} ms": Latencies([], []) for hold in HOLDS if hold}
+) -> dict[str, Latencies]:
+    """Return the latencies of all ways at this rate; within a round they take turns."""
+    ways = {f"{who}, {spoken(hold)}": Latencies() for who in ("zflow", "no overhead") for hold in HOLDS}
+    ways |= {timer_of(hold): Latencies() for hold in HOLDS if hold}
     clients = {hold: AsyncClient(port=flow.port) for hold, flow in flows.items()}
     for number in range(rounds):
         at = arrivals(rate, seconds, seed=number)
-        for hold, found in zip(HOLDS, ways.values(), strict=True):
-            found.add(await through_flow(clients[hold], at))
-        for hold, found in zip(HOLDS, ideal.values(), strict=True):
-            found.add(pull(at, hold, sleep))
-        for hold, found in zip(HOLDS[1:], timed.values(), strict=True):
-            found.add(timer(at, hold, sleep))
+        for hold in HOLDS:
+            ways[f"zflow, {spoken(hold)}"].add(await through_flow(clients[hold], at))
+            ways[f"no overhead, {spoken(hold)}"].add(pull(at, hold, sleep))
+            if hold:
+                ways[timer_of(hold)].add(timer(at, hold, sleep))
     for client in clients.values():
         await client.close()
-    rows = {**_rows(ways, ways["zflow, pull"]), **_rows({**ideal, **timed}, ideal["no overhead, pull"])}
-    return {
-        "rate": rate,
-        "ways": rows,
-        "overhead": _rows(ways, ideal["no overhead, pull"])["zflow, pull"]["mean ratio"],
-    }
+    return ways
 
 
-def _rows(ways: dict[str, Latencies], base: Latencies) -> dict[str, dict[str, float]]:
-    """Return the medians over the rounds, in ms, and as ratios to `base` of the same round."""
-    return {
-        way: {
-            "mean ms": 1000 * statistics.median(found.mean),
-            "p99 ms": 1000 * statistics.median(found.p99),
-            "mean ratio": statistics.median(a / b for a, b in zip(found.mean, base.mean, strict=True)),
-            "p99 ratio": statistics.median(a / b for a, b in zip(found.p99, base.p99, strict=True)),
-        }
-        for way, found in ways.items()
-    }
-
-
-def _spoken(hold: float) -> str:
+def spoken(hold: float) -> str:
+    """Return what a way is called: pull, or how long requests wait for others."""
     return f"held {hold * 1000:.0f} ms" if hold else "pull"
 
 
-def main() -> None:
-    """Print a table, or with `--json` everything."""
-    parser = argparse.ArgumentParser(description="Batching by pull against batching by a timer")
-    parser.add_argument("--quick", action="store_true", help="one short round: seconds instead of minutes")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    arguments = parser.parse_args()
-    found = measure(arguments.quick)
-    if arguments.json:
-        print(json.dumps(found, indent=1))
-        return
-    for name, load in found["loads"].items():
-        print(f"\n{name}: {load['rate']:.0f} requests/s; ratios are to pull of the same kind and round")
-        print(f"{'way':28}  mean ms   p99 ms  ratio  ratio of p99")
-        print("-" * 65)
-        for way, row in load["ways"].items():
-            times = f"{row['mean ms']:7.1f}  {row['p99 ms']:7.1f}"
-            print(f"{way:28}  {times}  {row['mean ratio']:5.2f}  {row['p99 ratio']:12.2f}")
-    ratios = ", ".join(f"{load['overhead']:.2f} ({name})" for name, load in found["loads"].items())
-    print(f"\npull, zflow / no overhead: {ratios}")
-    print("all at once: " + ", ".join(f"{name} {value:.4g}" for name, value in found["throughput"].items()))
+def timer_of(hold: float) -> str:
+    """Return what a timer is called."""
+    return f"no overhead, timer of {hold * 1000:.0f} ms"
 
 
-if __name__ == "__main__":
-    main()
+def latency(name: str, ways: dict[str, Latencies]) -> tuple[dict[str, Ratio], list[list[Cell]]]:
+    """Return ratios and lines of one rate."""
+    pairs = [("zflow, pull", "no overhead, pull"), ("zflow, pull", f"zflow, {spoken(HOLDS[-1])}")]
+    pairs += [("no overhead, pull", timer_of(hold)) for hold in HOLDS if hold]
+    ratios = {}
+    for way, against in pairs:
+        ratios[f"mean latency, {name} load, {way} / {against}"] = ratio(ways[way].mean, ways[against].mean)
+    rows: list[list[Cell]] = []
+    for way, found in ways.items():
+        times = [1000 * statistics.median(values) for values in (found.mean, found.p99)]
+        pulled = ways["zflow, pull" if way.startswith("zflow") else "no overhead, pull"]
+        rows.append([f"{name}, {way}", *times, ratio(found.mean, pulled.mean).value])
+    return ratios, rows
+
+
+def measure(quick: bool) -> Result:
+    """Return latencies by rate and way, and what a flood of requests gets done."""
+    rounds, seconds = (1, 1.0) if quick else (3, SECONDS)
+    sleep = slept()
+    ratios: dict[str, Ratio] = {}
+    rows: list[list[Cell]] = []
+    with ExitStack() as stack:
+        flows = {hold: stack.enter_context(flow_of(hold)) for hold in HOLDS}
+        single = stack.enter_context(flow_of(0.0, 1))
+        for name, rate in LOADS.items():
+            more, lines = latency(name, asyncio.run(load(flows, rate, rounds, seconds, sleep)))
+            ratios |= more
+            rows += lines
+        floods = {hold: [flood(flow, FLOOD // 3) for _ in range(rounds)] for hold, flow in flows.items()}
+        alone = [flood(single, 100) for _ in range(rounds)]
+    best = [SIZE / sleep(SIZE)] * rounds
+    ratios["requests/s, zflow, pull / full batches only"] = ratio(floods[0.0], best, better="higher")
+    ratios["requests/s, zflow, pull / one by one"] = ratio(floods[0.0], alone, better="higher")
+    rates: list[list[Cell]] = [[f"zflow, {spoken(hold)}", statistics.median(each)] for hold, each in floods.items()]
+    rates += [["zflow, one by one", statistics.median(alone)], ["full batches only", best[0]]]
+    title = f"Latency at {', '.join(f'{rate:.0f}' for rate in LOADS.values())} requests/s (low, middle, high load)"
+    return Result(
+        ratios,
+        [
+            Table(title, ["load and way", "mean ms", "p99 ms", "mean / pull of that kind"], rows),
+            Table("More requests than can be done", ["way", "requests/s"], rates),
+        ],
+    )

@@ -1,15 +1,13 @@
-"""What an ALL request costs the broker, and how long it takes, by the number of shards.
-
-    python bench/fanout.py [--quick]
+"""Requests to all shards: how long they take and what they cost the broker, against a plain ROUTER that sends copies.
 
 One post after the other goes to all of S shards, which answer with nothing, as a search of much with few results
-would. The yardstick is a plain ROUTER that sends the same bytes S times, to S workers (`scatter.py`). All of them, for
-each S, are there at once and are measured in turns, round by round.
+would. The yardstick is a plain ROUTER that sends the same bytes S times, to S workers (`yardsticks.scatter`). All of
+them, for each S, are there at once and are measured in turns, round by round.
 
 Processor time is that of the broker's process, user and system. It is made up of
 
 - `request`: what the broker's loop spends on taking the request in, sending it to all, and answering it, once all
-  shards have. Counted inside the broker, by a clock around the two methods that do this;
+  shards have. Counted inside the broker, by a clock around the methods that do this;
 - `replies`: the rest of the loop's time, which is reading S answers and being woken for them;
 - `I/O`: ZeroMQ's own thread, which moves the bytes of every message over the sockets, S times out and S times in.
 """
@@ -20,15 +18,15 @@ import mmap
 import os
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
-from common import median_ratio, percentile, print_table, quick, same_bytes, small_documents
-from scatter import RouterFanout, cpu_seconds
-
+from bench.common import percentile, same_bytes, small_documents
+from bench.harness.processes import brokers, cpu_seconds
+from bench.harness.result import Cell, Ratio, Result, Table, ratio
+from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.devices import protocol
 from zflow.devices.broker import Broker
@@ -48,19 +46,18 @@ class Shard(Executor):
 
 
 class Clock:
-    """Counts the processor time that brokers spend in these methods, if they are forked after this was made."""
+    """Counts processor time in memory that is shared with processes forked later."""
 
-    def __init__(self, *methods: tuple[type, str]) -> None:
+    def __init__(self) -> None:
         self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
-        for owner, name in methods:
-            setattr(owner, name, self._counted(getattr(owner, name)))
 
     @property
     def seconds(self) -> float:
         """What was counted so far."""
         return self._shared[0]
 
-    def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `method`, counted."""
         shared = self._shared
 
         def counted(*arguments: Any) -> Any:
@@ -71,6 +68,20 @@ class Clock:
                 shared[0] += time.thread_time() - begin
 
         return counted
+
+
+@contextmanager
+def counting(*methods: tuple[type, str]) -> Iterator[Clock]:
+    """Count the time that brokers spend in these methods, if they are forked meanwhile."""
+    clock = Clock()
+    before = [getattr(owner, name) for owner, name in methods]
+    for (owner, name), method in zip(methods, before, strict=True):
+        setattr(owner, name, clock.around(method))
+    try:
+        yield clock
+    finally:
+        for (owner, name), method in zip(methods, before, strict=True):
+            setattr(owner, name, method)
 
 
 @dataclass
@@ -131,15 +142,9 @@ class Rig:
         self.router.add(self._router.pid, count, lambda: self._router.call(message))
 
 
-def brokers() -> set[int]:
-    """Return the process ids of the brokers of all running Flows."""
-    processes = psutil.Process().children(recursive=True)
-    return {process.pid for process in processes if process.cmdline()[:1] == ["zflow: broker"]}
-
-
-def micro(samples: list[float]) -> str:
+def micro(samples: list[float]) -> float:
     """Return the median in microseconds."""
-    return f"{statistics.median(samples) * 1e6:,.0f}"
+    return statistics.median(samples) * 1e6
 
 
 def less(left: list[float], right: list[float]) -> list[float]:
@@ -147,39 +152,50 @@ def less(left: list[float], right: list[float]) -> list[float]:
     return [a - b for a, b in zip(left, right, strict=True)]
 
 
-def report(name: str, rigs: dict[int, Rig]) -> None:
-    """Print two tables, and how the broker's time for a request grows from 2 shards to the most."""
-    rows = []
-    for shards, rig in rigs.items():
-        ratio = median_ratio(rig.zflow.latency, rig.router.latency)
-        rows.append([shards, micro(rig.zflow.latency), micro(rig.router.latency), f"{ratio:.2f}"])
-    print_table(f"Latency of an ALL request, {name}, median in us", ["shards", "zflow", "ROUTER", "ratio"], rows)
-    rows = []
+def tables(name: str, rigs: dict[int, Rig]) -> list[Table]:
+    """Return how long requests took and what they cost."""
+    latency: list[list[Cell]] = []
+    cost: list[list[Cell]] = []
     for shards, rig in rigs.items():
         zflow, router = rig.zflow, rig.router
+        each = ratio(zflow.latency, router.latency).value
+        latency.append([shards, micro(zflow.latency), micro(router.latency), each])
         parts = [zflow.request, less(zflow.loop, zflow.request), less(zflow.process, zflow.loop), zflow.process]
         parts += [router.loop, less(router.process, router.loop), router.process]
-        rows.append([shards, *map(micro, parts), f"{median_ratio(zflow.process, router.process):.2f}"])
+        cost.append([shards, *map(micro, parts), ratio(zflow.process, router.process).value])
     header = ["shards", "request", "replies", "I/O", "broker", "ROUTER loop", "ROUTER I/O", "ROUTER", "ratio"]
-    print_table(f"Processor time for an ALL request, {name}, in us", header, rows)
+    return [
+        Table(
+            f"Latency of a request to all shards, {name}, median", ["shards", "zflow us", "ROUTER us", "ratio"], latency
+        ),
+        Table(f"Processor time for a request to all shards, {name}, us", header, cost),
+    ]
+
+
+def ratios(name: str, rigs: dict[int, Rig]) -> dict[str, Ratio]:
+    """Return how zflow compares with the ROUTER, and how the broker's time grows from 2 shards to the most."""
     most = max(rigs)
-    grows = median_ratio(rigs[most].zflow.request, rigs[2].zflow.request)
-    print(f"broker's time for a request without its replies, {most} shards / 2 shards: {grows:.2f}")
+    rig = rigs[most]
+    return {
+        f"latency, {most} shards, {name}, zflow / ROUTER": ratio(rig.zflow.latency, rig.router.latency),
+        f"broker's processor time, {most} shards, {name}, zflow / ROUTER": ratio(rig.zflow.process, rig.router.process),
+        f"broker's time for a request without its replies, {name}, {most} shards / 2 shards": ratio(
+            rig.zflow.request, rigs[2].zflow.request
+        ),
+    }
 
 
-def main() -> None:
-    """Print for each payload how long requests take, what the broker spends on them, and how that grows."""
-    short = quick("Latency and broker time of ALL requests, by the number of shards")
-    steps, rounds, seconds = ((1, 2, 8), 3, 0.05) if short else ((1, 2, 4, 8, 16, 32), 9, 0.3)
-    clock = Clock((Front, "_from_client"), (Broker, "_go_on"), (Broker, "_flush"))
-    for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
-        with ExitStack() as running:
-            rigs = {shards: Rig(shards, running) for shards in steps}
-            for _ in range(rounds):
-                for rig in rigs.values():
-                    rig.measure(docs, seconds, clock)
-            report(name, rigs)
-
-
-if __name__ == "__main__":
-    main()
+def measure(quick: bool) -> Result:
+    """Return, for two payloads, how long requests take, what the broker spends on them, and how that grows."""
+    steps, rounds, seconds = ((2, 8), 2, 0.03) if quick else ((1, 2, 4, 8, 16, 32), 9, 0.3)
+    found = Result({})
+    with counting((Front, "_from_client"), (Broker, "_go_on"), (Broker, "_flush")) as clock:
+        for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
+            with ExitStack() as running:
+                rigs = {shards: Rig(shards, running) for shards in steps}
+                for _ in range(rounds):
+                    for rig in rigs.values():
+                        rig.measure(docs, seconds, clock)
+            found.ratios.update(ratios(name, rigs))
+            found.tables.extend(tables(name, rigs))
+    return found

@@ -1,168 +1,141 @@
-"""What a request costs the broker as a cluster grows: by replicas, by what waits in the queue, by shards and groups.
+"""What a request costs the broker's process as a cluster grows: by queue depth, replicas and clients.
 
-The balancer and the fan-out are called as the broker calls them, without sockets, so sizes that no machine at hand has
-can be measured: us of one core for each request. Then real Flows with as many replicas as start in a moment: processor
-time of the broker's process for each request, its loop alone and with libzmq's threads.
-
-python bench/growth.py [--quick]
+Processor time of a real broker's process, from /proc, for each request of one small Document: its loop alone, and
+with libzmq's threads. It depends on the speed of clients and replicas only in so far as the broker takes in one turn
+what has come meanwhile. `decisions` measures the logic alone, in sizes that no machine at hand has.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections import deque
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 
-import psutil
-from common import Echo, print_table, quick, small_documents
-from scatter import cpu_seconds
+from bench.common import Echo, seconds_of, small_documents
+from bench.harness.processes import brokers, cpu_seconds
+from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
+from zflow import Client, DocumentArray, Flow
 
-from zflow import Flow
-from zflow.devices.balancer import Balancer
-from zflow.devices.fanout import Publish
-from zflow.devices.pool import Limits, Pool
-from zflow.devices.replica import Replica, Send, Task
-from zflow.devices.router import Node, Walk
-
-LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked
-REPLICAS = (2, 10, 100, 1000)
-QUEUED = (1, 100, 10_000, 100_000)
-GROUPS = (1, 10, 100)
+HELD = 64  # requests that two replicas may hold with their windows at the widest; what is more waits in the queue
+IN_FLIGHT = 128  # of all clients together, where not the depth is what grows
 
 
-def balancer_cost(replicas: int, queued: int | None, requests: int) -> float:
-    """Return us for submitting and finishing one request.
+@dataclass
+class Cost:
+    """Seconds per request, round by round."""
 
-    Args:
-        replicas: how many there are.
-        queued: how many requests wait all the time; None if half of the replicas are idle.
-        requests: how many are measured.
-    """
-    balancer = Balancer()
-    now = 0.0
-    for number in range(replicas):
-        balancer.join(Replica(number), now)
-    held: deque[tuple[object, int]] = deque()
-    ids = iter(range(10**9))
-    for _ in range(replicas // 2 if queued is None else replicas + queued):
-        held.extend(_sent(balancer.submit(Task(next(ids)), now)))
-    begin = time.perf_counter()
-    for _ in range(requests):
-        now += 1e-4
-        sent = balancer.submit(Task(next(ids)), now)
-        name, id = held.popleft()
-        sent.extend(balancer.finish(name, id, LONG, now)[1])
-        held.extend(_sent(sent))
-    return (time.perf_counter() - begin) / requests * 1e6
+    loop: list[float] = field(default_factory=list)
+    process: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+
+    def row(self) -> list[Cell]:
+        """Return us of the loop and the process, and requests per second."""
+        return [*(statistics.median(each) * 1e6 for each in (self.loop, self.process)), statistics.median(self.rate)]
 
 
-def _sent(actions: Iterable[object]) -> list[tuple[object, int]]:
-    return [(action.replica.name, action.task.id) for action in actions if isinstance(action, Send)]
+class Rig:
+    """A running Flow of `replicas` replicas, and its broker."""
+
+    def __init__(self, replicas: int, running: ExitStack) -> None:
+        others = brokers()
+        self.flow = running.enter_context(Flow().add(name="echo", uses=Echo, replicas=replicas, max_queue=-1))
+        (self.pid,) = brokers() - others
+        self.flow.post("/", small_documents(1000), request_size=1)  # until the windows have opened
+
+    def add(self, cost: Cost, requests: int, post: Callable[[], object]) -> None:
+        """Add what `post`, which posts so many requests, costs."""
+        loop, process = cpu_seconds(self.pid)
+        spent = seconds_of(post)
+        loop_after, process_after = cpu_seconds(self.pid)
+        cost.loop.append((loop_after - loop) / requests)
+        cost.process.append((process_after - process) / requests)
+        cost.rate.append(requests / spent)
+
+    def post(self, docs: DocumentArray, in_flight: int) -> None:
+        """Post each Document as a request of its own."""
+        self.flow.post("/", docs, request_size=1, prefetch=in_flight, on_done=lambda response: None)
 
 
-def look_cost(replicas: int, looks: int) -> float:
-    """Return us for one look at who might be stuck, which the broker takes while anything is parked: 800 a second."""
-    balancer = Balancer()
-    for number in range(replicas):
-        balancer.join(Replica(number), 0.0)
-    replica = balancer.replicas[0]
-    tasks = [Task(1), Task(2)]
-    for task in tasks:
-        balancer.expect(task)
-        balancer.place(task, replica, 0.0)
-    begin = time.perf_counter()
-    for look in range(looks):
-        balancer._look_at = 0.0
-        balancer.tick(look * 1e-9)
-    return (time.perf_counter() - begin) / looks * 1e6
+def by_depth(depths: Sequence[int], requests: int, rounds: int) -> dict[int, Cost]:
+    """Return costs by how many requests wait, with two replicas."""
+    costs = {depth: Cost() for depth in depths}
+    with ExitStack() as running:
+        rig = Rig(2, running)
+        for _ in range(rounds):
+            for depth, cost in costs.items():
+                docs = small_documents(requests + depth)
+                rig.add(cost, len(docs), partial(rig.post, docs, HELD + depth))
+    return costs
 
 
-def fanout_cost(shards: int, groups: int, requests: int) -> float:
-    """Return us for one ALL request, from its submission to its last part; one for each group is under way."""
-    pool = Pool(0, Node("index", shards=shards, groups=groups, polling={"*": "ALL"}), retries=3, limits=Limits())
-    now = 0.0
-    for group in range(groups):
-        for shard in range(shards):
-            pool.join(Replica((shard, group), shard=shard), group, now)
-    ids = iter(range(0, 10**9, shards))
-    published: deque[Publish] = deque()
-
-    def post() -> None:
-        actions = pool.submit(Walk(None, "/"), [("gateway", [[b""]])], next(ids), now)
-        published.extend(action for action in actions if isinstance(action, Publish))
-
-    for _ in range(groups):
-        post()
-    begin = time.perf_counter()
-    for _ in range(requests):
-        now += 1e-3
-        action = published.popleft()
-        for shard in range(shards):
-            pool.answered((shard, action.group), action.scatter.base + shard, LONG, [b""], False, now)
-        post()
-    return (time.perf_counter() - begin) / requests * 1e6
+def by_replicas(counts: Sequence[int], requests: int, rounds: int) -> dict[int, Cost]:
+    """Return costs by the number of replicas."""
+    costs = {count: Cost() for count in counts}
+    docs = small_documents(requests)
+    with ExitStack() as running:
+        rigs = {count: Rig(count, running) for count in counts}
+        for _ in range(rounds):
+            for count, rig in rigs.items():
+                rig.add(costs[count], requests, partial(rig.post, docs, IN_FLIGHT))
+    return costs
 
 
-def broker_cost(replicas: int, requests: int) -> tuple[float, float, float]:
-    """Return us of the broker's loop and of its whole process for one small request, and requests per second."""
-    others = _brokers()
-    with Flow().add(name="echo", uses=Echo, replicas=replicas) as flow:
-        (pid,) = _brokers() - others
-        flow.post("/", small_documents(2000), request_size=1, prefetch=128)  # until the windows have opened
-        docs = small_documents(requests)
-        loop, process = cpu_seconds(pid)
-        begin = time.perf_counter()
-        flow.post("/", docs, request_size=1, prefetch=128)
-        spent = time.perf_counter() - begin
-        loop_after, process_after = cpu_seconds(pid)
-    return (loop_after - loop) / requests * 1e6, (process_after - process) / requests * 1e6, requests / spent
+def by_clients(counts: Sequence[int], requests: int, rounds: int) -> dict[int, Cost]:
+    """Return costs by the number of clients that post at the same time, with two replicas."""
+    costs = {count: Cost() for count in counts}
+    with ExitStack() as running:
+        rig = Rig(2, running)
+        assert rig.flow.port is not None
+        clients = [running.enter_context(Client(port=rig.flow.port)) for _ in range(max(counts))]
+        together(clients, 10)  # until all are connected
+        for _ in range(rounds):
+            for count, cost in costs.items():
+                each = requests // count
+                rig.add(cost, each * count, partial(together, clients[:count], each))
+    return costs
 
 
-def _brokers() -> set[int]:
-    processes = psutil.Process().children(recursive=True)
-    return {process.pid for process in processes if process.cmdline()[:1] == ["zflow: broker"]}
+def together(clients: Sequence[Client], requests: int) -> None:
+    """Have each client post so many requests, all at the same time, each in a thread of its own."""
+    docs = small_documents(requests)
+    prefetch = IN_FLIGHT // len(clients)
+
+    def post(client: Client) -> None:
+        client.post("/", docs, request_size=1, prefetch=prefetch, on_done=lambda response: None)
+
+    threads = [threading.Thread(target=post, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
-def main() -> None:
-    """Print four tables and how each cost grows."""
-    short = quick("What a request costs the broker as a cluster grows")
-    rounds, requests = (3, 2000) if short else (7, 20_000)
-
-    rows: list[list[object]] = []
-    idle: dict[int, float] = {}
-    depth: dict[int, float] = {}
-    for replicas in REPLICAS:
-        idle[replicas] = min(balancer_cost(replicas, None, requests) for _ in range(rounds))
-        costs = [min(balancer_cost(replicas, queued, requests) for _ in range(rounds)) for queued in QUEUED]
-        depth[replicas] = costs[-1] / costs[0]
-        look = min(look_cost(replicas, requests // 10) for _ in range(rounds))
-        rows.append([replicas, f"{idle[replicas]:.2f}", *(f"{cost:.2f}" for cost in costs), f"{look:.1f}"])
-    header = ["replicas", "some idle", *(f"{queued:,} wait" for queued in QUEUED), "a look"]
-    print_table("Balancer: us to submit and finish a request, and to look who is stuck", header, rows)
-    print(f"1,000 replicas / 2 replicas, some idle: ratio {idle[1000] / idle[2]:.2f}")
-    print(f"100,000 waiting / 1, with 1,000 replicas: ratio {depth[1000]:.2f}")
-
-    rows, fan = [], {}
-    for shards in (2, 8, 64):
-        for groups in GROUPS:
-            few = max(20, requests // (4 * shards))
-            fan[shards, groups] = min(fanout_cost(shards, groups, few) for _ in range(rounds))
-        rows.append([shards, *(f"{fan[shards, groups]:.0f}" for groups in GROUPS)])
-    print_table("Fan-out: us for an ALL request, all its parts included", ["shards", *map(str, GROUPS)], rows)
-    print(f"100 groups / 1 group, 8 shards: ratio {fan[8, 100] / fan[8, 1]:.2f}")
-
-    rows, loops = [], {}
-    for replicas in (2, 10) if short else (2, 10, 100):
-        measured = [broker_cost(replicas, requests) for _ in range(1 if short else 3)]
-        loop, process, rate = (statistics.median(column) for column in zip(*measured, strict=True))
-        loops[replicas] = loop
-        rows.append([replicas, f"{loop:.1f}", f"{process:.1f}", f"{rate:,.0f}", f"{1e6 / loop:,.0f}"])
-    header = ["replicas", "loop us", "process us", "requests/s here", "if the loop had a core"]
-    print_table("Broker: processor time for a small request, 128 in flight", header, rows)
-    most = max(loops)
-    print(f"{most} replicas / 2 replicas: ratio {loops[most] / loops[2]:.2f}")
+def outcome(what: str, costs: dict[int, Cost], aim: float | None) -> tuple[Ratio, Table]:
+    """Return how the process's time grows from the least to the most, and a table."""
+    least, most = min(costs), max(costs)
+    rows: list[list[Cell]] = [
+        [count, *cost.row(), ratio(cost.process, costs[least].process).value] for count, cost in costs.items()
+    ]
+    header = [what, "loop us", "process us", "requests/s here", f"process / {least}"]
+    table = Table(f"Broker's processor time for a small request, by {what}", header, rows)
+    return ratio(costs[most].process, costs[least].process, aim=aim), table
 
 
-if __name__ == "__main__":
-    main()
+def measure(quick: bool) -> Result:
+    """Return the broker's processor time by depth, replicas and clients, and how it grows with each."""
+    requests, rounds = (600, 2) if quick else (20_000, 3)
+    found = {
+        "depth": (by_depth((1, 600) if quick else (1, 100, 10_000, 100_000), requests, rounds), 1.3),
+        "replicas": (by_replicas((2, 8) if quick else (2, 4, 8, 16, 32, 64), requests, rounds), 1.3),
+        "clients": (by_clients((1, 8) if quick else (1, 4, 16, 64), requests, rounds), None),
+    }
+    ratios, tables, lines = {}, [], {}
+    for what, (costs, aim) in found.items():
+        name = f"broker's time per request, {what} {max(costs):,} / {min(costs)}"
+        ratios[name], table = outcome(what, costs, aim)
+        tables.append(table)
+        lines[what] = [[float(count), statistics.median(cost.process) * 1e6] for count, cost in costs.items()]
+    return Result(ratios, tables, [Plot("Growth", "depth, replicas or clients", "broker's us per request", lines, "x")])

@@ -1,37 +1,19 @@
-"""How long one small request takes when nothing else is going on: one replica, one post after the other.
-
-python bench/latency.py [--quick]
-"""
+"""One small request at a time: a post after the other to one replica, against an echo through the C proxy."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from common import Echo, median_ratio, percentile, print_table, quick, same_bytes, small_documents
-from proxy import ProxyEcho
-
+from bench.common import Echo, percentile, same_bytes, sample, small_documents
+from bench.harness.result import Cell, Result, Table, ratio
+from bench.yardsticks.proxy import ProxyEcho
 from zflow import Flow
 
 WARM_UP = 300  # requests
 
 
-def sample(call: Callable[[], object], count: int) -> list[float]:
-    """Return the seconds of each of `count` calls."""
-    clock = time.perf_counter
-    samples = []
-    for _ in range(count):
-        begin = clock()
-        call()
-        samples.append(clock() - begin)
-    return samples
-
-
-def main() -> None:
-    """Measure in turns and print percentiles over all rounds, and the ratio of the medians round by round."""
-    rounds, count = (5, 300) if quick("Latency of sequential posts of one small Document") else (20, 1000)
-    message = same_bytes()
-    docs = small_documents(1)
+def measure(quick: bool) -> Result:
+    """Return percentiles over all rounds, and the ratios of each round's percentiles."""
+    rounds, count = (5, 200) if quick else (20, 1000)
+    message, docs = same_bytes(), small_documents(1)
     zflow: list[list[float]] = []
     proxy: list[list[float]] = []
     with Flow().add(name="echo", uses=Echo) as flow, ProxyEcho(workers=1) as echo:
@@ -40,19 +22,17 @@ def main() -> None:
         for _ in range(rounds):
             zflow.append(sample(lambda: flow.post("/", docs), count))
             proxy.append(sample(lambda: echo.call(message), count))
-    rows = []
-    for name, measured in (("zflow", zflow), ("C zmq.proxy", proxy)):
-        every = [seconds for samples in measured for seconds in samples]
-        rows.append([name, *(f"{percentile(every, percent) * 1e6:.0f}" for percent in (50, 90, 99))])
-    print_table(f"Sequential posts, one replica, {rounds * count} requests", ["", "p50 us", "p90 us", "p99 us"], rows)
-    for percent in (50, 99):
-        left, right = ([percentile(samples, percent) for samples in measured] for measured in (zflow, proxy))
-        each = [a / b for a, b in zip(left, right, strict=True)]
-        print(
-            f"ratio of p{percent}, zflow / C proxy, median of rounds: {median_ratio(left, right):.2f} "
-            f"(rounds from {min(each):.2f} to {max(each):.2f})"
+    ratios = {
+        f"p{percent}, zflow / C proxy": ratio(
+            [percentile(samples, percent) for samples in zflow],
+            [percentile(samples, percent) for samples in proxy],
+            aim=aim,
         )
-
-
-if __name__ == "__main__":
-    main()
+        for percent, aim in ((50, 1.25), (99, 1.5))
+    }
+    rows: list[list[Cell]] = []
+    for name, measured in (("zflow", zflow), ("C proxy", proxy)):
+        every = [seconds for samples in measured for seconds in samples]
+        rows.append([name, *(percentile(every, percent) * 1e6 for percent in (50, 90, 99))])
+    title = f"Sequential posts of one small Document, one replica, {rounds * count} requests"
+    return Result(ratios, [Table(title, ["", "p50 us", "p90 us", "p99 us"], rows)])

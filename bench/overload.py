@@ -1,17 +1,9 @@
-"""What becomes of a Flow that is asked for ten times what it can do.
-
-    python bench/overload.py [--quick]
+"""A Flow that is asked for ten times what it can do: throughput, latency and memory, against its own peak.
 
 An Executor with two replicas works for 20 ms on each request and lets 50 of them wait (`max_queue`). First its peak is
 measured: so many requests in flight that no replica ever idles. Then requests come ten times as fast as that, at times
 that do not depend on the answers, over one connection, while a second client asks for one at a time, and then for
-nothing but that again. Printed are ratios:
-
-- throughput of the overloaded Flow / its peak;
-- the 99th percentile of how long accepted requests took / the time that a full queue takes to be worked off;
-- the same for the second client, which is to take its turn;
-- memory of the broker at the end of the overload / a tenth into it;
-- how long the first request after the overload took / the time that a full queue takes.
+nothing but that again. What latencies are compared with is the time that a full queue takes to be worked off.
 """
 
 from __future__ import annotations
@@ -19,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import psutil
-from common import percentile, print_table, quick
 
+from bench.common import percentile
+from bench.harness.result import Cell, Ratio, Result, Table
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import Overloaded
 
@@ -49,6 +42,7 @@ class Outcome:
     accepted: list[float] = field(default_factory=list)  # seconds that each took
     refused: int = 0
     memory: list[int] = field(default_factory=list)  # bytes of the broker, over time
+    seconds: float = 0.0  # from the first request to the last answer
 
 
 async def ask(client: AsyncClient, outcome: Outcome) -> None:
@@ -90,6 +84,7 @@ async def flood(client: AsyncClient, rate: float, seconds: float, broker: psutil
         outcome.memory.append(broker.memory_info().rss)
         await asyncio.sleep(0.01)
     await asyncio.gather(*running)
+    outcome.seconds = time.perf_counter() - begin
     return outcome
 
 
@@ -103,11 +98,16 @@ async def one_at_a_time(client: AsyncClient, seconds: float) -> Outcome:
     return outcome
 
 
-async def measure(port: int, pid: int, seconds: float) -> None:
-    """Run the three phases and print what came of them."""
+def once(value: float, better: Literal["lower", "higher"] = "lower") -> Ratio:
+    """Return a ratio that was measured once."""
+    return Ratio(value, value, value, better)
+
+
+async def phases(port: int, pid: int, seconds: float) -> Result:
+    """Run the three phases and return what came of them."""
     async with AsyncClient(port=port) as client, AsyncClient(port=port) as other:
-        await peak(client, 0.5)
-        best = await peak(client, 3.0)
+        await peak(client, 0.3)
+        best = await peak(client, min(3.0, seconds))
         broker = psutil.Process(pid)
         outcome, polite = await asyncio.gather(
             flood(client, OVER * best, seconds, broker), one_at_a_time(other, seconds)
@@ -117,25 +117,24 @@ async def measure(port: int, pid: int, seconds: float) -> None:
         after = time.perf_counter() - begin
     full = QUEUE * WORK / REPLICAS
     early, late = outcome.memory[len(outcome.memory) // 10], outcome.memory[-1]
-    rows = [
-        ["throughput / peak", f"{(len(outcome.accepted) + len(polite.accepted)) / seconds / best:.2f}"],
-        ["p99 of accepted / a full queue", f"{percentile(outcome.accepted, 99) / full:.2f}"],
-        ["p99 of the other client / a full queue", f"{percentile(polite.accepted or [0.0], 99) / full:.2f}"],
-        ["refused of the other client", f"{polite.refused} of {polite.refused + len(polite.accepted)}"],
-        ["broker's memory, late / early", f"{late / early:.3f}"],
-        ["first request afterwards / a full queue", f"{after / full:.2f}"],
-        ["accepted, refused", f"{len(outcome.accepted)}, {outcome.refused}"],
+    answered = len(outcome.accepted) + len(polite.accepted)
+    ratios = {
+        "throughput / peak": once(answered / outcome.seconds / best, "higher"),
+        "p99 of accepted / a full queue": once(percentile(outcome.accepted, 99) / full),
+        "p99 of the other client / a full queue": once(percentile(polite.accepted or [0.0], 99) / full),
+        "broker's memory, late / early": once(late / early),
+        "first request afterwards / a full queue": once(after / full),
+    }
+    rows: list[list[Cell]] = [
+        ["the flood", len(outcome.accepted), outcome.refused],
+        ["the other client", len(polite.accepted), polite.refused],
     ]
-    print_table(f"{OVER} times the capacity for {seconds:.0f} s", ["", "ratio"], rows)
+    title = f"Requests during {seconds:g} s of {OVER} times the peak of {best:.0f} requests/s"
+    return Result(ratios, [Table(title, ["of", "accepted", "refused"], rows)])
 
 
-def main() -> None:
+def measure(quick: bool) -> Result:
     """Start the Flow and measure it."""
-    seconds = 3.0 if quick("A Flow that is asked for ten times what it can do") else 60.0
     with Flow().add(name="work", uses=Work, replicas=REPLICAS, max_queue=QUEUE) as flow:
         assert flow.port is not None
-        asyncio.run(measure(flow.port, Client(port=flow.port).info()["pid"], seconds))
-
-
-if __name__ == "__main__":
-    main()
+        return asyncio.run(phases(flow.port, Client(port=flow.port).info()["pid"], 1.0 if quick else 60.0))

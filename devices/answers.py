@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from .arena import MARK
 from .pool import Pool, request_of
 from .protocol import BUNDLED, Parts
 from .replica import Fail, Task
@@ -26,11 +27,12 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
     parts: Parts = []
     bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
     frames: list[Any] = []
+    # Pieces that begin like references to shared memory are not put together: that could make one of them.
     for name, payloads in inputs:
         counts = []
         for payload in payloads:
             first = payload[0]
-            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED:
+            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED and first[0] != MARK:
                 counts.append(-len(first))
                 bundle.append(first)
             else:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import zmq
 
 from . import answers, protocol, sockets
+from .arena import references
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
 from .replica import Batching, Replica, Task
@@ -59,17 +60,34 @@ class Owner(Protocol):
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """It could not do these tasks in one go, and tells why."""
 
+    def unheard(self, payload: Sequence[Any]) -> None:
+        """One of this machine that is in no pool has sent this."""
+
+    def plain(self, frames: list[Any]) -> list[Any]:
+        """Return payload frames for somebody who does not share this machine's memory."""
+
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
 
 class Line:
-    """The way to one replica."""
+    """The way to one replica.
 
-    __slots__ = ("_encode", "_waiting", "identity", "port")
+    Args:
+        plain: makes payload frames of what this replica cannot read, if it is on another machine.
+    """
 
-    def __init__(self, port: protocol.Port, identity: bytes, encode: Callable[[Any], bytes]) -> None:
+    __slots__ = ("_encode", "_plain", "_waiting", "identity", "port")
+
+    def __init__(
+        self,
+        port: protocol.Port,
+        identity: bytes,
+        encode: Callable[[Any], bytes],
+        plain: Callable[[list[Any]], list[Any]] | None,
+    ) -> None:
         self.port = port
+        self._plain = plain
         self.identity = identity
         self._encode = encode
         self._waiting: list[protocol.Message] = []
@@ -77,6 +95,8 @@ class Line:
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
+        if self._plain is not None:
+            frames = self._plain(frames)
         self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
 
     def give_together(self, tasks: Sequence[Task]) -> None:
@@ -195,7 +215,11 @@ class Back:
                 continue
             pool = members.get(identity)
             if pool is None or kind < protocol.DONE:
+                if port is not self._remote:
+                    self._owner.unheard(payload)
                 raise protocol.Unexpected("an answer from an unknown replica")
+            if port is not None and port is self._remote and references(payload):
+                raise protocol.Malformed("a reference to memory from elsewhere")
             if kind == protocol.DONE and payload:
                 self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])
             else:
@@ -218,7 +242,7 @@ class Back:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
     def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
-        line = Line(port, identity, self._encode)
+        line = Line(port, identity, self._encode, self._owner.plain if port is self._remote else None)
         if header[1] == protocol.HELLO:
             line.say(protocol.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
             return

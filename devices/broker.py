@@ -19,11 +19,13 @@ import msgpack
 import zmq
 
 from . import answers, protocol, zap
+from .arena import Arena
 from .back import Back
 from .external import Externals
 from .fanout import Publish
 from .front import Front
-from .pool import Actions, Broken, Finished, Outcome, Pool
+from .leases import Leases
+from .pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from .replica import Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
@@ -46,12 +48,18 @@ class Control(Protocol):
 class Broker:
     """Sockets and state; `run` serves until told to stop.
 
+    Args:
+        settings: what to be.
+        control: the line to the process manager.
+        memory: the view of the memory that the Flow's processes share, if they share any.
+
     Raises:
         zmq.ZMQError: an address cannot be listened on (EADDRINUSE and the like).
     """
 
-    def __init__(self, settings: Settings, control: Control) -> None:
+    def __init__(self, settings: Settings, control: Control, memory: Arena | None = None) -> None:
         self._settings = settings
+        self._leases = Leases(memory, settings.epoch)
         self._control = control
         self._context = zmq.Context()
         self._router = Router(settings.nodes)
@@ -184,6 +192,10 @@ class Broker:
         self._end(walk)
         self._front.forget(walk)
 
+    def unwanted(self, origin: Any) -> None:
+        """Nobody wants the answer that was given already."""
+        self._leases.unwanted(origin)
+
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
         if command in ("drain", "undrain"):
@@ -226,8 +238,10 @@ class Broker:
             self._do(pool, pool.submit(walk, step.inputs, id, now))
 
     def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
-        self._end(walk)
         parts, frames = answers.flat(inputs)
+        if walk.blocks:
+            frames = self._leases.answer(walk, frames, self._front.shares_memory(walk.origin))
+        self._end(walk)
         self._front.answer(walk, parts, frames, now - walk.begun)
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
             self._unbound.add(walk.endpoint)
@@ -242,6 +256,8 @@ class Broker:
         """The walk is over; what is still under way for it in other branches is of no use."""
         walk.over = True
         self._walks.pop(walk.origin, None)
+        if walk.blocks:
+            self._leases.end(walk)
         if walk.open:
             now = time.monotonic()
             for node, id in list(walk.open):
@@ -254,7 +270,7 @@ class Broker:
     def _go_on(self, pool: Pool, outcome: Outcome, now: float) -> None:
         """A visit has ended: take the walk to where it goes next."""
         walk = outcome.walk
-        if walk.over:
+        if walk.over or isinstance(outcome, Taken):
             return  # parts of one fan-out expire together, and the first of them has ended the walk
         if isinstance(outcome, Broken):
             self._fail(walk, outcome.error)
@@ -327,7 +343,10 @@ class Broker:
     ) -> None:
         """The replica has answered with a payload (an external Executor: with several), or with an error."""
         now = time.monotonic()
+        blocks = None if failed or len(payload) == 1 or pool.node.addresses else self._leases.accept(payload)
         outcome, actions = pool.answered(name, id, seconds, payload, failed, now)
+        if blocks:
+            self._leases.keep(None if outcome is None else outcome.walk, blocks)
         if actions:
             self._do(pool, actions)
         if outcome is not None:
@@ -345,6 +364,14 @@ class Broker:
         else:
             for id in ids:
                 self.answered(pool, name, id, seconds, error, True)
+
+    def unheard(self, payload: Sequence[Any]) -> None:
+        """A replica of this machine that is in no pool has sent this: nobody will look at it."""
+        self._leases.keep(None, self._leases.accept(payload))
+
+    def plain(self, frames: list[Any]) -> list[Any]:
+        """Return payload frames for somebody who does not share this machine's memory."""
+        return self._leases.plain(frames)
 
     # -- what is to be sent ---------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from . import answers, protocol, sockets
+from .arena import references
 from .pool import Pool
 from .replica import Replica, Task
 
@@ -61,6 +62,9 @@ class Owner(Protocol):
     ) -> None:
         """It has answered with payloads, or with an error."""
 
+    def plain(self, frames: list[Any]) -> list[Any]:
+        """Return payload frames for somebody who does not share this machine's memory."""
+
 
 class Address:
     """One address of an external Executor.
@@ -101,7 +105,8 @@ class Address:
     def give(self, task: Task, kind: int = protocol.REQUEST) -> None:
         """Send a task, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
-        self._waiting.append(((protocol.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs), frames))
+        header = (protocol.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
+        self._waiting.append((header, self._owner.plain(frames)))
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
@@ -223,6 +228,8 @@ class Address:
                 self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
             return
         try:
+            if references(frames):
+                raise protocol.Malformed("a reference to memory from elsewhere")
             payloads = (
                 [frames] if header[3] is None else [p for _, some in protocol.split(header[3], frames) for p in some]
             )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from . import answers, protocol, sockets
+from . import answers, arena, protocol, sockets
 from .router import Walk
 from .settings import Settings
 from .zap import CLIENTS
@@ -40,6 +40,9 @@ class Owner(Protocol):
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
+
+    def unwanted(self, origin: Any) -> None:
+        """Nobody wants the answer that was given already."""
 
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed."""
@@ -116,9 +119,12 @@ class Front:
         elif header[1] == protocol.CONTROL:
             self._control((port, client, header[2]), header[3], header[4])
         else:
-            walk = self._owner.under_way((port, client, header[2]))
+            origin = (port, client, header[2])
+            walk = self._owner.under_way(origin)
             if walk is not None:
                 self._owner.cancel(walk)
+            else:
+                self._owner.unwanted(origin)
 
     def _say(self, port: protocol.Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
         self._to_send.setdefault((port, client), []).append((header, frames))
@@ -140,6 +146,8 @@ class Front:
         if not frames:
             raise protocol.Malformed("a request without a payload")
         origin = (port, client, id)
+        if not self.shares_memory(origin) and arena.references(frames):
+            raise protocol.Malformed("a reference to memory from elsewhere")
         if self._owner.under_way(origin) is not None:
             return  # sent again over a new connection; its answer goes there
         chosen = None if targets is None else _targets(targets)
@@ -152,13 +160,18 @@ class Front:
         walk.client = client
         walk.docs = docs
         walk.again = header[1] == protocol.AGAIN
-        error = self._objection(walk, frames)
+        walk.size = arena.size(frames)
+        error = self._objection(walk)
         if error:
             self.fail(walk, answers.error(*error))
         else:
             self._owner.begin(walk, payloads)
 
-    def _objection(self, walk: Walk, frames: Sequence[Any]) -> tuple[str, str] | None:
+    def shares_memory(self, origin: Any) -> bool:
+        """Whether the client with this origin shares the Flow's memory."""
+        return origin[0] is not self._public and origin[1][:1] == protocol.MEMBER
+
+    def _objection(self, walk: Walk) -> tuple[str, str] | None:
         if self._owner.closing:
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
         if len(walk.endpoint) > protocol.MAX_ENDPOINT:
@@ -166,9 +179,8 @@ class Front:
         unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
         if unknown:
             return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}"
-        walk.size = size = sum(map(len, frames))
-        if size > self._limit:
-            return "RequestTooLarge", f"a request of {size} bytes is over the Flow's limit of {self._limit} bytes"
+        if walk.size > self._limit:
+            return "RequestTooLarge", f"a request of {walk.size} bytes is over the Flow's limit of {self._limit} bytes"
         if walk.origin[0] is self._public and self._in_flight[walk.origin[1]] > self._most:
             return "Overloaded", f"over one connection a client may have {self._most} requests in flight, not more"
         return None

@@ -39,6 +39,12 @@ class Gathered(NamedTuple):
     errors: dict[int, Any]
 
 
+class Taken(NamedTuple):
+    """A shard has returned a payload; others are still to."""
+
+    walk: Walk
+
+
 class Broken(NamedTuple):
     """The request has failed: `error` is what its replica, or the broker, says."""
 
@@ -46,7 +52,7 @@ class Broken(NamedTuple):
     error: Any
 
 
-Outcome = Finished | Gathered | Broken
+Outcome = Finished | Gathered | Taken | Broken
 
 
 def request_of(task: Task) -> tuple[Walk, Inputs]:
@@ -268,7 +274,7 @@ class Pool:
         else:
             self.fanout.result(scatter, shard, payload)
         if not scatter.complete:
-            return None
+            return Taken(walk)
         del self._scatters[scatter.base]
         if not scatter.results:
             return Broken(walk, scatter.errors[min(scatter.errors)])

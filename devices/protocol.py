@@ -33,11 +33,14 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                                                       + payload   the task of shard s is base + s; not for those to skip
                          BEACON number                            the last fan-out was this
 
-Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, payload frame], ...]]`.
+Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, frame, ...], ...]]`.
 It says what its cars say, one after the other.
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
 by routing id and id. To an external Executor's front, another broker is a client.
+
+A client that shares the Flow's memory has a routing id that begins with `MEMBER`. In payloads from and to it, and from
+and to the replicas of this machine, there may be references in place of frames (`arena`).
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
 there the message begins with it, as it does where a ROUTER put it.
@@ -63,6 +66,8 @@ MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
 BATCH = 64  # messages taken from one socket before anything else is looked at
 BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
+MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
+STRANGER = b"\x01"  # and those of others
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 CARS = 64  # messages in a train, at most
 CARGO = 32 * 1024  # bytes of payload in a train, at most
@@ -189,7 +194,7 @@ def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[tuple[list[Any
         raise Malformed("a train that is none")
     messages: list[tuple[list[Any], Sequence[Any]]] = []
     for car in cars:
-        if type(car) is not list or not 0 < len(car) < 3 or (len(car) == 2 and type(car[1]) is not bytes):
+        if type(car) is not list or not car or not all(type(frame) is bytes for frame in car[1:]):
             raise Malformed("a car of a train that is none")
         messages.append((_checked(car[0], shapes), car[1:]))
     return messages
@@ -207,7 +212,7 @@ def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Itera
         cargo = 0
         for at, (_, payload) in enumerate(messages):
             size = sum(map(len, payload))
-            small = size <= BUNDLED and (not payload or (len(payload) == 1 and type(payload[0]) is bytes))
+            small = size <= BUNDLED and all(type(frame) is bytes for frame in payload)
             cargo += size
             if not small or cargo > CARGO or at - begin == CARS:
                 yield from _train(messages[begin:at], encode)
@@ -275,8 +280,8 @@ class Port:
 
     Args:
         socket: a ROUTER or DEALER.
-        small: how many frames in front are received as bytes. Identity, header and the first payload frame are
-            small as a rule, and for them bytes are cheaper; arrays come after them and are not copied.
+        small: how many frames in front are received as bytes, whatever their size. Identity, header and the first
+            payload frame are small as a rule, and for small ones bytes are cheaper; arrays are not copied.
     """
 
     __slots__ = ("_events", "_receive", "_send", "_small", "socket")
@@ -306,7 +311,7 @@ class Port:
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
-            frames.append(frame.bytes if len(frames) < small else frame)
+            frames.append(frame.bytes if len(frames) < small or len(frame) <= BUNDLED else frame)
         return frames
 
     def receive_some(self, limit: int) -> list[Frames]:

@@ -83,12 +83,14 @@ class Walk:
     Attributes:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
+        blocks: the blocks of shared memory that results on its way are in, if there are any.
         docs: how many Documents it has at the moment.
     """
 
     __slots__ = (
         "again",
         "begun",
+        "blocks",
         "client",
         "deadline",
         "docs",
@@ -121,6 +123,7 @@ class Walk:
         self.inputs: dict[int, dict[str, Inputs]] = {}  # of the nodes that still wait for others
         self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
         self.visits = 0
+        self.blocks: list[Any] | None = None
         self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
 
     def note(self, name: str, note: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import zmq
 
-from .protocol import MAX_HEADER
+from .protocol import MAX_HEADER, STRANGER
 
 BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
 HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
@@ -53,10 +53,14 @@ def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
     return bound
 
 
-def dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew."""
+def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> zmq.Socket[bytes]:
+    """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew.
+
+    Args:
+        kind: what the routing id begins with: `STRANGER`, or `MEMBER` for a client that shares the Flow's memory.
+    """
     socket = _socket(context, zmq.DEALER)
-    socket.set(zmq.ROUTING_ID, b"\x01" + os.urandom(15))
+    socket.set(zmq.ROUTING_ID, kind + os.urandom(15))
     socket.set(zmq.LINGER, 0)
     socket.set(zmq.RCVHWM, 0)
     socket.set(zmq.RECONNECT_IVL, RECONNECT)

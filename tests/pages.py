@@ -34,7 +34,7 @@ LANGUAGES = {"python", "yaml", "bash", "console", "text"}
 DIRECTIVES = {"continues", "output", "file", "serves", "ci", "not run"}
 # What a copy of the tree has no use for; the copy is where commands run.
 IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", "venv*", "__pycache__", ".*_cache", ".hypothesis", "build", "*.egg-info"
+    ".git", ".venv", "venv*", ".peers", "__pycache__", ".*_cache", ".hypothesis", "build", "*.egg-info"
 )
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\s*$")

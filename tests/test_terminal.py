@@ -242,7 +242,9 @@ def test_the_start_shows_what_it_waits_for(tmp_path: Path) -> None:
         terminal.press(CTRL_C)
         assert terminal.end() == 0
     assert re.findall(r"encoder \d/3 ready", terminal.shown) == [f"encoder {number}/3 ready" for number in range(4)]
-    assert terminal.shown.count("\x1b[1A") == 3, "each over the one before"
+    assert terminal.shown.count("\x1b[2A\x1b[2Kpayloads from 16 KiB by shared memory, up to ") == 3, (
+        "over the one before"
+    )
 
 
 def test_sigterm_ends_block_quietly(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 
 from zflow import process, worker
+from zflow.devices.arena import Regions
 from zflow.link import Seat, identity
 
 if TYPE_CHECKING:
     import selectors
     from multiprocessing.connection import Connection
+
+    from zflow.sharing import Sharing
 
 log = logging.getLogger("zflow.manager")
 
@@ -51,6 +54,7 @@ class Child:
     retired: bool = False  # it is to end and not to be started again
     remind_at: float | None = None
     gone: bool = False
+    region: int = 0  # of shared memory, of its process
 
     @property
     def overdue_at(self) -> float | None:
@@ -91,10 +95,13 @@ class Owner(Protocol):
 class Children:
     """All replicas of this process manager."""
 
-    def __init__(self, seats: list[Seat], selector: selectors.BaseSelector, owner: Owner) -> None:
+    def __init__(self, seats: list[Seat], selector: selectors.BaseSelector, owner: Owner, sharing: Sharing) -> None:
         self._all = [Child(seat) for seat in seats]
         self._selector = selector
         self._owner = owner
+        self._sharing = sharing
+        memory = sharing.reader()
+        self._regions = None if memory is None else Regions(memory)
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self._all))
@@ -172,11 +179,12 @@ class Children:
         ours, theirs = Pipe(duplex=False)
         manager = os.getpid()
         others = self.lines
+        child.region = 0 if self._regions is None else self._regions.deal()
 
         def run() -> int:
             for line in (ours, *others):
                 line.close()
-            return worker.run(child.seat, theirs, manager)
+            return worker.run(child.seat, theirs, manager, self._sharing.replica(child.region))
 
         child.pid = self._owner.fork(run)
         theirs.close()
@@ -225,6 +233,8 @@ class Children:
             self._heard(child)
         self._forget_status(child)
         child.pid = 0
+        if self._regions is not None:
+            self._regions.ended(child.region, time.monotonic())
         if self._owner.ending:
             return
         reason = self._reason(child, status)
@@ -268,10 +278,13 @@ class Children:
     def timers(self) -> list[float]:
         """When `check_timers` is to be called."""
         times = [time for child in self._all for time in (child.restart_at, child.overdue_at) if time is not None]
+        times += self._regions.timers if self._regions is not None else []
         return times + [child.remind_at for child in self._all if child.retired and child.remind_at is not None]
 
     def check_timers(self, now: float) -> None:
         """Do what it is time for."""
+        if self._regions is not None:
+            self._regions.reclaim(now)
         for child in self:
             if self._owner.ending:
                 return

@@ -18,6 +18,7 @@ import zmq
 
 from zflow import address, errors
 from zflow.connection import CONNECTING, Connection, Keys, ask
+from zflow.devices.arena import Arena
 from zflow.document import DocumentArray
 from zflow.exchange import (
     PREFETCH,
@@ -31,6 +32,8 @@ from zflow.exchange import (
     choose_targets,
 )
 from zflow.shortcuts import Shortcuts
+
+KEPT = 128 * 1024 * 1024  # bytes of shared memory that a client keeps for its next post
 
 Folder = str | os.PathLike[str]
 
@@ -136,13 +139,16 @@ class Client(Shortcuts):
         self._setup(address_of(host, port), lambda: None, curve)
 
     @classmethod
-    def _to(cls, address: str, check: Callable[[], None]) -> Client:
-        """A client of a Flow in this process; `check` raises if it has come down."""
+    def _to(cls, address: str, check: Callable[[], None], memory: Arena | None) -> Client:
+        """A client of a Flow in this process; `check` raises if it has come down, `memory` is shared with it."""
         client: Client = super().__new__(cls)
-        client._setup(address, check)
+        client._setup(address, check, None, memory)
         return client
 
-    def _setup(self, address: str, check: Callable[[], None], curve: Folder | None = None) -> None:
+    def _setup(
+        self, address: str, check: Callable[[], None], curve: Folder | None = None, memory: Arena | None = None
+    ) -> None:
+        self._memory = memory
         self._address = address
         self._check = check
         self._curve = None if curve is None else os.path.abspath(curve)
@@ -179,7 +185,7 @@ class Client(Shortcuts):
         good = False
         try:
             if connection is None:
-                connection = Connection(pool.context, self._address, self._check, self._keys, timeout)
+                connection = Connection(pool.context, self._address, self._check, self._keys, timeout, self._memory)
             else:
                 connection.refresh(timeout)
             yield connection
@@ -359,7 +365,7 @@ class Client(Shortcuts):
         with self._connection() as connection:
             targets = choose_targets(target_executor, connection.info.get("executors", ()))
             limit = connection.info.get("max_message_bytes", 2**63)
-            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids)
+            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.progress import shown
@@ -370,6 +376,9 @@ class Client(Shortcuts):
             except BaseException:
                 connection.abandon(exchange)
                 raise
+            finally:
+                if connection.memory is not None:
+                    connection.memory.trim(KEPT)
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -379,6 +388,7 @@ def _after_fork() -> None:
     """The sockets belong to the other process, and a thread of its may just have held the lock: begin anew."""
     for client in list(_clients):
         client._begin()
+        client._memory = None  # only the process that started the Flow writes to its part of that
 
 
 if hasattr(os, "register_at_fork"):

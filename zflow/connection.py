@@ -12,6 +12,7 @@ import zmq
 
 from zflow import errors
 from zflow.devices import protocol, sockets, zap
+from zflow.devices.arena import Arena
 from zflow.exchange import Exchange, Response
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
@@ -24,9 +25,11 @@ SILENCE = 10.0  # seconds without a word from a broker that was asked for one, u
 Keys = tuple[bytes, bytes, bytes]  # the Flow's public key, and an own pair
 
 
-def open_socket(context: zmq.Context[Any], address: str, keys: Keys | None = None) -> zmq.Socket[bytes]:
+def open_socket(
+    context: zmq.Context[Any], address: str, keys: Keys | None = None, kind: bytes = protocol.STRANGER
+) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
-    socket = sockets.dealer(context)
+    socket = sockets.dealer(context, kind)
     socket.set(zmq.RCVTIMEO, LOOK)
     if keys is not None:
         zap.secure(socket, *keys)
@@ -60,13 +63,15 @@ class Connection:
         check: Callable[[], None],
         keys: Keys | None = None,
         timeout: float | None = None,
+        memory: Arena | None = None,
     ) -> None:
+        self.memory = memory
         self._address = address
         self._keys = keys
         self._check = check
         self.ids = itertools.count(1)
         self.encode = protocol.encoder()
-        self._socket = open_socket(context, address, keys)
+        self._socket = open_socket(context, address, keys, protocol.STRANGER if memory is None else protocol.MEMBER)
         self._port = protocol.Port(self._socket, 2)
         self.info: dict[str, Any] = {}
         self._greetings = 0  # connections made
@@ -189,7 +194,8 @@ class Connection:
                 break
             together.append(message)
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if not at_hand or len(message[1]) > 1 or time.perf_counter() - begun > GATHERING:
+            copied = all(type(frame) is bytes for frame in message[1])
+            if not at_hand or not copied or time.perf_counter() - begun > GATHERING:
                 break
         for tracker in self._port.say(together, self.encode):
             tracker.wait()

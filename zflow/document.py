@@ -8,12 +8,16 @@ Documents travel.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
 from zflow import subscript
 from zflow import tensor as _tensor
+from zflow.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
 from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
+from zflow.ids import random_id
 from zflow.reduce import reduce
 from zflow.suggest import short
 
@@ -28,6 +32,17 @@ Values = TypeVar("Values")
 
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
+
+# Held while a DocumentArray turns from columns into Documents, so that all threads get the same ones.
+_changing_form = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _changing_form
+    _changing_form = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that holds it may be one that only the parent has
 
 # How often the id of an existing Document was changed: an index that is older than this may be wrong.
 _renames = 0
@@ -86,7 +101,7 @@ class Document:
             else:
                 _put(values, name, value)
         if "id" not in values:
-            values["id"] = _random_id()
+            values["id"] = random_id()
 
     if not TYPE_CHECKING:  # a type checker would take these as leave for any attribute
 
@@ -98,6 +113,9 @@ class Document:
             return self.__dict__.setdefault(name, make())
 
         def __setattr__(self, name: str, value: Any) -> None:
+            if type(value) is TYPES.get(name) and name != "id":
+                self.__dict__[name] = value
+                return
             if name == "content":
                 object.__setattr__(self, name, value)
                 return
@@ -176,10 +194,6 @@ class Document:
 _SCORE_PARTS = ("value", "op_name", "description")
 
 
-def _random_id() -> str:
-    return os.urandom(16).hex()  # of the kernel: two forks never draw the same
-
-
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
     if name in NESTED:
         value = value if value is None else _nested(name, value)
@@ -192,7 +206,7 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     if value is not None:
         values[name] = value
     elif name == "id":
-        values["id"] = _random_id()
+        values["id"] = random_id()
     else:
         values.pop(name, None)
 
@@ -251,7 +265,7 @@ class DocumentArray(MutableSequence[Document]):
     ('two', ['one', 'two'], ['a', 'b'], True)
     """
 
-    __slots__ = ("_docs", "_offsets", "_stamp")
+    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
 
     ids = _Column[list[str]](
         "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
@@ -260,27 +274,78 @@ class DocumentArray(MutableSequence[Document]):
     blobs = _Column[list[bytes]]("blob", "The blobs, to read or to set.")
     contents = _Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
     tensors = _Column[Any](
-        "tensor", "One array if all tensors are set and have one dtype and shape, None if none is set, else a list."
+        "tensor", "One new array if all tensors are set and have one dtype and shape, None if none is set, else a list."
     )
     embeddings = _Column[Any](
         "embedding",
-        "One array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
+        "One new array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
     )
 
+    _docs: list[Document]
+    _columns: Columns | None  # what the Documents are made of, until the first of them is asked for; then None
+    _blocks: Blocks | None  # arrays whose rows the Documents have got, for as long as they still have them
+    _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
+    _stamp: int
+
     def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
-        self._docs: list[Document] = _documents(docs)
-        self._offsets: dict[str, int] | None = None  # id -> position, made when it is first asked for
+        self._docs = _documents(docs)
+        self._columns = self._blocks = self._offsets = None
         self._stamp = 0
 
     @classmethod
     def empty(cls, size: int = 0) -> Self:
         """Return a DocumentArray of `size` new, empty Documents."""
-        return cls(Document() for _ in range(size))
+        return cls._of({"id": [random_id() for _ in range(size)]})
+
+    @classmethod
+    def _of(cls, columns: Columns) -> Self:
+        """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
+        docs = cls.__new__(cls)
+        docs._blocks, docs._offsets, docs._stamp = None, None, 0
+        if len(columns["id"]) != 1:
+            docs._columns = columns
+            return docs
+        doc = Document.__new__(Document)  # one Document is made as quickly as it is put off
+        row = doc.__dict__
+        for name, column in columns.items():
+            (value,) = column if type(column) is list else _tensor.rows(column)
+            if value is not None:
+                row[name] = value
+        docs._docs, docs._columns = [doc], None
+        return docs
+
+    def _as_columns(self) -> Columns:
+        """Return the fields of the Documents as columns; nothing at all if there are no Documents."""
+        columns = self._columns
+        if columns is not None:
+            return columns
+        docs = self._docs
+        if len(docs) == 1:
+            return {name: [value] for name, value in docs[0].__dict__.items()}
+        if not docs:
+            return {}
+        columns = gather([doc.__dict__ for doc in docs])
+        return restored(columns, self._blocks) if self._blocks else columns
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Only called for what is not there: the Documents, once, in an array that was made of columns.
+            if name != "_docs":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with _changing_form:
+                if self._columns is not None:
+                    docs = list(map(Document.__new__, repeat(Document, len(self._columns["id"]))))
+                    self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
+                    self._docs = docs  # before the columns are gone: other threads look at those first
+                    self._columns = None
+            return self._docs
 
     # -- looking up
 
     def __len__(self) -> int:
-        return len(self._docs)
+        columns = self._columns
+        return len(self._docs) if columns is None else len(columns["id"])
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._docs)
@@ -315,13 +380,16 @@ class DocumentArray(MutableSequence[Document]):
         return docs._column(fields) if isinstance(fields, str) else [docs._column(name) for name in fields]
 
     def _column(self, name: str) -> Any:
+        columns = self._columns
+        if columns is not None and readable(name):
+            return read(columns, name)
         values = [getattr(doc, name) for doc in self._docs]
         return _tensor.stacked(values) if name in ARRAYS else values
 
     def _index(self) -> dict[str, int]:
         if self._offsets is None or self._stamp != _renames:
             self._stamp = _renames
-            ids = [doc.id for doc in self._docs]
+            ids = self.ids
             self._offsets = dict(
                 zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True)
             )  # the first of an id wins
@@ -361,17 +429,33 @@ class DocumentArray(MutableSequence[Document]):
 
     def _set_column(self, name: str, values: Any) -> None:
         """Set one field of every Document; None unsets it everywhere."""
+        if self._replace_column(name, values):
+            return
+        docs = self._docs
         if values is None:
-            values = [None] * len(self._docs)
+            values = [None] * len(docs)
         if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
-            raise TypeError(
-                f"{name!r} of {len(self._docs)} Documents: give one value each, not one {type(values).__name__}"
-            )
-        values = list(values)
-        if len(values) != len(self._docs):
-            raise ValueError(f"{name!r} of {len(self._docs)} Documents: give one value each, not {len(values)}")
-        for doc, value in zip(self._docs, values, strict=True):
+            raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
+        rows = list(values)
+        if len(rows) != len(docs):
+            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
+        if name in ARRAYS and _tensor.is_block(values):
+            scatter({name: rows}, [doc.__dict__ for doc in docs])
+            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
+            return
+        for doc, value in zip(docs, rows, strict=True):
             setattr(doc, name, value)
+
+    def _replace_column(self, name: str, values: Any) -> bool:
+        """Set one field without making Documents, and say whether that was possible."""
+        with _changing_form:
+            columns = self._columns and replaced(self._columns, name, values)
+            if columns is None:
+                return False
+            self._columns = columns
+        if name == "id":
+            self._offsets = None
+        return True
 
     def __delitem__(self, key: Any) -> None:
         if isinstance(key, tuple):
@@ -443,7 +527,7 @@ class DocumentArray(MutableSequence[Document]):
         return self._docs
 
     def __setstate__(self, docs: list[Document]) -> None:
-        self._docs, self._offsets, self._stamp = docs, None, 0
+        self._docs, self._columns, self._blocks, self._offsets, self._stamp = docs, None, None, None, 0
 
     def __repr__(self) -> str:
         from zflow import show
@@ -470,16 +554,17 @@ def _document(value: Any) -> Document:
 
 def _documents(values: Any) -> list[Document]:
     """Return a new list of the Documents in `values`: a Document, an iterable of them, or None."""
-    if values is None:
-        return []
-    if isinstance(values, Document):
-        return [values]
-    if type(values) is DocumentArray:
-        return values._docs.copy()
-    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
+    if type(values) is not list:
+        if values is None:
+            return []
+        if isinstance(values, Document):
+            return [values]
+        if type(values) is DocumentArray:
+            return values._docs.copy()
+        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+            raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
     docs = list(values)
-    if not set(map(type, docs)) <= {Document}:
+    if not _DOCUMENT.issuperset(map(type, docs)):
         for number, doc in enumerate(docs):
             try:
                 _document(doc)
@@ -488,6 +573,7 @@ def _documents(values: Any) -> list[Document]:
     return docs
 
 
+_DOCUMENT = frozenset({Document})
 _LAZY: dict[str, Callable[[], Any]] = {
     "tags": dict,
     "scores": Scores,

@@ -18,6 +18,7 @@ import msgpack
 
 from zflow import errors, wire
 from zflow.devices import protocol
+from zflow.devices.arena import Arena, Stale, references
 from zflow.document import Document, DocumentArray
 from zflow.gather import gather
 from zflow.reduce import reduce
@@ -108,6 +109,7 @@ class Exchange:
             for is sent again, after a pause.
         max_message_bytes: the largest request that the Flow takes.
         ids: where the requests' ids come from.
+        memory: the memory shared with the Flow, if there is any; what is put there is freed with the answer.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Exchange:
         limits: tuple[int, int | None, bool],
         max_message_bytes: int,
         ids: Iterator[int],
+        memory: Arena | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._batches = batches
@@ -128,6 +131,7 @@ class Exchange:
         self._limit = max_message_bytes
         self._held_back: dict[int, float] = {}  # requests that the Flow had no room for, and when to send them again
         self._ids = ids
+        self._memory = memory
         self.last_id = 0  # of the request made last
         self._sent: dict[int, _Sent] = {}
         self._answered: dict[int, Response] = {}
@@ -175,6 +179,8 @@ class Exchange:
                 f" (max_message_bytes); the largest is {wire.largest(docs)}; send fewer with request_size=,"
                 " or raise the limit"
             )
+        if self._memory is not None and len(frames) > 1:
+            frames = self._memory.share(frames)
         id = self.last_id = next(self._ids)
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout / 1000
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
@@ -220,7 +226,8 @@ class Exchange:
 
     def cancelled(self) -> Iterator[protocol.Message]:
         """The messages that tell the broker that nobody wants the answers still to come."""
-        for id in self._sent:
+        for id, sent in self._sent.items():
+            self._free(sent.payload)
             yield (protocol.VERSION, protocol.CANCEL, id), ()
 
     def expire(self, address: str) -> bool:
@@ -230,8 +237,7 @@ class Exchange:
         late = time.monotonic() - LATE
         expired = [id for id, sent in self._sent.items() if sent.deadline < late]
         for id in expired:
-            sent = self._sent.pop(id)
-            self._bytes -= sent.size
+            sent = self._end(id)
             error = errors.DeadlineExceeded(
                 f"not answered within timeout={self._timeout} ms; the Flow at {address} does not say why"
             )
@@ -245,14 +251,37 @@ class Exchange:
         """
         sent = self._sent.get(header[2])
         if sent is None:
+            self._free(frames)
             return True
+        try:
+            frames = self._whole(frames)
+        except Stale:
+            return False  # of a broker that is gone; the request is sent again to the one that is there now
         if self._wait and header[1] == protocol.FAILED and _is_overload(frames):
             self._hold_back(header[2], sent)
             return False
-        del self._sent[header[2]]
-        self._bytes -= sent.size
+        self._end(header[2])
         self._answered[sent.place] = self._response(header, frames, sent.docs)
         return True
+
+    def _whole(self, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return an answer's frames with copies of what lies in shared memory, which is free then."""
+        if self._memory is None or len(frames) == 1:
+            return frames
+        whole = self._memory.fetch(frames)
+        self._free(frames)
+        return whole
+
+    def _free(self, frames: Sequence[Any]) -> None:
+        if self._memory is not None and len(frames) > 1:
+            self._memory.release(references(frames))
+
+    def _end(self, id: int) -> _Sent:
+        """A request is not under way any more."""
+        sent = self._sent.pop(id)
+        self._bytes -= sent.size
+        self._free(sent.payload)
+        return sent
 
     def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:

@@ -32,9 +32,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "curve": None,
     "max_connections": 10_000,
     "max_requests_per_client": 10_000,
+    "shared_memory": -1,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
-stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere."""
+stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere;
+`shared_memory=-1` is an eighth of the machine's."""
 
 
 class Flow(Shortcuts):
@@ -52,6 +54,8 @@ class Flow(Shortcuts):
         curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
         max_connections: how many connections over TCP there may be, of clients and of replicas each.
         max_requests_per_client: how many requests a client may have in flight over one connection.
+        shared_memory: the bytes of shared memory that its processes may use for large arrays and blobs, instead of
+            sending them through sockets; -1 for an eighth of the machine's memory, 0 for none.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
             otherwise.
 
@@ -76,6 +80,7 @@ class Flow(Shortcuts):
         curve: str | os.PathLike[str] | None = None,
         max_connections: int | None = None,
         max_requests_per_client: int | None = None,
+        shared_memory: int | None = None,
         **defaults: Any,
     ) -> None:
         given = {
@@ -88,6 +93,7 @@ class Flow(Shortcuts):
             "curve": None if curve is None else os.fspath(curve),
             "max_connections": max_connections,
             "max_requests_per_client": max_requests_per_client,
+            "shared_memory": shared_memory,
         }
         self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
         self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
@@ -294,7 +300,7 @@ class Flow(Shortcuts):
         self._launched = launched
         self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
-        self._client = Client._to(launched.addresses[0], launched.check)
+        self._client = Client._to(launched.addresses[0], launched.check, launched.sharing.client())
         return self
 
     def close(self) -> None:
@@ -387,6 +393,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
         value = options[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
+    shared = options["shared_memory"]
+    if isinstance(shared, bool) or not isinstance(shared, int) or shared < -1:
+        raise errors.InvalidFlow(
+            f"shared_memory must be a number of bytes, 0 for none, or -1 for an eighth of the machine's memory,"
+            f" not {short(shared)} (Flow)"
+        )
     if options["start_method"] not in (None, "fork", "spawn"):
         raise errors.InvalidFlow(f"start_method must be 'fork' or 'spawn', not {short(options['start_method'])} (Flow)")
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -25,7 +26,8 @@ LOOK = 0.2  # seconds between two looks at what could end a Flow that serves
 class Display:
     """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`.
 
-    Where GPUs were dealt out, the line goes on with those of its replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
+    The first line says how payloads travel. Where GPUs were dealt out, an Executor's line goes on with those of its
+    replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
     """
 
     def __init__(self, plan: manager.Plan) -> None:
@@ -35,6 +37,7 @@ class Display:
                 self._total[node.name] = len(node.addresses)
         self._ready: Counter[str] = Counter()
         self._devices = {name: _devices(plan, name) for name in self._total}
+        self._head = [str(plan.sharing)] if plan.settings is not None else []
         self._shown = False
         with contextlib.suppress(Exception):
             self._shown = sys.stderr.isatty()
@@ -45,11 +48,12 @@ class Display:
         if not self._shown:
             return
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        lines = [f"{name} {self._ready[name]}/{n} ready{self._devices[name]}" for name, n in self._total.items()]
+        ready = [f"{name} {self._ready[name]}/{n} ready{self._devices[name]}" for name, n in self._total.items()]
+        lines = [*self._head, *ready]
         width = _width()  # a line that wraps would be two, and the next drawing begin too low
         sys.stderr.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines))
         sys.stderr.flush()
-        self._lines = len(self._total)
+        self._lines = len(lines)
 
     def ready(self, replica: str) -> None:
         """Count one replica more."""
@@ -79,6 +83,7 @@ class Launched:
     Attributes:
         addresses: where the broker listens for clients, as bound.
         replica_addresses: where it listens for replicas on other machines.
+        sharing: what its processes have of shared memory.
 
     Raises:
         StartupFailed: an Executor or the broker did not get ready; nothing is left running.
@@ -89,12 +94,13 @@ class Launched:
     def __init__(self, plan: manager.Plan, method: str) -> None:
         from multiprocessing.connection import Pipe
 
-        self._plan = plan
+        process.take_standard_descriptors()
+        self.sharing = plan.sharing.made()
+        plan = self._plan = replace(plan, sharing=self.sharing)
         self._user = os.getpid()
         self._lock = threading.Lock()
         self._error: errors.ZflowError | None = None
         self._closing = False
-        process.take_standard_descriptors()
         self._pipe, theirs = Pipe()
         self.addresses: list[str] = []
         self.replica_addresses: list[str] = []
@@ -106,7 +112,7 @@ class Launched:
         try:
             self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
         except BaseException:
-            self._remove_folder()
+            self._let_go()
             raise
         finally:
             theirs.close()
@@ -115,7 +121,7 @@ class Launched:
         except BaseException:
             self._pipe.close()
             self._wait_for_end(None)
-            self._remove_folder()
+            self._let_go()
             raise
 
     def _wait_until_started(self) -> None:
@@ -186,7 +192,7 @@ class Launched:
             raise
         finally:
             self._hang_up()
-            self._remove_folder()
+            self._let_go()
 
     def _insist(self) -> None:
         """Wait for the end, which is near, whatever else is pressed."""
@@ -203,10 +209,11 @@ class Launched:
         with self._lock:
             self._pipe.close()
 
-    def _remove_folder(self) -> None:
-        """The process manager does this, unless it was killed."""
+    def _let_go(self) -> None:
+        """Close the shared memory, and remove the folder; the process manager has done that unless it was killed."""
         import shutil
 
+        self.sharing.close()
         shutil.rmtree(self._plan.folder, ignore_errors=True)
 
     def _wait_for_end(self, limit: float | None) -> None:

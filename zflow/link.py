@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow.devices import protocol, sockets, zap
+from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
 
 if TYPE_CHECKING:
@@ -117,8 +118,9 @@ class Link:
     to the broker's collector.
     """
 
-    def __init__(self, seat: Seat, stop: Stop, slots: int) -> None:
+    def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
+        self._memory = memory
         self._slots = slots
         self._seat = seat
         self._context = zmq.Context()
@@ -296,7 +298,7 @@ class Link:
         Small answers wait for those that come with them, until `tell` is called.
         """
         took = int(seconds * 1e6)
-        large = False
+        mutable = False
         for tasks, frames, docs in answers:
             if docs is not None:
                 header: tuple[Any, ...] = (protocol.VERSION, protocol.DONE, tasks[0].id, took, docs)
@@ -305,9 +307,13 @@ class Link:
             else:
                 self._say_apart([task.id for task in tasks], took, frames)
                 continue
+            if len(frames) > 1:
+                if self._memory is not None:
+                    frames = self._memory.share(frames)
+                mutable = mutable or not all(type(frame) is bytes for frame in frames)
             self._answers.append((header, frames))
-            large = large or len(frames) > 1
-        if large:
+        if mutable:
+            self.tell()  # the Executor may write to this memory again
             self.tell()  # the Executor may write to this memory again
 
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
@@ -346,6 +352,11 @@ class Link:
         for frames in protocol.couple(messages, self._encode):
             trackers += self._collector.send_tracked([self._identity, *frames])
         return trackers
+
+    def rest(self) -> None:
+        """Give back what memory is free: there is nothing to do."""
+        if self._memory is not None:
+            self._memory.trim()
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""

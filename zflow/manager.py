@@ -30,6 +30,7 @@ from zflow.devices import broker
 from zflow.devices.settings import Settings
 from zflow.link import Seat
 from zflow.logs import name_lines
+from zflow.sharing import Sharing
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -53,6 +54,7 @@ class Plan:
         folder: where the Flow's sockets lie; removed at the end.
         externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
         devices: by Executor, the devices that its replicas share, if any are dealt out.
+        sharing: what there is of shared memory.
     """
 
     settings: Settings | None
@@ -60,6 +62,7 @@ class Plan:
     folder: str
     externals: Mapping[str, float] = field(default_factory=dict)
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def run(plan: Plan, parent: Connection, user: int) -> int:
@@ -101,7 +104,7 @@ class _Manager:
         self._drained = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
-        self._children = Children(list(plan.seats), self._selector, self)
+        self._children = Children(list(plan.seats), self._selector, self, plan.sharing)
         self._changes = Changes(self._children, plan.devices)
         self._wake_on_signals()
         self._watch_user()
@@ -210,7 +213,7 @@ class _Manager:
             ours.close()
             for status in statuses:
                 status.close()
-            return _run_broker(settings, self._plan.folder, theirs, manager)
+            return _run_broker(settings, self._plan, theirs, manager)
 
         self._broker_restart_at = None
         self._broker_started = time.monotonic()
@@ -448,7 +451,7 @@ def _descendants() -> list[int]:
     return [child.pid for child in psutil.Process().children(recursive=True)]
 
 
-def _run_broker(settings: Settings, folder: str, control: Connection, manager: int) -> int:
+def _run_broker(settings: Settings, plan: Plan, control: Connection, manager: int) -> int:
     process.die_with_parent(signal.SIGTERM, manager)
     process.set_title("zflow: broker")
     process.reset_after_fork()
@@ -457,12 +460,12 @@ def _run_broker(settings: Settings, folder: str, control: Connection, manager: i
 
     def clean_up(*_: Any) -> None:
         if os.getppid() != manager:  # it was killed; else somebody means the broker alone, and another one is to follow
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(plan.folder, ignore_errors=True)
         os._exit(1)
 
     signal.signal(signal.SIGTERM, clean_up)
     try:
-        serving = broker.Broker(settings, control)
+        serving = broker.Broker(settings, control, plan.sharing.reader())
     except zmq.ZMQError as error:
         kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="

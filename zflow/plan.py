@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from zflow import address, cuda, polling
+from zflow import address, cuda, polling, sharing
 from zflow.client import keys_of
 from zflow.devices.pool import Limits
 from zflow.devices.router import Node
@@ -67,7 +67,13 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     ]
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
     shared = {name: list(dict.fromkeys(some)) or [""] for name, some in chosen.items()}
-    return Plan(settings, seats, folder, externals, shared)
+    return Plan(settings, seats, folder, externals, shared, _sharing(options["shared_memory"], specs))
+
+
+def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> sharing.Sharing:
+    most = [spec.replicas if spec.autoscale is None else spec.autoscale.max for spec in specs]
+    processes = sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
+    return sharing.Sharing(sharing.limit(wanted), processes)
 
 
 def _retries(spec: ExecutorSpec) -> int:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgpack
@@ -31,6 +31,7 @@ log = logging.getLogger("zflow")
 
 _ANEW: Final = "in the fresh interpreter that the Flow's processes come from (start_method 'spawn')"
 _GUARD: Final = "put what the script does under `if __name__ == '__main__':`"
+_MEMORY: Final = 3  # the descriptor that the shared memory has in the fresh interpreter
 _importing = False  # this is the fresh interpreter, and the main script is being imported
 
 
@@ -68,6 +69,8 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
     masked = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.SIGINT}
     command = _command()
     actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
+    if plan.sharing.descriptor is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, plan.sharing.descriptor, _MEMORY))
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsigmask=masked)
     theirs.close()
     try:
@@ -170,6 +173,8 @@ def _run() -> int:
     from zflow import manager
 
     process.ignore_terminal()
+    with contextlib.suppress(OSError):  # there may be none
+        os.set_inheritable(_MEMORY, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     line = Connection(os.dup(0))
     process.read_nothing()
@@ -185,6 +190,8 @@ def _run() -> int:
     try:
         _import_main(preparation)
         plan: Plan = pickle.loads(pickled)
+        if plan.sharing.descriptor is not None:
+            plan = replace(plan, sharing=replace(plan.sharing, descriptor=_MEMORY))
     except BaseException as error:
         line.send_bytes(msgpack.packb(("failed", errors.to_wire(_failure(error)))))
         return 1

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+#: What is said about the memory of arrays: dtype, shape, and order (`C`, or `F` for columns first).
+Header = tuple[str, tuple[int, ...], Literal["C", "F"]]
 Buffer = bytes | bytearray | memoryview
 
 #: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on (structured).
@@ -112,25 +116,66 @@ def describe(value: Any) -> str:
 
 
 def stacked(values: Sequence[Any]) -> Any:
-    """Return one array if all values have one dtype and shape, None if all are None, else the values as a list."""
+    """Return one new array if all values have one dtype and shape, None if all are None, else the values as a list."""
     if all(value is None for value in values):
         return None
     if any(value is None for value in values):
         return list(values)
-    import numpy as np
-
     try:
-        arrays = [as_array(value) for value in values]
+        arrays = as_arrays(values)
     except Exception:  # ragged, or a tensor that numpy cannot read: then it is simply not stackable
         return list(values)
-    return np.stack(arrays) if _alike(arrays) else list(values)
+    try:
+        return _block(arrays)
+    except (TypeError, ValueError):  # they differ
+        return list(values)
 
 
-def _alike(arrays: Sequence[NDArray[Any]]) -> bool:
-    return len(arrays) == 1 or (len({a.shape for a in arrays}) == 1 and len({a.dtype for a in arrays}) == 1)
+def _block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return a new array that has these as its rows.
+
+    Raises:
+        TypeError, ValueError: they differ in dtype or shape.
+    """
+    import numpy as np
+
+    shape = arrays[0].shape
+    if not shape:
+        arrays = [array[np.newaxis] for array in arrays]
+    length, *rest = arrays[0].shape
+    if set(map(len, arrays)) != {length}:
+        raise ValueError("arrays of different lengths")
+    block = np.empty((len(arrays), *shape), arrays[0].dtype)
+    # It compares all else, and takes less than numpy.stack or a look at each array would.
+    np.concatenate(arrays, out=block.reshape((len(arrays) * length, *rest)), casting="no")
+    return block
 
 
-def as_arrays(values: list[Any]) -> list[NDArray[Any]]:
+def is_block(value: Any) -> bool:
+    """Say whether `value` is an array whose rows are arrays that can be sent."""
+    numpy = sys.modules.get("numpy")
+    return (
+        numpy is not None
+        and type(value) is numpy.ndarray
+        and 1 < value.ndim <= _MOST_STACKABLE_DIMENSIONS
+        and value.dtype.kind in KINDS
+    )
+
+
+def rows(block: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the rows of an array as views; those of an array with one dimension have none."""
+    return list(block) if block.ndim > 1 else [block[row : row + 1].reshape(()) for row in range(len(block))]
+
+
+def are_rows(views: Sequence[NDArray[Any]], block: NDArray[Any]) -> bool:
+    """Say whether views that `rows` has returned still are rows: dtype, shape and strides can be changed in place."""
+    if not views:
+        return False
+    row = rows(block[:1])[0]
+    return all(set(map(attrgetter(name), views)) == {getattr(row, name)} for name in ("shape", "dtype", "strides"))
+
+
+def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
     """Return `as_array` of each value, fast where all are numpy arrays already.
 
     Raises:
@@ -143,27 +188,31 @@ def as_arrays(values: list[Any]) -> list[NDArray[Any]]:
     return [as_array(value) for value in values]
 
 
-def groups(numbers: list[int], arrays: list[NDArray[Any]]) -> Iterable[tuple[list[int], list[NDArray[Any]]]]:
-    """Split numbered arrays into groups that can travel as one block of memory each."""
-    first = arrays[0]
-    one_order = first.ndim < 2 or len(set(map(_is_fortran, arrays))) == 1
-    if one_order and first.ndim < _MOST_STACKABLE_DIMENSIONS and _alike(arrays):
-        return [(numbers, arrays)]
+def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[list[int], Header, NDArray[Any]]]:
+    """Split numbered arrays into those that can travel as one block of memory, and yield numbers, header and memory."""
+    try:
+        whole = memory(arrays)
+    except (TypeError, ValueError):  # they differ
+        pass
+    else:
+        yield numbers, header(arrays[0]), whole
+        return
     found: dict[Any, tuple[list[int], list[NDArray[Any]]]] = {}
     for number, array in zip(numbers, arrays, strict=True):
         key = number if array.ndim >= _MOST_STACKABLE_DIMENSIONS else (array.dtype, array.shape, _is_fortran(array))
         in_group, group = found.setdefault(key, ([], []))
         in_group.append(number)
         group.append(array)
-    return found.values()
+    for in_group, group in found.values():
+        yield in_group, header(group[0]), memory(group)
 
 
 def _is_fortran(array: NDArray[Any]) -> bool:
     return bool(array.flags.fnc)
 
 
-def header(array: NDArray[Any]) -> tuple[str, tuple[int, ...], Literal["C", "F"]]:
-    """Return what `from_memory` needs to know: dtype, shape and order (`C`, or `F` for columns first)."""
+def header(array: NDArray[Any]) -> Header:
+    """Return what `from_memory` needs to know."""
     return array.dtype.str, array.shape, "F" if _is_fortran(array) else "C"
 
 
@@ -171,23 +220,33 @@ def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return the memory of alike arrays, one after the other, as flat bytes: a view if there is only one, else a copy.
 
     A single array that is not contiguous is copied too.
+
+    Raises:
+        TypeError, ValueError: they are not alike, in dtype, shape and order.
     """
+    first = arrays[0]
+    fortran = _is_fortran(first)
+    if len(arrays) == 1:
+        return _flat(first.T if fortran else first)
+    if first.ndim >= _MOST_STACKABLE_DIMENSIONS or (first.ndim > 1 and set(map(_is_fortran, arrays)) != {fortran}):
+        raise ValueError("arrays that cannot be stacked")
+    return _flat(_block([array.T for array in arrays] if fortran else arrays))
+
+
+def block_memory(block: NDArray[Any]) -> NDArray[Any]:
+    """Return the memory of the rows of an array as `memory` does, a view if they lie one after the other."""
+    return _flat(_mirrored(block) if _is_fortran(rows(block[:1])[0]) else block)
+
+
+def _mirrored(block: NDArray[Any]) -> NDArray[Any]:
+    """Return a view with each row transposed."""
+    return block.transpose(0, *range(block.ndim - 1, 0, -1))
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
-    first = arrays[0]
-    if not first.nbytes:
-        return np.empty(0, "u1")
-    if _is_fortran(first):
-        arrays = [array.T for array in arrays]
-    if len(arrays) == 1:
-        block = np.ascontiguousarray(arrays[0])
-    else:
-        if not first.shape:
-            arrays = [array.reshape(1) for array in arrays]
-        rows, *rest = arrays[0].shape
-        # Told where to write, concatenate keeps a foreign byte order; by itself it would not.
-        block = np.concatenate(arrays, out=np.empty((rows * len(arrays), *rest), first.dtype))
-    return block.reshape(-1).view("u1")
+    return np.ascontiguousarray(array).reshape(-1).view("u1") if array.nbytes else np.empty(0, "u1")
 
 
 def writable(data: Any) -> bytearray:
@@ -201,14 +260,35 @@ def writable(data: Any) -> bytearray:
     return bytearray(data)
 
 
-def from_memory(
-    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
-) -> list[NDArray[Any]]:
-    """Return `count` arrays as views of `data`, writable if it is.
+def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> NDArray[Any]:
+    """Return an array as a view of `data`, writable if it is.
 
     Raises:
         ValueError: what is said about the memory is malformed, or does not fit its length.
     """
+    import numpy as np
+
+    plain = _checked(1, dtype, shape, order, data)
+    return _aligned(np.ndarray(shape, plain, data or bytearray(), order=order))
+
+
+def block_from_memory(
+    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
+) -> NDArray[Any]:
+    """Return an array whose rows are `count` arrays of that shape, as a view of `data`, writable if it is.
+
+    Raises:
+        ValueError: what is said about the memory is malformed, or does not fit its length.
+    """
+    import numpy as np
+
+    plain = _checked(count, dtype, shape, order, data)
+    shape = shape if order == "C" else shape[::-1]
+    block = _aligned(np.ndarray((count, *shape), plain, data or bytearray()))
+    return block if order == "C" else _mirrored(block)
+
+
+def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer) -> np.dtype[Any]:
     import numpy as np
 
     if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
@@ -218,15 +298,7 @@ def from_memory(
     plain = np.dtype(dtype)
     if count * math.prod(shape) * plain.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}")
-    if not len(data):
-        return [np.ndarray(shape, plain, bytearray(), order=order) for _ in range(count)]
-    if count == 1:
-        return [_aligned(np.ndarray(shape, plain, data, order=order))]
-    if order == "F":
-        block = _aligned(np.ndarray((count, *reversed(shape)), plain, data))
-        return [row.T for row in block]
-    block = _aligned(np.ndarray((count, *shape), plain, data))
-    return list(block) if shape else [block[row : row + 1].reshape(()) for row in range(count)]
+    return plain
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:

@@ -13,6 +13,11 @@ import msgpack
 
 from zflow import tensor
 
+# Packers that no thread is using: making one takes as long as packing something small. One that has failed is not
+# used again, nor is one that had to grow, for it never shrinks.
+_idle: list[Any] = []
+_KEPT = 64 * 1024  # bytes
+
 _INTEGER, _ARRAY = 1, 2  # codes of the msgpack extension types
 
 
@@ -23,9 +28,16 @@ def dump(value: Any) -> bytes:
         TypeError, ValueError, OverflowError: something in it cannot be sent.
     """
     try:
-        return msgpack.packb(value, default=_encode)  # type: ignore[no-any-return]
+        packer = _idle.pop()
+    except IndexError:
+        packer = msgpack.Packer(default=_encode)
+    try:
+        data: bytes = packer.pack(value)
     except UnicodeEncodeError:  # half a surrogate pair, as os.listdir gives for names that are not UTF-8
         return msgpack.packb(value, default=_encode, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
+    if len(data) <= _KEPT:
+        _idle.append(packer)
+    return data
 
 
 def load(data: bytes | bytearray | memoryview) -> Any:
@@ -87,5 +99,5 @@ def _decode(code: int, data: bytes) -> Any:
         return int.from_bytes(data, "little", signed=True)
     if code == _ARRAY:
         dtype, shape, order, memory = msgpack.unpackb(data)
-        return tensor.from_memory(1, dtype, shape, order, tensor.writable(memory))[0]
+        return tensor.from_memory(dtype, shape, order, tensor.writable(memory))
     raise ValueError(f"unknown msgpack extension type {code}")

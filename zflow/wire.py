@@ -9,13 +9,15 @@ must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from zflow import culprit, tensor, values
+from zflow.columns import Columns, gather
 from zflow.culprit import largest
-from zflow.document import Document, DocumentArray
+from zflow.document import DocumentArray
 from zflow.errors import BadRequest, SerializationError
-from zflow.fields import ARRAYS, FIELDS, NESTED, STRINGS, NamedScore, Scores
+from zflow.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Scores
 from zflow.suggest import short
 
 if TYPE_CHECKING:
@@ -31,17 +33,17 @@ WIRE_VERSION = 1
 INLINE = 16 * 1024
 
 Frame = bytes | memoryview
-Columns = dict[str, Any]
 
-_UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), "granularity": 0, "adjacency": 0, "weight": None}
 _ALLOWED: dict[str, frozenset[type]] = {
     **dict.fromkeys(STRINGS, frozenset({str})),
-    **dict.fromkeys(("granularity", "adjacency"), frozenset({int})),
+    **dict.fromkeys(INTEGERS, frozenset({int})),
     "weight": frozenset({float, type(None)}),
     "tags": frozenset({dict, type(None)}),
     "scores": frozenset({dict, type(None)}),
     "blob": frozenset({bytes, type(None)}),
 }
+# Fields whose columns are packed as they are.
+_PLAIN = frozenset((*STRINGS, *INTEGERS, "weight"))
 _SCORE_VALUES = (float, int, type(None))
 # Where matches of matches begin: deeper, Documents that contain themselves would multiply with every level.
 _CHECKED_DEPTH = 2
@@ -67,7 +69,7 @@ def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -
     try:
         if parameters is not None and type(parameters) is not dict:
             parameters = _as_dict(parameters)
-        columns = _columns(list(docs), frames, 0) if docs else {}
+        columns = _pack_columns(docs._as_columns(), frames, 0) if docs is not None else {}
         frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
     except Exception as error:  # foreign tensors may raise anything; which value it was is searched only now
         raise SerializationError(culprit.explain(docs, parameters, error)) from error
@@ -81,27 +83,22 @@ def _as_dict(parameters: Any) -> dict[Any, Any]:
         raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}") from None
 
 
-def _columns(docs: list[Document], frames: list[Frame], depth: int) -> Columns:
-    """Return one list per field in use; the `id` of every Document is always there, and tells how many there are."""
-    if depth == _CHECKED_DEPTH:
-        culprit.refuse_wrong_nesting(docs)
-    rows = [doc.__dict__ for doc in docs]
-    columns: Columns = {"id": [row["id"] for row in rows]}
-    for name in rows[0] if len(rows) == 1 else dict.fromkeys(field for row in rows for field in row):
-        if name in _UNSET:
-            unset = _UNSET[name]
-            columns[name] = [row.get(name, unset) for row in rows]
-        else:
-            column = _pack_column(name, [row.get(name) for row in rows], frames, depth)
-            if column is not None:
-                columns[name] = column
-    return columns
+def _pack_columns(columns: Columns, frames: list[Frame], depth: int) -> Columns:
+    """Return columns of what msgpack can pack, without those that are empty everywhere."""
+    if _PLAIN.issuperset(columns):
+        return columns
+    packed = {}
+    for name, column in columns.items():
+        cells = column if name in _PLAIN else _pack_column(name, column, frames, depth)
+        if cells is not None:
+            packed[name] = cells
+    return packed
 
 
-def _pack_column(name: str, column: list[Any], frames: list[Frame], depth: int) -> Any:
+def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> Any:
     """Return the column of a field that is not a plain value, or None if it is empty everywhere."""
     if name in ARRAYS:
-        return _pack_arrays(column, frames)
+        return _pack_arrays(column, frames) if type(column) is list else [_pack_block(column, frames)]
     if not any(column):
         return None
     if name == "blob":
@@ -110,8 +107,15 @@ def _pack_column(name: str, column: list[Any], frames: list[Frame], depth: int) 
         return [tags or None for tags in column]
     if name == "scores":
         return [_pack_scores(scores) for scores in column]
+    return _pack_nested(column, frames, depth + 1)
+
+
+def _pack_nested(column: list[Any], frames: list[Frame], depth: int) -> list[Any]:
+    docs = [doc for nested in column if nested for doc in nested]
+    if depth == _CHECKED_DEPTH:
+        culprit.refuse_wrong_nesting(docs)
     counts = [len(nested) if nested else 0 for nested in column]
-    return [counts, _columns([doc for nested in column if nested for doc in nested], frames, depth + 1)]
+    return [counts, _pack_columns(gather([doc.__dict__ for doc in docs]), frames, depth)]
 
 
 def _pack_blob(blob: bytes | None, frames: list[Frame]) -> bytes | None:
@@ -131,15 +135,26 @@ def _pack_arrays(column: list[Any], frames: list[Frame]) -> list[Any] | None:
     positions = [number for number, value in enumerate(column) if value is not None]
     if not positions:
         return None
+    arrays = tensor.as_arrays(column if len(positions) == len(column) else [column[number] for number in positions])
     packed = []
-    for numbers, group in tensor.groups(positions, tensor.as_arrays([column[number] for number in positions])):
-        memory = tensor.memory(group)
-        small = memory.nbytes <= INLINE
-        if not small:
-            frames.append(memory.data)
+    for numbers, header, memory in tensor.groups(positions, arrays):
         where = None if len(numbers) == len(column) else numbers
-        packed.append([where, *tensor.header(group[0]), memory.tobytes() if small else None])
+        packed.append([where, *header, _pack_memory(memory, frames)])
     return packed
+
+
+def _pack_block(rows: NDArray[Any], frames: list[Frame]) -> list[Any]:
+    """Return the same for an array with a row for each Document, as the only item of such a list."""
+    first = tensor.rows(rows[:1])[0]
+    return [None, *tensor.header(first), _pack_memory(tensor.block_memory(rows), frames)]
+
+
+def _pack_memory(memory: NDArray[Any], frames: list[Frame]) -> bytes | None:
+    """Return a small array's bytes; None stands for the next frame."""
+    if memory.nbytes <= INLINE:
+        return memory.tobytes()
+    frames.append(memory.data)
+    return None
 
 
 # -- unpacking
@@ -164,53 +179,52 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
         if type(parameters) is not dict:
             raise ValueError(f"parameters are {type(parameters).__name__}, not dict")
         blocks = iter(frames[1:])
-        docs = _documents(columns, blocks) if columns else []
+        docs = DocumentArray._of(_columns(columns, blocks)) if columns else DocumentArray()
         if next(blocks, None) is not None:
             raise ValueError(f"{len(frames)} frames are more than the first one speaks of")
     except Exception as error:  # whatever malformed input sets off, in msgpack and numpy too, has one meaning
         reason = str(error) or type(error).__name__
         raise BadRequest(f"malformed Documents received: {reason[:300]}") from error
-    return DocumentArray(docs), parameters
+    return docs, parameters
 
 
-def _documents(columns: Columns, blocks: Iterator[Frame]) -> list[Document]:
-    ids = columns.get("id") if type(columns) is dict else None
+def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
+    """Return the columns of Documents that were packed; nothing in them can fail later."""
+    ids = packed.get("id") if type(packed) is dict else None
     if type(ids) is not list:
         raise ValueError("Documents without a list of ids")
     size = len(ids)
-    docs = [Document.__new__(Document) for _ in ids]
-    rows = [doc.__dict__ for doc in docs]
-    for name, column in columns.items():
-        if name not in FIELDS:
-            raise ValueError(f"a Document has no field {short(name, 40)}")
-        if name in ARRAYS:
-            _unpack_arrays(name, column, rows, blocks)
+    columns: Columns = {}
+    for name, column in packed.items():
+        allowed = _ALLOWED.get(name)
+        if allowed is None:
+            columns[name] = _unpack_special(name, column, size, blocks)
             continue
-        cells = _unpack_nested(column, size, blocks) if name in NESTED else column
-        if type(cells) is not list or len(cells) != size:
-            raise ValueError(f"column {short(name, 40)} does not have {size} values")
-        if name not in NESTED:
-            cells = _unpack_column(name, cells, blocks)
-        for row, value in zip(rows, cells, strict=True):
-            if value is not None:
-                row[name] = value
-    return docs
+        if type(column) is not list or len(column) != size:
+            raise ValueError(f"column {name!r} does not have {size} values")
+        if not allowed.issuperset(map(type, column)):
+            raise ValueError(f"column {name!r} holds values of a wrong type")
+        if name == "blob":
+            column = [bytes(_frame(blocks)) if blob is None else blob for blob in column]
+        elif name == "scores":
+            column = [None if scores is None else _unpack_scores(scores) for scores in column]
+        columns[name] = column
+    return columns
+
+
+def _unpack_special(name: Any, column: Any, size: int, blocks: Iterator[Frame]) -> Any:
+    """Return the column of a field that does not travel as a list of its values."""
+    if name in ARRAYS:
+        return _unpack_arrays(name, column, size, blocks)
+    if name in NESTED:
+        return _unpack_nested(column, size, blocks)
+    raise ValueError(f"a Document has no field {short(name, 40)}")
 
 
 def _frame(blocks: Iterator[Frame]) -> Frame:
     for frame in blocks:
         return frame
     raise ValueError("a frame is missing")
-
-
-def _unpack_column(name: str, cells: list[Any], blocks: Iterator[Frame]) -> list[Any]:
-    if not _ALLOWED[name].issuperset(map(type, cells)):
-        raise ValueError(f"column {name!r} holds values of a wrong type")
-    if name == "blob":
-        return [bytes(_frame(blocks)) if blob is None else blob for blob in cells]
-    if name == "scores":
-        return [None if scores is None else _unpack_scores(scores) for scores in cells]
-    return cells
 
 
 def _unpack_scores(packed: dict[Any, Any]) -> Scores:
@@ -223,23 +237,35 @@ def _unpack_scores(packed: dict[Any, Any]) -> Scores:
 
 
 def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> list[DocumentArray | None]:
-    counts, columns = column
-    docs = _documents(columns, blocks)
-    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != len(docs):
+    counts, packed = column
+    columns = _columns(packed, blocks)
+    if len(counts) != size or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("matches or chunks do not have a number for each Document")
+    if sum(counts) != len(columns["id"]):
         raise ValueError("matches or chunks do not add up")
-    ends = iter(docs)
-    return [DocumentArray([next(ends) for _ in range(count)]) if count else None for count in counts]
+    return [
+        DocumentArray._of({name: column[end - count : end] for name, column in columns.items()}) if count else None
+        for count, end in zip(counts, accumulate(counts), strict=True)
+    ]
 
 
-def _unpack_arrays(name: str, packed: Any, rows: list[dict[str, Any]], blocks: Iterator[Frame]) -> None:
+def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -> Any:
+    """Return a list of arrays and None, or one array with a row for each Document."""
+    cells: list[Any] = [None] * size
     for where, dtype, shape, order, inline in packed:
-        if where is None:
-            chosen = rows
-        elif type(where) is list and all(type(number) is int and 0 <= number < len(rows) for number in where):
-            chosen = [rows[number] for number in where]
-        else:
+        if where is not None and not (
+            type(where) is list and all(type(number) is int and 0 <= number < size for number in where)
+        ):
             raise ValueError(f"column {name!r} speaks of Documents that are not there")
+        count = size if where is None else len(where)
         memory = memoryview(_frame(blocks)).cast("B") if inline is None else tensor.writable(inline)
-        arrays: list[NDArray[Any]] = tensor.from_memory(len(chosen), dtype, shape, order, memory)
-        for row, array in zip(chosen, arrays, strict=True):
-            row[name] = array
+        if count == 1:  # without a dimension more than it has
+            arrays = [tensor.from_memory(dtype, shape, order, memory)]
+        else:
+            block = tensor.block_from_memory(count, dtype, shape, order, memory)
+            if where is None and len(packed) == 1 and size:
+                return block
+            arrays = tensor.rows(block)
+        for number, array in zip(range(size) if where is None else where, arrays, strict=True):
+            cells[number] = array
+    return cells

@@ -19,6 +19,7 @@ import msgpack
 
 from zflow import cuda, errors, process, uses, wire
 from zflow.call import RESULTS, Call, Miscounted, alike, join, share
+from zflow.devices.arena import Arena
 from zflow.document import DocumentArray
 from zflow.executor import DEFAULT, Executor, handlers, instantiate
 from zflow.gather import gather
@@ -44,13 +45,14 @@ class Status(Protocol):
     def send_bytes(self, data: bytes) -> None: ...
 
 
-def run(seat: Seat, status: Status, manager: int) -> int:
+def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -> int:
     """Be a replica until told to stop; return the exit status.
 
     Args:
         seat: who to be.
         status: told `ready`, or `failed` and why.
         manager: the process id of the process manager, whose end is this one's end.
+        memory: its view of the Flow's shared memory, if there is any.
     """
     process.die_with_parent(signal.SIGKILL, manager)
     process.set_title(f"zflow: {seat.name}")
@@ -62,7 +64,7 @@ def run(seat: Seat, status: Status, manager: int) -> int:
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
     try:
-        service = Service(seat)
+        service = Service(seat, memory)
     except BaseException as error:
         spec = seat.spec
         way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
@@ -71,7 +73,7 @@ def run(seat: Seat, status: Status, manager: int) -> int:
         return 1
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
-    link = Link(seat, stop, service.slots)
+    link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
         status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
@@ -110,8 +112,9 @@ class Service:
     Raises whatever loading or constructing the Executor raises.
     """
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, memory: Arena | None = None) -> None:
         spec = seat.spec
+        self._memory = memory
         self.name = seat.name
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
@@ -151,12 +154,19 @@ class Service:
         self.slots = ASYNC_SLOTS if self.is_async else 1
 
     def prepare(self, task: Task) -> Call:
-        """Decode a request, and put its parts together where several branches met."""
+        """Decode a request, and put its parts together where several branches met.
+
+        Raises:
+            Stale: the request has ended meanwhile, and with it what it had in shared memory.
+        """
+        frames = task.frames
+        if self._memory is not None and len(frames) > 1:
+            frames = self._memory.fetch(frames)
         handler, function = self._bound.get(task.endpoint) or self._bound.get(DEFAULT) or (None, None)
         if task.parts is None:
-            docs, parameters = wire.unpack(task.frames)
+            docs, parameters = wire.unpack(frames)
             return Call(handler, function, docs, parameters, None, None)
-        docs_map, parameters = gather(task.parts, task.frames)
+        docs_map, parameters = gather(task.parts, frames)
         matrix = list(docs_map.values())
         if not self._no_reduce:
             return Call(handler, function, reduce(matrix), parameters, None, None)
@@ -299,6 +309,8 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         stop.waiting = True
         arrived = link.wait()
         stop.waiting = False
+        if not arrived:
+            link.rest()
         if not arrived and (os.getppid() != manager or link.turned_away):
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
@@ -401,6 +413,8 @@ class _AsyncLoop:
     def _look(self) -> None:
         if os.getppid() != self._manager or self._link.turned_away:
             self._stop()
+        if not self._running:
+            self._link.rest()
         self._loop.call_later(IDLE / 1000, self._look)
 
     def _stop(self) -> None:

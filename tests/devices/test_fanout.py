@@ -12,7 +12,7 @@ import pytest
 
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Listener, Publish, Scatter
-from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool
+from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool, Taken
 from zflow.devices.replica import Fail, Recall, Replica, Send, Task
 from zflow.devices.router import Node, Walk
 
@@ -142,7 +142,9 @@ class Cluster:
         member.busy = False
         outcome, actions = self.pool.answered(member.name, id, 0.002, [str(member.shard)], False, self.now)
         self.do(actions)
-        if outcome is not None:
+        if isinstance(outcome, Taken):
+            assert outcome.walk.endpoint == "/all"
+        elif outcome is not None:
             assert not isinstance(outcome, Broken)
             self.answers[outcome.walk] += 1
             shards = self.pool.node.shards

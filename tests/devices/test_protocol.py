@@ -251,8 +251,8 @@ class TestTrains:
             [7],
             [[]],
             [[b""]],
-            [[[VERSION, protocol.RECALL, 7], b"", b""]],
             [[[VERSION, protocol.RECALL, 7], "text"]],
+            [[[VERSION, protocol.RECALL, 7], b"", "text"]],
             [[[VERSION, protocol.RECALL, 7], None]],
             [[[VERSION, protocol.RECALL, "7"]]],
             [[[VERSION, protocol.RECALL, 7]], [[VERSION, protocol.HELLO, 7]]],
@@ -403,16 +403,16 @@ class TestPort:
         for tracker in trackers:
             tracker.wait(5)
 
-    def test_the_first_frames_come_as_bytes_and_all_others_uncopied(self, ports: tuple[Port, Port]) -> None:
+    def test_the_first_frames_and_small_ones_come_as_bytes_others_uncopied(self, ports: tuple[Port, Port]) -> None:
         router, dealer = ports
         dealer.send([b"header", b"meta", HUGE, b"small"])
         frames = router.receive()
-        assert [type(frame) for frame in frames] == [bytes, bytes, bytes, zmq.Frame, zmq.Frame]
+        assert [type(frame) for frame in frames] == [bytes, bytes, bytes, zmq.Frame, bytes]
         router.send(frames)
         frames = dealer.receive()
-        assert [type(frame) for frame in frames] == [bytes, bytes, zmq.Frame, zmq.Frame]
+        assert [type(frame) for frame in frames] == [bytes, bytes, zmq.Frame, bytes]
         views = buffers(frames)
-        assert [type(view) for view in views] == [bytes, bytes, memoryview, memoryview]
+        assert [type(view) for view in views] == [bytes, bytes, memoryview, bytes]
         assert content(list(views)) == [b"header", b"meta", HUGE, b"small"]
         assert not views[2].readonly
 

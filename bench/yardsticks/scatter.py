@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import zmq
-from proxy import ANSWER_WITHIN, Message, Yardstick, die_with_parent
+
+from bench.yardsticks.proxy import Message, Yardstick, die_with_parent
 
 LARGE = 64 * 1024  # bytes from which a message is passed on without being copied
 
@@ -27,39 +26,15 @@ class RouterFanout(Yardstick):
     """
 
     def __init__(self, shards: int, answer: Sequence[int]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="zflow-bench-")
-        self._context = zmq.Context()
-        self._processes = [self._spawn("router", shards), self._spawn("workers", shards, *answer)]
-        self._client = self._context.socket(zmq.DEALER)
-        self._client.linger = 0
-        self._client.rcvtimeo = int(ANSWER_WITHIN * 1000)
-        self._client.connect(f"ipc://{self._folder}/front")
-        self.pid = self._processes[0].pid  # of the ROUTER
+        super().__init__()
+        self.pid = self._spawn(__name__, "router", shards).pid  # of the ROUTER
+        self._spawn(__name__, "workers", shards, *answer)
+        self._client = self._connect()
 
     def call(self, message: Message) -> list[bytes]:
         """Send one request to all workers and wait for all answers: their frames, one worker's after the other's."""
         self._client.send_multipart([b"", *message], copy=sum(map(len, message)) < LARGE)
         return self._client.recv_multipart()[1:]
-
-    def _spawn(self, role: str, *numbers: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, __file__, role, self._folder, *map(str, numbers)])
-
-
-def cpu_seconds(pid: int) -> tuple[float, float]:
-    """Return the processor time that a process has used so far: its main thread alone, and all of its threads."""
-    times = {int(thread): _thread_seconds(pid, thread) for thread in os.listdir(f"/proc/{pid}/task")}
-    return times[pid], sum(times.values())
-
-
-def _thread_seconds(pid: int, thread: str) -> float:
-    """Return the seconds of one thread; nanoseconds count where the kernel tells them."""
-    try:
-        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
-            return int(file.read().split()[0]) * 1e-9
-    except FileNotFoundError:
-        with open(f"/proc/{pid}/task/{thread}/stat") as file:
-            user, system = file.read().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 # -- the processes ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What all benchmarks share: running, storing, printing, plotting, comparing. It knows benchmarks by name only."""

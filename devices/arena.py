@@ -1,0 +1,368 @@
+"""Shared memory for the large frames of a Flow's processes on one machine: one copy in, one copy out, no socket.
+
+It knows frames, never Documents, and no sockets. How it works:
+
+- One *arena* per Flow: a file in memory without a name (memfd), made before the first process is forked and inherited
+  by all of them. The system frees it when the last one has ended, so no crash can leave anything behind.
+- Each process that writes has a *region* of it, a range of offsets in which it alone allocates; so processes need no
+  locks between them.
+- A large frame is copied into a block of the sender's region, and a *reference* travels in its place, a small frame
+  that nobody can take for one of a payload: those begin as msgpack does, or are large. The receiver copies the block
+  out, so a block lives exactly as long as the request needs it, and nobody's code ever sees shared pages.
+- Each block has an entry in its region's table. The owner writes a *generation* there that is never used again; whoever
+  frees the block notes that generation as released, and the owner may use the memory for another block. Who reads a
+  block looks afterwards whether the generation is still the one in the reference: if not, the request has ended
+  meanwhile and what was read is of no use. So freeing is one word written, needs no message, and is never too early.
+- The *epoch* counts the brokers. What was written for a broker that is gone, nobody will ask for: its successor has the
+  requests sent again. So blocks of an earlier epoch are free, but for those of region 0, the client's: it sends its
+  requests again as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Any, NamedTuple
+
+from .slots import PAGE, Slot, Slots
+
+SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
+CLIENT = 0  # the region of the process that has started the Flow
+REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind them
+WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
+MOST_SLOTS = (1 << 16) - 1  # of a region
+LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
+HUGE = 2 << 20  # bytes of a huge page; to make small ones for a large copy would take longer than to copy
+
+MARK = 0xC1  # the byte that a reference begins with, and no msgpack
+_MAGIC = bytes((MARK,)) + b"zflow\x00\x01"
+_REFERENCE = Struct("<8sIIQQQ")
+_ENTRY = 8  # words of a table's entry, a cache line
+_GENERATION, _RELEASED, _TAKEN, _EPOCH, _OFFSET, _CAPACITY = range(6)
+_TABLE = _ENTRY * 8 * (MOST_SLOTS + 1)  # bytes; entry 0 is the region's own
+_REGIONS = (1 << 22) - 1
+_FIRST = REGION  # where region 0 begins; before it lies the word that holds the epoch
+
+
+class Stale(Exception):
+    """What a reference names is not there any more: the request that it was for has ended."""
+
+
+class Reference(NamedTuple):
+    """Names a block."""
+
+    region: int
+    slot: int
+    offset: int  # in the region
+    length: int
+    generation: int
+
+    def pack(self) -> bytes:
+        """Return the frame that stands for the block."""
+        return _REFERENCE.pack(_MAGIC, *self)
+
+
+def reference(frame: Any) -> Reference | None:
+    """Return the reference that a frame is, or None if it is anything else."""
+    if len(frame) != _REFERENCE.size:
+        return None
+    magic, *fields = _REFERENCE.unpack(bytes(frame))
+    return Reference(*fields) if magic == _MAGIC else None
+
+
+def references(frames: Sequence[Any]) -> list[Reference]:
+    """Return the references among the frames."""
+    return [found for frame in frames if (found := reference(frame)) is not None]
+
+
+def size(frames: Sequence[Any]) -> int:
+    """Return how many bytes the frames have, with those of the blocks that they refer to."""
+    return sum(len(frame) if (found := reference(frame)) is None else found.length for frame in frames)
+
+
+def create() -> int:
+    """Make an arena; return its file descriptor, which processes started with exec do not inherit.
+
+    Raises:
+        OSError: this system has no such files, or does not let this process have one.
+    """
+    if not hasattr(os, "memfd_create") or not hasattr(mmap, "MADV_REMOVE"):
+        raise OSError("this system has no memfd_create")
+    descriptor = os.memfd_create("zflow", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, _FIRST + REGION * _REGIONS)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class _Window:
+    """A stretch of the file, mapped."""
+
+    __slots__ = ("bytes", "map", "words")
+
+    def __init__(self, descriptor: int, offset: int) -> None:
+        self.map = mmap.mmap(descriptor, WINDOW, offset=offset)
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            self.map.madvise(mmap.MADV_DONTDUMP)
+        self.bytes = memoryview(self.map)
+        self.words = self.bytes.cast("Q")
+
+
+def _huge(length: int) -> memoryview:
+    """Return memory of huge pages, as far as it fills some and the system has them."""
+    # Only what is a whole number of huge pages is sure to begin with one.
+    memory = mmap.mmap(-1, -(-length // HUGE) * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE, 0, length // HUGE * HUGE)
+    return memoryview(memory)[:length]
+
+
+class Arena:
+    """One process's view of a Flow's arena. Threads may share it; a process forked from this one makes its own.
+
+    Args:
+        descriptor: the arena's file descriptor; whoever has made it closes it, at any time.
+        region: the region to write to; None for a process that only reads.
+        limit: the most bytes that its blocks may take; what has no room there travels as plain frames.
+
+    Raises:
+        OSError: it cannot be mapped.
+    """
+
+    def __init__(self, descriptor: int, region: int | None = None, limit: int = 0) -> None:
+        # Of its own: the one that it was given may be closed, and its number be another file's, while a thread is here.
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
+        self._region = region
+        self._windows: dict[tuple[int, int], _Window] = {}  # by region and number
+        self._head = memoryview(mmap.mmap(descriptor, PAGE)).cast("Q")
+        self._lock = threading.Lock()
+        self._slots = Slots(limit, _TABLE, REGION, MOST_SLOTS, WINDOW)
+        # A region may have had another owner, whose generations must not come again.
+        self._generation = time.monotonic_ns()
+        if region is not None:
+            self._window(region, 0)
+
+    # -- sending and receiving ------------------------------------------------------------------------------------
+
+    def share(self, frames: Sequence[Any]) -> list[Any]:
+        """Return a payload with references in place of its large frames but the first, as far as there is room."""
+        first, *blocks = frames
+        return [first, *(frame if len(frame) < SHARED_FROM else self._put(frame) for frame in blocks)]
+
+    def fetch(self, frames: Sequence[Any]) -> list[Any]:
+        """Return the frames with copies of blocks, writable, in place of references.
+
+        Raises:
+            Stale: a block is not there any more.
+            OSError, MemoryError: there is no memory for a copy.
+        """
+        return [frame if (found := reference(frame)) is None else self._copy(found) for frame in frames]
+
+    def release(self, blocks: Iterable[Reference]) -> None:
+        """Nobody needs these blocks any more; those that are gone already do not matter."""
+        for block in blocks:
+            words, entry = self._entry(block.region, block.slot)
+            if words[entry + _GENERATION] == block.generation:
+                words[entry + _RELEASED] = block.generation
+
+    def holds(self, blocks: Iterable[Reference]) -> bool:
+        """Whether any of these blocks is still to be released."""
+        for block in blocks:
+            words, entry = self._entry(block.region, block.slot)
+            if words[entry + _GENERATION] == block.generation != words[entry + _RELEASED]:
+                return True
+        return False
+
+    def accept(self, blocks: Iterable[Reference]) -> bool:
+        """The broker has got these blocks and will release them. Returns whether they are there."""
+        whole = True
+        for block in blocks:
+            words, entry = self._entry(block.region, block.slot)
+            if words[entry + _GENERATION] == block.generation:
+                words[entry + _TAKEN] = block.generation
+            else:
+                whole = False
+        return whole
+
+    def _copy(self, block: Reference) -> bytearray | memoryview:
+        words, entry = self._entry(block.region, block.slot)
+        if words[entry + _GENERATION] != block.generation:  # to read where no memory is any more would make some
+            raise Stale("the request has ended meanwhile")
+        window, begin = self._place(block.region, block.offset)
+        shared = window.bytes[begin : begin + block.length]
+        copy: bytearray | memoryview
+        if block.length < HUGE:
+            copy = bytearray(shared)
+        else:
+            copy = _huge(block.length)
+            copy[:] = shared
+        if words[entry + _GENERATION] != block.generation:
+            raise Stale("the request has ended meanwhile")
+        return copy
+
+    def _put(self, frame: Any) -> Any:
+        """Return a reference to a copy of the frame, or the frame itself if there is no room for it."""
+        length = len(frame)
+        with self._lock:
+            slot = self._take(length)
+        if slot is None or self._region is None:
+            return frame
+        try:
+            window, begin = self._place(self._region, slot.offset)
+        except OSError:  # there are too many files or mappings in this process
+            with self._lock:
+                self._slots.free(slot)
+            return frame
+        window.bytes[begin : begin + length] = frame
+        return Reference(self._region, slot.index, slot.offset, length, slot.generation).pack()
+
+    def _entry(self, region: int, slot: int) -> tuple[memoryview, int]:
+        """The words in which a slot's entry lies, and where it begins there."""
+        return self._window(region, 0).words, (slot + 1) * _ENTRY
+
+    def _place(self, region: int, offset: int) -> tuple[_Window, int]:
+        return self._window(region, offset // WINDOW), offset % WINDOW
+
+    def _window(self, region: int, number: int) -> _Window:
+        window = self._windows.get((region, number))
+        if window is None:
+            begin = _FIRST + region * REGION + number * WINDOW
+            window = self._windows[region, number] = _Window(self._descriptor, begin)
+        return window
+
+    # -- the own region -------------------------------------------------------------------------------------------
+
+    def _take(self, length: int) -> Slot | None:
+        """Take a slot and make its entry."""
+        slots = self._slots
+        if not slots.is_warm(length):
+            self._sweep(LOOKED_AT)
+            if not slots.is_warm(length) and (lacking := slots.lacks(length)):
+                self._drop(lacking=lacking)
+        slot = slots.take(length)
+        if slot is not None and self._region is not None:
+            self._generation += 1
+            slot.generation, slot.epoch = self._generation, self.epoch
+            words, entry = self._entry(self._region, slot.index)
+            words[entry + _GENERATION] = slot.generation
+            words[entry + _EPOCH] = slot.epoch
+            words[entry + _OFFSET] = slot.offset
+            words[entry + _CAPACITY] = slot.capacity
+            words[0] = max(words[0], slot.index + 1)
+        return slot
+
+    def _sweep(self, count: int) -> None:
+        """Look whether blocks were released, the longest not looked at first."""
+        if self._region is not None:
+            epoch = 0 if self._region == CLIENT else self.epoch
+            words, _ = self._entry(self._region, 0)
+
+            def released(slot: Slot) -> bool:
+                return words[(slot.index + 1) * _ENTRY + _RELEASED] == slot.generation or slot.epoch < epoch
+
+            self._slots.sweep(released, count)
+
+    def _drop(self, keep: int = 0, lacking: int = 0) -> None:
+        if self._region is not None:
+            for slot in self._slots.cool(keep, lacking):
+                words, entry = self._entry(self._region, slot.index)
+                words[entry + _GENERATION] = 0  # who still reads there must not take what is no more for the block
+                self._punch(self._region, slot.offset, slot.capacity)
+
+    def _punch(self, region: int, offset: int, length: int) -> None:
+        """Give the memory of whole pages back to the system; they are zero from now on."""
+        window, begin = self._place(region, offset)
+        window.map.madvise(mmap.MADV_REMOVE, begin, length)
+
+    def trim(self, keep: int = 0) -> None:
+        """Give back what memory is free, but for `keep` bytes."""
+        if self._slots.resident:
+            with self._lock:
+                self._sweep(MOST_SLOTS)
+                self._drop(keep)
+
+    # -- for the broker and the process manager -------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """How many brokers there were before this one."""
+        return self._head[0]
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._head[0] = number
+
+    def reclaim(self, region: int) -> bool:
+        """Free what the owner of a region, which has ended, has left there; whether all of it is free.
+
+        Its blocks are free when they are released, of an earlier epoch, or have never reached the broker.
+        """
+        epoch = self.epoch
+        words, _ = self._entry(region, 0)
+        left = False
+        for slot in range(words[0]):
+            entry = (slot + 1) * _ENTRY
+            generation = words[entry + _GENERATION]
+            free = words[entry + _RELEASED] == generation or words[entry + _TAKEN] != generation
+            if not generation:
+                continue
+            if free or words[entry + _EPOCH] < epoch:
+                words[entry + _GENERATION] = 0
+                self._punch(region, words[entry + _OFFSET], words[entry + _CAPACITY])
+            else:
+                left = True
+        if not left:
+            self._punch(region, 0, _TABLE)
+            for key in [key for key in self._windows if key[0] == region]:
+                del self._windows[key]
+        return not left
+
+
+class Regions:
+    """Which process has which region; for the process manager, which alone starts processes that write.
+
+    Args:
+        arena: the manager's view.
+    """
+
+    #: Seconds after its owner's end before a region is looked at: what that has said last may still reach the broker.
+    AFTER = 1.0
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._busy: set[int] = {CLIENT}
+        self._left: dict[int, float] = {}  # regions whose owners have ended, and when they are to be looked at
+
+    def deal(self) -> int:
+        """Return a region for a new process: the first that is free."""
+        region = next(number for number in range(_REGIONS) if number not in self._busy)
+        self._busy.add(region)
+        return region
+
+    def ended(self, region: int, now: float) -> None:
+        """The region's owner has ended."""
+        self._left[region] = now + self.AFTER
+
+    @property
+    def timers(self) -> list[float]:
+        """When `reclaim` is to be called."""
+        return list(self._left.values())
+
+    def reclaim(self, now: float) -> None:
+        """Free the regions whose time has come; what requests still need is looked at again later."""
+        for region in [region for region, at in self._left.items() if at <= now]:
+            if self._arena.reclaim(region):
+                del self._left[region]
+                self._busy.discard(region)
+            else:
+                self._left[region] = now + self.AFTER

@@ -1,0 +1,101 @@
+"""Which blocks of shared memory the requests at the broker hold, and when their owners get them back.
+
+A block that a replica has put a result in is held by the request's walk, until that ends. If it is part of the answer,
+the client has it from then on: it frees what it has copied, or says with CANCEL that it never will. Blocks of requests
+are the client's own business from beginning to end. This module knows payloads and walks, and no sockets.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .arena import Arena, Reference, Stale, references
+from .protocol import Malformed
+from .router import Walk
+
+
+class Leases:
+    """What is held by whom.
+
+    Args:
+        arena: the broker's view of the Flow's shared memory; None if there is none, and then nothing is held.
+        epoch: how many brokers there were before.
+    """
+
+    def __init__(self, arena: Arena | None, epoch: int = 0) -> None:
+        self._arena = arena
+        if arena is not None:
+            arena.epoch = epoch
+        # Answers by origin, the oldest in front, that a client may not have copied yet.
+        self._answered: OrderedDict[Any, list[Reference]] = OrderedDict()
+
+    def accept(self, payload: Sequence[Any]) -> list[Reference]:
+        """A replica has sent this; returns the blocks that are to be kept or freed from now on.
+
+        Raises:
+            Malformed: some of them are gone: the replica has ended long ago, and its answer comes too late to count.
+        """
+        blocks = references(payload) if self._arena is not None else []
+        if blocks and self._arena is not None and not self._arena.accept(blocks):
+            raise Malformed("an answer whose memory is gone")
+        return blocks
+
+    def keep(self, walk: Walk | None, blocks: list[Reference]) -> None:
+        """The walk goes on with these blocks; without one, or if it is over, nobody needs them."""
+        if walk is None or walk.over:
+            self._release(blocks)
+        elif walk.blocks is None:
+            walk.blocks = list(blocks)
+        else:
+            walk.blocks.extend(blocks)
+
+    def end(self, walk: Walk) -> None:
+        """The walk is over."""
+        self._release(walk.blocks or ())
+        walk.blocks = None
+
+    def answer(self, walk: Walk, frames: list[Any], shared: bool) -> list[Any]:
+        """The walk ends with this answer; returns it as its client can read it, who may share the memory or not."""
+        if not walk.blocks:
+            return frames
+        if not shared:
+            return self.plain(frames)  # nothing else holds the blocks: they are free when the walk is over
+        self._forget()
+        answered = references(frames)
+        self._release(set(walk.blocks).difference(answered))
+        walk.blocks = None
+        self.unwanted(walk.origin)  # an answer that was lost with a connection, before it was asked for again
+        if answered:
+            self._answered[walk.origin] = answered
+        return frames
+
+    def unwanted(self, origin: Any) -> None:
+        """The client does not want the answer with this origin, if it was given one."""
+        self._release(self._answered.pop(origin, ()))
+
+    def plain(self, frames: list[Any]) -> list[Any]:
+        """Return the frames for somebody who does not share memory: blocks themselves in place of references.
+
+        Of a request that has ended meanwhile there is nothing to be had; nobody will look at what is in its place.
+        """
+        if self._arena is None or len(frames) == 1:
+            return frames
+        try:
+            return self._arena.fetch(frames)
+        except Stale:
+            return [b""]
+
+    def _release(self, blocks: Iterable[Reference]) -> None:
+        if self._arena is not None:
+            self._arena.release(blocks)
+
+    def _forget(self) -> None:
+        """Forget answers that were copied; as a rule they are in the order in which they were given."""
+        while self._answered:
+            origin, blocks = next(iter(self._answered.items()))
+            if self._arena is not None and self._arena.holds(blocks):
+                self._answered.move_to_end(origin)  # one that is slow must not hide the others
+                return
+            del self._answered[origin]

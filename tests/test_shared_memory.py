@@ -1,0 +1,297 @@
+"""Arrays through shared memory: what is sent is what arrives, whoever shares it; and the memory comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from helpers import PATIENCE, Gate, Script, in_background, let_go, wait_for
+from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
+from test_malformed import PAYLOAD, dealer, front, malformed, request
+from test_remote import Work, joined
+
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
+from zflow.devices import arena
+from zflow.devices.protocol import REPLY, VERSION
+from zflow.exchange import Exchange
+
+__all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
+
+
+class Later(Executor):
+    """The same as Add, on an event loop."""
+
+    @requests
+    async def add(self, docs: DocumentArray, **kwargs: Any) -> None:
+        await asyncio.sleep(0.001)
+        for doc in docs:
+            doc.tensor += 1.0
+
+
+@pytest.fixture(scope="module")
+def flow() -> Iterator[Flow]:
+    with Flow().add(name="add", uses=Add, replicas=2) as running:
+        yield running
+
+
+# -- what is sent is what arrives -------------------------------------------------------------------------------------
+
+
+def test_arrays_there_and_back(flow: Flow) -> None:
+    before = resident(flow)
+    seen = []
+    results = flow.post("/", arrays(50), request_size=1, return_responses=True)
+    flow.post("/", arrays(3), request_size=1, on_done=lambda _: seen.append(resident(flow)))
+    assert right(DocumentArray(response.docs[0] for response in results), 50)
+    assert max(seen) > before
+    comes_back(flow)
+
+
+def test_what_was_received_is_the_users_own_and_can_be_changed(flow: Flow) -> None:
+    kept = flow.post("/", arrays(20), request_size=1)
+    for doc in kept:
+        doc.tensor *= 2
+    assert right(flow.post("/", arrays(20), request_size=1), 20)
+    assert all(bool((doc.tensor == 2 * (at + 1.0)).all()) for at, doc in enumerate(kept))
+
+
+def test_the_users_arrays_may_change_as_soon_as_they_are_asked_for_the_next(flow: Flow) -> None:
+    array = np.zeros(SIZE)
+
+    def generator() -> Iterator[Document]:
+        for number in range(30):
+            array[:] = number
+            yield Document(tensor=array)
+
+    assert right(flow.post("/", generator(), request_size=1, prefetch=10), 30)
+
+
+@pytest.mark.parametrize("size", [1, SIZE // 2, arena.HUGE // 8 + 1])
+def test_arrays_of_any_size_and_several_in_one_request(flow: Flow, size: int) -> None:
+    assert right(flow.post("/", arrays(7, size), request_size=3), 7)
+    blob = os.urandom(3 * arena.SHARED_FROM)
+    docs = [Document(blob=blob, tensor=np.zeros(2), chunks=[Document(embedding=np.ones(SIZE), blob=blob)])]
+    (doc,) = flow.post("/", docs)
+    assert doc.blob == doc.chunks[0].blob == blob
+    assert doc.chunks[0].embedding.sum() == SIZE
+
+
+def test_threads(flow: Flow) -> None:
+    posting = [in_background(flow.post, "/", arrays(30), request_size=2, prefetch=5) for _ in range(4)]
+    assert all(right(future.result(PATIENCE), 30) for future in posting)
+    comes_back(flow)
+
+
+def test_without_room_payloads_travel_as_frames() -> None:
+    with Flow(shared_memory=8 * SIZE).add(uses=Add) as flow:
+        assert right(flow.post("/", arrays(40), request_size=1), 40)
+        comes_back(flow)
+
+
+def test_a_graph_of_branches_that_some_requests_pass_by() -> None:
+    class Other(Executor):
+        @requests(on="/other")
+        def other(self, docs: DocumentArray, **kwargs: Any) -> None:
+            for doc in docs:
+                doc.embedding = doc.tensor * 2
+
+    flow = Flow().add(name="first", uses=Add).add(name="left", uses=Other).add(name="right", needs="first", uses=Other)
+    with flow.needs(["left", "right"], name="joined") as flow:
+        assert right(flow.post("/", arrays(10), request_size=1), 10)
+        found = flow.post("/other", arrays(10), request_size=1)
+        assert all(bool((doc.embedding == 2 * (at + 1.0)).all()) for at, doc in enumerate(found))
+        comes_back(flow)
+
+
+def test_an_executor_that_nobody_visits_gives_back_what_was_sent() -> None:
+    with Flow().add(uses=Shard) as flow:
+        assert right(flow.post("/nobody", arrays(10), request_size=1), 10, more=0.0)
+        comes_back(flow)
+
+
+def test_what_one_shard_changes_no_other_sees() -> None:
+    with Flow().add(uses=Shard, shards=3, replicas=2) as flow:
+        for _ in range(3):
+            for at, doc in enumerate(flow.post("/search", arrays(10), request_size=1)):
+                assert sorted(float(match.tensor[0]) - at for match in doc.matches) == [10.0, 100.0, 1000.0]
+        comes_back(flow)
+
+
+def test_async_executors() -> None:
+    with Flow().add(uses=Later) as flow:
+        assert right(flow.post("/", arrays(60), request_size=1), 60)
+        comes_back(flow)
+
+
+def test_a_fresh_interpreter() -> None:
+    with Flow(start_method="spawn").add(uses=Add) as flow:
+        assert right(flow.post("/", arrays(20), request_size=1), 20)
+        assert resident(flow)
+        comes_back(flow)
+
+
+def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
+    file = arena.create()
+    memory = arena.Arena(file, arena.CLIENT, 2**24)
+    replica = arena.Arena(file, 1, 2**24)
+    exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
+    request = exchange.next()
+    assert request is not None
+    assert len(arena.references(request[1])) == 1
+    stale = replica.share(wire.pack(arrays(1)))
+    assert memory.reclaim(1)
+    header = [VERSION, REPLY, 1, None, None, 0]
+    assert not exchange.take(header, stale)
+    assert [frames for _, frames in exchange.again()] == [request[1]]
+    assert not exchange.finished
+    assert memory.holds(arena.references(request[1]))
+    good = replica.share(wire.pack(arrays(1)))
+    assert exchange.take(header, good)
+    assert right(next(exchange.ready()).docs, 1, more=0.0)
+    assert not memory.holds(arena.references([*request[1], *good]))
+    os.close(file)
+
+
+# -- who does not share it --------------------------------------------------------------------------------------------
+
+
+def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
+    with Client(port=flow.port) as other:
+        assert right(other.post("/", arrays(20), request_size=1), 20)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong"
+        os.write(writer, code)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reader, 10) == b"right"
+    for end in (reader, writer):
+        os.close(end)
+    comes_back(flow)
+
+
+def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
+    forged = arena.Reference(region=arena.CLIENT, slot=0, offset=0, length=10, generation=1).pack()
+    for frames in (
+        [request(), PAYLOAD, forged],
+        [request(), forged],
+        [request(parts=[["x", [1, 1]]]), PAYLOAD, forged],
+    ):
+        before = sum(malformed(flow).values())
+        with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
+            stranger.send_multipart(frames)
+            wait_for(lambda before=before: sum(malformed(flow).values()) > before)  # type: ignore[misc]
+    assert right(flow.post("/", arrays(5)), 5)
+
+
+def test_other_flows_and_replicas_of_other_machines_get_frames(tmp_path: Path) -> None:
+    with (
+        Flow(replica_port=0).add(name="work", uses=Work) as far,
+        joined(far, tmp_path),
+        Flow().add(name="far", external=True, port=far.port).add(uses=Add) as near,
+    ):
+        found = near.post("/", arrays(100), request_size=1)
+        assert right(found, 100)
+        assert len({doc.tags["by"] for doc in found}) == 2
+        assert right(far.post("/", arrays(100), request_size=1), 100, more=0.0)
+        comes_back(near)
+        comes_back(far)
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_limits_count_what_the_references_stand_for(tmp_path: Path) -> None:
+    with Flow(max_message_bytes=16 * SIZE).add(
+        uses=Gate, uses_with={"folder": str(tmp_path)}, max_queue_bytes=9 * SIZE
+    ) as flow:
+        with pytest.raises(errors.RequestTooLarge):
+            flow.post("/", arrays(3), request_size=3)
+        with pytest.raises(errors.Overloaded, match="max_queue_bytes"):
+            flow.post("/", arrays(30), request_size=1)
+        assert len(flow.post("/", arrays(3), request_size=1, on_overload="wait")) == 3
+        comes_back(flow)
+
+
+# -- requests that end otherwise --------------------------------------------------------------------------------------
+
+
+def test_failures_give_their_memory_back(flow: Flow) -> None:
+    failed: list[Any] = []
+    flow.post("/fail", arrays(20), request_size=1, on_error=failed.append)
+    assert len(failed) == 20
+    comes_back(flow)
+
+
+def test_a_post_that_is_given_up_gives_its_memory_back(flow: Flow) -> None:
+    def give_up(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            flow.post("/", arrays(50), request_size=1, on_done=give_up)
+    comes_back(flow)
+
+
+def test_requests_that_are_late_give_their_memory_back(tmp_path: Path) -> None:
+    with Flow().add(uses=Gate, uses_with={"folder": str(tmp_path)}) as flow:
+        late: list[Any] = []
+        docs = arrays(3)
+        flow.post("/hold", docs, request_size=1, timeout=50, on_error=late.append)
+        assert [type(response.error) for response in late] == [errors.DeadlineExceeded] * 3
+        let_go(tmp_path, *docs.texts)
+        assert len(flow.post("/", arrays(3))) == 3
+        comes_back(flow)
+
+
+# -- whether there is any ---------------------------------------------------------------------------------------------
+
+
+def test_a_flow_may_say_how_much() -> None:
+    with Flow(shared_memory=0).add(uses=Add) as flow:
+        assert right(flow.post("/", arrays(5)), 5)
+        assert flow._launched is not None
+        assert str(flow._launched.sharing) == "payloads by frames: shared_memory=0"
+    with Flow(shared_memory=2**28).add(uses=Add) as flow:
+        assert right(flow.post("/", arrays(5)), 5)
+        assert flow._launched is not None
+        assert str(flow._launched.sharing) == "payloads from 16 KiB by shared memory, up to 256 MiB"
+
+
+@pytest.mark.parametrize("wrong", [-2, 1.5, True, False, "1 GiB"])
+def test_how_much_cannot_be(wrong: Any) -> None:
+    with pytest.raises(errors.InvalidFlow, match="shared_memory must be a number of bytes, 0 for none"):
+        Flow(shared_memory=wrong)
+
+
+def test_a_part_of_the_machines_memory_when_nothing_is_said() -> None:
+    with Flow().add(uses=Add) as flow:
+        assert flow._launched is not None
+        assert 0 < flow._launched.sharing.limit <= psutil.virtual_memory().total // 8 + 1
+
+
+def test_a_system_that_has_none_sends_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with Flow().add(uses=Add) as flow:
+        assert right(flow.post("/", arrays(10), request_size=1), 10)
+        assert flow._launched is not None
+        assert str(flow._launched.sharing) == "payloads by frames: this system has no memfd_create"
+
+
+def test_processes_of_limited_size_send_frames(tmp_path: Path) -> None:
+    source = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 ** 33, 2 ** 33))\nimport numpy as np\n"
+        "from zflow import Document, Flow\nwith Flow().add() as flow:\n    print(flow._launched.sharing)\n"
+        "    print(flow.post('/', Document(tensor=np.ones(10 ** 5)))[0].tensor.sum())\n"
+    )
+    with Script(source, tmp_path) as script:
+        code, out, err = script.end()
+    assert (code, out) == (0, "payloads by frames: the size of processes is limited (ulimit -v)\n100000.0\n"), err

@@ -1,0 +1,100 @@
+"""Documents as columns: one list of values for each field in use, or one array whose rows are the values.
+
+Columns are how Documents travel, and what a DocumentArray holds of those that arrived until one of them is asked for.
+They are never changed in place once they are made, so whoever has them may go on reading. This module must not know
+Documents, only the dicts of their fields, and no frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from operator import is_, itemgetter
+from typing import Any
+
+from zflow import tensor
+from zflow.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
+
+#: `id` is always there, and its length is the number of Documents; None stands for a value that is not set.
+Columns = dict[str, Any]
+
+Row = dict[str, Any]
+
+#: By field, the rows of an array as views, in the order in which Documents have got them, and the array.
+Blocks = dict[str, tuple[list[Any], Any]]
+
+# What those Documents get that have not set a field which others have; None for all other fields.
+_UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
+# What can be read without making Documents, and what is read where nothing is set; the values of the other fields can
+# be changed in place, so they have to belong to a Document.
+_DEFAULTS: dict[str, Any] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
+
+
+def gather(rows: Sequence[Row]) -> Columns:
+    """Return the fields of one or more Documents as columns."""
+    used: Collection[str] = rows[0].keys() if len(set(map(len, rows))) == 1 else set().union(*rows)
+    try:  # the usual case: all have set the same fields
+        return {name: list(map(itemgetter(name), rows)) for name in used}
+    except KeyError:
+        used = set().union(*rows)
+    return {name: _column(name, rows) for name in FIELDS if name in used}
+
+
+def _column(name: str, rows: Sequence[Row]) -> list[Any]:
+    unset = _UNSET.get(name)
+    return [row.get(name, unset) for row in rows]
+
+
+def scatter(columns: Columns, rows: Sequence[Row]) -> Blocks:
+    """Put the values of columns into as many rows as there are Documents, and return the arrays among them."""
+    blocks: Blocks = {}
+    for name, column in columns.items():
+        cells = column
+        if type(column) is not list:
+            cells = tensor.rows(column)
+            blocks[name] = cells, column
+        for row, value in zip(rows, cells, strict=True):
+            if value is not None:
+                row[name] = value
+    return blocks
+
+
+def restored(columns: Columns, blocks: Blocks) -> Columns:
+    """Return columns with arrays instead of their rows, where each Document still has the very row it has got.
+
+    So arrays need not be put together, and copied, only because somebody looked at a Document.
+    """
+    return columns | {
+        name: block
+        for name, (rows, block) in blocks.items()
+        if len(column := columns.get(name, ())) == len(rows)
+        and all(map(is_, column, rows))
+        and tensor.are_rows(rows, block)
+    }
+
+
+def read(columns: Columns, name: str) -> Any:
+    """Return the values of a field that `readable` names: a new list, a new array, or None if no array is set."""
+    column = columns.get(name)
+    if name not in ARRAYS:
+        return [_DEFAULTS[name]] * len(columns["id"]) if column is None else column.copy()
+    if type(column) is list:
+        return tensor.stacked(column)
+    return None if column is None else column.copy()
+
+
+def readable(name: str) -> bool:
+    """Say whether a field can be read from columns: nothing but arrays can be changed in place."""
+    return name in _DEFAULTS
+
+
+def replaced(columns: Columns, name: str, values: Any) -> Columns | None:
+    """Return columns with other values for one field: a list of str, or one array with a row for each Document.
+
+    None: these values have to be looked at one by one.
+    """
+    size = len(columns["id"])
+    if name in STRINGS and type(values) is list and set(map(type, values)) == {str} and len(values) == size:
+        return {**columns, name: values.copy()}
+    if name in ARRAYS and tensor.is_block(values) and len(values) == size > 0:
+        return {**columns, name: values[:]}  # a view of their own: its shape stays what it is
+    return None
