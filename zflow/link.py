@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
+from zflow import process
 from zflow.devices import protocol, sockets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
@@ -121,6 +122,7 @@ class Link:
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
         self._memory = memory
+        self._rested = True
         self._slots = slots
         self._seat = seat
         self._context = zmq.Context()
@@ -297,6 +299,7 @@ class Link:
 
         Small answers wait for those that come with them, until `tell` is called.
         """
+        self._rested = False
         took = int(seconds * 1e6)
         mutable = False
         for tasks, frames, docs in answers:
@@ -313,7 +316,6 @@ class Link:
                 mutable = mutable or not all(type(frame) is bytes for frame in frames)
             self._answers.append((header, frames))
         if mutable:
-            self.tell()  # the Executor may write to this memory again
             self.tell()  # the Executor may write to this memory again
 
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
@@ -354,9 +356,12 @@ class Link:
         return trackers
 
     def rest(self) -> None:
-        """Give back what memory is free: there is nothing to do."""
+        """There is nothing to do at the moment: give back what memory is free."""
         if self._memory is not None:
             self._memory.trim()
+        if not self._rested:
+            self._rested = True
+            process.give_back_memory()
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""

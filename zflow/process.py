@@ -14,6 +14,10 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+KEPT_BLOCK = 32 * 1024 * 1024  # bytes; larger blocks of memory are returned to the system when they are freed
+KEPT = 64 * 1024 * 1024  # bytes that are kept of smaller ones
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -41,6 +45,28 @@ def outlive_parent() -> None:
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose own parent ends, so that they can be found and ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def keep_memory() -> None:
+    """Have malloc (glibc's) keep what is freed, for the next message, until `give_back_memory` is called.
+
+    By itself it returns large pieces to the system at once. To get their pages anew costs more than to copy a message.
+    """
+    _malloc("mallopt", _M_MMAP_THRESHOLD, KEPT_BLOCK)
+    _malloc("mallopt", _M_TRIM_THRESHOLD, KEPT)
+
+
+def give_back_memory() -> None:
+    """Return to the system what malloc has kept."""
+    _malloc("malloc_trim", 0)
+
+
+def _malloc(function: str, *arguments: int) -> None:
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def set_title(title: str) -> None:

@@ -59,6 +59,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     process.reset_after_fork()
     process.read_nothing()
     process.print_whole_lines()
+    process.keep_memory()
     name_lines(seat.name)
     os.environ.update(seat.spec.env)
     if seat.device is not None:

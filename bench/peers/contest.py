@@ -156,7 +156,8 @@ def outcome(rounds: Mapping[str, list[Measured]], skipped: Mapping[str, str], le
 HOW = (
     "mosec and LitServe are asked over HTTP/1.1 with JSON bodies, by keep-alive connections of plain sockets in one "
     "process (`bench/peers/httpload.py`); the others by their own clients. `client's cores` is the processor time that "
-    "the asking process takes per second while many are in flight: at 1, it would be the bottleneck."
+    "the asking process takes per second while many are in flight: at 1, it would be the bottleneck. With Ray, that "
+    "process also chooses the replicas."
 )
 KEYS = ("p50_ms", "requests_per_s", "makespan_s", "client_cpu")
 

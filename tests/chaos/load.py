@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,10 @@ class Ledger:
         self.examples: dict[tuple[str, str], str] = {}  # a message for each
         self.slowest: dict[str, tuple[float, int, float]] = {}  # by client: seconds waited, for which, until when
         self._begun = time.monotonic()
+
+    def size(self) -> int:
+        """The bytes of memory that it takes, about."""
+        return sys.getsizeof(self.endpoint) + sys.getsizeof(self.state)
 
     def send(self, endpoint: str) -> int:
         """A request is about to be sent; returns its number."""

@@ -84,6 +84,7 @@ def _maltreat(
     with Cable(port_of(flow)) as cable, open(log, "w", encoding="utf-8") as file:
         file.write(injector.header(dataclasses.asdict(options)) + "\n")
         load = Load(flow, cable.port, options.seed, options.rate)
+        watch.notes = load.ledger.size
         account = Account(f"chaos, seed {options.seed}", load.ledger)
         injecting = injector.Injector(events, flow, cable, load, small, folder, file)
         time.sleep(options.seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -67,9 +67,14 @@ def sample(pid: int) -> Sample | None:
 
 
 class Watch:
-    """Samples all processes every so many seconds until it is ended."""
+    """Samples all processes every so many seconds until it is ended.
+
+    Attributes:
+        notes: the bytes of memory of this process that the harness itself needs for its notes; they do not count.
+    """
 
     def __init__(self, every: float) -> None:
+        self.notes: Callable[[], int] = lambda: 0
         self._every = every
         self._ended = threading.Event()
         self._histories: dict[int, History] = {}
@@ -85,6 +90,9 @@ class Watch:
         now = time.monotonic()
         for name, pid in processes():
             found = sample(pid)
+            if found is not None and name == USER:
+                notes = self.notes()
+                found = replace(found, pss=found.pss - notes, rss=found.rss - notes)
             if found is not None:
                 history = self._histories.setdefault(pid, History(name))
                 history.name = name  # a process that was just forked bears its parent's title
