@@ -14,7 +14,7 @@ from helpers import wait_for
 from zflow import Document, DocumentArray, Executor, Flow, client, requests
 
 SIZE = 16 * 1024  # numbers in an array: more bytes than a leak could hide among the tables
-LITTLE = 64 * 1024  # bytes that the tables of an arena may take when there is nothing in them
+LITTLE = 96 * 1024  # bytes that the tables of an arena may take when there is nothing in them
 
 
 class Add(Executor):
