@@ -1,8 +1,9 @@
 """Arrays from 1 KiB to 64 MiB, one way and back again: bytes per second, against the C proxy with the same frames.
 
-One replica, one array in a request. One way, it is read a byte per page and answered with nothing; in an echo it comes
-back, and bytes are counted once. Neither side copies large frames. Four arrays take turns, so that they are not
-always in the processor's cache.
+zflow sends them as ZeroMQ's frames, and through shared memory, which it takes by itself for large ones. There is one
+replica, and one array in a request. One way, it is read a byte per page and answered with nothing; in an echo it comes
+back, and bytes are counted once. Neither side copies large frames. Four arrays take turns, so that they are not always
+in the processor's cache.
 """
 
 from __future__ import annotations
@@ -125,7 +126,13 @@ class Way:
         return ratios, Table(f"Arrays, {self.name}", header, rows)
 
 
-WAYS = (Way("one way", Sink, "sink", 0.95), Way("echo", Echo, "mirror", 0.95))
+FRAMES = {"shared_memory": 0}
+WAYS = (
+    Way("one way, frames", Sink, "sink", 0.95, FRAMES),
+    Way("one way, shared memory", Sink, "sink", 3.0),
+    Way("echo, frames", Echo, "mirror", 0.95, FRAMES),
+    Way("echo, shared memory", Echo, "mirror", 3.0),
+)
 
 
 def shown(size: int) -> str:

@@ -38,7 +38,7 @@ REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind
 WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
 MOST_SLOTS = (1 << 16) - 1  # of a region
 LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
-HUGE = 2 << 20  # bytes of a huge page; to make small ones for a large copy would take longer than to copy
+HUGE = 2 << 20  # bytes of a huge page
 
 MARK = 0xC1  # the byte that a reference begins with, and no msgpack
 _MAGIC = bytes((MARK,)) + b"zflow\x00\x01"
@@ -133,12 +133,15 @@ class Arena:
         descriptor: the arena's file descriptor; whoever has made it closes it, at any time.
         region: the region to write to; None for a process that only reads.
         limit: the most bytes that its blocks may take; what has no room there travels as plain frames.
+        huge_from: the bytes from which a copy gets memory of huge pages: it costs less than new small pages, and more
+            than memory that malloc has kept.
 
     Raises:
         OSError: it cannot be mapped.
     """
 
-    def __init__(self, descriptor: int, region: int | None = None, limit: int = 0) -> None:
+    def __init__(self, descriptor: int, region: int | None = None, limit: int = 0, huge_from: int = HUGE) -> None:
+        self._huge_from = huge_from
         # Of its own: the one that it was given may be closed, and its number be another file's, while a thread is here.
         self._descriptor = os.dup(descriptor)
         weakref.finalize(self, os.close, self._descriptor).atexit = False
@@ -201,7 +204,7 @@ class Arena:
         window, begin = self._place(block.region, block.offset)
         shared = window.bytes[begin : begin + block.length]
         copy: bytearray | memoryview
-        if block.length < HUGE:
+        if block.length < self._huge_from:
             copy = bytearray(shared)
         else:
             copy = _huge(block.length)

@@ -10,6 +10,7 @@ import os
 import resource
 from dataclasses import dataclass, replace
 
+from zflow import process
 from zflow.devices import arena
 from zflow.devices.arena import Arena
 
@@ -64,7 +65,7 @@ class Sharing:
         """Return a replica's view: the other half is for results."""
         if self.descriptor is None:
             return None
-        return Arena(self.descriptor, region, self.limit // 2 // max(1, self.replicas))
+        return Arena(self.descriptor, region, self.limit // 2 // max(1, self.replicas), process.KEPT_BLOCK)
 
     def __str__(self) -> str:
         if self.descriptor is None:

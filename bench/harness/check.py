@@ -79,7 +79,8 @@ def measured(benchmark: str, baseline: Baseline, measure: Callable[[], Ratios]) 
             )
             if better:
                 best[name] = ratio
-        if not any(verdict.worse for verdict in compare(benchmark, baseline, best)):
+        verdicts = compare(benchmark, baseline, best)
+        if not any(verdict.worse and verdict.measured is not None for verdict in verdicts):
             break
     return best
 
