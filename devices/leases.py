@@ -39,6 +39,7 @@ class Leases:
         """
         blocks = references(payload) if self._arena is not None else []
         if blocks and self._arena is not None and not self._arena.accept(blocks):
+            self._release(blocks)
             raise Malformed("an answer whose memory is gone")
         return blocks
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from helpers import PATIENCE, Gate, Script, in_background, let_go, wait_for
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
-from test_malformed import PAYLOAD, dealer, front, malformed, request
+from test_malformed import PAYLOAD, back, dealer, front, header, malformed, request
 from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
 from zflow.devices import arena
-from zflow.devices.protocol import REPLY, VERSION
+from zflow.devices.protocol import DONE, REPLY, VERSION
 from zflow.exchange import Exchange
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
@@ -147,13 +147,13 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     assert len(arena.references(request[1])) == 1
     stale = replica.share(wire.pack(arrays(1)))
     assert memory.reclaim(1)
-    header = [VERSION, REPLY, 1, None, None, 0]
-    assert not exchange.take(header, stale)
+    reply = [VERSION, REPLY, 1, None, None, 0]
+    assert not exchange.take(reply, stale)
     assert [frames for _, frames in exchange.again()] == [request[1]]
     assert not exchange.finished
     assert memory.holds(arena.references(request[1]))
     good = replica.share(wire.pack(arrays(1)))
-    assert exchange.take(header, good)
+    assert exchange.take(reply, good)
     assert right(next(exchange.ready()).docs, 1, more=0.0)
     assert not memory.holds(arena.references([*request[1], *good]))
     os.close(file)
@@ -166,12 +166,12 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
     with Client(port=flow.port) as other:
         assert right(other.post("/", arrays(20), request_size=1), 20)
     reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        code = b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong"
-        os.write(writer, code)
-        os._exit(0)
-    os.waitpid(pid, 0)
+
+    def post() -> int:
+        os.write(writer, b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong")
+        return 0
+
+    os.waitpid(process.fork(post), 0)
     assert os.read(reader, 10) == b"right"
     for end in (reader, writer):
         os.close(end)
@@ -190,6 +190,17 @@ def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
             stranger.send_multipart(frames)
             wait_for(lambda before=before: sum(malformed(flow).values()) > before)  # type: ignore[misc]
     assert right(flow.post("/", arrays(5)), 5)
+
+
+def test_what_a_replica_sends_that_is_in_no_pool_is_freed(flow: Flow) -> None:
+    assert flow._launched is not None
+    assert flow._launched.sharing.descriptor is not None
+    memory = arena.Arena(flow._launched.sharing.descriptor, region=99, limit=2**20)
+    payload = memory.share([PAYLOAD, bytes(SIZE)])
+    with dealer(back(), identity=b"add/rep-7#1") as unknown:
+        unknown.send_multipart([header(VERSION, DONE, 7, 1, 1), *payload])
+        wait_for(lambda: not memory.holds(arena.references(payload)), what="the block is free")
+    assert memory.reclaim(99)
 
 
 def test_other_flows_and_replicas_of_other_machines_get_frames(tmp_path: Path) -> None:

@@ -117,6 +117,15 @@ def test_an_answer_that_comes_when_its_memory_is_gone_does_not_count(flow: Flow)
         flow.leases.accept(late)
 
 
+def test_of_an_answer_that_is_gone_in_part_the_rest_is_free(flow: Flow) -> None:
+    gone, there = flow.result("a"), flow.result("b")
+    flow.replica.release(references(gone))
+    flow.replica.trim()
+    with pytest.raises(Malformed):
+        flow.leases.accept([*gone, *there])
+    assert flow.held(references(there)) == [False]
+
+
 def test_a_flow_that_shares_no_memory_holds_nothing(flow: Flow) -> None:
     without = Leases(None)
     payload = flow.result()
