@@ -71,8 +71,8 @@ class BatchQueue:
 
         Args:
             empty: whether who is to get them holds nothing else, as a batch asks for.
-            seconds: how long that needs for one task. If the oldest cannot end in time any more, the youngest of the
-                same client goes first, and the youngest go along: else, under overload, all would be late.
+            seconds: how long that needs for one task. If the oldest of a client cannot end in time any more, its
+                youngest goes first: else, under overload, all would be late.
 
         Returns: the tasks; none, if none is due, or the one that is cannot be given to who is not empty.
         """
@@ -83,7 +83,7 @@ class BatchQueue:
         if line.batching is not None and not empty:
             return []
         line.queue.prefer(client)
-        tasks = line.take(oldest=line.queue.head.deadline > now + seconds * line.together)
+        tasks = line.take(now + seconds * line.together)
         self._turns.move_to_end(client)
         for task in tasks:
             self._left(line, task)
@@ -165,12 +165,18 @@ class Line:
             return 1
         return max(1, min(len(self.queue), self.batching.size * len(self.queue) // self._docs))
 
-    def take(self, oldest: bool) -> list[Task]:
-        """Take one of the client whose turn it is, its oldest or its youngest, and those that go along with it."""
-        queue = self.queue
-        tasks = [queue.popleft() if oldest else queue.pop()]
+    def take(self, done_by: float) -> list[Task]:
+        """Take one of the client whose turn it is, and those that go along with it, to be done by that time."""
+        tasks = [self._pop(done_by)]
         room = 0 if self.batching is None else self.batching.size - tasks[0].docs
-        while room > 0 and queue and (queue.head if oldest else queue.tail).docs <= room:
-            tasks.append(queue.popleft() if oldest else queue.pop())
+        while room > 0 and self.queue and self._next(done_by).docs <= room:
+            tasks.append(self._pop(done_by))
             room -= tasks[-1].docs
         return tasks
+
+    def _next(self, done_by: float) -> Task:
+        head = self.queue.head
+        return head if head.deadline > done_by else self.queue.tail
+
+    def _pop(self, done_by: float) -> Task:
+        return self.queue.popleft() if self.queue.head.deadline > done_by else self.queue.pop()

@@ -197,6 +197,11 @@ class TestAtTheBalancer:
         actions = [balancer.finish("a", id, 0.2, 0.8)[1] for id in (1, 2, 3, 4)]  # 0.8 s for four
         assert sent(actions[-1]) == [("a", [12, 11, 10, 9])]
 
+    def test_only_the_client_whose_oldest_is_late_is_served_from_behind(self) -> None:
+        late = [Task(id, deadline=0.5, client="late", batching=FOUR) for id in (1, 2, 3)]
+        queue = queue_of(*late, *some(3, first=4, client="other"))
+        assert [task.id for task in queue.take(0.4, True, 0.1)] == [3, 4, 2, 5]
+
     def test_one_that_nobody_wants_any_more_still_occupies_the_replica(self) -> None:
         balancer = pool("a")
         turn(balancer, *some(2))
