@@ -112,4 +112,6 @@ def test_nothing_is_left_when_all_processes_are_killed(tmp_path: Path, victim: s
         script.line()
         family = script.family()
         kill(script.pid if victim == "user" else pid_of("manager"))
+        if victim == "manager":
+            assert "FlowNotRunning" in script.end()[2]
         wait_for(lambda: not any(alive(pid) for pid in family if pid != script.pid), what="all end")
