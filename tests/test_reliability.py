@@ -308,7 +308,7 @@ def test_a_request_that_takes_long_traps_no_others(tmp_path: Path) -> None:
 
 
 def test_a_replica_that_hangs_delays_nobody_but_its_own_request() -> None:
-    with Flow(timeout_close=500).add(name="square", uses=Square, replicas=2, timeout_send=400) as flow:
+    with Flow(timeout_close=500).add(name="square", uses=Square, replicas=2, timeout_send=1500) as flow:
         flow.post("/", texts(100), request_size=1)
         os.kill(pid_of("square/rep-0"), signal.SIGSTOP)
         failed: list[Any] = []

@@ -8,6 +8,7 @@ came of it, `Link` sends that back. Sync endpoints run in the main thread, one a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.worker")
 
 FRESH = 1e-3  # seconds for which a look at what has arrived counts as the latest news, and answers are gathered
+BRIEF = 1e-3  # seconds; answers wait only for requests of a kind that took no longer
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
@@ -150,6 +152,7 @@ class Service:
         self.endpoints = list(found)
         self.batching = {name: handler.batching for name, handler in found.items() if handler.batching is not None}
         self._warned: set[str] = set()  # methods
+        self._longest: dict[str, float] = {}  # seconds, by endpoint that is bound
         self.is_async = any(handler.is_async for handler in found.values())
         self.loop: asyncio.AbstractEventLoop | None = None
         self.slots = ASYNC_SLOTS if self.is_async else 1
@@ -259,6 +262,15 @@ class Service:
             what += f", called for {len(tasks)} requests at once,"
         return Answer(tasks, [_pack(errors.to_wire(_as_error(error, self.name, what)))], None)
 
+    def is_brief(self, endpoint: str) -> bool:
+        """Whether all of many requests for this endpoint, up to the last one, took next to no time."""
+        return self._longest.get(endpoint if endpoint in self._bound else DEFAULT, math.inf) < BRIEF
+
+    def took(self, endpoint: str, seconds: float) -> None:
+        """A request for this endpoint, or a batch, took so long; one that was long is forgotten after some hundreds."""
+        bound = endpoint if endpoint in self._bound else DEFAULT
+        self._longest[bound] = max(seconds, 0.99 * self._longest.get(bound, 0.0))
+
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
         try:
@@ -317,11 +329,15 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         drained = clock()
         while not stop.asked and (tasks := link.next()):
             for some, calls in service.jobs(tasks):
+                endpoint = some[0].endpoint
+                if not service.is_brief(endpoint):
+                    link.tell()  # else the broker might think that one of those answered takes so long
                 begun = clock()
                 link.turn.release()
                 answers = _work(service, some, calls)
                 link.turn.acquire()
                 ended = clock()
+                service.took(endpoint, ended - begun)
                 link.answer(answers, (ended - begun) / len(some))
                 if stop.asked:
                     break
