@@ -29,24 +29,27 @@ class BatchQueue:
     [[Task(0), Task(2)], [Task(1)], [Task(3)]]
     """
 
-    __slots__ = ("_lines", "_turns")
+    __slots__ = ("_lines", "_size", "_turns")
 
     def __init__(self, waiting: FairQueue[Task]) -> None:
         self._lines: dict[Batching | None, Line] = {}  # none of them empty
+        self._size = 0
         self._turns: OrderedDict[Any, int] = OrderedDict()  # how many tasks each client has; whose turn it is in front
         while waiting:
             self.append(waiting.popleft())
 
     def __len__(self) -> int:
-        return sum(len(line.queue) for line in self._lines.values())
+        return self._size
 
     def append(self, task: Task) -> None:
         """Put one behind those of its client."""
+        self._size += 1
         self._line(task.batching).append(task)
         self._turns[task.client] = self._turns.get(task.client, 0) + 1
 
     def appendleft(self, task: Task) -> None:
         """Put one in front of all."""
+        self._size += 1
         self._line(task.batching).appendleft(task)
         self._turns[task.client] = self._turns.get(task.client, 0) + 1
         self._turns.move_to_end(task.client, last=False)
@@ -110,6 +113,7 @@ class BatchQueue:
 
     def _left(self, line: Line, task: Task) -> None:
         """The task does not wait any more."""
+        self._size -= 1
         line.left(task)
         if not line.queue:
             self._lines.pop(line.batching, None)
