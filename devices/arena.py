@@ -83,6 +83,8 @@ def references(frames: Sequence[Any]) -> list[Reference]:
 
 def size(frames: Sequence[Any]) -> int:
     """Return how many bytes the frames have, with those of the blocks that they refer to."""
+    if len(frames) == 1:
+        return len(frames[0])  # it comes first, where a reference never stands
     return sum(len(frame) if (found := reference(frame)) is None else found.length for frame in frames)
 
 

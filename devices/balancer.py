@@ -422,7 +422,7 @@ class Balancer:
         actions: list[Action] = []
         if self._suspects or self._reserved is not None:
             self._dispatch_suspects(now, actions)
-        for part in list(self._parts.values()):
+        for part in list(self._parts.values()) if self._parts else ():
             replica = self._of_shard(part.shard)
             if replica is not None:
                 del self._parts[part.id]

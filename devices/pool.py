@@ -196,12 +196,13 @@ class Pool:
         """The walk visits this node; `id` is its task id, or the first of them."""
         if walk.again and not self.balancer.retries:
             return [Fail(Task(id, (walk, inputs)), "again")]
-        if self._too_large(walk):
+        limits = self.limits
+        if limits.queue_bytes is not None and self._too_large(walk):
             return [Fail(Task(id, (walk, inputs)), "overloaded")]
-        if self.limits.queue is not None and self.waiting >= self.limits.queue:
+        if limits.queue is not None and self.waiting >= limits.queue:
             return [Fail(Task(id, (walk, inputs)), "overloaded")]
         deadline = walk.deadline if self.timeout is None else min(walk.deadline, now + self.timeout)
-        if self.limits.queue_bytes is not None:
+        if limits.queue_bytes is not None:
             self._sizes[id] = walk.size
             self._bytes += walk.size
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
@@ -211,7 +212,7 @@ class Pool:
         if self.batching:
             task.docs = max(1, walk.docs)
             task.batching = self._batching_of(walk.endpoint)
-        return self._settled().submit(task, now)
+        return (self.balancer if self.fanout is None else self._settled()).submit(task, now)
 
     def _batching_of(self, endpoint: str) -> Batching | None:
         """How requests for this endpoint are put together, by what serves them."""
@@ -245,7 +246,7 @@ class Pool:
             return outcome, self._and_fan_out([], now) if scatter.over else []
         task, actions = self.balancer.finish(name, id, service, now)
         outcome = None if task is None else self._outcome(task, payload, failed)
-        return outcome, self._and_fan_out(actions, now)
+        return outcome, actions if self.fanout is None else self._and_fan_out(actions, now)
 
     def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
         """A replica could not do these tasks of a batch in one go: each is tried alone."""

@@ -194,10 +194,16 @@ def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[tuple[list[Any
         raise Malformed("a train that is none")
     messages: list[tuple[list[Any], Sequence[Any]]] = []
     for car in cars:
-        if type(car) is not list or not car or not all(type(frame) is bytes for frame in car[1:]):
+        payload = car[1:] if type(car) is list else None
+        if not car or payload is None or not _plain(payload):
             raise Malformed("a car of a train that is none")
-        messages.append((_checked(car[0], shapes), car[1:]))
+        messages.append((_checked(car[0], shapes), payload))
     return messages
+
+
+def _plain(payload: Sequence[Any]) -> bool:
+    """Whether all frames are bytes; one is the usual case."""
+    return type(payload[0]) is bytes if len(payload) == 1 else all(type(frame) is bytes for frame in payload)
 
 
 def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
@@ -211,8 +217,8 @@ def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Itera
     if len(messages) > 1:
         cargo = 0
         for at, (_, payload) in enumerate(messages):
-            size = sum(map(len, payload))
-            small = size <= BUNDLED and all(type(frame) is bytes for frame in payload)
+            size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+            small = size <= BUNDLED and _plain(payload)
             cargo += size
             if not small or cargo > CARGO or at - begin == CARS:
                 yield from _train(messages[begin:at], encode)
