@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zflow.worker")
 
 FRESH = 1e-3  # seconds for which a look at what has arrived counts as the latest news, and answers are gathered
-BRIEF = 1e-3  # seconds; answers wait only for requests of a kind that took no longer
+BRIEF = 5e-3  # seconds; answers wait only for requests of a kind that took no longer lately
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
@@ -263,13 +263,13 @@ class Service:
         return Answer(tasks, [_pack(errors.to_wire(_as_error(error, self.name, what)))], None)
 
     def is_brief(self, endpoint: str) -> bool:
-        """Whether all of many requests for this endpoint, up to the last one, took next to no time."""
+        """Whether the last requests for this endpoint took no longer than a hiccup of the machine."""
         return self._longest.get(endpoint if endpoint in self._bound else DEFAULT, math.inf) < BRIEF
 
     def took(self, endpoint: str, seconds: float) -> None:
-        """A request for this endpoint, or a batch, took so long; one that was long is forgotten after some hundreds."""
+        """A request for this endpoint, or a batch, took so long; one that was long is forgotten after some dozens."""
         bound = endpoint if endpoint in self._bound else DEFAULT
-        self._longest[bound] = max(seconds, 0.99 * self._longest.get(bound, 0.0))
+        self._longest[bound] = max(seconds, 0.9 * self._longest.get(bound, 0.0))
 
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
