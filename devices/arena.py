@@ -78,13 +78,15 @@ def reference(frame: Any) -> Reference | None:
 
 def references(frames: Sequence[Any]) -> list[Reference]:
     """Return the references among the frames."""
+    if len(frames) == 1 and len(frames[0]) != _REFERENCE.size:
+        return []  # the usual case
     return [found for frame in frames if (found := reference(frame)) is not None]
 
 
 def size(frames: Sequence[Any]) -> int:
     """Return how many bytes the frames have, with those of the blocks that they refer to."""
-    if len(frames) == 1:
-        return len(frames[0])  # it comes first, where a reference never stands
+    if len(frames) == 1 and len(frames[0]) != _REFERENCE.size:
+        return len(frames[0])  # the usual case
     return sum(len(frame) if (found := reference(frame)) is None else found.length for frame in frames)
 
 

@@ -146,7 +146,7 @@ class Front:
         if not frames:
             raise protocol.Malformed("a request without a payload")
         origin = (port, client, id)
-        if len(frames) > 1 and not self.shares_memory(origin) and arena.references(frames):
+        if arena.references(frames) and not self.shares_memory(origin):
             raise protocol.Malformed("a reference to memory from elsewhere")
         if self._owner.under_way(origin) is not None:
             return  # sent again over a new connection; its answer goes there
