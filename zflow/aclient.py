@@ -168,7 +168,8 @@ class _Link:
         self.info = info
         if self._anew:
             self._anew = False
-            # Those that wait were not sent yet, and are among these.
+            # Those that wait were not sent yet: the broker is to know them as new before it is told of all once more.
+            self._port.say(self._waiting, self.encode)
             self._waiting = []
             for stream in set(self._streams.values()):
                 self._port.say(list(stream.exchange.again()), self.encode)
