@@ -368,5 +368,5 @@ def test_a_blink_of_the_cable_does_not_begin_a_request_twice() -> None:
             docs = posted.result(60)
             assert cable.connections > before
         assert docs.texts == [str(number) for number in range(500)]
-        # Those whose answers were on their way: one as a rule, a few if the machine stands still for a moment just then.
+        # Those whose answers were on their way: one as a rule, a few if the machine stands still just then.
         assert far.post("/", Document())[0].tags["seen"] <= 501 + 5
