@@ -98,12 +98,15 @@ class _Link:
 
     def flush(self) -> list[zmq.MessageTracker]:
         """Send the requests that wait for that."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting or self._socket.closed:
+        if not self._waiting or self._socket.closed:
             return []
-        trackers = self._port.say(waiting, self.encode)
+        trackers = self._say_waiting()
         self._drain()  # the descriptor signals changes only, and sending may have used one up
         return trackers
+
+    def _say_waiting(self) -> list[zmq.MessageTracker]:
+        waiting, self._waiting = self._waiting, []
+        return self._port.say(waiting, self.encode)
 
     def send_again(self, messages: list[protocol.Message]) -> None:
         """Send requests that were sent before."""
@@ -120,8 +123,7 @@ class _Link:
 
     def _cancel(self, stream: _Stream) -> None:
         self._waiting.extend(stream.exchange.cancelled())
-        self._port.say(self._waiting, self.encode)
-        self._waiting = []
+        self._say_waiting()
 
     def _drain(self) -> None:
         while not self._socket.closed and self._port.readable():
@@ -169,8 +171,7 @@ class _Link:
         if self._anew:
             self._anew = False
             # Those that wait were not sent yet: the broker is to know them as new before it is told of all once more.
-            self._port.say(self._waiting, self.encode)
-            self._waiting = []
+            self._say_waiting()
             for stream in set(self._streams.values()):
                 self._port.say(list(stream.exchange.again()), self.encode)
         if not self._welcome.done():
