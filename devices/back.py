@@ -57,6 +57,11 @@ class Owner(Protocol):
     ) -> None:
         """It has answered; with a payload of so many Documents, or with an error."""
 
+    def answered_in_line(
+        self, pool: Pool, name: Any, first: int, seconds: float, payloads: list[Any], docs: list[int]
+    ) -> None:
+        """It has answered these tasks, whose ids follow one another, each after so many seconds."""
+
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """It could not do these tasks in one go, and tells why."""
 
@@ -95,6 +100,9 @@ class Line:
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
+        if task.count > 1:
+            self._waiting.append(((protocol.VERSION, protocol.TASKS, task.id, walk.endpoint, frames), ()))
+            return
         if self._plain is not None:
             frames = self._plain(frames)
         self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
@@ -220,7 +228,9 @@ class Back:
                 raise protocol.Unexpected("an answer from an unknown replica")
             if port is not None and port is self._remote and references(payload):
                 raise protocol.Malformed("a reference to memory from elsewhere")
-            if kind == protocol.DONE and payload:
+            if kind == protocol.DONES:
+                self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
+            elif kind == protocol.DONE and payload:
                 self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])
             else:
                 self._said(pool, identity, header, payload)

@@ -11,6 +11,8 @@ that come back. What holds here:
   the first of them cannot end by its deadline any more, the last one goes first.
 - Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
   nothing else follows. So whatever has come meanwhile goes together, and at low load nothing waits for anything.
+- A convoy is one task as long as it can be: it is cut where a replica has less room, or has answered a part, and taken
+  apart when something is to become of one of its tasks alone.
 - Parked tasks (held but not begun) are taken back from a replica that is stuck: as many as others have room for when
   patience is over, after 5 ms as a rule, and all of them after 50 ms. It gets no more to park until it answers.
 - When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them travel alone
@@ -24,7 +26,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -34,6 +36,9 @@ from .replica import MAX_WINDOW, Action, Fail, Kill, Recall, Replica, Send, Send
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
+WORTH = 200e-6  # seconds of work that are given to one replica, though others have room, for they are sent as one
+
+Cut = Callable[[Any, int], tuple[Any, Any]]
 
 
 class Balancer:
@@ -41,6 +46,7 @@ class Balancer:
 
     Args:
         retries: how many crashes of replicas a task survives, 0 or more.
+        cut: cuts the payload of a convoy: returns that of its first so many tasks, and that of the others.
 
     Example:
         >>> balancer = Balancer()
@@ -54,8 +60,9 @@ class Balancer:
         (Task(1), [Send(replica=Replica('a'), task=Task(2))])
     """
 
-    def __init__(self, retries: int = 3) -> None:
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         self.retries = retries
+        self._cut_payload = cut
         self.replicas: dict[Any, Replica] = {}
         self.tasks: dict[int, Task] = {}  # all that have not ended
         self.given_up: dict[int, tuple[float, bool]] = {}  # by id: `assigned` and `waited` of what is `held` as None
@@ -108,6 +115,8 @@ class Balancer:
 
         `how` it ended is remembered by the tasks that it had begun.
         """
+        if name in self.replicas:
+            self._take_apart_held(self.replicas[name])
         replica = self._drop(name)
         if replica is None:
             return []
@@ -194,6 +203,9 @@ class Balancer:
         """Put tasks that were sent before in front of all that wait, in their order."""
         for task in reversed(tasks):
             task.holder = None
+            if task.count > 1 and self._batches is not None:
+                self._requeue(self._pieces(task))
+                continue
             if task.suspect:
                 self._suspects.appendleft(task)
             elif task.shard is None:
@@ -211,8 +223,10 @@ class Balancer:
         task.assigned = now
         self.expect(task)
         if task.batching is not None and self._batches is None:
-            assert isinstance(self._queue, FairQueue)
-            self._queue = self._batches = BatchQueue(self._queue)
+            self._begin_batches()
+        if task.count > 1:
+            self._queue.append(task)
+            return self._dispatch(now)
         if self._batches is None and not self._queue:
             replica = self._least_held()
             if replica is not None:
@@ -220,9 +234,20 @@ class Balancer:
         self._queue.append(task)
         return []
 
+    def _begin_batches(self) -> None:
+        queue = self._queue
+        assert isinstance(queue, FairQueue)
+        for task in list(self.tasks.values()):
+            if task.count > 1 and task.holder is None:
+                self._take_apart(task)
+        self._queue = self._batches = BatchQueue(queue)
+
     def expect(self, task: Task) -> None:
         """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
         self.tasks[task.id] = task
+        self._expect_end(task)
+
+    def _expect_end(self, task: Task) -> None:
         if task.deadline != math.inf:
             if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
                 self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
@@ -233,6 +258,7 @@ class Balancer:
         task.holder = replica
         task.assigned = now
         replica.held[task.id] = task
+        replica.more += task.count - 1
         self._place(replica)
         task.waited = replica.parked > 0 or replica.last_done > now
 
@@ -241,20 +267,31 @@ class Balancer:
         self._parts[task.id] = task
         return self._dispatch(now)
 
-    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+    def finish(
+        self, name: Any, id: int, service: float, now: float, count: int = 1
+    ) -> tuple[Task | None, list[Action]]:
         """The replica answered; `service` is how long it worked, in seconds.
 
-        Returns the task if this is its first answer, None if it is of no use any more, and what follows.
+        Args:
+            count: how many tasks it answered, from this one on, each after so many seconds: as many as `fit` said.
+
+        Returns: the task if this is its first answer, None if it is of no use any more, and what follows.
         """
         replica = self.replicas.get(name)
         if replica is None:
             return None, []
+        if replica.more and count == 1:
+            self.fit(name, id, 1)
         if id in replica.held:
             held = self._release(replica, id)
             if held is not None:
-                replica.measure(service, None if held.waited else held.assigned, now)
+                begun = held.assigned + service * (count - 1)
+                replica.measure(service, None if held.waited else begun, now)
             self._place(replica)
         replica.last_done = now
+        task = self.tasks.get(id)
+        if task is not None and task.count > count:
+            self._take_apart(task)
         task = self.tasks.pop(id, None)
         if task is None or task.holder is replica:
             return task, self._dispatch(now)
@@ -291,6 +328,8 @@ class Balancer:
 
     def _release(self, replica: Replica, id: int) -> Task | None:
         held = replica.held.pop(id)
+        if held is not None:
+            replica.more -= held.count - 1
         if replica.batch:
             replica.batch.discard(id)
         if held is None:
@@ -303,10 +342,14 @@ class Balancer:
 
     def cancel(self, id: int, now: float) -> list[Action]:
         """End a task whose result nobody wants. A replica that has begun it stays busy until it answers."""
-        task = self.tasks.pop(id, None)
+        task = self.tasks.get(id)
         if task is None:
             return []
-        return [*self._withdraw(task), *self._dispatch(now)]
+        actions: list[Action] = []
+        for one in [task] if task.count == 1 else self._take_apart(task):
+            del self.tasks[one.id]
+            actions += self._withdraw(one)
+        return actions + self._dispatch(now)
 
     def _withdraw(self, task: Task) -> list[Action]:
         """Remove a task that has ended from where it is; a replica that may have begun it stays occupied."""
@@ -320,6 +363,7 @@ class Balancer:
             else:
                 self._parts.pop(task.id, None)  # else it was only expected
             return []
+        self._take_apart_held(replica)
         if task.id in islice(replica.held, replica.working):
             replica.held[task.id] = None
             self.given_up[task.id] = task.assigned, task.waited
@@ -327,6 +371,85 @@ class Balancer:
         del replica.held[task.id]
         self._place(replica)
         return [Recall(replica, task)]
+
+    # -- convoys --------------------------------------------------------------------------------------------------
+
+    @property
+    def takes_convoys(self) -> bool:
+        """Whether convoys may be submitted: not where each task is to be begun once at most, or in a batch."""
+        return self._cut_payload is not None and self.retries > 0 and self._batches is None
+
+    def single(self, id: int) -> None:
+        """Make each task of the convoy that begins with this one a task of its own."""
+        task = self.tasks[id]
+        if task.count > 1:
+            self._take_apart(task)
+
+    def fit(self, name: Any, id: int, count: int) -> int:
+        """The replica has answered so many tasks from this one on; returns how many of them are to be finished as one."""
+        replica = self.replicas.get(name)
+        if replica is None or not replica.more:
+            return 1
+        task = replica.held.get(id)
+        if task is None:
+            if id not in replica.held:
+                self._take_apart_held(replica)  # it may be somewhere in a convoy
+            return 1
+        if task.count > count:
+            self._put(replica, id, [self._cut(task, count), task])
+            return count
+        return task.count
+
+    def _share(self, replica: Replica, count: int) -> int:
+        """How many of so many tasks the replica is given: as many as others, but what is soon done is not divided."""
+        fair = -(-count // len(self.replicas))
+        soon = int(WORTH / replica.work) if replica.work else 0
+        return min(replica.window - replica.load, max(fair, soon))
+
+    def _cut(self, task: Task, count: int) -> Task:
+        """Return a task for the first `count` of a convoy; the given one is for the others from now on."""
+        assert self._cut_payload is not None
+        head = Task(task.id, None, task.deadline, None, task.client, count=count)
+        head.payload, task.payload = self._cut_payload(task.payload, count)
+        head.holder, head.assigned, head.waited = task.holder, task.assigned, task.waited
+        task.waited = task.holder is not None
+        task.id += count
+        task.count -= count
+        self.tasks[head.id] = head
+        self.tasks[task.id] = task
+        self._expect_end(task)
+        return head
+
+    def _pieces(self, task: Task) -> list[Task]:
+        """Cut a convoy into its tasks."""
+        return [*(self._cut(task, 1) for _ in range(task.count - 1)), task]
+
+    def _take_apart(self, task: Task) -> list[Task]:
+        """Put its tasks in the place of a convoy, and return them."""
+        id, pieces = task.id, self._pieces(task)
+        if task.holder is not None:
+            self._put(task.holder, id, pieces)
+        else:
+            assert isinstance(self._queue, FairQueue)
+            self._queue.replace(task, pieces)
+        return pieces
+
+    def _take_apart_held(self, replica: Replica) -> None:
+        """Take apart what the replica holds."""
+        for task in list(replica.held.values()) if replica.more else ():
+            if task is not None and task.count > 1:
+                self._take_apart(task)
+
+    def _put(self, replica: Replica, id: int, pieces: Sequence[Task]) -> None:
+        """Put these in the place of a convoy that the replica holds, whose id was that."""
+        entries = list(replica.held.items())
+        replica.held.clear()
+        for key, one in entries:
+            if key == id:
+                replica.held.update((piece.id, piece) for piece in pieces)
+            else:
+                replica.held[key] = one
+        replica.more -= len(pieces) - 1
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -350,9 +473,14 @@ class Balancer:
         """Expire what is late, take parked tasks back from stuck replicas, and give out batches."""
         actions: list[Action] = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            task = self.tasks.pop(heapq.heappop(self._deadlines)[1], None)
+            task = self.tasks.get(heapq.heappop(self._deadlines)[1])
+            if task is not None and task.count > 1:
+                task = self._take_apart(task)[0]
             if task is not None:
+                del self.tasks[task.id]
                 holder = task.holder
+                if holder is not None:
+                    self._take_apart_held(holder)
                 begun = holder is not None and task.id in islice(holder.held, holder.working)
                 held_by = None if holder is None else holder.name
                 actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
@@ -396,11 +524,12 @@ class Balancer:
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
         """Take parked tasks back if the replica has been longer at what it does than it usually is."""
-        parked = [task for task in islice(replica.held.values(), replica.working, None) if task is not None]
-        waited = now - max(parked[0].assigned, replica.last_done)
+        waited = now - max(_first_parked(replica).assigned, replica.last_done)
         patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
         if waited < patience:
             return []
+        self._take_apart_held(replica)
+        parked = [task for task in islice(replica.held.values(), replica.working, None) if task is not None]
         others = [other for other in self.replicas.values() if other.level >= 0 and other is not replica]
         if waited < max(STUCK, 3 * patience):
             room = sum(other.window - other.level for other in others)
@@ -437,7 +566,13 @@ class Balancer:
                 break
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
             in_time = queue.head.deadline > now + free.work
-            actions.append(self._assign(free, queue.popleft() if in_time else queue.pop(), now))
+            if not in_time and queue.tail.count > 1:
+                self._take_apart(queue.tail)
+            task = queue.popleft() if in_time else queue.pop()
+            if task.count > 1 and (share := self._share(free, task.count)) < task.count:
+                rest, task = task, self._cut(task, share)
+                queue.put_back(rest)
+            actions.append(self._assign(free, task, now))
         return actions
 
     def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
@@ -505,7 +640,7 @@ class Balancer:
         """Put the replica where its load belongs; call it after every change to what it holds or may hold."""
         if replica.level >= 0:
             del self._levels[replica.level][replica]
-        held = len(replica.held)
+        held = replica.load
         working = replica.working if replica.batch else replica.slots
         parked = held - working if held > working else 0
         if parked != replica.parked:
@@ -518,3 +653,13 @@ class Balancer:
                 self._lowest = held
         else:
             replica.level = -1
+
+
+def _first_parked(replica: Replica) -> Task:
+    """The first task that it holds and cannot have begun, or the convoy with it."""
+    ahead = replica.working
+    for task in replica.held.values():
+        ahead -= 1 if task is None else task.count
+        if ahead < 0 and task is not None:
+            return task
+    raise AssertionError("nothing is parked")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgpack
@@ -26,7 +26,7 @@ from .fanout import Publish
 from .front import Front
 from .leases import Leases
 from .pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from .replica import Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from .replica import Fail, Kill, Recall, Replica, Send, SendBatch, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings
@@ -64,7 +64,7 @@ class Broker:
         self._context = zmq.Context()
         self._router = Router(settings.nodes)
         self._pools = [
-            Pool(index, node, retries, limits)
+            Pool(index, node, retries, limits, self._cut)
             for index, (node, retries, limits) in enumerate(
                 zip(self._router.nodes, settings.retries, settings.limits, strict=True)
             )
@@ -78,7 +78,8 @@ class Broker:
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
         # What a turn of the loop has to send to replicas; as with clients, all of it goes at the turn's end.
-        self._to_replicas: deque[tuple[Pool, Action | Publish]] = deque()
+        self._given: dict[Any, list[int]] = {}  # the ids of tasks, by the line that they go over
+        self._to_publish: list[tuple[Pool, Publish]] = []
         self._walks: dict[Any, Walk] = {}  # by origin
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
@@ -176,16 +177,35 @@ class Broker:
         return self._by_name.keys()
 
     def under_way(self, origin: Any) -> Walk | None:
-        """The request of that origin, if it has not ended."""
+        """The request of that origin, if it has not ended; maybe within a convoy."""
         return self._walks.get(origin)
+
+    def single(self, origin: Any) -> Walk:
+        """The request of that origin, which has not ended, as a walk of its own."""
+        walk = self._walks[origin]
+        if walk.count > 1:
+            for node, id in walk.open:
+                self._pools[node].single(id)
+        return self._walks[origin]
+
+    def _cut(self, request: tuple[Walk, Inputs], count: int) -> tuple[tuple[Walk, Inputs], tuple[Walk, Inputs]]:
+        """Cut a convoy: return the walk of its first so many requests with their inputs, and that of the others."""
+        walk, ((name, (frames,)),) = request
+        head = walk.cut(count)
+        self._walks.update(dict.fromkeys(head.origins, head))
+        return (head, [(name, [frames[:count]])]), (walk, [(name, [frames[count:]])])
 
     def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
         """A request has come in, and its time runs from now on."""
-        self._walks[walk.origin] = walk
+        self._walks.update(dict.fromkeys(walk.origins, walk))
         walk.begun = now = time.monotonic()
         if walk.timeout is not None:
             walk.deadline = now + walk.timeout
-        self._take(walk, self._router.start(walk, *payloads), now)
+        if walk.count > 1 and not self._router.is_chain:
+            for single, inputs in self._singles(walk, [("", list(payloads))]):
+                self._take(single, self._router.start(single, *inputs[0][1]), now)
+        else:
+            self._take(walk, self._router.start(walk, *payloads), now)
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
@@ -232,10 +252,22 @@ class Broker:
                 self._answer(walk, step.inputs, now)
                 continue
             pool = self._pools[step.node]
+            if walk.count > 1 and not pool.takes(walk):
+                for single, inputs in self._singles(walk, step.inputs):
+                    self._take(single, [Visit(step.node, inputs)], now)
+                return
             id = self._task_id + 1
             self._task_id += pool.ids_for(walk)
             walk.open.add((step.node, id))
             self._do(pool, pool.submit(walk, step.inputs, id, now))
+
+    def _singles(self, walk: Walk, inputs: Inputs) -> Iterator[tuple[Walk, Inputs]]:
+        """Take a convoy apart: yield each request's walk and its inputs."""
+        rest = walk, inputs
+        while walk.count > 1:
+            head, rest = self._cut(rest, 1)
+            yield head
+        yield rest
 
     def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
         parts, frames = answers.flat(inputs)
@@ -255,7 +287,8 @@ class Broker:
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
         walk.over = True
-        self._walks.pop(walk.origin, None)
+        for origin in walk.origins if walk.count > 1 else (walk.origin,):
+            self._walks.pop(origin, None)
         if walk.blocks:
             self._leases.end(walk)
         if walk.open:
@@ -338,13 +371,18 @@ class Broker:
         seconds: float,
         payload: Any,
         failed: bool,
-        docs: int | None = None,
+        docs: Any = None,
         notes: dict[str, Any] | None = None,
+        count: int = 1,
     ) -> None:
-        """The replica has answered with a payload (an external Executor: with several), or with an error."""
+        """The replica has answered with a payload (an external Executor: with several), or with an error.
+
+        With `count` it has answered so many tasks from this one on, with a frame each.
+        """
         now = time.monotonic()
-        blocks = None if failed or len(payload) == 1 or pool.node.addresses else self._leases.accept(payload)
-        outcome, actions = pool.answered(name, id, seconds, payload, failed, now)
+        plain = failed or count > 1 or len(payload) == 1 or pool.node.addresses
+        blocks = None if plain else self._leases.accept(payload)
+        outcome, actions = pool.answered(name, id, seconds, payload, failed, now, count)
         if blocks:
             self._leases.keep(None if outcome is None else outcome.walk, blocks)
         if actions:
@@ -356,6 +394,18 @@ class Broker:
                 for far, note in notes.items():
                     outcome.walk.note(f"{pool.node.name}/{far}", note)
             self._go_on(pool, outcome, now)
+
+    def answered_in_line(
+        self, pool: Pool, name: Any, first: int, seconds: float, payloads: list[Any], docs: list[int]
+    ) -> None:
+        """The replica has answered these tasks, whose ids follow one another, each after so many seconds."""
+        at = 0
+        while at < len(payloads):
+            count = pool.fit(name, first + at, len(payloads) - at)
+            some = payloads[at : at + count]
+            how_many = docs[at] if count == 1 else docs[at : at + count]
+            self.answered(pool, name, first + at, seconds, some, False, how_many, count=count)
+            at += count
 
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """The replica could not do these tasks in one go: each is tried alone, if it may be begun again, or fails."""
@@ -378,7 +428,19 @@ class Broker:
     def _do(self, pool: Pool, actions: Actions) -> None:
         """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
         for action in actions:
-            if type(action) is Fail:
+            if type(action) is Send:
+                line, task = action.replica.line, action.task
+                line.give(task)
+                self._given.setdefault(line, []).extend(range(task.id, task.id + task.count))
+            elif type(action) is SendBatch:
+                line = action.replica.line
+                line.give_together(action.tasks)
+                self._given.setdefault(line, []).extend(task.id for task in action.tasks)
+            elif type(action) is Recall:
+                line = action.replica.line
+                line.recall(action.task.id)
+                self._given.setdefault(line, [])
+            elif type(action) is Fail:
                 now = time.monotonic()
                 outcome, more = pool.failed(action, answers.why(pool, action), now)
                 self._do(pool, more)
@@ -386,39 +448,28 @@ class Broker:
                     self._go_on(pool, outcome, now)
             elif type(action) is Kill:
                 self._tell("kill", action.replica.name)
-            else:
-                self._to_replicas.append((pool, action))
+            elif type(action) is Publish:
+                self._to_publish.append((pool, action))
 
     def _flush(self) -> None:
         """Send what the turn has brought about, and what follows from that."""
-        while self._to_replicas:
-            given: dict[Any, list[int]] = {}  # ids of tasks, by the line that they go over
-            while self._to_replicas:
-                self._send(*self._to_replicas.popleft(), given)
+        while self._given or self._to_publish:
+            published, self._to_publish = self._to_publish, []
+            for pool, publish in published:
+                self._publish(pool, publish)
+            given, self._given = self._given, {}
             for line, ids in given.items():
                 if not line.flush():
                     for id in reversed(ids):  # each goes in front of those that wait
                         self._back.unreachable(line.identity, id)
         self._front.flush()
 
-    def _send(self, pool: Pool, action: Action | Publish, given: dict[Any, list[int]]) -> None:
-        if type(action) is Send:
-            line = action.replica.line
-            line.give(action.task)
-            given.setdefault(line, []).append(action.task.id)
-        elif type(action) is SendBatch:
-            line = action.replica.line
-            line.give_together(action.tasks)
-            given.setdefault(line, []).extend(task.id for task in action.tasks)
-        elif type(action) is Publish:
-            walk, inputs = action.scatter.payload
-            parts, frames = answers.flat(inputs)
-            kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
-            header = self._encode((*kind, walk.endpoint, parts, action.skip))
-            self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
-        elif type(action) is Recall:
-            action.replica.line.recall(action.task.id)
-            given.setdefault(action.replica.line, [])
+    def _publish(self, pool: Pool, action: Publish) -> None:
+        walk, inputs = action.scatter.payload
+        parts, frames = answers.flat(inputs)
+        kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
+        header = self._encode((*kind, walk.endpoint, parts, action.skip))
+        self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
 
     # -- the process manager --------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take t
 class Scatter:
     """One ALL request at one Executor: a part for each shard, and what has come back."""
 
+    count = 1  # of requests
+
     __slots__ = (
         "base",
         "client",

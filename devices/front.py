@@ -36,7 +36,10 @@ class Owner(Protocol):
         """A request has come in."""
 
     def under_way(self, origin: Any) -> Walk | None:
-        """The request of that origin, if it has not ended."""
+        """The request of that origin, if it has not ended; maybe within a convoy."""
+
+    def single(self, origin: Any) -> Walk:
+        """The request of that origin, which has not ended, as a walk of its own."""
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
@@ -108,7 +111,9 @@ class Front:
             self._refuse_version(port, frames)
             raise
         for header, payload in messages:
-            if header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
+            if header[1] == protocol.REQUESTS:
+                self._requests(port, client, header)
+            elif header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
                 self._request(port, client, header, payload)
             else:
                 self._said(port, client, header)
@@ -120,9 +125,8 @@ class Front:
             self._control((port, client, header[2]), header[3], header[4])
         else:
             origin = (port, client, header[2])
-            walk = self._owner.under_way(origin)
-            if walk is not None:
-                self._owner.cancel(walk)
+            if self._owner.under_way(origin) is not None:
+                self._owner.cancel(self._owner.single(origin))
             else:
                 self._owner.unwanted(origin)
 
@@ -140,6 +144,24 @@ class Front:
         """Tell what came of a command."""
         port, client, id = origin
         self._say(port, client, (protocol.VERSION, protocol.CONTROLLED, id, result))
+
+    def _requests(self, port: protocol.Port, client: bytes, header: list[Any]) -> None:
+        """Take in a convoy, if nothing is to be said about any of its requests."""
+        _, _, id, endpoint, targets, timeout, docs, payloads = header
+        chosen = None if targets is None else _targets(targets)
+        walk = Walk((port, client, id), endpoint, chosen, timeout / 1000 if timeout > 0 else None, len(payloads))
+        walk.client = client
+        walk.docs = docs
+        walk.size = sum(map(len, payloads))
+        if port is self._public:
+            self._in_flight[client] = self._in_flight.get(client, 0) + walk.count
+        if self._objection(walk) or any(self._owner.under_way(origin) is not None for origin in walk.origins):
+            self.forget(walk)
+            for at, payload in enumerate(payloads):
+                single = [protocol.VERSION, protocol.REQUEST, id + at, endpoint, targets, None, timeout, docs[at]]
+                self._request(port, client, single, [payload])
+        else:
+            self._owner.begin(walk, [payloads])
 
     def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: Sequence[Any]) -> None:
         _, _, id, endpoint, targets, parts, timeout, docs = header
@@ -198,14 +220,18 @@ class Front:
     def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
         """The request has a result."""
         port, client, id = walk.origin
-        self._say(port, client, (protocol.VERSION, protocol.REPLY, id, parts, walk.notes, int(seconds * 1e6)), frames)
+        took = int(seconds * 1e6)
+        if walk.count > 1:
+            self._say(port, client, (protocol.VERSION, protocol.REPLIES, id, took, frames))
+        else:
+            self._say(port, client, (protocol.VERSION, protocol.REPLY, id, parts, walk.notes, took), frames)
         if port is self._public:
             self.forget(walk)
 
     def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
         """The request has failed."""
-        port, client, id = walk.origin
-        self._say(port, client, (protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)), [error])
+        for port, client, id in walk.origins:
+            self._say(port, client, (protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)), [error])
         if port is self._public:
             self.forget(walk)
 
@@ -214,9 +240,9 @@ class Front:
         port, client, _ = walk.origin
         if port is not self._public:
             return
-        count = self._in_flight.pop(client, 0)
-        if count > 1:
-            self._in_flight[client] = count - 1
+        count = self._in_flight.pop(client, 0) - walk.count
+        if count > 0:
+            self._in_flight[client] = count
 
     def flush(self) -> None:
         """Send what there is to say."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .balancer import Balancer
+from .balancer import Balancer, Cut
 from .fanout import Fanout, Publish, Scatter
 from .replica import Action, Batching, Fail, Replica, Task
 from .router import DEFAULT, Inputs, Node, Walk
@@ -93,16 +93,17 @@ class Pool:
         node: the node.
         retries: how many crashed replicas a request survives.
         limits: what a request may take here, and how many may wait.
+        cut: cuts the walk and the inputs of a convoy, as the balancer asks.
     """
 
-    def __init__(self, index: int, node: Node, retries: int, limits: Limits) -> None:
+    def __init__(self, index: int, node: Node, retries: int, limits: Limits, cut: Cut | None = None) -> None:
         self.index = index
         self.node = node
         self.limits = limits
         self.timeout = limits.timeout
         self._sizes: dict[int, int] = {}  # of the requests here, by the id of their visit, if their bytes are limited
         self._bytes = 0
-        self.balancer = Balancer(retries)
+        self.balancer = Balancer(retries, cut)
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
         self._groups: dict[Any, int] = {}  # of replicas, by name
         self._scatters: dict[int, Scatter] = {}  # by base
@@ -188,9 +189,18 @@ class Pool:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
+    def takes(self, walk: Walk) -> bool:
+        """Whether this convoy may visit the node as one: not where something is to be known of each request."""
+        limits = self.limits
+        if self.fanout is not None or self.node.addresses or self.batching or not self.balancer.takes_convoys:
+            return False
+        if limits.run is not None or limits.queue_bytes is not None:
+            return False
+        return limits.queue is None or self.balancer.queued + walk.count <= limits.queue
+
     def ids_for(self, walk: Walk) -> int:
         """How many task ids the walk's visit takes."""
-        return self.node.shards if self.node.polls_all(walk.endpoint) else 1
+        return self.node.shards if self.node.polls_all(walk.endpoint) else walk.count
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """The walk visits this node; `id` is its task id, or the first of them."""
@@ -208,7 +218,7 @@ class Pool:
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
             return self.fanout.submit(scatter, now)
-        task = Task(id, (walk, inputs), deadline, None, walk.client)
+        task = Task(id, (walk, inputs), deadline, None, walk.client, count=walk.count)
         if self.batching:
             task.docs = max(1, walk.docs)
             task.batching = self._batching_of(walk.endpoint)
@@ -235,16 +245,27 @@ class Pool:
         if self._sizes:
             self._bytes -= self._sizes.pop(id, 0)
 
+    def fit(self, name: Any, id: int, count: int) -> int:
+        """A replica has answered so many tasks from this one on; returns how many of them `answered` can take as one."""
+        return 1 if self.fanout is not None else self.balancer.fit(name, id, count)
+
+    def single(self, id: int) -> None:
+        """Take apart the convoy whose visit has this task id."""
+        self.balancer.single(id)
+
     def answered(
-        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
+        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float, count: int = 1
     ) -> tuple[Outcome | None, Actions]:
-        """A replica has answered. Returns what that means to the walk, if anything, and what follows here."""
+        """A replica has answered a task, or `count` of them with a frame each.
+
+        Returns what that means to the walk, if anything, and what follows here.
+        """
         part = None if self.fanout is None else self.fanout.answered(name, id, service, now)
         if part is not None:
             scatter, shard = part
             outcome = self._part_ended(scatter, shard, payload, failed)
             return outcome, self._and_fan_out([], now) if scatter.over else []
-        task, actions = self.balancer.finish(name, id, service, now)
+        task, actions = self.balancer.finish(name, id, service, now, count)
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, actions if self.fanout is None else self._and_fan_out(actions, now)
 
@@ -359,7 +380,7 @@ def _load(replicas: Sequence[Replica], now: float) -> Load:
     busy = parked = 0.0
     works = []
     for replica in replicas:
-        held = len(replica.held)
+        held = replica.load
         busy += min(held, replica.slots) / replica.slots
         parked += replica.parked
         work = replica.work

@@ -34,7 +34,11 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          BEACON number                            the last fan-out was this
 
 Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, frame, ...], ...]]`.
-It says what its cars say, one after the other.
+It says what its cars say, one after the other. Those whose ids follow one another and that say the same otherwise are a
+single message, a convoy, with a list in place of each thing that differs, and no frames but the header:
+
+    REQUESTS first endpoint targets timeout_ms [docs] [payload]   TASKS first endpoint [payload]
+    DONES first service_us [docs] [payload]                       REPLIES first took_us [payload]
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
 by routing id and id. To an external Executor's front, another broker is a client.
@@ -73,10 +77,10 @@ CARS = 64  # messages in a train, at most
 CARGO = 32 * 1024  # bytes of payload in a train, at most
 
 TRAIN = 0
-HELLO, REQUEST, CANCEL, AGAIN, CONTROL = 1, 2, 3, 4, 5
-WELCOME, REPLY, FAILED, CONTROLLED = 11, 12, 13, 14
-READY, DONE, ERROR, LEAVE, MISSED, APART = 21, 22, 23, 24, 25, 26
-ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER = 31, 32, 33, 34, 35, 36, 37
+HELLO, REQUEST, CANCEL, AGAIN, CONTROL, REQUESTS = 1, 2, 3, 4, 5, 6
+WELCOME, REPLY, FAILED, CONTROLLED, REPLIES = 11, 12, 13, 14, 15
+READY, DONE, ERROR, LEAVE, MISSED, APART, DONES = 21, 22, 23, 24, 25, 26, 27
+ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER, TASKS = 31, 32, 33, 34, 35, 36, 37, 38
 
 # As plain numbers: each use of an enum would cost a conversion.
 _EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
@@ -91,6 +95,7 @@ FROM_CLIENT: _Shapes = {
     AGAIN: _REQUEST,
     CONTROL: {(int, int, int, str, dict)},
     CANCEL: {(int, int, int)},
+    REQUESTS: {(int, int, int, str, targets, int, list, list) for targets in _LISTS},
 }
 FROM_REPLICA: _Shapes = {
     HELLO: {(int, int, int)},
@@ -100,12 +105,14 @@ FROM_REPLICA: _Shapes = {
     LEAVE: {(int, int)},
     MISSED: {(int, int, int, int)},
     APART: {(int, int, list, int)},
+    DONES: {(int, int, int, int, list, list)},
 }
 TO_CLIENT: _Shapes = {
     WELCOME: {(int, int, int, dict)},
     REPLY: {(int, int, int, parts, notes, int) for parts in _LISTS for notes in (_NONE, dict)},
     FAILED: {(int, int, int, int)},
     CONTROLLED: {(int, int, int, dict)},
+    REPLIES: {(int, int, int, int, list)},
 }
 TO_REPLICA: _Shapes = {
     WELCOME: {(int, int, int, dict)},
@@ -116,6 +123,7 @@ TO_REPLICA: _Shapes = {
     FANOUT: {(int, int, int, int, str, parts, list) for parts in _LISTS},
     BEACON: {(int, int, int)},
     TOGETHER: {(int, int, int)},
+    TASKS: {(int, int, int, str, list)},
 }
 
 
@@ -181,24 +189,59 @@ def _checked(header: Any, shapes: _Shapes) -> list[Any]:
     return header
 
 
-def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[tuple[list[Any], Sequence[Any]]]:
+Heard = tuple[list[Any], Sequence[Any]]  # as `Message`
+
+
+def read(frames: Sequence[Any], at: int, shapes: _Shapes) -> list[Heard]:
     """Return what a message says: its header, which is the frame `at`, and its payload; of a train, each car's.
+
+    Of convoys, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart.
 
     Raises: as `decode`. Of a train, either all of it is right or nothing.
     """
     first = frames[at]
     if first[:3] != _TRAIN_BEGINS:
-        return [(decode(first, shapes), frames[at + 1 :])]
+        header = decode(first, shapes)
+        if header[1] in _CONVOYS:
+            return _of_convoy(header, frames[at + 1 :])
+        return [(header, frames[at + 1 :])]
     cars = _fields(first)[2]
     if len(frames) > at + 1 or type(cars) is not list or not 0 < len(cars) <= CARS:
         raise Malformed("a train that is none")
-    messages: list[tuple[list[Any], Sequence[Any]]] = []
+    messages: list[Heard] = []
     for car in cars:
         payload = car[1:] if type(car) is list else None
         if not car or payload is None or not _plain(payload):
             raise Malformed("a car of a train that is none")
-        messages.append((_checked(car[0], shapes), payload))
+        header = _checked(car[0], shapes)
+        if header[1] in _CONVOYS:
+            messages += _of_convoy(header, payload)
+        else:
+            messages.append((header, payload))
     return messages
+
+
+def _of_convoy(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
+    """Check a convoy, and take it apart if it is not for the broker."""
+    kind, first, payloads = header[1], header[2], header[-1]
+    if frames or not 1 < len(payloads) <= CARS or not _all(bytes, payloads):
+        raise Malformed("a convoy that is none")
+    if not all(payloads) or sum(map(len, payloads)) > CARGO:
+        raise Malformed("a convoy that is none")
+    if kind == TASKS:
+        endpoint = header[3]
+        return [([VERSION, TASK, first + at, endpoint, None], [frame]) for at, frame in enumerate(payloads)]
+    if kind == REPLIES:
+        took = header[3]
+        return [([VERSION, REPLY, first + at, None, None, took], [frame]) for at, frame in enumerate(payloads)]
+    docs = header[-2]
+    if len(docs) != len(payloads) or not _all(int, docs):
+        raise Malformed("a convoy that is none")
+    return [(header, ())]
+
+
+def _all(kind: type, values: Sequence[Any]) -> bool:
+    return set(map(type, values)) == {kind}
 
 
 def _plain(payload: Sequence[Any]) -> bool:
@@ -206,8 +249,63 @@ def _plain(payload: Sequence[Any]) -> bool:
     return type(payload[0]) is bytes if len(payload) == 1 else all(type(frame) is bytes for frame in payload)
 
 
+def fold(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages, with convoys in place of what can be one: small payloads, for ids that follow one another.
+
+    >>> said = [((VERSION, TASK, id, "/", None), [b"."]) for id in (7, 8, 9, 11)]
+    >>> fold(said)
+    [((1, 38, 7, '/', [b'.', b'.', b'.']), ()), ((1, 32, 11, '/', None), [b'.'])]
+    """
+    folded: list[Message] = []
+    run: list[Message] = []  # that can be one
+    next_id, like, cargo = 0, None, 0
+    for message in messages:
+        header, payload = message
+        same = _SAME.get(header[1])
+        if same is None or len(payload) != 1 or type(frame := payload[0]) is not bytes or not 0 < len(frame) <= BUNDLED:
+            if run:
+                folded += _convoy(run)
+                run = []
+            folded.append(message)
+            continue
+        this = header[1], header[same]
+        cargo += len(frame)
+        if not run or header[2] != next_id or this != like or cargo > CARGO or len(run) == CARS:
+            if run:
+                folded += _convoy(run)
+            run, like, cargo = [], this, len(frame)
+        run.append(message)
+        next_id = header[2] + 1
+    if run:
+        folded += _convoy(run)
+    return folded
+
+
+def _convoy(run: list[Message]) -> list[Message]:
+    header = run[0][0]
+    kind = header[1]
+    if len(run) == 1 or (kind == REPLY and (header[3] or header[4])) or (kind in (REQUEST, TASK) and header[_PARTS[kind]]):
+        return run
+    payloads = [payload[0] for _, payload in run]
+    if kind == TASK:
+        return [((VERSION, TASKS, header[2], header[3], payloads), ())]
+    if kind == REPLY:
+        return [((VERSION, REPLIES, header[2], header[5], payloads), ())]
+    docs = [one[-1] for one, _ in run]
+    if kind == DONE:
+        took = sum(one[3] for one, _ in run) // len(run)
+        return [((VERSION, DONES, header[2], took, docs, payloads), ())]
+    return [((VERSION, REQUESTS, header[2], header[3], header[4], header[6], docs, payloads), ())]
+
+
+_CONVOYS = {REQUESTS, TASKS, DONES, REPLIES}
+_PARTS = {REQUEST: 5, TASK: 4}  # where `parts` is in the header
+# What of the header must be the same.
+_SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slice(3, 5)}
+
+
 def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
-    """Yield the frames of each message to be sent; small ones that follow one another are made trains.
+    """Yield the frames of each message to be sent; small ones that follow one another are made convoys and trains.
 
     >>> said = list(couple([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
     >>> [header for header, payload in read(said[0], 0, FROM_CLIENT)]
@@ -215,6 +313,7 @@ def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Itera
     """
     begin = 0
     if len(messages) > 1:
+        messages = fold(messages)
         cargo = 0
         for at, (_, payload) in enumerate(messages):
             size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))

@@ -18,6 +18,10 @@ class Queueable(Protocol):
     def client(self) -> Any:
         """The client, as anything that can be hashed."""
 
+    @property
+    def count(self) -> int:
+        """How many it is, if it stands for several."""
+
 
 T = TypeVar("T", bound=Queueable)
 
@@ -26,7 +30,7 @@ class FairQueue(Generic[T]):
     """What waits, with the one whose turn it is in front.
 
     >>> from collections import namedtuple
-    >>> Request = namedtuple("Request", "client number")
+    >>> Request = namedtuple("Request", "client number count", defaults=[1])
     >>> queue = FairQueue()
     >>> for number in range(3):
     ...     queue.append(Request("flood", number))
@@ -76,7 +80,7 @@ class FairQueue(Generic[T]):
         if lane is None:
             lane = self._lanes[item.client] = deque()
         lane.append(item)
-        self._size += 1
+        self._size += item.count
 
     def appendleft(self, item: T) -> None:
         """Put one in front of all."""
@@ -85,7 +89,28 @@ class FairQueue(Generic[T]):
             lane = self._lanes[item.client] = deque()
         lane.appendleft(item)
         self._lanes.move_to_end(item.client, last=False)
-        self._size += 1
+        self._size += item.count
+
+    def put_back(self, item: T) -> None:
+        """Put what is left of one that was taken in front of those of its client, whose turn it was."""
+        lane = self._lanes.get(item.client)
+        if lane is None:
+            lane = self._lanes[item.client] = deque()
+        lane.appendleft(item)
+        self._size += item.count
+
+    def replace(self, item: T, items: Sequence[T]) -> None:
+        """Put these, which are as many, where that one stands.
+
+        Raises:
+            KeyError, ValueError: it is not there.
+        """
+        lane = self._lanes[item.client]
+        at = lane.index(item)
+        lane.rotate(-at)
+        lane.popleft()
+        lane.extendleft(reversed(items))
+        lane.rotate(at)
 
     def popleft(self) -> T:
         """Take the one whose turn it is."""
@@ -102,7 +127,7 @@ class FairQueue(Generic[T]):
             del self._lanes[client]
         elif len(self._lanes) > 1:
             self._lanes.move_to_end(client)
-        self._size -= 1
+        self._size -= item.count
         return item
 
     def remove(self, item: T) -> None:
@@ -115,7 +140,7 @@ class FairQueue(Generic[T]):
         lane.remove(item)
         if not lane:
             del self._lanes[item.client]
-        self._size -= 1
+        self._size -= item.count
 
     def discard(self, item: T) -> None:
         """Take this one out if it is there."""

@@ -42,12 +42,15 @@ class Task:
         client: whose it is; clients take turns in the queue.
         docs: how many Documents it has, 1 or more.
         batching: which others it can be put together with; None for none.
+        count: how many tasks it is: those of a convoy are one as long as the same becomes of all. Their ids follow one
+            another, and they are worked on in this order.
     """
 
     __slots__ = (
         "assigned",
         "batching",
         "client",
+        "count",
         "crashes",
         "deadline",
         "deaths",
@@ -69,8 +72,10 @@ class Task:
         client: Any = None,
         docs: int = 1,
         batching: Batching | None = None,
+        count: int = 1,
     ) -> None:
         self.id = id
+        self.count = count
         self.client = client
         self.docs = docs
         self.batching = batching
@@ -110,6 +115,7 @@ class Replica:
         "line",
         "lost",
         "measured",
+        "more",
         "name",
         "parked",
         "shard",
@@ -129,6 +135,7 @@ class Replica:
         self.window = slots
         self.widest = max(slots, MAX_WINDOW)
         self.held: dict[int, Task | None] = {}  # in the order sent; None: given up, but still being worked on
+        self.more = 0  # how many tasks that is more than it seems, for convoys are one
         self.batch: set[int] = set()  # of these, what it was given in one go; it takes one of the slots
         self.parked = 0
         self.level = -1  # where it stands in the balancer's levels; -1: has no room
@@ -143,6 +150,11 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"Replica({self.name!r})"
+
+    @property
+    def load(self) -> int:
+        """How many tasks it holds."""
+        return len(self.held) + self.more
 
     @property
     def working(self) -> int:

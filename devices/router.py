@@ -72,19 +72,24 @@ class Node:
 
 
 class Walk:
-    """Where one request is.
+    """Where one request is, or a convoy of them.
+
+    A convoy is several small requests that came together and are alike: each is one frame, and they walk as one payload
+    of so many frames until something is to be done for one of them alone. Only on a graph without branches.
 
     Args:
-        origin: the caller's business: whom to answer, and as what.
+        origin: the caller's business: whom to answer, and as what. Of a convoy the first one's; a tuple that ends with a
+            number, which is one more for each of the others.
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
         timeout: the seconds that it may take, or None.
+        count: how many requests it is.
 
     Attributes:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
         blocks: the blocks of shared memory that results on its way are in, if there are any.
-        docs: how many Documents it has at the moment.
+        docs: how many Documents it has at the moment; of a convoy, a list of that.
     """
 
     __slots__ = (
@@ -92,6 +97,7 @@ class Walk:
         "begun",
         "blocks",
         "client",
+        "count",
         "deadline",
         "docs",
         "endpoint",
@@ -107,12 +113,18 @@ class Walk:
     )
 
     def __init__(
-        self, origin: Any, endpoint: str, targets: frozenset[str] | None = None, timeout: float | None = None
+        self,
+        origin: Any,
+        endpoint: str,
+        targets: frozenset[str] | None = None,
+        timeout: float | None = None,
+        count: int = 1,
     ) -> None:
         self.origin = origin
+        self.count = count
         self.client: Any = None
         self.size = 0
-        self.docs = 0
+        self.docs: Any = 0
         self.timeout = timeout
         self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone
@@ -129,6 +141,27 @@ class Walk:
     def note(self, name: str, note: Any) -> None:
         """The client is to know this of the Executor."""
         self.notes = {**(self.notes or {}), name: note}
+
+    @property
+    def origins(self) -> list[Any]:
+        """The origins of all requests that it is."""
+        *whom, first = self.origin
+        return [(*whom, id) for id in range(first, first + self.count)]
+
+    def cut(self, count: int) -> Walk:
+        """Return a walk of the first `count` of its requests; this one is that of the others from now on."""
+        *whom, first = self.origin
+        head = Walk(self.origin, self.endpoint, self.targets, self.timeout, count)
+        head.client, head.begun, head.deadline, head.visits = self.client, self.begun, self.deadline, self.visits
+        head.size = self.size * count // self.count
+        head.docs = self.docs[0] if count == 1 else self.docs[:count]
+        head.open = set(self.open)
+        self.origin = (*whom, first + count)
+        self.size -= head.size
+        self.count -= count
+        self.docs = self.docs[-1] if self.count == 1 else self.docs[count:]
+        self.open = {(node, id + count) for node, id in self.open}
+        return head
 
 
 class Visit(NamedTuple):
@@ -149,6 +182,9 @@ class Router:
 
     Args:
         nodes: in an order in which each comes after those it needs.
+
+    Attributes:
+        is_chain: whether no branches meet anywhere.
 
     Raises:
         ValueError: a node needs none, or one twice, or one that does not come before it, or two have the same name.
@@ -189,6 +225,7 @@ class Router:
         self._only = [
             after[0] if len(after) == 1 and len(self._needs(after[0])) == 1 else None for after in self._after
         ]
+        self.is_chain = None not in self._only
 
     def _needs(self, index: int) -> tuple[str, ...]:
         return self._ends if index == len(self.nodes) else self.nodes[index].needs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +22,7 @@ from . import executors
 
 LOST, ANSWERED, FAILED = 0, 1, 2  # what became of a request; lost as long as nothing did
 MOST_WRONG = 20  # answers that are described in full
+MOST_REQUESTS = 2**28
 
 LARGE = 20_000  # numbers in a large request, which is not copied on its way
 TIMEOUT = 1500  # ms, of the client that sets one
@@ -34,8 +35,10 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.endpoints = list(executors.SIGNERS)
-        self.endpoint = bytearray()  # by request: index of its endpoint
-        self.state = bytearray()  # by request: what became of it
+        # In memory of its own, as they come: what grew by being moved would leave holes among what is measured.
+        self._endpoint = mmap.mmap(-1, MOST_REQUESTS)  # by request: index of its endpoint
+        self._state = mmap.mmap(-1, MOST_REQUESTS)  # by request: what became of it
+        self._sent = 0
         self.twice: list[int] = []  # requests that something became of twice
         self.wrong: list[str] = []
         self.wrong_count = 0
@@ -46,14 +49,25 @@ class Ledger:
 
     def size(self) -> int:
         """The bytes of memory that it takes, about."""
-        return sys.getsizeof(self.endpoint) + sys.getsizeof(self.state)
+        return 2 * self._sent
+
+    @property
+    def endpoint(self) -> bytes:
+        """By request: the index of its endpoint."""
+        return self._endpoint[: self._sent]
+
+    @property
+    def state(self) -> bytes:
+        """By request: what became of it."""
+        return self._state[: self._sent]
 
     def send(self, endpoint: str) -> int:
         """A request is about to be sent; returns its number."""
         with self._lock:
-            self.endpoint.append(self.endpoints.index(endpoint))
-            self.state.append(LOST)
-            return len(self.state) - 1
+            number, self._sent = self._sent, self._sent + 1
+            self._endpoint[number] = self.endpoints.index(endpoint)
+            self._state[number] = LOST
+            return number
 
     def answered(self, number: int, client: str, objection: str, waited: float) -> None:
         """Its answer is here; `objection` says what is wrong with it, if anything."""
@@ -82,14 +96,14 @@ class Ledger:
         """The longest wait of each client, the longest one first, for people."""
         found = []
         for client, (waited, number, until) in sorted(self.slowest.items(), key=lambda item: item[1], reverse=True):
-            where = self.endpoints[self.endpoint[number]]
+            where = self.endpoints[self._endpoint[number]]
             found.append(f"{waited:.1f} s until {until:.1f} s for request {number} at {where} ({client})")
         return found
 
     def _becomes(self, number: int, state: int) -> None:
-        if self.state[number] != LOST:
+        if self._state[number] != LOST:
             self.twice.append(number)
-        self.state[number] = state
+        self._state[number] = state
 
     def count(self, state: int) -> int:
         """To how many requests that has happened."""

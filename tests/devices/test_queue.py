@@ -16,6 +16,7 @@ from zflow.devices.queue import FairQueue
 class Item:
     client: str
     number: int
+    count: int = 1
 
 
 def numbered(clients: str) -> list[Item]:
