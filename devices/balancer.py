@@ -36,7 +36,7 @@ from .replica import MAX_WINDOW, Action, Fail, Kill, Recall, Replica, Send, Send
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
-WORTH = 200e-6  # seconds of work that are given to one replica, though others have room, for they are sent as one
+WORTH = 500e-6  # seconds of work that are given to one replica, though others have room, for they are sent as one
 
 Cut = Callable[[Any, int], tuple[Any, Any]]
 
@@ -400,6 +400,12 @@ class Balancer:
             return count
         return task.count
 
+    def _had_better_wait(self, replica: Replica, count: int) -> bool:
+        """Whether a convoy of so many is to wait until it need not be cut: work so short is sooner done whole."""
+        if count <= replica.window - replica.load or replica.window < replica.widest:
+            return False
+        return replica.load >= max(replica.slots, replica.window // 2)
+
     def _share(self, replica: Replica, count: int) -> int:
         """How many of so many tasks the replica is given: as many as others, but what is soon done is not divided."""
         fair = -(-count // len(self.replicas))
@@ -568,6 +574,8 @@ class Balancer:
             in_time = queue.head.deadline > now + free.work
             if not in_time and queue.tail.count > 1:
                 self._take_apart(queue.tail)
+            if self._had_better_wait(free, queue.head.count):
+                break
             task = queue.popleft() if in_time else queue.pop()
             if task.count > 1 and (share := self._share(free, task.count)) < task.count:
                 rest, task = task, self._cut(task, share)

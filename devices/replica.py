@@ -10,7 +10,7 @@ import math
 from collections import deque
 from typing import Any, NamedTuple
 
-MAX_WINDOW = 32  # requests; beyond this a larger window hides nothing more
+MAX_WINDOW = 64  # requests; beyond this a larger window hides nothing more
 CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
 SMOOTHING = 0.2  # weight of a new sample of the work
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancer import Balancer, Cut
 from zflow.devices.batches import BatchQueue
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Action, Replica, Task
@@ -35,13 +35,15 @@ class Greedy(Balancer):
 class Doubling(Balancer):
     """Takes a late answer for a first one."""
 
-    def __init__(self, retries: int = 3) -> None:
-        super().__init__(retries)
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
         self._ended: dict[int, Task] = {}
 
-    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+    def finish(
+        self, name: Any, id: int, service: float, now: float, count: int = 1
+    ) -> tuple[Task | None, list[Action]]:
         """Answer it again."""
-        task, actions = super().finish(name, id, service, now)
+        task, actions = super().finish(name, id, service, now, count)
         if task is not None:
             self._ended[id] = task
         return task or self._ended.get(id), actions
@@ -87,11 +89,13 @@ class Careless(Balancer):
 class Lazy(Balancer):
     """Leaves tasks in the queue when an answer has made room."""
 
-    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+    def finish(
+        self, name: Any, id: int, service: float, now: float, count: int = 1
+    ) -> tuple[Task | None, list[Action]]:
         """Look at the queue another time."""
         waiting, self._queue = self._queue, FairQueue()
         try:
-            return super().finish(name, id, service, now)
+            return super().finish(name, id, service, now, count)
         finally:
             self._queue = waiting
 
@@ -132,5 +136,25 @@ class Cramming(Balancer):
                 actions.append(self._assign_batch(free, tasks, now))
 
 
-ALL = (Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty, Cramming)
+class Wasteful(Balancer):
+    """Cuts off what has no room, and throws it away."""
+
+    def _cut(self, task: Task, count: int) -> Task:
+        head = super()._cut(task, count)
+        if task.holder is None and task.count > 3:
+            super()._cut(task, 1)
+        return head
+
+
+class Stubborn(Balancer):
+    """Believes a replica that died to have been at all of a convoy."""
+
+    def _take_apart_held(self, replica: Replica) -> None:
+        pass
+
+
+ALL = (
+    *(Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty, Cramming),
+    *(Wasteful, Stubborn),
+)
 BROKEN = {kind.__name__: kind for kind in ALL}

@@ -62,11 +62,13 @@ class Queue:
 
 def _uncoupled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
     header = msgpack.unpackb(frames[1])
-    if header[1] != protocol.TRAIN:
-        yield frames
-        return
-    for fields, *payload in header[2]:
-        yield [frames[0], msgpack.packb(fields), *payload]
+    for fields, *payload in header[2] if header[1] == protocol.TRAIN else [(header, *frames[2:])]:
+        if fields[1] in (protocol.TASKS, protocol.REPLIES):
+            shapes = protocol.TO_REPLICA if fields[1] == protocol.TASKS else protocol.TO_CLIENT
+            for one, some in protocol.read([msgpack.packb(fields), *payload], 0, shapes):
+                yield [frames[0], msgpack.packb(one), *some]
+        else:
+            yield [frames[0], msgpack.packb(fields), *payload]
 
 
 class Line:
@@ -120,7 +122,7 @@ class VirtualBroker(Broker):
         clock: the time.
         ledger: where requests are kept.
         turn: seconds from one turn to the next, at least.
-        balancer: makes the balancers, given `retries`.
+        balancer: makes the balancers, given `retries` and how to cut a convoy.
 
     Attributes:
         ports: its ends of the lines, each a `Queue`.
@@ -129,7 +131,7 @@ class VirtualBroker(Broker):
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, ledger: Ledger, turn: float, balancer: Callable[[int], Any]
+        self, settings: Settings, clock: Clock, ledger: Ledger, turn: float, balancer: Callable[..., Any]
     ) -> None:
         self._clock = clock
         self._ledger = ledger
@@ -231,16 +233,19 @@ class VirtualBroker(Broker):
         super().cancel(walk)
 
     def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
-        self._ledger.answered(self._ledger.of(walk), inputs)
+        for request, own in self._ledger.each(walk, inputs):
+            self._ledger.answered(request, own)
         super()._answer(walk, inputs, now)
 
     def _fail(self, walk: Walk, error: bytes) -> None:
-        self._ledger.end(self._ledger.of(walk), _outcome(error))
+        for request in self._ledger.all_of(walk):
+            self._ledger.end(request, _outcome(error))
         super()._fail(walk, error)
 
     def _end(self, walk: Walk) -> None:
         super()._end(walk)
-        self._ledger.closed(self._ledger.of(walk))
+        for request in self._ledger.all_of(walk):
+            self._ledger.closed(request)
 
 
 OUTCOMES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from zflow.devices.fanout import ALONE_LIMIT
+from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Batching
 
 from .ledger import Violation
@@ -35,6 +36,9 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
             if batches or holding.together:
                 continue  # what can be put together waits for an empty replica, and others wait behind it
             room = not replica.alone and len(holding.held) < replica.window
+            queue = balancer._queue
+            if isinstance(queue, FairQueue) and queue and queue.head.count > replica.window - len(holding.held):
+                room &= len(holding.held) < max(replica.slots, replica.window // 2)  # else it waits until it need not be cut
             if room and (None in ordinary or replica.shard in ordinary):
                 raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
     if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued(now) is None:
@@ -63,12 +67,13 @@ def agrees(pool: WatchedPool, now: float) -> None:
     late = pool.overdue(now)
     if late:
         raise Violation(f"{pool.node.name}: tasks {late[:5]} go on for more than {pool.limits.run} s")
-    if not balancer.tasks.keys() <= pool.open.keys():
-        raise Violation(f"{pool.node.name}: tasks {sorted(balancer.tasks.keys() - pool.open.keys())[:5]} have ended")
+    tasks = {id for task in balancer.tasks.values() for id in range(task.id, task.id + task.count)}
+    if not tasks <= pool.open.keys() or any(id != task.id for id, task in balancer.tasks.items()):
+        raise Violation(f"{pool.node.name}: tasks {sorted(tasks - pool.open.keys())[:5]} have ended")
     waiting = 0
     for part in pool.open.values():
         waiting += part.holder is None and part.released
-        if part.released and part.id not in balancer.tasks:
+        if part.released and part.id not in tasks:
             raise Violation(f"task {part.id} has not ended, and is forgotten")
         if part.crashes > pool.retries:
             raise Violation(f"task {part.id} goes on after {part.crashes} crashes, with retries={pool.retries}")
@@ -100,8 +105,9 @@ def agrees(pool: WatchedPool, now: float) -> None:
 def _replica_agrees(pool: WatchedPool, holding: Holding) -> None:
     replica = holding.replica
     count = len(holding.held)
-    if list(replica.held) != list(holding.held):
-        raise Violation(f"{replica}: holds {list(replica.held)}, but was sent {list(holding.held)}")
+    ids = [each for id, task in replica.held.items() for each in range(id, id + (task.count if task else 1))]
+    if ids != list(holding.held) or replica.load != count:
+        raise Violation(f"{replica}: holds {ids}, {replica.load} in all, but was sent {list(holding.held)}")
     if any((task is None) != (id in holding.given_up) for id, task in replica.held.items()):
         raise Violation(f"{replica}: {replica.held}, of which {holding.given_up} have ended")
     if replica.batch != holding.together:

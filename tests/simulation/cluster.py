@@ -29,6 +29,7 @@ from .process import Process
 from .scenario import ENDPOINTS, POLLING, Fault, Scenario, Stage
 
 NOTICE = 0.002  # seconds, at most, until sockets or the manager notice that a process has ended
+GATHERED = 0.001  # seconds that an answer waits for others, at most
 STILL = 600.0  # seconds of virtual time without the end of a request after which the load has come to a stand
 TAIL, SELDOM = 100.0, 0.01  # of a heavy tail: how much longer, how often
 RAISED = msgpack.packb({"type": "ExecutorError", "message": "it did not like it"})
@@ -44,11 +45,12 @@ class Account:
     repeated: int = 0  # of these, how many had been begun before
     deaths: int = 0
     turns: int = 0
+    convoys: int = 0  # requests and visits that came in convoys
     seconds: float = 0.0  # of virtual time
 
     def add(self, other: Account) -> None:
         """Add another run's account."""
-        for name in ("requests", "begun", "repeated", "deaths", "turns", "seconds"):
+        for name in ("requests", "begun", "repeated", "deaths", "turns", "convoys", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
@@ -74,10 +76,10 @@ class Cluster:
 
     Args:
         scenario: what to play.
-        balancer: makes the balancers, given `retries`.
+        balancer: makes the balancers, given `retries` and how to cut a convoy.
     """
 
-    def __init__(self, scenario: Scenario, balancer: Callable[[int], Any] = Balancer) -> None:
+    def __init__(self, scenario: Scenario, balancer: Callable[..., Any] = Balancer) -> None:
         self.scenario = scenario
         self.clock = Clock()
         self._random = random.Random(scenario.seed)
@@ -113,6 +115,7 @@ class Cluster:
         self._client_lines = [(Line(), Line()) for _ in scenario.clients]
         self._shares = [list(accumulate(client.endpoints)) for client in scenario.clients]
         self._to_post = [client.requests for client in scenario.clients]
+        self._owed = [0 for _ in scenario.clients]  # how many of those in flight have ended since it posted last
         self._ended_at = 0.0
 
     def run(self) -> Account:
@@ -135,6 +138,7 @@ class Cluster:
         account.seconds = self.clock.now
         for pool in self.broker.pools:
             account.begun += sum(pool.begun.values())
+            account.convoys += pool.convoys
             account.repeated += sum(pool.begun.values()) - len(pool.begun)
         return account
 
@@ -145,8 +149,7 @@ class Cluster:
                     self._start(number, shard, group)
         for number, client in enumerate(self._clients):
             if client.in_flight:
-                for _ in range(client.in_flight):
-                    self._post_next(number)
+                self._post_some(number, client.in_flight)
             elif client.requests:
                 self._post_when_it_likes(number)
 
@@ -212,48 +215,57 @@ class Cluster:
     def _post_when_it_likes(self, number: int) -> None:
         if self._to_post[number]:
             client = self._clients[number]
-            self._post_next(number)
-            self.clock.at(self.clock.now + self._random.expovariate(1 / client.every), self._post_when_it_likes, number)
+            self._post_some(number, client.together)
+            later = self._random.expovariate(1 / client.every / client.together)
+            self.clock.at(self.clock.now + later, self._post_when_it_likes, number)
 
-    def _post_next(self, number: int) -> None:
-        if not self._to_post[number]:
-            return
-        self._to_post[number] -= 1
+    def _post_some(self, number: int, count: int) -> None:
+        """A client posts so many requests, those for one endpoint in one go."""
         client = self._clients[number]
-        draw = self._random.random()
-        endpoint = next(
-            (name for name, share in zip(ENDPOINTS, self._shares[number], strict=True) if draw < share), ENDPOINTS[0]
-        )
+        while count and self._to_post[number]:
+            some = min(count, client.together, self._to_post[number])
+            self._to_post[number] -= some
+            count -= some
+            draw = self._random.random()
+            shares = zip(ENDPOINTS, self._shares[number], strict=True)
+            endpoint = next((name for name, share in shares if draw < share), ENDPOINTS[0])
+            self._ask(number, [self._request(number, endpoint) for _ in range(some)])
+
+    def _request(self, number: int, endpoint: str) -> protocol.Message:
+        client = self._clients[number]
         targets = None if client.targets is None else frozenset(client.targets)
         again = bool(client.again) and self._random.random() < client.again
         request = self.ledger.post(number, endpoint, targets, again)
         kind = protocol.AGAIN if again else protocol.REQUEST
         header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1 + request.number % 3)
-        self._ask(request, header, payload(request.number, -1, 0))
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
             self.clock.at(self.clock.now + later, self._cancel, request)
         while self._faults and self._faults[0].after <= request.number:
             self._happen(self._faults.pop(0))
+        return (protocol.VERSION, *header), [payload(request.number, -1, 0)]
 
-    def _ask(self, request: Request, header: tuple[Any, ...], *frames: bytes) -> None:
-        """A request's client says something about it to the broker."""
-        port = "public" if self._clients[request.client].public else "front"
-        at = self._client_lines[request.client][0].arrival(self.clock.now, self._delay())
-        message = [b"client-%d" % request.client, self._encode((protocol.VERSION, *header)), *frames]
-        self.clock.at(at, self.broker.arrive, port, message)
+    def _ask(self, number: int, messages: list[protocol.Message]) -> None:
+        """A client says something to the broker."""
+        port = "public" if self._clients[number].public else "front"
+        for frames in protocol.couple(messages, self._encode):
+            at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
+            self.clock.at(at, self.broker.arrive, port, [b"client-%d" % number, *frames])
 
     def _cancel(self, request: Request) -> None:
         if request.awaited:
-            self._ask(request, (protocol.CANCEL, request.number))
+            self._ask(request.client, [((protocol.VERSION, protocol.CANCEL, request.number), ())])
             self._over(request)
 
     def _over(self, request: Request) -> None:
         """Its client waits for it no longer."""
         if request.awaited:
             request.awaited = False
-            if self._clients[request.client].in_flight:
-                self._post_next(request.client)
+            client = self._clients[request.client]
+            self._owed[request.client] += 1
+            if client.in_flight and self._owed[request.client] >= min(client.together, client.in_flight):
+                self._owed[request.client] = 0
+                self._post_some(request.client, min(client.together, client.in_flight))
 
     def _to_client(self, frames: Sequence[Any]) -> bool:
         header = msgpack.unpackb(frames[1])
@@ -307,9 +319,8 @@ class Cluster:
 
     def _answer(self, process: Process, header: tuple[Any, ...], *frames: bytes) -> None:
         """Shards say all they say to the collector."""
-        sharded = self.scenario.stages[process.stage].shards > 1
-        port, line = ("collector", process.collector) if sharded else ("back", process.back)
-        self._say(process, port, line, [process.identity, self._encode(header), *frames])
+        process.answers.append((header, frames))
+        self._tell(process)
 
     def _work(self, process: Process) -> None:
         while tasks := process.next():
@@ -352,11 +363,23 @@ class Cluster:
             failed = stage.raises and self._random.random() < stage.raises
             kind = protocol.ERROR if failed else protocol.DONE
             header = (protocol.VERSION, kind, id, took, *([] if failed else [1]))
-            self._answer(process, header, RAISED if failed else result)
+            process.answers.append((header, [RAISED if failed else result]))
         if process.leaving:
             self._leave_if_idle(process)
+            return
+        self._work(process)
+        if process.busy and stage.gathers and self._random.random() < stage.gathers:
+            self.clock.at(self.clock.now + GATHERED, self._tell, process)
         else:
-            self._work(process)
+            self._tell(process)
+
+    def _tell(self, process: Process) -> None:
+        """Say what waits to be said, in as few messages as possible."""
+        answers, process.answers = process.answers, []
+        sharded = self.scenario.stages[process.stage].shards > 1
+        port, line = ("collector", process.collector) if sharded else ("back", process.back)
+        for frames in protocol.couple(answers if process.alive else [], self._encode):
+            self._say(process, port, line, [process.identity, *frames])
 
     # -- what goes wrong ------------------------------------------------------------------------------------------
 
@@ -396,6 +419,7 @@ class Cluster:
 
     def _leave_if_idle(self, process: Process) -> None:
         if process.leaving and process.alive and not process.busy:
+            self._tell(process)
             process.alive = False
             self._answer(process, (protocol.VERSION, protocol.LEAVE))
             self._ended(process)

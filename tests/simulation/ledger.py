@@ -73,8 +73,21 @@ class Ledger:
 
     def of(self, walk: Walk) -> Request:
         """The request that a walk is for."""
+        (request,) = self.all_of(walk)
+        return request
+
+    def all_of(self, walk: Walk) -> list[Request]:
+        """The requests that a walk is for: several, if it is a convoy."""
         number: int = walk.origin[2]
-        return self.requests[number]
+        return self.requests[number : number + walk.count]
+
+    def each(self, walk: Walk, inputs: Inputs) -> list[tuple[Request, Inputs]]:
+        """The requests that a walk is for, each with its own inputs."""
+        requests = self.all_of(walk)
+        if len(requests) == 1:
+            return [(requests[0], inputs)]
+        ((name, (frames,)),) = inputs
+        return [(request, [(name, [[frame]])]) for request, frame in zip(requests, frames, strict=True)]
 
     def post(self, client: int, endpoint: str, targets: Targets, again: bool) -> Request:
         """A client posts a request."""

@@ -41,6 +41,7 @@ class Process:
         self.together: set[int] = set()  # of these, a batch
         self.coming = 0  # how many tasks of it have not arrived
         self.busy = 0
+        self.answers: list[Any] = []  # that wait for others
         self.alive = True
         self.leaving = False
         self.cut = False  # nothing that it says arrives any more, nor what it is sent

@@ -38,6 +38,7 @@ class Stage:
         batch: how many Documents are given in one go at the endpoints of `BATCHED` that it binds; 0 for one request.
         batch_timeout: seconds that requests may wait for others.
         apart: share of batches that cannot be done in one go.
+        gathers: share of answers that wait for those of the tasks to come.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     batch: int = 0
     batch_timeout: float = 0.0
     apart: float = 0.0
+    gathers: float = 0.0
 
     @property
     def batched(self) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ class Client:
         timeout: ms that each request may take, 0 for any time.
         again: share of requests that are posted as if they had been posted before, to a broker that died.
         public: whether it connects from elsewhere.
+        together: how many requests it posts in one go.
     """
 
     requests: int
@@ -95,6 +98,7 @@ class Client:
     timeout: int = 0
     again: float = 0.0
     public: bool = False
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ def draw(seed: int, requests: int) -> Scenario:
     poison = sorted({rng.randrange(requests): rng.choice(workers) for _ in range(several)}.items())
     network, most = _network(rng), rng.choice([3, 10_000, 10_000])
     stages = tuple(_with_batches(rng, stage) for stage in stages)
+    if rng.random() < 0.6:
+        stages, clients = _with_trains(rng, stages, clients, network.way, size != "shards")
     return Scenario(seed, stages, clients, faults, tuple(poison), network, most)
 
 
@@ -226,6 +232,23 @@ def _with_batches(rng: random.Random, stage: Stage) -> Stage:
         return stage
     timeout = stage.mean * rng.choice([0.0, 0.0, 0.5, 5.0])
     return replace(stage, batch=rng.choice([2, 4, 30]), batch_timeout=timeout, apart=rng.choice([0.0, 0.0, 0.1]))
+
+
+def _with_trains(
+    rng: random.Random, stages: tuple[Stage, ...], clients: tuple[Client, ...], way: float, may_be_plain: bool
+) -> tuple[tuple[Stage, ...], tuple[Client, ...]]:
+    """Clients post several requests in one go; at times everything is as convoys need it, and work short."""
+    stages = tuple(replace(stage, gathers=rng.choice([0.0, 0.5, 0.9])) for stage in stages)
+    if may_be_plain and rng.random() < 0.6 and all(stage.process for stage in stages):
+        plain = {"run": None, "queue_bytes": None, "batch": 0, "shards": 1}
+        names = ["gateway", *(stage.name for stage in stages)]
+        mean = way * 10 ** rng.uniform(-2.5, 0.5)
+        stages = tuple(
+            replace(stage, needs=(before,), mean=mean, retries=max(1, stage.retries), **plain)
+            for before, stage in zip(names, stages, strict=False)
+        )
+        clients = tuple(replace(client, in_flight=client.in_flight and 3 + 2 * client.in_flight) for client in clients)
+    return stages, tuple(replace(client, together=rng.choice([1, 3, 10, 70])) for client in clients)
 
 
 def _extent(rng: random.Random, size: str) -> tuple[int, int]:

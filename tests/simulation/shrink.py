@@ -71,6 +71,8 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
             {"timeout": 0},
             {"again": 0.0},
             {"public": False},
+            {"together": 1},
+            {"together": max(1, client.together // 2)},
             {"in_flight": client.in_flight // 2},
         ]
         for changes in simpler:
@@ -110,6 +112,7 @@ def _plainer(stage: Stage) -> Iterator[Stage]:
         {"queue_bytes": None},
         {"work": "constant"},
         {"raises": 0.0},
+        {"gathers": 0.0},
         {"partial": False},
         {"no_reduce": False},
         {"endpoints": None},

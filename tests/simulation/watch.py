@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancer import Balancer, Cut
 from zflow.devices.fanout import Fanout, Publish
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
 from zflow.devices.replica import Batching, Fail, Kill, Recall, Replica, Send, SendBatch
@@ -109,7 +109,7 @@ class WatchedPool(Pool):
     """A pool that minds what it does.
 
     Args:
-        index, node, retries, limits: as a pool's.
+        index, node, retries, limits, cut: as a pool's.
         ledger: where requests are kept.
         balancer: makes the balancer, given `retries`.
         slack: seconds that a deadline may be late.
@@ -121,14 +121,15 @@ class WatchedPool(Pool):
         node: Node,
         retries: int,
         limits: Limits,
+        cut: Cut | None = None,
         *,
         ledger: Ledger,
-        balancer: Callable[[int], Balancer] = Balancer,
+        balancer: Callable[[int, Cut | None], Balancer] = Balancer,
         slack: float = TICK,
     ) -> None:
-        super().__init__(index, node, retries, limits)
+        super().__init__(index, node, retries, limits, cut)
         if balancer is not Balancer:
-            self.balancer = balancer(retries)
+            self.balancer = balancer(retries, cut)
             self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
         self.retries = retries
         self.slack = slack
@@ -141,6 +142,7 @@ class WatchedPool(Pool):
         self.begun: dict[int, int] = {}  # how often each task was begun
         self.culprits: dict[bytes, int] = {}  # what killed a replica: the id of its task
         self.turns = Turns()
+        self.convoys = 0  # requests that came in convoys
         self._ledger = ledger
 
     # -- replicas -------------------------------------------------------------------------------------------------
@@ -220,6 +222,8 @@ class WatchedPool(Pool):
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """A request comes."""
+        if walk.count > 1:
+            return self._submit_convoy(walk, inputs, id, now)
         request = self._ledger.of(walk)
         self._ledger.visit(request, self.index, inputs)
         may_be = self._refusal(walk, request, now)
@@ -245,6 +249,21 @@ class WatchedPool(Pool):
                 self._wait(part)
         self.most = max(self.most, len(self.open))
         return self._note(actions, now)
+
+    def _submit_convoy(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+        deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
+        self.convoys += walk.count
+        for at, (request, own) in enumerate(self._ledger.each(walk, inputs)):
+            self._ledger.visit(request, self.index, own)
+            if self._refusal(walk, request, now) != {None}:
+                raise Violation(f"request {request.number} should be refused, and is taken with a convoy")
+            self.open[id + at] = part = Part(id + at, id + at, request, deadline, None, walk.size)
+            request.open += 1
+            part.since = now
+        for at in range(walk.count):
+            self._wait(self.open[id + at])
+        self.most = max(self.most, len(self.open))
+        return self._note(super().submit(walk, inputs, id, now), now)
 
     def learn(self) -> None:
         """A fan-out to a group without members is not published: its parts just go to others, or wait for them."""
@@ -276,9 +295,11 @@ class WatchedPool(Pool):
         return {None}
 
     def answered(
-        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float
+        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float, count: int = 1
     ) -> tuple[Outcome | None, Actions]:
         """A replica answers."""
+        if count > 1:
+            return self._answered_convoy(name, id, service, payload, now, count)
         holding = self.holdings[name]
         holding.answered = now
         holding.release(id)
@@ -299,6 +320,25 @@ class WatchedPool(Pool):
         if part is not None and isinstance(outcome, Gathered) and outcome.errors:
             failures = part.request.failed = part.request.failed or {}
             failures[self.index] = frozenset(outcome.errors)
+        return outcome, self._note(actions, now)
+
+    def _answered_convoy(
+        self, name: Any, id: int, service: float, payload: Sequence[Any], now: float, count: int
+    ) -> tuple[Outcome | None, Actions]:
+        holding = self.holdings[name]
+        holding.answered = now
+        for each in range(id, id + count):
+            holding.release(each)
+            part = self.open.get(each)
+            if part is None or part.holder is not holding:
+                raise Violation(f"{count} tasks from {id} on were answered as one, but {each} is not {name!r}'s any more")
+            part.holder = None
+            if now > part.deadline + self.slack:
+                raise Violation(f"task {each} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
+            self._end(part)
+        outcome, actions = super().answered(name, id, service, payload, False, now, count)
+        if outcome is None or outcome.walk.count != count:
+            raise Violation(f"{count} tasks from {id} on were answered, and {outcome} comes of it")
         return outcome, self._note(actions, now)
 
     def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
@@ -406,7 +446,8 @@ class WatchedPool(Pool):
         """Take down what the pool says, all of it at once: carrying it out may bring it to say more."""
         for action in actions:
             if isinstance(action, Send):
-                self._sent(action.replica, [action.task.id], now)
+                task = action.task
+                self._sent(action.replica, list(range(task.id, task.id + task.count)), now, task.count)
             elif isinstance(action, SendBatch):
                 self._sent(action.replica, [task.id for task in action.tasks], now)
             elif isinstance(action, Publish):
@@ -419,8 +460,8 @@ class WatchedPool(Pool):
                 self._failed(action, now)
         return actions
 
-    def _sent(self, replica: Replica, ids: list[int], now: float) -> None:
-        """The replica is sent a task, or a batch of them."""
+    def _sent(self, replica: Replica, ids: list[int], now: float, convoy: int = 1) -> None:
+        """The replica is sent a task, or a convoy, or a batch of them."""
         parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
         holding = self.holdings[replica.name]
         first = parts[0]
@@ -432,7 +473,7 @@ class WatchedPool(Pool):
                 raise Violation(f"task {part.id} for shard {part.shard} goes to {replica.name!r} of {replica.shard}")
         if first.batching is not None and not first.suspect:
             self._together(holding, parts)
-        elif len(parts) > 1 or len(holding.held) > (1 if first.suspect else replica.window):
+        elif len(parts) > convoy or len(holding.held) > (1 if first.suspect else replica.window):
             raise Violation(
                 f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its window is"
                 f" {replica.window}, and the first is {'a suspect' if first.suspect else 'none'}"
