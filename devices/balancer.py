@@ -26,19 +26,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from .batches import BatchQueue
+from .levels import Levels
 from .queue import FairQueue
-from .replica import MAX_WINDOW, Action, Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
-WORTH = 500e-6  # seconds of work that are given to one replica, though others have room, for they are sent as one
-
-Cut = Callable[[Any, int], tuple[Any, Any]]
 
 
 class Balancer:
@@ -70,11 +68,7 @@ class Balancer:
         self._batches: BatchQueue | None = None  # the same queue, once there are tasks that can be put together
         self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
-        # _levels[n]: replicas with room that hold n tasks, the one that got there first in front. All levels below
-        # _lowest are empty.
-        self._levels: list[dict[Replica, None]] = [{}]
-        self._lowest = 0
-        self._parked = 0
+        self._levels = Levels()
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
         self._reserved: Replica | None = None  # is kept from new work because a suspect waits for an empty one
         self._deadlines: list[tuple[float, int]] = []
@@ -87,7 +81,7 @@ class Balancer:
     @property
     def idle(self) -> bool:
         """Whether no replica holds any task, and all of them may have one."""
-        return len(self._levels[0]) == len(self.replicas) and self._reserved is None
+        return len(self._levels.empty) == len(self.replicas) and self._reserved is None
 
     def oldest_queued(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
@@ -104,9 +98,9 @@ class Balancer:
         actions = self.leave(replica.name, now) if self.retries else self.crash(replica.name, now)
         if self.retries == 0:
             replica.slots = replica.window = replica.widest = 1
-        self._add_levels(replica)
+        self._levels.widen(replica)
         self.replicas[replica.name] = replica
-        self._place(replica)
+        self._levels.place(replica)
         actions.extend(self._dispatch(now))
         return actions
 
@@ -154,14 +148,14 @@ class Balancer:
         task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
         if task is not None:
             self._requeue([task])
-        self._place(replica)
+        self._levels.place(replica)
         return self._dispatch(now)
 
     def find(self, name: Any, now: float) -> tuple[list[Task], list[Action]]:
         """A lost replica is back. Returns what it held, of which nobody knows how much got there, and what follows."""
         replica = self.replicas[name]
         replica.lost = False
-        self._place(replica)
+        self._levels.place(replica)
         return [task for task in replica.held.values() if task is not None], self._dispatch(now)
 
     def resize(self, name: Any, slots: int, now: float) -> list[Action]:
@@ -171,13 +165,9 @@ class Balancer:
             return []
         replica.slots = replica.window = slots
         replica.widest = max(slots, MAX_WINDOW)
-        self._add_levels(replica)
-        self._place(replica)
+        self._levels.widen(replica)
+        self._levels.place(replica)
         return self._dispatch(now)
-
-    def _add_levels(self, replica: Replica) -> None:
-        while len(self._levels) < replica.widest:
-            self._levels.append({})
 
     def leave(self, name: Any, now: float) -> list[Action]:
         """The replica goes in good order: what it still holds it has not begun and will not begin."""
@@ -190,9 +180,7 @@ class Balancer:
     def _drop(self, name: Any) -> Replica | None:
         replica = self.replicas.pop(name, None)
         if replica is not None:
-            if replica.level >= 0:
-                del self._levels[replica.level][replica]
-            self._parked -= replica.parked
+            self._levels.drop(replica)
             if replica is self._reserved:
                 self._reserved = None
             for id in [id for id, task in replica.held.items() if task is None] if self.given_up else ():
@@ -228,7 +216,7 @@ class Balancer:
             self._queue.append(task)
             return self._dispatch(now)
         if self._batches is None and not self._queue:
-            replica = self._least_held()
+            replica = self._levels.least()
             if replica is not None:
                 return [self._assign(replica, task, now)]
         self._queue.append(task)
@@ -259,7 +247,7 @@ class Balancer:
         task.assigned = now
         replica.held[task.id] = task
         replica.more += task.count - 1
-        self._place(replica)
+        self._levels.place(replica)
         task.waited = replica.parked > 0 or replica.last_done > now
 
     def queue(self, task: Task, now: float) -> list[Action]:
@@ -287,7 +275,7 @@ class Balancer:
             if held is not None:
                 begun = held.assigned + service * (count - 1)
                 replica.measure(service, None if held.waited else begun, now)
-            self._place(replica)
+            self._levels.place(replica)
         replica.last_done = now
         task = self.tasks.get(id)
         if task is not None and task.count > count:
@@ -302,14 +290,14 @@ class Balancer:
         waited = replica.held or replica.last_done > sent
         replica.measure(service, None if waited else sent, now)
         replica.last_done = now
-        self._place(replica)
+        self._levels.place(replica)
 
     def free(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
         """The replica will never answer these tasks, which have ended: they did not get to it."""
         replica = self.replicas[name]
         for id in ids:
             self._release(replica, id)
-        self._place(replica)
+        self._levels.place(replica)
         return self._dispatch(now)
 
     def apart(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
@@ -322,7 +310,7 @@ class Balancer:
         for task in again:
             task.batching = None
         replica.last_done = now
-        self._place(replica)
+        self._levels.place(replica)
         self._requeue(again)
         return self._dispatch(now)
 
@@ -369,7 +357,7 @@ class Balancer:
             self.given_up[task.id] = task.assigned, task.waited
             return []
         del replica.held[task.id]
-        self._place(replica)
+        self._levels.place(replica)
         return [Recall(replica, task)]
 
     # -- convoys --------------------------------------------------------------------------------------------------
@@ -386,7 +374,7 @@ class Balancer:
             self._take_apart(task)
 
     def fit(self, name: Any, id: int, count: int) -> int:
-        """The replica has answered so many tasks from this one on; returns how many of them are to be finished as one."""
+        """The replica has answered so many tasks from this one on; returns how many are to be finished as one."""
         replica = self.replicas.get(name)
         if replica is None or not replica.more:
             return 1
@@ -396,31 +384,14 @@ class Balancer:
                 self._take_apart_held(replica)  # it may be somewhere in a convoy
             return 1
         if task.count > count:
-            self._put(replica, id, [self._cut(task, count), task])
+            replica.put(id, [self._cut(task, count), task])
             return count
         return task.count
-
-    def _had_better_wait(self, replica: Replica, count: int) -> bool:
-        """Whether a convoy of so many is to wait until it need not be cut: work so short is sooner done whole."""
-        if count <= replica.window - replica.load or replica.window < replica.widest:
-            return False
-        return replica.load >= max(replica.slots, replica.window // 2)
-
-    def _share(self, replica: Replica, count: int) -> int:
-        """How many of so many tasks the replica is given: as many as others, but what is soon done is not divided."""
-        fair = -(-count // len(self.replicas))
-        soon = int(WORTH / replica.work) if replica.work else 0
-        return min(replica.window - replica.load, max(fair, soon))
 
     def _cut(self, task: Task, count: int) -> Task:
         """Return a task for the first `count` of a convoy; the given one is for the others from now on."""
         assert self._cut_payload is not None
-        head = Task(task.id, None, task.deadline, None, task.client, count=count)
-        head.payload, task.payload = self._cut_payload(task.payload, count)
-        head.holder, head.assigned, head.waited = task.holder, task.assigned, task.waited
-        task.waited = task.holder is not None
-        task.id += count
-        task.count -= count
+        head = task.cut(count, self._cut_payload)
         self.tasks[head.id] = head
         self.tasks[task.id] = task
         self._expect_end(task)
@@ -434,7 +405,7 @@ class Balancer:
         """Put its tasks in the place of a convoy, and return them."""
         id, pieces = task.id, self._pieces(task)
         if task.holder is not None:
-            self._put(task.holder, id, pieces)
+            task.holder.put(id, pieces)
         else:
             assert isinstance(self._queue, FairQueue)
             self._queue.replace(task, pieces)
@@ -446,32 +417,21 @@ class Balancer:
             if task is not None and task.count > 1:
                 self._take_apart(task)
 
-    def _put(self, replica: Replica, id: int, pieces: Sequence[Task]) -> None:
-        """Put these in the place of a convoy that the replica holds, whose id was that."""
-        entries = list(replica.held.items())
-        replica.held.clear()
-        for key, one in entries:
-            if key == id:
-                replica.held.update((piece.id, piece) for piece in pieces)
-            else:
-                replica.held[key] = one
-        replica.more -= len(pieces) - 1
-
     # -- time -----------------------------------------------------------------------------------------------------
 
     @property
     def timed(self) -> bool:
         """Whether time alone may change anything: if not, `tick` need not be called."""
-        return bool(self._parked or self._deadlines or self._batches)
+        return bool(self._levels.parked or self._deadlines or self._batches)
 
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
         wait = math.inf
-        if self._parked:
-            wait = STUCK if self._least_held() is None else PATIENCE
+        if self._levels.parked:
+            wait = STUCK if self._levels.least() is None else PATIENCE
         if self._deadlines:
             wait = min(wait, max(0.0, self._deadlines[0][0] - now))
-        if self._batches and self._levels[0]:
+        if self._batches and self._levels.empty:
             wait = min(wait, self._batches.wake_after(now))
         return wait
 
@@ -491,7 +451,7 @@ class Balancer:
                 held_by = None if holder is None else holder.name
                 actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
                 actions.extend(self._withdraw(task))
-        if self._parked and self.retries and now >= self._look_at:
+        if self._levels.parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
             for replica in self.replicas.values():
                 if replica.parked:
@@ -530,7 +490,7 @@ class Balancer:
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
         """Take parked tasks back if the replica has been longer at what it does than it usually is."""
-        waited = now - max(_first_parked(replica).assigned, replica.last_done)
+        waited = now - max(replica.first_parked.assigned, replica.last_done)
         patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
         if waited < patience:
             return []
@@ -546,7 +506,7 @@ class Balancer:
             for task in parked:
                 del replica.held[task.id]
             replica.window = replica.slots  # until it answers
-            self._place(replica)
+            self._levels.place(replica)
             self._requeue(parked)
         return [Recall(replica, task) for task in parked]
 
@@ -567,24 +527,24 @@ class Balancer:
             self._dispatch_batches(queue, now, actions)
             return actions
         while queue:
-            free = self._least_held()
+            free = self._levels.least()
             if free is None:
                 break
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
             in_time = queue.head.deadline > now + free.work
             if not in_time and queue.tail.count > 1:
                 self._take_apart(queue.tail)
-            if self._had_better_wait(free, queue.head.count):
+            if free.had_better_wait(queue.head.count):
                 break
             task = queue.popleft() if in_time else queue.pop()
-            if task.count > 1 and (share := self._share(free, task.count)) < task.count:
+            if task.count > 1 and (share := free.share(task.count, self._levels.peers(free))) < task.count:
                 rest, task = task, self._cut(task, share)
                 queue.put_back(rest)
             actions.append(self._assign(free, task, now))
         return actions
 
     def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
-        while queue and (free := self._least_held()) is not None:
+        while queue and (free := self._levels.least()) is not None:
             tasks = queue.take(now, not free.held, free.work)
             if not tasks:
                 break
@@ -594,8 +554,8 @@ class Balancer:
                 actions.append(self._assign_batch(free, tasks, now))
 
     def _dispatch_suspects(self, now: float, actions: list[Action]) -> None:
-        for task in list(self._suspects) if self._levels[0] else ():
-            empty = (replica for replica in self._levels[0] if task.shard in (None, replica.shard))
+        for task in list(self._suspects) if self._levels.empty else ():
+            empty = (replica for replica in self._levels.empty if task.shard in (None, replica.shard))
             if (replica := next(empty, None)) is not None:
                 self._suspects.remove(task)
                 replica.alone = True
@@ -614,24 +574,15 @@ class Balancer:
         before, self._reserved = self._reserved, replica
         if before is not None:
             before.alone = False
-            self._place(before)
+            self._levels.place(before)
         if replica is not None:
             replica.alone = True
-            self._place(replica)
+            self._levels.place(replica)
 
     def _of_shard(self, shard: int | None) -> Replica | None:
         """The replica of the shard that holds fewest of those with room, if there is one."""
         free = [replica for replica in self.replicas.values() if replica.shard == shard and replica.level >= 0]
         return min(free, key=lambda replica: replica.level, default=None)
-
-    def _least_held(self) -> Replica | None:
-        levels = self._levels
-        while self._lowest < len(levels):
-            level = levels[self._lowest]
-            if level:
-                return next(iter(level))
-            self._lowest += 1
-        return None
 
     def _assign(self, replica: Replica, task: Task, now: float) -> Send:
         self.place(task, replica, now)
@@ -643,31 +594,3 @@ class Balancer:
             self.place(task, replica, now)
             task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the way
         return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])
-
-    def _place(self, replica: Replica) -> None:
-        """Put the replica where its load belongs; call it after every change to what it holds or may hold."""
-        if replica.level >= 0:
-            del self._levels[replica.level][replica]
-        held = replica.load
-        working = replica.working if replica.batch else replica.slots
-        parked = held - working if held > working else 0
-        if parked != replica.parked:
-            self._parked += parked - replica.parked
-            replica.parked = parked
-        if not replica.lost and held < (1 if replica.alone or replica.batch else replica.window):
-            self._levels[held][replica] = None
-            replica.level = held
-            if held < self._lowest:
-                self._lowest = held
-        else:
-            replica.level = -1
-
-
-def _first_parked(replica: Replica) -> Task:
-    """The first task that it holds and cannot have begun, or the convoy with it."""
-    ahead = replica.working
-    for task in replica.held.values():
-        ahead -= 1 if task is None else task.count
-        if ahead < 0 and task is not None:
-            return task
-    raise AssertionError("nothing is parked")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .balancer import Balancer, Cut
+from .balancer import Balancer
 from .fanout import Fanout, Publish, Scatter
-from .replica import Action, Batching, Fail, Replica, Task
+from .replica import Action, Batching, Cut, Fail, Replica, Task
 from .router import DEFAULT, Inputs, Node, Walk
 
 Actions = Sequence[Action | Publish]
@@ -246,7 +246,7 @@ class Pool:
             self._bytes -= self._sizes.pop(id, 0)
 
     def fit(self, name: Any, id: int, count: int) -> int:
-        """A replica has answered so many tasks from this one on; returns how many of them `answered` can take as one."""
+        """A replica has answered so many tasks from this one on; returns how many `answered` can take as one."""
         return 1 if self.fanout is not None else self.balancer.fit(name, id, count)
 
     def single(self, id: int) -> None:

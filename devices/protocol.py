@@ -282,26 +282,27 @@ def fold(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _convoy(run: list[Message]) -> list[Message]:
+    """Return a convoy for messages that are alike, if there are several and none has parts or notes."""
     header = run[0][0]
-    kind = header[1]
-    if len(run) == 1 or (kind == REPLY and (header[3] or header[4])) or (kind in (REQUEST, TASK) and header[_PARTS[kind]]):
+    kind, first = header[1], header[2]
+    if len(run) == 1 or any(header[at] is not None for at in _NOTHING[kind]):
         return run
     payloads = [payload[0] for _, payload in run]
     if kind == TASK:
-        return [((VERSION, TASKS, header[2], header[3], payloads), ())]
+        return [((VERSION, TASKS, first, header[3], payloads), ())]
     if kind == REPLY:
-        return [((VERSION, REPLIES, header[2], header[5], payloads), ())]
+        return [((VERSION, REPLIES, first, header[5], payloads), ())]
     docs = [one[-1] for one, _ in run]
     if kind == DONE:
         took = sum(one[3] for one, _ in run) // len(run)
-        return [((VERSION, DONES, header[2], took, docs, payloads), ())]
-    return [((VERSION, REQUESTS, header[2], header[3], header[4], header[6], docs, payloads), ())]
+        return [((VERSION, DONES, first, took, docs, payloads), ())]
+    return [((VERSION, REQUESTS, first, header[3], header[4], header[6], docs, payloads), ())]
 
 
 _CONVOYS = {REQUESTS, TASKS, DONES, REPLIES}
-_PARTS = {REQUEST: 5, TASK: 4}  # where `parts` is in the header
-# What of the header must be the same.
+# By kind, what of the header must be the same in all, and which fields must be None.
 _SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slice(3, 5)}
+_NOTHING = {REQUEST: (5,), TASK: (4,), DONE: (), REPLY: (3, 4)}
 
 
 def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:

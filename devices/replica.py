@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 MAX_WINDOW = 64  # requests; beyond this a larger window hides nothing more
 CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
 SMOOTHING = 0.2  # weight of a new sample of the work
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
+WORTH = 500e-6  # seconds of work that one replica is given though others have room: divided, it takes more messages
 REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
+
+
+Cut = Callable[[Any, int], tuple[Any, Any]]  # cuts a payload: returns that of the first so many, and of the others
 
 
 class Batching(NamedTuple):
@@ -92,6 +98,16 @@ class Task:
     def __repr__(self) -> str:
         return f"Task({self.id})"
 
+    def cut(self, count: int, cut: Cut) -> Task:
+        """Return a task for the first `count` of a convoy; this one is for the others from now on."""
+        head = Task(self.id, None, self.deadline, None, self.client, count=count)
+        head.payload, self.payload = cut(self.payload, count)
+        head.holder, head.assigned, head.waited = self.holder, self.assigned, self.waited
+        self.waited = self.holder is not None
+        self.id += count
+        self.count -= count
+        return head
+
 
 class Replica:
     """One worker process as the balancer sees it: what it holds, and how fast it is.
@@ -160,6 +176,40 @@ class Replica:
     def working(self) -> int:
         """How many of the tasks that it holds, from the first one on, it may have begun."""
         return self.slots + len(self.batch) - 1 if self.batch else self.slots
+
+    @property
+    def first_parked(self) -> Task:
+        """The first task that it holds and cannot have begun, or the convoy with it.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        ends = accumulate(1 if task is None else task.count for task in self.held.values())
+        parked = (task for task, end in zip(self.held.values(), ends, strict=True) if end > self.working)
+        return next(task for task in parked if task is not None)
+
+    def put(self, id: int, pieces: Sequence[Task]) -> None:
+        """Put these tasks in the place of the convoy that they are cut from, whose id was that."""
+        entries = list(self.held.items())
+        self.held.clear()
+        for key, task in entries:
+            if key == id:
+                self.held.update((piece.id, piece) for piece in pieces)
+            else:
+                self.held[key] = task
+        self.more -= len(pieces) - 1
+
+    def share(self, count: int, peers: int) -> int:
+        """How many tasks of a convoy it is given, as one of so many equals: what is soon done is not divided."""
+        fair = -(-count // peers)
+        soon = int(WORTH / self.work) if self.work else 0
+        return min(self.window - self.load, max(fair, soon))
+
+    def had_better_wait(self, count: int) -> bool:
+        """Whether a convoy of so many is to wait until it need not be cut: work so short is sooner done whole."""
+        if count <= self.window - self.load or self.window < self.widest:
+            return False
+        return self.load >= max(self.slots, self.window // 2)
 
     def measure(self, service: float, sent: float | None, now: float) -> None:
         """Learn from one answer, given `now`: `service` seconds of work, on what was `sent` then and did not wait."""

@@ -78,8 +78,8 @@ class Walk:
     of so many frames until something is to be done for one of them alone. Only on a graph without branches.
 
     Args:
-        origin: the caller's business: whom to answer, and as what. Of a convoy the first one's; a tuple that ends with a
-            number, which is one more for each of the others.
+        origin: the caller's business: whom to answer, and as what. Of a convoy the first one's: a tuple that ends with
+            a number, which is one more for each of the others.
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
         timeout: the seconds that it may take, or None.

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from zflow.devices.balancer import Balancer
 from zflow.devices.batches import BatchQueue
+from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import SAMPLES, Action, Batching, Fail, Kill, Recall, Replica, Send, SendBatch, Task
 
@@ -459,12 +460,12 @@ class Machine(RuleBasedStateMachine):
             assert replica.lost == process.lost
             room = not replica.lost and len(process.held) < (1 if replica.alone or replica.batch else replica.window)
             assert replica.level == (len(process.held) if room else -1)
-            assert [replica in level for level in balancer._levels].count(True) == int(room)
-            assert not room or replica in balancer._levels[replica.level]
+            assert [replica in level for level in balancer._levels.by_load].count(True) == int(room)
+            assert not room or replica in balancer._levels.by_load[replica.level]
             assert replica.alone == (process.suspect or replica is balancer._reserved)
         assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
-        assert balancer._parked == sum(replica.parked for replica in balancer.replicas.values())
-        assert not any(balancer._levels[: balancer._lowest])
+        assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
+        assert not any(balancer._levels.by_load[: balancer._levels.lowest])
         lines = balancer._queue._lines.values() if isinstance(balancer._queue, BatchQueue) else ()
         queues = [line.queue for line in lines] if isinstance(balancer._queue, BatchQueue) else [balancer._queue]
         queue = [task for each in queues for lane in each._lanes.values() for task in lane]
@@ -520,20 +521,26 @@ class Forgetful(Balancer):
 class Greedy(Balancer):
     """Fills a replica beyond its window."""
 
-    def _place(self, replica: Replica) -> None:
+    def __init__(self, retries: int) -> None:
+        super().__init__(retries)
+        self._levels = Wide()
+
+
+class Wide(Levels):
+    def place(self, replica: Replica) -> None:
         window = replica.window
         replica.window = min(window + 1, replica.widest)
-        super()._place(replica)
+        super().place(replica)
         replica.window = window
 
 
 class Lazy(Balancer):
     """Leaves tasks in the queue when an answer has made room."""
 
-    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
+    def finish(self, *arguments: Any) -> tuple[Task | None, list[Action]]:
         waiting, self._queue = self._queue, FairQueue()
         try:
-            return super().finish(name, id, service, now)
+            return super().finish(*arguments)
         finally:
             self._queue = waiting
 
@@ -560,8 +567,8 @@ class Careless(Balancer):
 class Doubling(Balancer):
     """Takes a late answer for a first one."""
 
-    def finish(self, name: Any, id: int, service: float, now: float) -> tuple[Task | None, list[Action]]:
-        task, actions = super().finish(name, id, service, now)
+    def finish(self, name: Any, id: int, *arguments: Any) -> tuple[Task | None, list[Action]]:
+        task, actions = super().finish(name, id, *arguments)
         return task or Task(id), actions
 
 

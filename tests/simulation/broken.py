@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zflow.devices.balancer import Balancer, Cut
+from zflow.devices.balancer import Balancer
 from zflow.devices.batches import BatchQueue
+from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Action, Replica, Task
+from zflow.devices.replica import Action, Cut, Replica, Task
 
 
 class Forgetful(Balancer):
@@ -24,11 +25,18 @@ class Forgetful(Balancer):
 class Greedy(Balancer):
     """Fills a replica beyond its window."""
 
-    def _place(self, replica: Replica) -> None:
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self._levels = _Wide()
+
+
+class _Wide(Levels):
+    def place(self, replica: Replica) -> None:
+        """Look at a window that is wider."""
         window, widest = replica.window, replica.widest
         if not replica.alone:
             replica.window = min(window + 1, widest)
-        super()._place(replica)
+        super().place(replica)
         replica.window = window
 
 
@@ -53,7 +61,7 @@ class Shardless(Balancer):
     """Gives a shard's part to whoever has room."""
 
     def _of_shard(self, shard: int | None) -> Replica | None:
-        return self._least_held()
+        return self._levels.least()
 
 
 class Timeless(Balancer):
@@ -129,7 +137,7 @@ class Cramming(Balancer):
     """Gives batches to replicas that are at something else."""
 
     def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
-        while queue and (free := self._least_held()) is not None and (tasks := queue.take(now, True, free.work)):
+        while queue and (free := self._levels.least()) is not None and (tasks := queue.take(now, True, free.work)):
             if tasks[0].batching is None:
                 actions.append(self._assign(free, tasks[0], now))
             else:

@@ -35,10 +35,7 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
                 raise Violation(f"{holding.name!r} holds nothing, but batches wait: {_some(waiting)}")
             if batches or holding.together:
                 continue  # what can be put together waits for an empty replica, and others wait behind it
-            room = not replica.alone and len(holding.held) < replica.window
-            queue = balancer._queue
-            if isinstance(queue, FairQueue) and queue and queue.head.count > replica.window - len(holding.held):
-                room &= len(holding.held) < max(replica.slots, replica.window // 2)  # else it waits until it need not be cut
+            room = not replica.alone and len(holding.held) < replica.window and not _better_waits(pool, holding)
             if room and (None in ordinary or replica.shard in ordinary):
                 raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
     if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued(now) is None:
@@ -46,6 +43,14 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
         standing = Counter(group for group, _ in pool.published.values())
         if any(standing[group] < least for group in range(pool.node.groups)):
             raise Violation(f"fan-outs wait at {pool.node.name}, but of {pool.node.groups} groups stand {standing}")
+
+
+def _better_waits(pool: WatchedPool, holding: Holding) -> bool:
+    """Whether the convoy in front need not be cut if it waits, and the replica has enough to do meanwhile."""
+    queue, replica, held = pool.balancer._queue, holding.replica, len(holding.held)
+    if not isinstance(queue, FairQueue) or not queue or queue.head.count <= replica.window - held:
+        return False
+    return replica.window == replica.widest and held >= max(replica.slots, replica.window // 2)
 
 
 def _is_due(kind: Batching, waiting: list[Part], now: float) -> bool:
@@ -89,11 +94,11 @@ def agrees(pool: WatchedPool, now: float) -> None:
     nobodys = balancer.given_up.keys() - {id for holding in pool.holdings.values() for id in holding.given_up}
     if nobodys:
         raise Violation(f"{pool.node.name}: tasks {nobodys} were given up, and nobody is at them")
-    if balancer._parked != sum(holding.replica.parked for holding in pool.holdings.values()):
-        raise Violation(f"{pool.node.name}: {balancer._parked} parked tasks were counted, wrongly")
-    if any(balancer._levels[: balancer._lowest]):
-        raise Violation(f"{pool.node.name}: there are replicas below level {balancer._lowest}")
-    if sum(map(len, balancer._levels)) != sum(holding.replica.level >= 0 for holding in pool.holdings.values()):
+    if balancer._levels.parked != sum(holding.replica.parked for holding in pool.holdings.values()):
+        raise Violation(f"{pool.node.name}: {balancer._levels.parked} parked tasks were counted, wrongly")
+    if any(balancer._levels.by_load[: balancer._levels.lowest]):
+        raise Violation(f"{pool.node.name}: there are replicas below level {balancer._levels.lowest}")
+    if sum(map(len, balancer._levels.by_load)) != sum(holding.replica.level >= 0 for holding in pool.holdings.values()):
         raise Violation(f"{pool.node.name}: the levels have other replicas than those with room")
     if pool.fanout is not None:
         standing = {(group.index, number) for group in pool.fanout.groups for number in group.open}
@@ -115,7 +120,7 @@ def _replica_agrees(pool: WatchedPool, holding: Holding) -> None:
     if replica.parked != max(0, count - holding.working):
         raise Violation(f"{replica}: {replica.parked} are parked of {count} with {replica.slots} slots")
     room = not replica.lost and count < (1 if replica.alone or replica.batch else replica.window)
-    if replica.level != (count if room else -1) or (room and replica not in pool.balancer._levels[count]):
+    if replica.level != (count if room else -1) or (room and replica not in pool.balancer._levels.by_load[count]):
         raise Violation(f"{replica}: holds {count}, room: {room}, but stands in level {replica.level}")
     if not replica.slots <= replica.window <= replica.widest:
         raise Violation(f"{replica}: a window of {replica.window} for {replica.slots} slots")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from zflow.devices.balancer import Balancer, Cut
+from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
-from zflow.devices.replica import Batching, Fail, Kill, Recall, Replica, Send, SendBatch
+from zflow.devices.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendBatch
 from zflow.devices.router import Inputs, Node, Walk
 
 from .ledger import Ledger, Request, Violation
@@ -331,7 +331,9 @@ class WatchedPool(Pool):
             holding.release(each)
             part = self.open.get(each)
             if part is None or part.holder is not holding:
-                raise Violation(f"{count} tasks from {id} on were answered as one, but {each} is not {name!r}'s any more")
+                raise Violation(
+                    f"{count} tasks from {id} on were answered as one, but {each} is not {name!r}'s any more"
+                )
             part.holder = None
             if now > part.deadline + self.slack:
                 raise Violation(f"task {each} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
