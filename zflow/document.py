@@ -314,6 +314,15 @@ class DocumentArray(MutableSequence[Document]):
         docs._docs, docs._columns = [doc], None
         return docs
 
+    @classmethod
+    def _of_row(cls, row: dict[str, Any]) -> Self:
+        """Return a DocumentArray of one Document with these fields, as `_of` does of columns."""
+        doc = Document.__new__(Document)
+        doc.__dict__.update(row)
+        docs = cls.__new__(cls)
+        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = [doc], None, None, None, 0
+        return docs
+
     def _as_columns(self) -> Columns:
         """Return the fields of the Documents as columns; nothing at all if there are no Documents."""
         columns = self._columns

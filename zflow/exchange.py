@@ -84,7 +84,7 @@ class Callbacks:
             raise response.error
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sent:
     """A request that was sent: its place in the order, and what it takes in flight."""
 

@@ -44,6 +44,8 @@ _ALLOWED: dict[str, frozenset[type]] = {
 }
 # Fields whose columns are packed as they are.
 _PLAIN = frozenset((*STRINGS, *INTEGERS, "weight"))
+# Fields whose values are what arrives.
+_SIMPLE = {name: _ALLOWED[name] for name in (*_PLAIN, "tags")}
 _SCORE_VALUES = (float, int, type(None))
 # Where matches of matches begin: deeper, Documents that contain themselves would multiply with every level.
 _CHECKED_DEPTH = 2
@@ -178,6 +180,8 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
         parameters, columns = rest
         if type(parameters) is not dict:
             raise ValueError(f"parameters are {type(parameters).__name__}, not dict")
+        if len(frames) == 1 and (row := _only_row(columns)):
+            return DocumentArray._of_row(row), parameters
         blocks = iter(frames[1:])
         docs = DocumentArray._of(_columns(columns, blocks)) if columns else DocumentArray()
         if next(blocks, None) is not None:
@@ -186,6 +190,23 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
         reason = str(error) or type(error).__name__
         raise BadRequest(f"malformed Documents received: {reason[:300]}") from error
     return docs, parameters
+
+
+def _only_row(packed: Any) -> dict[str, Any] | None:
+    """Return the fields of a single Document of simple values; None if there is more to be looked at."""
+    if type(packed) is not dict or "id" not in packed:
+        return None
+    row = {}
+    for name, column in packed.items():
+        allowed = _SIMPLE.get(name)
+        if allowed is None or type(column) is not list or len(column) != 1:
+            return None
+        (value,) = column
+        if type(value) not in allowed:
+            return None
+        if value is not None:
+            row[name] = value
+    return row
 
 
 def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
