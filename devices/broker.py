@@ -161,11 +161,13 @@ class Broker:
             try:
                 handle(frames)
             except protocol.Malformed as error:
-                self._count(str(error), frames, unsound=not isinstance(error, protocol.Unexpected))
+                self.malformed(error, frames)
 
-    def _count(self, what: str, frames: Sequence[Any], unsound: bool) -> None:
+    def malformed(self, error: protocol.Malformed, frames: Sequence[Any]) -> None:
+        """Count a message that is dropped, the first frame of which says whose it is."""
+        what = str(error)
         self.counts[what] += 1
-        if self.counts[what] == 1 and unsound:
+        if self.counts[what] == 1 and not isinstance(error, protocol.Unexpected):
             sizes = [len(frame) for frame in frames[1:9]]
             log.warning("dropped a malformed message: %s (frames of %s bytes); more are only counted", what, sizes)
 

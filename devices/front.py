@@ -53,6 +53,9 @@ class Owner(Protocol):
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
+    def malformed(self, error: protocol.Malformed, frames: Sequence[Any]) -> None:
+        """A message, of these frames but for its header, is dropped."""
+
 
 class Front:
     """The sockets for clients.
@@ -92,7 +95,7 @@ class Front:
 
     def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
-        return {port.socket: partial(read, port, partial(self._from_client, port)) for port in self._ports}
+        return {port.socket: partial(self._read, read, port) for port in self._ports}
 
     def close(self) -> None:
         """Close the sockets."""
@@ -101,24 +104,36 @@ class Front:
 
     # -- what clients say -----------------------------------------------------------------------------------------
 
-    def _from_client(self, port: protocol.Port, frames: list[Any]) -> None:
-        client = frames[0]
+    def _read(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None], port: protocol.Port) -> None:
+        """Take in what has arrived: what a client has sent message by message can be a convoy all the same."""
+        arrived: dict[bytes, list[protocol.Heard]] = {}
+        read(port, partial(self._from_client, port, arrived))
+        for client, messages in arrived.items():
+            for header, payload in protocol.fold(messages) if len(messages) > 1 else messages:
+                try:
+                    self._heard(port, client, header, payload)
+                except protocol.Malformed as error:
+                    self._owner.malformed(error, [client, *payload])
+
+    def _from_client(self, port: protocol.Port, arrived: dict[bytes, list[protocol.Heard]], frames: list[Any]) -> None:
         if len(frames) < 2:
             raise protocol.Malformed("no header")
         try:
-            messages = protocol.read(frames, 1, protocol.FROM_CLIENT)
+            arrived.setdefault(frames[0], []).extend(protocol.read(frames, 1, protocol.FROM_CLIENT))
         except protocol.WrongVersion:
             self._refuse_version(port, frames)
             raise
-        for header, payload in messages:
-            if header[1] == protocol.REQUESTS:
-                self._requests(port, client, header)
-            elif header[1] == protocol.REQUEST or header[1] == protocol.AGAIN:
-                self._request(port, client, header, payload)
-            else:
-                self._said(port, client, header)
 
-    def _said(self, port: protocol.Port, client: bytes, header: list[Any]) -> None:
+    def _heard(self, port: protocol.Port, client: bytes, header: Sequence[Any], payload: Sequence[Any]) -> None:
+        kind = header[1]
+        if kind == protocol.REQUESTS:
+            self._requests(port, client, header)
+        elif kind == protocol.REQUEST or kind == protocol.AGAIN:
+            self._request(port, client, header, payload)
+        else:
+            self._said(port, client, header)
+
+    def _said(self, port: protocol.Port, client: bytes, header: Sequence[Any]) -> None:
         if header[1] == protocol.HELLO:
             self._say(port, client, (protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
         elif header[1] == protocol.CONTROL:
@@ -145,7 +160,7 @@ class Front:
         port, client, id = origin
         self._say(port, client, (protocol.VERSION, protocol.CONTROLLED, id, result))
 
-    def _requests(self, port: protocol.Port, client: bytes, header: list[Any]) -> None:
+    def _requests(self, port: protocol.Port, client: bytes, header: Sequence[Any]) -> None:
         """Take in a convoy, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
         chosen = None if targets is None else _targets(targets)
@@ -163,7 +178,7 @@ class Front:
         else:
             self._owner.begin(walk, [payloads])
 
-    def _request(self, port: protocol.Port, client: bytes, header: list[Any], frames: Sequence[Any]) -> None:
+    def _request(self, port: protocol.Port, client: bytes, header: Sequence[Any], frames: Sequence[Any]) -> None:
         _, _, id, endpoint, targets, parts, timeout, docs = header
         if not frames:
             raise protocol.Malformed("a request without a payload")
