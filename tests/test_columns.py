@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from zflow.columns import gather, read, readable, replaced, scatter
 from zflow.document import Document, DocumentArray
+from zflow.exchange import batches
 from zflow.wire import INLINE, pack, unpack
 
 WIDTH = 3
@@ -206,6 +207,16 @@ class TestArraysOfColumns:
         assert bytes(again[1]) == memory  # the same memory, which was not copied
         docs[1].embedding = np.ones(INLINE, "f4")
         assert np.frombuffer(pack(docs)[1], "f4")[INLINE:].all()
+
+    @pytest.mark.parametrize("size", [1, 2, 3])
+    def test_cut_into_requests_they_stay_columns(self, size: int) -> None:
+        docs = held(7, matches=DocumentArray(Document(text="match")))
+        cut = list(batches(docs, size))
+        assert docs._columns is not None
+        assert [doc.id for part in cut for doc in part] == list("0123456")
+        assert [doc.matches[0].text for part in cut for doc in part] == ["match"] * 7
+        assert [part.embeddings.shape for part in cut[:-1]] == [(size, WIDTH)] * (len(cut) - 1)
+        assert [pack(part) for part in cut] == [pack(part) for part in batches(arrived(docs)[:], size)]
 
     def test_looking_at_documents_copies_nothing(self) -> None:
         frames = pack(DocumentArray(Document(embedding=np.zeros(INLINE, "f4")) for _ in range(3)))

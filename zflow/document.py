@@ -323,6 +323,13 @@ class DocumentArray(MutableSequence[Document]):
         docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = [doc], None, None, None, 0
         return docs
 
+    def _part(self, begin: int, end: int) -> DocumentArray:
+        """Return these Documents; of an array that still holds columns, without making any of the others."""
+        columns = self._columns
+        if columns is None:
+            return DocumentArray(self._docs[begin:end])
+        return DocumentArray._of({name: column[begin:end] for name, column in columns.items()})
+
     def _as_columns(self) -> Columns:
         """Return the fields of the Documents as columns; nothing at all if there are no Documents."""
         columns = self._columns

@@ -392,7 +392,7 @@ def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
             yield docs
         return
     for at in range(0, len(docs), size):
-        yield docs[at : at + size]
+        yield docs._part(at, at + size)
 
 
 def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
