@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from helpers import children, socket_folders, title, wait_for
@@ -16,6 +17,10 @@ from helpers import children, socket_folders, title, wait_for
 from zflow import process
 
 ENDING = 10.0  # seconds that what a test has told to end may take
+
+# How long an example takes says more of the machine than of what is tested.
+hypothesis.settings.register_profile("zflow", deadline=None)
+hypothesis.settings.load_profile("zflow")
 
 
 @pytest.fixture(scope="session", autouse=True)
