@@ -300,34 +300,36 @@ class DocumentArray(MutableSequence[Document]):
     @classmethod
     def _of(cls, columns: Columns) -> Self:
         """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
-        docs = cls.__new__(cls)
-        docs._blocks, docs._offsets, docs._stamp = None, None, 0
         if len(columns["id"]) != 1:
-            docs._columns = columns
+            docs = cls.__new__(cls)
+            docs._columns, docs._blocks, docs._offsets, docs._stamp = columns, None, None, 0
             return docs
-        doc = Document.__new__(Document)  # one Document is made as quickly as it is put off
-        row = doc.__dict__
+        row = {}  # one Document is made as quickly as it is put off
         for name, column in columns.items():
             (value,) = column if type(column) is list else _tensor.rows(column)
             if value is not None:
                 row[name] = value
-        docs._docs, docs._columns = [doc], None
-        return docs
+        return cls._of_row(row)
 
     @classmethod
     def _of_row(cls, row: dict[str, Any]) -> Self:
         """Return a DocumentArray of one Document with these fields, as `_of` does of columns."""
         doc = Document.__new__(Document)
         doc.__dict__.update(row)
+        return cls._of_documents([doc])
+
+    @classmethod
+    def _of_documents(cls, some: list[Document]) -> Self:
+        """Return a DocumentArray of this very list, in which there is nothing but Documents."""
         docs = cls.__new__(cls)
-        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = [doc], None, None, None, 0
+        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = some, None, None, None, 0
         return docs
 
     def _part(self, begin: int, end: int) -> DocumentArray:
         """Return these Documents; of an array that still holds columns, without making any of the others."""
         columns = self._columns
         if columns is None:
-            return DocumentArray(self._docs[begin:end])
+            return DocumentArray._of_documents(self._docs[begin:end])
         return DocumentArray._of({name: column[begin:end] for name, column in columns.items()})
 
     def _as_columns(self) -> Columns:
@@ -337,7 +339,10 @@ class DocumentArray(MutableSequence[Document]):
             return columns
         docs = self._docs
         if len(docs) == 1:
-            return {name: [value] for name, value in docs[0].__dict__.items()}
+            columns = {}
+            for name, value in docs[0].__dict__.items():  # quicker than a comprehension, which is a call
+                columns[name] = [value]
+            return columns
         if not docs:
             return {}
         columns = gather([doc.__dict__ for doc in docs])

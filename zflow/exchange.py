@@ -172,7 +172,7 @@ class Exchange:
     def request(self, docs: DocumentArray) -> protocol.Message:
         """The message of a request with these Documents; raises as `next`."""
         frames = wire.pack(docs, self._parameters)
-        size = sum(map(len, frames))
+        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
                 f"a request of {len(docs)} Documents has {size} bytes, over the Flow's limit of {self._limit}"
