@@ -123,3 +123,30 @@ def test_a_generator_may_wait_for_what_its_first_request_brings_about(gated: Flo
         yield Document(text="second")
 
     assert gated.post("/hold", documents(), request_size=1).texts == ["first", "second"]
+
+
+def test_a_generator_that_was_quick_may_wait_for_what_its_last_requests_bring_about(
+    gated: Flow, tmp_path: Path
+) -> None:
+    """They wait for the next one to be sent with them, but only so long."""
+    names = [str(number) for number in range(60)]
+    let_go(tmp_path, *names, "last")
+
+    def documents() -> Iterator[Document]:
+        for name in names:
+            yield Document(text=name)
+        begun(tmp_path, names[-1])
+        yield Document(text="last")
+
+    assert gated.post("/hold", documents(), request_size=1).texts == [*names, "last"]
+
+
+def test_a_generator_that_raises_takes_back_what_waits_to_be_sent(gated: Flow) -> None:
+    def documents() -> Iterator[Document]:
+        yield from texts(60)
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        gated.post("/", documents(), request_size=1)
+    wait_for(lambda: Client(port=gated.port).info()["requests"] == 0, what="nothing is under way")
+    assert gated.post("/", texts(3), request_size=1).texts == ["0", "1", "2"]

@@ -14,9 +14,13 @@ from zflow import errors
 from zflow.devices import protocol, sockets, zap
 from zflow.devices.arena import Arena
 from zflow.exchange import Exchange, Response
+from zflow.teller import Teller
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it
+STREAM = 16  # requests, from which on those of a generator may wait for the next one
+PROMPT = 100e-6  # seconds that it may have taken for one that does
+LONGEST_HOLD = 0.002  # seconds that such a request waits if the next one takes long
 LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
@@ -73,6 +77,7 @@ class Connection:
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address, keys, protocol.STRANGER if memory is None else protocol.MEMBER)
         self._port = protocol.Port(self._socket, 2)
+        self._together: list[protocol.Message] = []  # requests that wait to be sent
         self.info: dict[str, Any] = {}
         self._greetings = 0  # connections made
         self._anew = False  # connected anew: the broker may be another one, or have missed something
@@ -168,11 +173,19 @@ class Connection:
         """Send and receive until the exchange is finished; yield responses in the order of the inputs.
 
         `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
-        might take its time, and even wait for what the first request brings about.
+        might take its time, and even wait for what the first request brings about: then a thread sends that one.
         """
+        teller = None if at_hand else Teller(self._tell, LONGEST_HOLD)
+        try:
+            yield from self._run(exchange, teller)
+        finally:
+            if teller is not None:
+                teller.close()
+
+    def _run(self, exchange: Exchange, teller: Teller | None) -> Iterator[Response]:
         while True:
             while exchange.has_room:
-                self._send_some(exchange, at_hand)
+                self._send_some(exchange, teller)
             if exchange.finished:
                 return
             self._port.say(list(exchange.due()), self.encode)
@@ -184,21 +197,39 @@ class Connection:
                     exchange.take(header, payload)
             yield from exchange.ready()
 
-    def _send_some(self, exchange: Exchange, at_hand: bool) -> None:
+    def _send_some(self, exchange: Exchange, teller: Teller | None) -> None:
         """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
-        together: list[protocol.Message] = []
-        begun = time.perf_counter()
+        clock = time.perf_counter
+        begun = now = clock()
         while exchange.has_room:
-            message = exchange.next()
+            asked = now
+            message = exchange.next() if teller is None else self._next(exchange, teller)
             if message is None:
                 break
-            together.append(message)
+            self._together.append(message)
+            now = clock()
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            copied = all(type(frame) is bytes for frame in message[1])
-            if not at_hand or not copied or time.perf_counter() - begun > GATHERING:
+            if now - begun > GATHERING or not all(type(frame) is bytes for frame in message[1]):
                 break
-        for tracker in self._port.say(together, self.encode):
+            if teller is not None and (now - asked > PROMPT or exchange.made < STREAM):
+                break
+        for tracker in self._tell():
             tracker.wait()
+
+    def _next(self, exchange: Exchange, teller: Teller) -> protocol.Message | None:
+        """Let a generator make the next request, while what waits can be sent without this thread."""
+        if self._together:
+            teller.hold()
+        teller.turn.release()
+        try:
+            return exchange.next()
+        finally:
+            teller.turn.acquire()
+
+    def _tell(self) -> list[zmq.MessageTracker]:
+        """Send the requests that wait."""
+        together, self._together = self._together, []
+        return self._port.say(together, self.encode)
 
     def _send_again(self, exchange: Exchange) -> None:
         """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
@@ -223,6 +254,7 @@ class Connection:
 
     def abandon(self, exchange: Exchange) -> None:
         """Tell the broker not to bother with what was not answered."""
+        self._together.clear()
         self._port.say(list(exchange.cancelled()), self.encode)
 
     def close(self) -> None:

@@ -152,6 +152,11 @@ class Exchange:
             return False
         return self._bytes < MAX_IN_FLIGHT
 
+    @property
+    def made(self) -> int:
+        """How many requests were made so far."""
+        return self._places
+
     def next(self) -> protocol.Message | None:
         """The message of the next request, or None when there are no more inputs.
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +17,7 @@ from zflow import process
 from zflow.devices import protocol, sockets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
+from zflow.teller import Teller
 
 if TYPE_CHECKING:
     from zflow.batching import Batching
@@ -155,11 +154,9 @@ class Link:
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
         self._answers: list[protocol.Message] = []  # that wait to be sent
-        self._held = threading.Event()  # some of them may wait for long
-        self._teller: threading.Thread | None = None
-        # Whose turn it is to use the sockets: the main thread's, but while it calls the Executor.
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self._teller = Teller(self.tell, LONGEST_HOLD)
+        self.turn = self._teller.turn  # the main thread's, but while it calls the Executor
+        self.hold = self._teller.hold  # let the answers wait for those of the tasks to come
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -330,22 +327,6 @@ class Link:
             answers, self._answers = self._answers, []
             for tracker in self._say(answers):
                 tracker.wait()
-
-    def hold(self) -> None:
-        """Let the answers wait for those of the tasks to come; should these take long, another thread sends them."""
-        if not self._held.is_set():
-            self._held.set()
-            if self._teller is None:
-                self._teller = threading.Thread(target=self._tell_in_time, name="zflow answers", daemon=True)
-                self._teller.start()
-
-    def _tell_in_time(self) -> None:
-        while True:
-            self._held.wait()
-            time.sleep(LONGEST_HOLD)
-            with self.turn:
-                self._held.clear()
-                self.tell()
 
     def _say(self, messages: Sequence[protocol.Message]) -> list[zmq.MessageTracker]:
         if self._collector is None:
