@@ -75,6 +75,7 @@ STRANGER = b"\x01"  # and those of others
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 CARS = 64  # messages in a train, at most
 CARGO = 32 * 1024  # bytes of payload in a train, at most
+MOST_ID = 2**63  # in a convoy, where others follow it
 
 TRAIN = 0
 HELLO, REQUEST, CANCEL, AGAIN, CONTROL, REQUESTS = 1, 2, 3, 4, 5, 6
@@ -226,7 +227,7 @@ def _of_convoy(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
     kind, first, payloads = header[1], header[2], header[-1]
     if frames or not 1 < len(payloads) <= CARS or not _all(bytes, payloads):
         raise Malformed("a convoy that is none")
-    if not all(payloads) or sum(map(len, payloads)) > CARGO:
+    if not all(payloads) or sum(map(len, payloads)) > CARGO or not 0 <= first < MOST_ID:
         raise Malformed("a convoy that is none")
     if kind == TASKS:
         endpoint = header[3]
@@ -285,7 +286,7 @@ def _convoy(run: list[Message]) -> list[Message]:
     """Return a convoy for messages that are alike, if there are several and none has parts or notes."""
     header = run[0][0]
     kind, first = header[1], header[2]
-    if len(run) == 1 or any(header[at] is not None for at in _NOTHING[kind]):
+    if len(run) == 1 or not 0 <= first < MOST_ID or any(header[at] is not None for at in _NOTHING[kind]):
         return run
     payloads = [payload[0] for _, payload in run]
     if kind == TASK:

@@ -316,6 +316,8 @@ class TestMessages:
             [VERSION, REQUESTS, 7, "/", None, 0, [1] * 65, [b"."] * 65],
             [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [bytes(20_000)] * 2],
             [VERSION, REQUESTS, 7, "/", None, 0, [], []],
+            [VERSION, REQUESTS, 2**64 - 1, "/", None, 0, [1, 1], [b".", b"."]],
+            [VERSION, REQUESTS, -1, "/", None, 0, [1, 1], [b".", b"."]],
         ],
     )
     def test_what_is_no_convoy(self, header: list[Any]) -> None:
