@@ -114,7 +114,7 @@ class Broker:
             **dict.fromkeys(self._gate.sockets, self._gate.serve),
             **self._back.handlers(self._read),
             **self._externals.handlers(time.monotonic),
-            **self._front.handlers(self._read),
+            **self._front.handlers(),
             self._control.fileno(): self._obey,
         }
         watched = [(source, zmq.POLLIN) for source in handlers]
@@ -199,7 +199,10 @@ class Broker:
 
     def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
         """A request has come in, and its time runs from now on."""
-        self._walks.update(dict.fromkeys(walk.origins, walk))
+        if walk.count == 1:
+            self._walks[walk.origin] = walk
+        else:
+            self._walks.update(dict.fromkeys(walk.origins, walk))
         walk.begun = now = time.monotonic()
         if walk.timeout is not None:
             walk.deadline = now + walk.timeout

@@ -93,9 +93,9 @@ class Front:
         # Python each, every message would wake libzmq's thread anew.
         self._to_send: dict[tuple[protocol.Port, bytes], list[protocol.Message]] = {}
 
-    def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
+    def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
-        return {port.socket: partial(self._read, read, port) for port in self._ports}
+        return {port.socket: partial(self._read, port) for port in self._ports}
 
     def close(self) -> None:
         """Close the sockets."""
@@ -104,10 +104,14 @@ class Front:
 
     # -- what clients say -----------------------------------------------------------------------------------------
 
-    def _read(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None], port: protocol.Port) -> None:
+    def _read(self, port: protocol.Port) -> None:
         """Take in what has arrived: what a client has sent message by message can be a convoy all the same."""
         arrived: dict[bytes, list[protocol.Heard]] = {}
-        read(port, partial(self._from_client, port, arrived))
+        for frames in port.receive_some(protocol.BATCH):
+            try:
+                arrived.setdefault(frames[0], []).extend(self._said_in(port, frames))
+            except protocol.Malformed as error:
+                self._owner.malformed(error, frames)
         for client, messages in arrived.items():
             for header, payload in protocol.fold(messages) if len(messages) > 1 else messages:
                 try:
@@ -115,11 +119,11 @@ class Front:
                 except protocol.Malformed as error:
                     self._owner.malformed(error, [client, *payload])
 
-    def _from_client(self, port: protocol.Port, arrived: dict[bytes, list[protocol.Heard]], frames: list[Any]) -> None:
+    def _said_in(self, port: protocol.Port, frames: list[Any]) -> list[protocol.Heard]:
         if len(frames) < 2:
             raise protocol.Malformed("no header")
         try:
-            arrived.setdefault(frames[0], []).extend(protocol.read(frames, 1, protocol.FROM_CLIENT))
+            return protocol.read(frames, 1, protocol.FROM_CLIENT)
         except protocol.WrongVersion:
             self._refuse_version(port, frames)
             raise

@@ -59,7 +59,7 @@ besides, by Executor. `targets` is a list of Executor names or None for all of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -306,27 +306,31 @@ _SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slic
 _NOTHING = {REQUEST: (5,), TASK: (4,), DONE: (), REPLY: (3, 4)}
 
 
-def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
-    """Yield the frames of each message to be sent; small ones that follow one another are made convoys and trains.
+def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterable[Frames]:
+    """Give the frames of each message to be sent; small ones that follow one another are made convoys and trains.
 
     >>> said = list(couple([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
     >>> [header for header, payload in read(said[0], 0, FROM_CLIENT)]
     [[1, 1, 7], [1, 1, 8]]
     """
-    begin = 0
-    if len(messages) > 1:
-        messages = fold(messages)
-        cargo = 0
-        for at, (_, payload) in enumerate(messages):
-            size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
-            small = size <= BUNDLED and _plain(payload)
-            cargo += size
-            if not small or cargo > CARGO or at - begin == CARS:
-                yield from _train(messages[begin:at], encode)
-                begin, cargo = at, size
-                if not small:
-                    yield [encode(messages[at][0]), *payload]
-                    begin, cargo = at + 1, 0
+    if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
+        header, payload = messages[0]
+        return ([encode(header), *payload],)
+    return _trains(fold(messages), encode)
+
+
+def _trains(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
+    begin = cargo = 0
+    for at, (_, payload) in enumerate(messages):
+        size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+        small = size <= BUNDLED and _plain(payload)
+        cargo += size
+        if not small or cargo > CARGO or at - begin == CARS:
+            yield from _train(messages[begin:at], encode)
+            begin, cargo = at, size
+            if not small:
+                yield [encode(messages[at][0]), *payload]
+                begin, cargo = at + 1, 0
     yield from _train(messages[begin:], encode)
 
 

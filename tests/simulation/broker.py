@@ -165,7 +165,7 @@ class VirtualBroker(Broker):
             "front": front,
             "public": self._public,
         }
-        self._handlers = {**self._back.handlers(self._read), **self._front.handlers(self._read)}
+        self._handlers = {**self._back.handlers(self._read), **self._front.handlers()}
         self._whole_check = [0] * len(self.pools)  # the turn in which each pool is gone through again
         self._wait_check = [0] * len(self.pools)
 
