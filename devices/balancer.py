@@ -23,7 +23,6 @@ that come back. What holds here:
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -34,6 +33,7 @@ from .batches import BatchQueue
 from .levels import Levels
 from .queue import FairQueue
 from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from .tasks import Tasks
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy
@@ -60,9 +60,8 @@ class Balancer:
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         self.retries = retries
-        self._cut_payload = cut
         self.replicas: dict[Any, Replica] = {}
-        self.tasks: dict[int, Task] = {}  # all that have not ended
+        self.tasks = Tasks(cut)  # all that have not ended
         self.given_up: dict[int, tuple[float, bool]] = {}  # by id: `assigned` and `waited` of what is `held` as None
         self._queue: FairQueue[Task] | BatchQueue = FairQueue()
         self._batches: BatchQueue | None = None  # the same queue, once there are tasks that can be put together
@@ -71,7 +70,6 @@ class Balancer:
         self._levels = Levels()
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
         self._reserved: Replica | None = None  # is kept from new work because a suspect waits for an empty one
-        self._deadlines: list[tuple[float, int]] = []
 
     @property
     def queued(self) -> int:
@@ -192,7 +190,7 @@ class Balancer:
         for task in reversed(tasks):
             task.holder = None
             if task.count > 1 and self._batches is not None:
-                self._requeue(self._pieces(task))
+                self._requeue(self.tasks.pieces(task))
                 continue
             if task.suspect:
                 self._suspects.appendleft(task)
@@ -209,7 +207,7 @@ class Balancer:
         Where there are batches the next `tick` sends it: what comes in one turn of the broker's loop may go together.
         """
         task.assigned = now
-        self.expect(task)
+        self.tasks.add(task)
         if task.batching is not None and self._batches is None:
             self._begin_batches()
         if task.count > 1:
@@ -232,14 +230,7 @@ class Balancer:
 
     def expect(self, task: Task) -> None:
         """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
-        self.tasks[task.id] = task
-        self._expect_end(task)
-
-    def _expect_end(self, task: Task) -> None:
-        if task.deadline != math.inf:
-            if len(self._deadlines) > 2 * len(self.tasks) + 64:  # most of them are of tasks that have ended
-                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in self.tasks)
-            heapq.heappush(self._deadlines, (task.deadline, task.id))
+        self.tasks.add(task)
 
     def place(self, task: Task, replica: Replica, now: float) -> None:
         """The caller sends an expected task to this replica by itself, whether or not it has room; or did so before."""
@@ -365,7 +356,7 @@ class Balancer:
     @property
     def takes_convoys(self) -> bool:
         """Whether convoys may be submitted: not where each task is to be begun once at most, or in a batch."""
-        return self._cut_payload is not None and self.retries > 0 and self._batches is None
+        return self.tasks.can_be_cut and self.retries > 0 and self._batches is None
 
     def single(self, id: int) -> None:
         """Make each task of the convoy that begins with this one a task of its own."""
@@ -384,26 +375,13 @@ class Balancer:
                 self._take_apart_held(replica)  # it may be somewhere in a convoy
             return 1
         if task.count > count:
-            replica.put(id, [self._cut(task, count), task])
+            replica.put(id, [self.tasks.cut(task, count), task])
             return count
         return task.count
 
-    def _cut(self, task: Task, count: int) -> Task:
-        """Return a task for the first `count` of a convoy; the given one is for the others from now on."""
-        assert self._cut_payload is not None
-        head = task.cut(count, self._cut_payload)
-        self.tasks[head.id] = head
-        self.tasks[task.id] = task
-        self._expect_end(task)
-        return head
-
-    def _pieces(self, task: Task) -> list[Task]:
-        """Cut a convoy into its tasks."""
-        return [*(self._cut(task, 1) for _ in range(task.count - 1)), task]
-
     def _take_apart(self, task: Task) -> list[Task]:
         """Put its tasks in the place of a convoy, and return them."""
-        id, pieces = task.id, self._pieces(task)
+        id, pieces = task.id, self.tasks.pieces(task)
         if task.holder is not None:
             task.holder.put(id, pieces)
         else:
@@ -422,15 +400,15 @@ class Balancer:
     @property
     def timed(self) -> bool:
         """Whether time alone may change anything: if not, `tick` need not be called."""
-        return bool(self._levels.parked or self._deadlines or self._batches)
+        return bool(self._levels.parked or self.tasks.deadlines or self._batches)
 
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
         wait = math.inf
         if self._levels.parked:
             wait = STUCK if self._levels.least() is None else PATIENCE
-        if self._deadlines:
-            wait = min(wait, max(0.0, self._deadlines[0][0] - now))
+        if self.tasks.deadlines:
+            wait = min(wait, max(0.0, self.tasks.deadlines[0][0] - now))
         if self._batches and self._levels.empty:
             wait = min(wait, self._batches.wake_after(now))
         return wait
@@ -438,19 +416,17 @@ class Balancer:
     def tick(self, now: float) -> list[Action]:
         """Expire what is late, take parked tasks back from stuck replicas, and give out batches."""
         actions: list[Action] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            task = self.tasks.get(heapq.heappop(self._deadlines)[1])
-            if task is not None and task.count > 1:
+        while (task := self.tasks.due(now)) is not None:
+            if task.count > 1:
                 task = self._take_apart(task)[0]
-            if task is not None:
-                del self.tasks[task.id]
-                holder = task.holder
-                if holder is not None:
-                    self._take_apart_held(holder)
-                begun = holder is not None and task.id in islice(holder.held, holder.working)
-                held_by = None if holder is None else holder.name
-                actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
-                actions.extend(self._withdraw(task))
+            del self.tasks[task.id]
+            holder = task.holder
+            if holder is not None:
+                self._take_apart_held(holder)
+            begun = holder is not None and task.id in islice(holder.held, holder.working)
+            held_by = None if holder is None else holder.name
+            actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
+            actions.extend(self._withdraw(task))
         if self._levels.parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
             for replica in self.replicas.values():
@@ -538,7 +514,7 @@ class Balancer:
                 break
             task = queue.popleft() if in_time else queue.pop()
             if task.count > 1 and (share := free.share(task.count, self._levels.peers(free))) < task.count:
-                rest, task = task, self._cut(task, share)
+                rest, task = task, self.tasks.cut(task, share)
                 queue.put_back(rest)
             actions.append(self._assign(free, task, now))
         return actions

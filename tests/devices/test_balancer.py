@@ -639,7 +639,7 @@ class TestCancel:
             submit(balancer, id, deadline=1e9)
             balancer.cancel(id, 0.0)
         assert balancer.queued == 1
-        assert len(balancer._deadlines) < 100
+        assert len(balancer.tasks.deadlines) < 100
         assert len(balancer._queue) == 1
 
 

@@ -477,7 +477,7 @@ class Machine(RuleBasedStateMachine):
         assert not any(task.suspect for task in queue)
         assert all(task.suspect for task in balancer._suspects)
         assert balancer._reserved is None or balancer._suspects
-        assert len(balancer._deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
+        assert len(balancer.tasks.deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
 
     @invariant()
     def crashes_are_counted_and_have_an_end(self) -> None:

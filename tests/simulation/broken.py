@@ -13,6 +13,7 @@ from zflow.devices.batches import BatchQueue
 from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Action, Cut, Replica, Task
+from zflow.devices.tasks import Tasks
 
 
 class Forgetful(Balancer):
@@ -145,12 +146,19 @@ class Cramming(Balancer):
 
 
 class Wasteful(Balancer):
-    """Cuts off what has no room, and throws it away."""
+    """Cuts off what has no room, and throws some of it away."""
 
-    def _cut(self, task: Task, count: int) -> Task:
-        head = super()._cut(task, count)
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self.tasks = _Scattered(cut)
+
+
+class _Scattered(Tasks):
+    def cut(self, task: Task, count: int) -> Task:
+        """Cut off one more."""
+        head = super().cut(task, count)
         if task.holder is None and task.count > 3:
-            super()._cut(task, 1)
+            super().cut(task, 1)
         return head
 
 

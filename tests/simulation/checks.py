@@ -128,8 +128,8 @@ def _replica_agrees(pool: WatchedPool, holding: Holding) -> None:
 
 def bounded(pool: WatchedPool) -> None:
     """Deadlines of what has ended do not pile up."""
-    if len(pool.balancer._deadlines) > 2 * pool.most + 66:
-        raise Violation(f"{pool.node.name}: {len(pool.balancer._deadlines)} deadlines for {len(pool.open)} tasks")
+    if len(pool.balancer.tasks.deadlines) > 2 * pool.most + 66:
+        raise Violation(f"{pool.node.name}: {len(pool.balancer.tasks.deadlines)} deadlines for {len(pool.open)} tasks")
 
 
 def empty(pool: WatchedPool, now: float) -> None:

@@ -1,0 +1,68 @@
+"""The tasks of one Executor that have not ended, by id, and when they are to have ended. Pure logic.
+
+Convoys are cut here: both parts are tasks then, with ids and deadlines of their own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from .replica import Cut, Task
+
+
+class Tasks(dict[int, Task]):
+    """All tasks that have not ended; whoever ends one takes it out.
+
+    Args:
+        cut: cuts the payload of a convoy; None where there are none.
+
+    Attributes:
+        deadlines: a heap of deadlines and ids, also of tasks that have ended meanwhile.
+
+    >>> tasks = Tasks(lambda payload, count: (payload[:count], payload[count:]))
+    >>> convoy = Task(7, "abc", deadline=1.0, count=3)
+    >>> tasks.add(convoy)
+    >>> [(task.id, task.payload) for task in tasks.pieces(convoy)]
+    [(7, 'a'), (8, 'b'), (9, 'c')]
+    >>> tasks.due(now=1.0)
+    Task(7)
+    """
+
+    def __init__(self, cut: Cut | None = None) -> None:
+        super().__init__()
+        self._cut = cut
+        self.deadlines: list[tuple[float, int]] = []
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether there may be convoys."""
+        return self._cut is not None
+
+    def add(self, task: Task) -> None:
+        """Take in a task."""
+        self[task.id] = task
+        if task.deadline != math.inf:
+            if len(self.deadlines) > 2 * len(self) + 64:  # most of them are of tasks that have ended
+                self.deadlines = sorted(entry for entry in self.deadlines if entry[1] in self)
+            heapq.heappush(self.deadlines, (task.deadline, task.id))
+
+    def due(self, now: float) -> Task | None:
+        """The next task, or convoy, whose deadline is over; each deadline is returned once."""
+        while self.deadlines and self.deadlines[0][0] <= now:
+            task = self.get(heapq.heappop(self.deadlines)[1])
+            if task is not None:
+                return task
+        return None
+
+    def cut(self, task: Task, count: int) -> Task:
+        """Return a task for the first `count` of a convoy; the given one is for the others from now on."""
+        assert self._cut is not None
+        head = task.cut(count, self._cut)
+        self[head.id] = head
+        self.add(task)
+        return head
+
+    def pieces(self, task: Task) -> list[Task]:
+        """Cut a convoy into its tasks."""
+        return [*(self.cut(task, 1) for _ in range(task.count - 1)), task]
