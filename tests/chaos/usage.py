@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +70,16 @@ def sample(pid: int) -> Sample | None:
         return None
 
 
+def _keep_no_arrays() -> None:
+    """Have malloc (glibc's) return large arrays at once, as it does until the first one is freed.
+
+    The harness's clients make and drop them in many threads. Kept, they are soon full of small pieces, and then others
+    are needed: memory of theirs, not of zflow's.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD
+
+
 class Watch:
     """Samples all processes every so many seconds until it is ended.
 
@@ -82,6 +94,7 @@ class Watch:
         self._histories: dict[int, History] = {}
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        _keep_no_arrays()
 
     def _run(self) -> None:
         while not self._ended.wait(self._every):
