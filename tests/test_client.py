@@ -174,6 +174,18 @@ def test_a_flow_of_another_version_says_so(impatient: None) -> None:
         mine.post("/")
 
 
+def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: None) -> None:
+    """A broker that was started anew may answer what the one before had answered already."""
+    failed = [[protocol.VERSION, protocol.FAILED, 7, 0], msgpack.packb({"type": "ReplicaCrashed", "message": "late"})]
+
+    def answer(header: list[Any]) -> list[bytes]:
+        welcome = msgpack.unpackb(greeting(header)[0])
+        return [msgpack.packb([protocol.VERSION, protocol.TRAIN, [failed, [welcome]]])]
+
+    with stranger(answer) as port, Client(port=port) as mine:
+        assert mine.info()["instance"] == "one"
+
+
 LIES: dict[str, tuple[Any, list[bytes]]] = {
     "no payload": (None, []),
     "no documents": (None, [b"\xc1"]),

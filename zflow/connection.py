@@ -108,7 +108,8 @@ class Connection:
             for header, _ in self._receive_some() if arrived else ():
                 if header[1] == protocol.WELCOME and header[2] == token:
                     return dict(header[3])
-                if header[1] == protocol.FAILED:
+                # Others may be late answers to requests that a broker before this one has answered, too.
+                if header[1] == protocol.FAILED and header[2] in (0, token):
                     raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
             if self._greetings > before or not arrived:
                 self._say(asking)  # a broker that has died meanwhile may have taken the question with it
