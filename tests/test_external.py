@@ -240,7 +240,7 @@ def test_the_quicker_address_gets_more() -> None:
         shares = by(flow.post("/", texts(300), request_size=1))
         seconds = time.monotonic() - begun
     ideal = 300 / (1 / 0.002 + 1 / 0.020)
-    assert shares["quick"] > 6 * shares["slow"]
+    assert shares["quick"] > 3 * shares["slow"]  # ten times as many as a rule, one time if they took turns
     print(f"{seconds / ideal:.2f} of ideal")
 
 
