@@ -35,7 +35,7 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
                 raise Violation(f"{holding.name!r} holds nothing, but batches wait: {_some(waiting)}")
             if batches or holding.together:
                 continue  # what can be put together waits for an empty replica, and others wait behind it
-            room = not replica.alone and len(holding.held) < replica.window and not _better_waits(pool, holding)
+            room = not replica.alone and len(holding.held) < replica.window and not _better_waits(pool)
             if room and (None in ordinary or replica.shard in ordinary):
                 raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
     if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued(now) is None:
@@ -45,12 +45,15 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
             raise Violation(f"fan-outs wait at {pool.node.name}, but of {pool.node.groups} groups stand {standing}")
 
 
-def _better_waits(pool: WatchedPool, holding: Holding) -> bool:
-    """Whether the convoy in front need not be cut if it waits, and the replica has enough to do meanwhile."""
-    queue, replica, held = pool.balancer._queue, holding.replica, len(holding.held)
-    if not isinstance(queue, FairQueue) or not queue or queue.head.count <= replica.window - held:
+def _better_waits(pool: WatchedPool) -> bool:
+    """Whether the convoy in front need not be cut if it waits, and all replicas have enough to do meanwhile."""
+    queue, replica = pool.balancer._queue, pool.balancer._levels.least()
+    if not isinstance(queue, FairQueue) or not queue or replica is None:
         return False
-    return replica.window == replica.widest and held >= max(replica.slots, replica.window // 2)
+    held = len(pool.holdings[replica.name].held)
+    if queue.head.count <= replica.window - held or replica.window < replica.widest:
+        return False
+    return held >= max(replica.slots, replica.window // 2)
 
 
 def _is_due(kind: Batching, waiting: list[Part], now: float) -> bool:
