@@ -19,7 +19,7 @@ from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
 from zflow import Client, DocumentArray, Flow
 
-HELD = 64  # requests that two replicas may hold with their windows at the widest; what is more waits in the queue
+HELD = 128  # requests that two replicas may hold with their windows at the widest; what is more waits in the queue
 IN_FLIGHT = 128  # of all clients together, where not the depth is what grows
 
 
