@@ -189,7 +189,7 @@ def measure(quick: bool) -> Result:
     """Return, for two payloads, how long requests take, what the broker spends on them, and how that grows."""
     steps, rounds, seconds = ((2, 8), 2, 0.03) if quick else ((1, 2, 4, 8, 16, 32), 9, 0.3)
     found = Result({})
-    with counting((Front, "_from_client"), (Broker, "_go_on"), (Broker, "_flush")) as clock:
+    with counting((Front, "_said_in"), (Front, "_heard"), (Broker, "_go_on"), (Broker, "_flush")) as clock:
         for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
             with ExitStack() as running:
                 rigs = {shards: Rig(shards, running) for shards in steps}

@@ -268,10 +268,11 @@ class Balancer:
                 replica.measure(service, None if held.waited else begun, now)
             self._levels.place(replica)
         replica.last_done = now
-        task = self.tasks.get(id)
-        if task is not None and task.count > count:
-            self._take_apart(task)
         task = self.tasks.pop(id, None)
+        if task is not None and task.count > count:
+            self.tasks[id] = task
+            self._take_apart(task)
+            task = self.tasks.pop(id)
         if task is None or task.holder is replica:
             return task, self._dispatch(now)
         return task, [*self._withdraw(task), *self._dispatch(now)]  # taken back too late: the first answer counts
@@ -506,16 +507,22 @@ class Balancer:
             free = self._levels.least()
             if free is None:
                 break
+            head = queue.head
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
-            in_time = queue.head.deadline > now + free.work
-            if not in_time and queue.tail.count > 1:
-                self._take_apart(queue.tail)
-            if free.had_better_wait(queue.head.count):
+            if head.deadline <= now + free.work:
+                if queue.tail.count > 1:
+                    self._take_apart(queue.tail)
+                task = queue.pop()
+            elif head.count == 1:
+                task = queue.popleft()
+            elif free.had_better_wait(head.count):
                 break
-            task = queue.popleft() if in_time else queue.pop()
-            if task.count > 1 and (share := free.share(task.count, self._levels.peers(free))) < task.count:
-                rest, task = task, self.tasks.cut(task, share)
-                queue.put_back(rest)
+            else:
+                task = queue.popleft()
+                share = free.share(task.count, self._levels.peers(free))
+                if share < task.count:
+                    rest, task = task, self.tasks.cut(task, share)
+                    queue.put_back(rest)
             actions.append(self._assign(free, task, now))
         return actions
 

@@ -11,6 +11,7 @@ class Levels:
     Attributes:
         by_load: at n, the replicas with room that hold n tasks, the one that got there first in front.
         lowest: all before this one are empty.
+        room: how many replicas have room.
         parked: tasks that replicas hold and cannot have begun.
 
     >>> a, b = Replica("a"), Replica("b")
@@ -22,11 +23,12 @@ class Levels:
     Replica('a')
     """
 
-    __slots__ = ("by_load", "lowest", "parked")
+    __slots__ = ("by_load", "lowest", "parked", "room")
 
     def __init__(self) -> None:
         self.by_load: list[dict[Replica, None]] = [{}]
         self.lowest = 0
+        self.room = 0
         self.parked = 0
 
     @property
@@ -41,13 +43,11 @@ class Levels:
 
     def least(self) -> Replica | None:
         """The replica that holds fewest of those with room; None if there is none."""
-        levels = self.by_load
-        while self.lowest < len(levels):
-            level = levels[self.lowest]
-            if level:
-                return next(iter(level))
+        if not self.room:
+            return None
+        while not (level := self.by_load[self.lowest]):
             self.lowest += 1
-        return None
+        return next(iter(level))
 
     def peers(self, replica: Replica) -> int:
         """How many replicas hold as many tasks as this one, itself included, and have room."""
@@ -57,7 +57,8 @@ class Levels:
         """Put a replica where it belongs; call it after every change to what it holds or may hold."""
         if replica.level >= 0:
             del self.by_load[replica.level][replica]
-        held = replica.load
+            self.room -= 1
+        held = len(replica.held) + replica.more
         working = replica.working if replica.batch else replica.slots
         parked = held - working if held > working else 0
         if parked != replica.parked:
@@ -66,6 +67,7 @@ class Levels:
         if not replica.lost and held < (1 if replica.alone or replica.batch else replica.window):
             self.by_load[held][replica] = None
             replica.level = held
+            self.room += 1
             if held < self.lowest:
                 self.lowest = held
         else:
@@ -75,4 +77,5 @@ class Levels:
         """Forget a replica."""
         if replica.level >= 0:
             del self.by_load[replica.level][replica]
+            self.room -= 1
         self.parked -= replica.parked

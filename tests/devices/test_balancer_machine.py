@@ -466,6 +466,7 @@ class Machine(RuleBasedStateMachine):
         assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
         assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels.by_load[: balancer._levels.lowest])
+        assert balancer._levels.room == sum(map(len, balancer._levels.by_load))
         lines = balancer._queue._lines.values() if isinstance(balancer._queue, BatchQueue) else ()
         queues = [line.queue for line in lines] if isinstance(balancer._queue, BatchQueue) else [balancer._queue]
         queue = [task for each in queues for lane in each._lanes.values() for task in lane]

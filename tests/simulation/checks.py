@@ -103,6 +103,8 @@ def agrees(pool: WatchedPool, now: float) -> None:
         raise Violation(f"{pool.node.name}: there are replicas below level {balancer._levels.lowest}")
     if sum(map(len, balancer._levels.by_load)) != sum(holding.replica.level >= 0 for holding in pool.holdings.values()):
         raise Violation(f"{pool.node.name}: the levels have other replicas than those with room")
+    if sum(map(len, balancer._levels.by_load)) != balancer._levels.room:
+        raise Violation(f"{pool.node.name}: {balancer._levels.room} replicas with room were counted, wrongly")
     if pool.fanout is not None:
         standing = {(group.index, number) for group in pool.fanout.groups for number in group.open}
         strange = standing ^ set(pool.published.values())
