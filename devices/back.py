@@ -226,7 +226,8 @@ class Back:
                 if port is not self._remote:
                     self._owner.unheard(payload)
                 raise protocol.Unexpected("an answer from an unknown replica")
-            if port is not None and port is self._remote and references(payload):
+            carried = header[5] if kind == protocol.DONES else payload
+            if port is not None and port is self._remote and references(carried):
                 raise protocol.Malformed("a reference to memory from elsewhere")
             if kind == protocol.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])

@@ -167,6 +167,8 @@ class Front:
     def _requests(self, port: protocol.Port, client: bytes, header: Sequence[Any]) -> None:
         """Take in a convoy, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
+        if arena.references(payloads) and not self.shares_memory((port, client, id)):
+            raise protocol.Malformed("a reference to memory from elsewhere")
         chosen = None if targets is None else _targets(targets)
         walk = Walk((port, client, id), endpoint, chosen, timeout / 1000 if timeout > 0 else None, len(payloads))
         walk.client = client

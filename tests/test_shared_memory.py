@@ -19,7 +19,7 @@ from test_remote import Work, joined
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
 from zflow.devices import arena
-from zflow.devices.protocol import DONE, REPLY, VERSION
+from zflow.devices.protocol import DONE, REPLY, REQUESTS, VERSION
 from zflow.exchange import Exchange
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
@@ -184,6 +184,7 @@ def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
         [request(), PAYLOAD, forged],
         [request(), forged],
         [request(parts=[["x", [1, 1]]]), PAYLOAD, forged],
+        [header(VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [PAYLOAD, forged])],
     ):
         before = sum(malformed(flow).values())
         with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
