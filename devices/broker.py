@@ -199,10 +199,8 @@ class Broker:
 
     def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
         """A request has come in, and its time runs from now on."""
-        if walk.count == 1:
-            self._walks[walk.origin] = walk
-        else:
-            self._walks.update(dict.fromkeys(walk.origins, walk))
+        for origin in walk.origins:
+            self._walks[origin] = walk
         walk.begun = now = time.monotonic()
         if walk.timeout is not None:
             walk.deadline = now + walk.timeout
@@ -292,7 +290,7 @@ class Broker:
     def _end(self, walk: Walk) -> None:
         """The walk is over; what is still under way for it in other branches is of no use."""
         walk.over = True
-        for origin in walk.origins if walk.count > 1 else (walk.origin,):
+        for origin in walk.origins:
             self._walks.pop(origin, None)
         if walk.blocks:
             self._leases.end(walk)

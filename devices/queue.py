@@ -84,12 +84,8 @@ class FairQueue(Generic[T]):
 
     def appendleft(self, item: T) -> None:
         """Put one in front of all."""
-        lane = self._lanes.get(item.client)
-        if lane is None:
-            lane = self._lanes[item.client] = deque()
-        lane.appendleft(item)
+        self.put_back(item)
         self._lanes.move_to_end(item.client, last=False)
-        self._size += item.count
 
     def put_back(self, item: T) -> None:
         """Put what is left of one that was taken in front of those of its client, whose turn it was."""

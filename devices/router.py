@@ -145,6 +145,8 @@ class Walk:
     @property
     def origins(self) -> list[Any]:
         """The origins of all requests that it is."""
+        if self.count == 1:
+            return [self.origin]
         *whom, first = self.origin
         return [(*whom, id) for id in range(first, first + self.count)]
 
