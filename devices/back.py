@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from . import answers, protocol, sockets
+from . import answers, protocol, sockets, tickets
 from .arena import references
 from .fanout import BEACON_EVERY
 from .pool import NO_GROUP, Pool
@@ -82,7 +82,7 @@ class Line:
         plain: makes payload frames of what this replica cannot read, if it is on another machine.
     """
 
-    __slots__ = ("_encode", "_plain", "_waiting", "identity", "port")
+    __slots__ = ("_encode", "_plain", "_waiting", "identity", "port", "tickets")
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class Line:
         self.identity = identity
         self._encode = encode
         self._waiting: list[protocol.Message] = []
+        self.tickets: tickets.Tickets | None = None  # of what is sent ahead
 
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
@@ -106,6 +107,11 @@ class Line:
         if self._plain is not None:
             frames = self._plain(frames)
         self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
+
+    def give_ahead(self, task: Task, ticket: int) -> None:
+        """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
+        walk, parts, frames = answers.task_frames(task)
+        self._waiting.append(((protocol.VERSION, protocol.AHEAD, task.id, walk.endpoint, parts, ticket), frames))
 
     def give_together(self, tasks: Sequence[Task]) -> None:
         """Send tasks that are to be done in one go, when `flush` is called."""
@@ -125,6 +131,12 @@ class Line:
     def reached(self) -> bool:
         """Try to reach the replica, by taking back a task that is none."""
         return self.say(protocol.RECALL, 0)
+
+    def close(self) -> None:
+        """The replica is gone."""
+        if self.tickets is not None:
+            self.tickets.close()
+            self.tickets = None
 
     def say(self, *fields: Any) -> bool:
         """Send a header alone, at once."""
@@ -163,6 +175,7 @@ class Back:
         self._owner = owner
         self._pools = pools
         self._encode = protocol.encoder()
+        self._address = settings.back
         back, _ = sockets.listen(context, zmq.ROUTER, [settings.back])
         fan, _ = sockets.listen(context, zmq.XPUB, [settings.fan])
         fan.set(zmq.XPUB_VERBOSE, 1)
@@ -206,6 +219,8 @@ class Back:
 
     def close(self) -> None:
         """Close the sockets."""
+        for line in self._lines.values():
+            line.close()
         for port in (*self._ports, self._fan, self._collector):
             port.socket.close()
 
@@ -320,15 +335,23 @@ class Back:
             return
         del self._joining[identity]
         self._lost.pop(identity, None)
-        self._members[replica.line.port][identity] = pool
-        self._lines[identity] = replica.line
+        line = replica.line
+        if identity in self._lines:
+            self._lines[identity].close()
+        if line.port is self._ports[0] and pool.fanout is None:
+            line.tickets = replica.tickets = tickets.find(self._address, identity)
+        self._members[line.port][identity] = pool
+        self._lines[identity] = line
         pool.names[identity] = answers.name_of(identity)
-        replica.line.say(protocol.ACCEPTED, self._owner.joined(pool, replica, group))
+        line.say(protocol.ACCEPTED, self._owner.joined(pool, replica, group))
 
     def _forget(self, identity: bytes) -> Pool | None:
         self._lost.pop(identity, None)
         line = self._lines.pop(identity, None)
-        return None if line is None else self._members[line.port].pop(identity)
+        if line is None:
+            return None
+        line.close()
+        return self._members[line.port].pop(identity)
 
     # -- what is published ----------------------------------------------------------------------------------------
 

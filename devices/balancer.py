@@ -4,9 +4,11 @@ The caller says what happened and when (`now`, in seconds of any monotonic clock
 that come back. What holds here:
 
 - A task goes to the replica that holds fewest; among equals to the one that has been waiting longest.
-- No replica holds more than its window. The window is 1 while the work takes clearly longer than the way to
-  the replica and back, so that nothing is parked behind slow work. Where the way dominates, the window grows
-  just enough to hide it. A replica tells how long it worked; the rest of the turnaround is the way.
+- No replica holds more than its window. A replica tells how long it worked; the rest of the turnaround is the way.
+  Where the way is shorter than the work, one task is sent ahead, so that the replica need not wait for it when it is
+  done; a replica that holds nothing gets what was sent ahead to others and is not begun. Where that cannot be reclaimed
+  nothing is parked behind work that takes clearly longer than the way. Where the way dominates, the window grows just
+  enough to hide it.
 - No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
   the first of them cannot end by its deadline any more, the last one goes first.
 - Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
@@ -32,7 +34,7 @@ from typing import Any
 from .batches import BatchQueue
 from .levels import Levels
 from .queue import FairQueue
-from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from .tasks import Tasks
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
@@ -67,6 +69,7 @@ class Balancer:
         self._batches: BatchQueue | None = None  # the same queue, once there are tasks that can be put together
         self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
+        self._ahead: dict[int, Task] = {}  # were sent ahead, and are not known to have been begun
         self._levels = Levels()
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
         self._reserved: Replica | None = None  # is kept from new work because a suspect waits for an empty one
@@ -179,6 +182,7 @@ class Balancer:
         replica = self.replicas.pop(name, None)
         if replica is not None:
             self._levels.drop(replica)
+            self._begun(replica)
             if replica is self._reserved:
                 self._reserved = None
             for id in [id for id, task in replica.held.items() if task is None] if self.given_up else ():
@@ -266,6 +270,8 @@ class Balancer:
             if held is not None:
                 begun = held.assigned + service * (count - 1)
                 replica.measure(service, None if held.waited else begun, now)
+            if self._ahead:
+                self._ahead.pop(next(iter(replica.held), -1), None)  # it is this one's turn now
             self._levels.place(replica)
         replica.last_done = now
         task = self.tasks.pop(id, None)
@@ -310,6 +316,8 @@ class Balancer:
         held = replica.held.pop(id)
         if held is not None:
             replica.more -= held.count - 1
+        if self._ahead:
+            self._ahead.pop(id, None)
         if replica.batch:
             replica.batch.discard(id)
         if held is None:
@@ -344,13 +352,58 @@ class Balancer:
                 self._parts.pop(task.id, None)  # else it was only expected
             return []
         self._take_apart_held(replica)
-        if task.id in islice(replica.held, replica.working):
+        if task.id in self._ahead:
+            taken = self._reclaim(replica, task)
+            begun = task not in taken
+            self._requeue([other for other in taken if other is not task])
+            actions: list[Action] = [Recall(replica, other) for other in taken]
+        else:
+            begun = task.id in islice(replica.held, replica.working)
+            actions = [] if begun else [Recall(replica, task)]
+        if begun:
             replica.held[task.id] = None
             self.given_up[task.id] = task.assigned, task.waited
-            return []
-        del replica.held[task.id]
+        else:
+            replica.held.pop(task.id, None)
+            self._levels.place(replica)
+        return actions
+
+    # -- what is sent ahead ---------------------------------------------------------------------------------------
+
+    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
+        """Take back what was sent ahead to the replica and is not begun: the first such task, or all up to `last`.
+
+        The first may be one whose turn it is already, but which has not got there.
+        """
+        taken: list[Task] = []
+        assert replica.tickets is not None
+        while not taken or last not in (None, taken[-1]):
+            id = replica.tickets.reclaim()
+            if id is None:
+                self._begun(replica)
+                break
+            if id in replica.held and (task := self._release(replica, id)) is not None:
+                taken.append(task)
         self._levels.place(replica)
-        return [Recall(replica, task)]
+        return taken
+
+    def _begun(self, replica: Replica) -> None:
+        """Nothing of what was sent ahead to the replica can be reclaimed."""
+        for id in replica.held if self._ahead else ():
+            self._ahead.pop(id, None)
+
+    def _dispatch_ahead(self, now: float, actions: list[Action]) -> None:
+        """Give replicas that hold nothing what was sent ahead to others, that which has waited longest first.
+
+        Those that have other room get it where its holder takes long: else what comes later would be begun before.
+        """
+        while self._ahead and (holder := next(iter(self._ahead.values())).holder) is not None:
+            if self._levels.empty:
+                for taken in self._reclaim(holder):
+                    actions += [Recall(holder, taken), self._assign(next(iter(self._levels.empty)), taken, now)]
+                continue
+            actions += self._take_back(holder, now)
+            break
 
     # -- convoys --------------------------------------------------------------------------------------------------
 
@@ -467,7 +520,8 @@ class Balancer:
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
         """Take parked tasks back if the replica has been longer at what it does than it usually is."""
-        waited = now - max(replica.first_parked.assigned, replica.last_done)
+        first = replica.first_parked
+        waited = 0.0 if first is None else now - max(first.assigned, replica.last_done)
         patience = max(PATIENCE, 4 * replica.way, 2 * replica.work)
         if waited < patience:
             return []
@@ -479,9 +533,12 @@ class Balancer:
             parked = parked[max(0, len(parked) - room) :]  # the last ones it would begin
         shards = {None, *(other.shard for other in others)}
         parked = [task for task in parked if task.shard in shards]
+        ahead = [task for task in parked if task.id in self._ahead]
+        taken = self._reclaim(replica, ahead[-1]) if ahead else []
+        parked = [*taken, *(task for task in parked if task not in ahead)]
+        for task in parked:
+            replica.held.pop(task.id, None)
         if parked:
-            for task in parked:
-                del replica.held[task.id]
             replica.window = replica.slots  # until it answers
             self._levels.place(replica)
             self._requeue(parked)
@@ -500,6 +557,8 @@ class Balancer:
                 del self._parts[part.id]
                 actions.append(self._assign(replica, part, now))
         queue = self._queue
+        if self._ahead and self._levels.room:
+            self._dispatch_ahead(now, actions)
         if isinstance(queue, BatchQueue):
             self._dispatch_batches(queue, now, actions)
             return actions
@@ -567,8 +626,11 @@ class Balancer:
         free = [replica for replica in self.replicas.values() if replica.shard == shard and replica.level >= 0]
         return min(free, key=lambda replica: replica.level, default=None)
 
-    def _assign(self, replica: Replica, task: Task, now: float) -> Send:
+    def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
+        if replica.ahead and replica.parked and replica.tickets is not None:
+            self._ahead[task.id] = task
+            return SendAhead(replica, task, replica.tickets.give(task.id))
         return Send(replica, task)
 
     def _assign_batch(self, replica: Replica, tasks: list[Task], now: float) -> Action:

@@ -26,7 +26,7 @@ from .fanout import Publish
 from .front import Front
 from .leases import Leases
 from .pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from .replica import Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from .replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from .rests import Rests
 from .router import Answer, Inputs, Router, Visit, Walk
 from .settings import Settings
@@ -435,6 +435,10 @@ class Broker:
                 line, task = action.replica.line, action.task
                 line.give(task)
                 self._given.setdefault(line, []).extend(range(task.id, task.id + task.count))
+            elif type(action) is SendAhead:
+                line = action.replica.line
+                line.give_ahead(action.task, action.ticket)
+                self._given.setdefault(line, []).append(action.task.id)
             elif type(action) is SendBatch:
                 line = action.replica.line
                 line.give_together(action.tasks)

@@ -27,6 +27,8 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          ACCEPTED number                          you are in the pool; the last fan-out was this
                          REFUSED reason                           you are not, and will not be
                          TASK task endpoint parts     + payload
+                         AHEAD task endpoint parts ticket
+                                                      + payload   a TASK to be skipped unless you can take its ticket
                          TOGETHER number                          do the next so many tasks in one go
                          RECALL task                              skip it if it has not started; 0: are you there?
     published to a group FANOUT number base endpoint parts skip
@@ -81,7 +83,7 @@ TRAIN = 0
 HELLO, REQUEST, CANCEL, AGAIN, CONTROL, REQUESTS = 1, 2, 3, 4, 5, 6
 WELCOME, REPLY, FAILED, CONTROLLED, REPLIES = 11, 12, 13, 14, 15
 READY, DONE, ERROR, LEAVE, MISSED, APART, DONES = 21, 22, 23, 24, 25, 26, 27
-ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER, TASKS = 31, 32, 33, 34, 35, 36, 37, 38
+ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER, TASKS, AHEAD = 31, 32, 33, 34, 35, 36, 37, 38, 39
 
 # As plain numbers: each use of an enum would cost a conversion.
 _EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
@@ -125,6 +127,7 @@ TO_REPLICA: _Shapes = {
     BEACON: {(int, int, int)},
     TOGETHER: {(int, int, int)},
     TASKS: {(int, int, int, str, list)},
+    AHEAD: {(int, int, int, str, parts, int) for parts in _LISTS},
 }
 
 

@@ -10,13 +10,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 MAX_WINDOW = 64  # requests; beyond this a larger window hides nothing more
 CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
 SMOOTHING = 0.2  # weight of a new sample of the work
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
 WORTH = 500e-6  # seconds of work that one replica is given though others have room: divided, it takes more messages
+LONG = 2e-3  # seconds of work from which a ticket is worth what it costs: the next task is sent ahead with one
 REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
 
 
@@ -109,6 +110,16 @@ class Task:
         return head
 
 
+class Tickets(Protocol):
+    """Tickets of the tasks that were sent ahead to a replica, which takes them when it begins those."""
+
+    def give(self, task: int) -> int:
+        """Make a ticket for this task, and return its number."""
+
+    def reclaim(self) -> int | None:
+        """Take the oldest ticket, and return its task, which the replica will not begin; None: it has taken all."""
+
+
 class Replica:
     """One worker process as the balancer sees it: what it holds, and how fast it is.
 
@@ -116,12 +127,14 @@ class Replica:
         name: what the caller calls it.
         slots: how many tasks it works on at the same time. It begins them in the order in which they were sent.
         shard: which shard it is a replica of.
+        tickets: say whose a task is that was sent ahead; None: nothing can be sent ahead.
 
     Attributes:
         line: how the caller reaches it.
     """
 
     __slots__ = (
+        "ahead",
         "alone",
         "batch",
         "held",
@@ -136,6 +149,7 @@ class Replica:
         "parked",
         "shard",
         "slots",
+        "tickets",
         "way",
         "ways",
         "widest",
@@ -143,9 +157,11 @@ class Replica:
         "work",
     )
 
-    def __init__(self, name: Any, slots: int = 1, shard: int = 0) -> None:
+    def __init__(self, name: Any, slots: int = 1, shard: int = 0, tickets: Tickets | None = None) -> None:
         self.name = name
         self.line: Any = None
+        self.tickets = tickets
+        self.ahead = False  # the last task that its window has room for is sent ahead
         self.shard = shard
         self.slots = slots
         self.window = slots
@@ -178,15 +194,11 @@ class Replica:
         return self.slots + len(self.batch) - 1 if self.batch else self.slots
 
     @property
-    def first_parked(self) -> Task:
-        """The first task that it holds and cannot have begun, or the convoy with it.
-
-        Raises:
-            StopIteration: there is none.
-        """
+    def first_parked(self) -> Task | None:
+        """The first task that it holds and cannot have begun, or the convoy with it."""
         ends = accumulate(1 if task is None else task.count for task in self.held.values())
         parked = (task for task, end in zip(self.held.values(), ends, strict=True) if end > self.working)
-        return next(task for task in parked if task is not None)
+        return next((task for task in parked if task is not None), None)
 
     def put(self, id: int, pieces: Sequence[Task]) -> None:
         """Put these tasks in the place of the convoy that they are cut from, whose id was that."""
@@ -201,6 +213,8 @@ class Replica:
 
     def share(self, count: int, peers: int) -> int:
         """How many tasks of a convoy it is given, as one of so many equals: what is soon done is not divided."""
+        if self.ahead:
+            return 1
         fair = -(-count // peers)
         soon = int(WORTH / self.work) if self.work else 0
         return min(self.window - self.load, max(fair, soon))
@@ -220,7 +234,14 @@ class Replica:
             if len(self.ways) == SAMPLES:
                 self.way = sorted(self.ways)[SAMPLES // 2]
         way = self.way
-        if way < CLEARLY_LONGER * work or way == math.inf or now - self.measured > REMEASURE:
+        hardly = way < CLEARLY_LONGER * work  # worth while to hide it
+        self.ahead = False
+        if way == math.inf or (now - self.measured > REMEASURE and not hardly):
+            self.window = self.slots
+        elif self.tickets is not None and way < work and work >= LONG:
+            self.window = min(self.widest, self.slots + 1)
+            self.ahead = self.window > self.slots
+        elif hardly:
             self.window = self.slots
         elif self.slots * way < MAX_WINDOW * work:
             self.window = min(self.widest, self.slots + math.ceil(self.slots * way / work))
@@ -233,6 +254,14 @@ class Send(NamedTuple):
 
     replica: Replica
     task: Task
+
+
+class SendAhead(NamedTuple):
+    """Send the task to the replica, which is busy, and which is to begin it only if it gets its ticket."""
+
+    replica: Replica
+    task: Task
+    ticket: int
 
 
 class SendBatch(NamedTuple):
@@ -268,4 +297,4 @@ class Kill(NamedTuple):
     replica: Replica
 
 
-Action = Send | SendBatch | Recall | Fail | Kill
+Action = Send | SendAhead | SendBatch | Recall | Fail | Kill

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow import process
-from zflow.devices import protocol, sockets, zap
+from zflow.devices import protocol, sockets, tickets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
 from zflow.teller import Teller
@@ -146,6 +146,8 @@ class Link:
         self._listener = Listener()
         self._encode = protocol.encoder()
         self._backlog: dict[int, Task] = {}
+        self._ahead: dict[int, int] = {}  # of these, whose that is their tickets say: the numbers of those, by task
+        self._tickets: tickets.Tickets | None = None
         self._together: set[int] = set()  # of these, a batch
         self._coming = 0  # how many tasks of the batch have not arrived
         self._recalled: set[int] = set()  # parts of fan-outs, maybe, that are still to be heard
@@ -205,10 +207,20 @@ class Link:
         """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
         seat = self._seat
         self._backlog.clear()
+        self._ahead.clear()
+        self._make_tickets()
         self._together.clear()
         self._coming = 0
         place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
         self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, self._endpoints, *place))])
+
+    def _make_tickets(self) -> None:
+        """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""
+        seat = self._seat
+        if seat.machine is None and seat.spec.shards == 1 and self._slots == 1:
+            if self._tickets is not None:
+                self._tickets.close()  # what is in there is of another connection
+            self._tickets = tickets.make(seat.back, self._identity)
 
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
@@ -251,13 +263,18 @@ class Link:
             if self._coming:
                 self._coming -= 1
                 self._together.add(header[2])
+        elif kind == protocol.AHEAD:
+            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(payload))
+            self._ahead[header[2]] = header[5]
         elif kind == protocol.TOGETHER:
             self._together.clear()
             self._coming = header[2]
         elif kind == protocol.RECALL:
+            self._ahead.pop(header[2], None)
             if self._backlog.pop(header[2], None) is None and self._fan is not None:
                 self._recalled.add(header[2])
         elif kind == protocol.ACCEPTED:
+            tickets.remove(self._seat.back, self._identity)
             self._listener = Listener(header[2])
             self._accepted = True
         elif kind == protocol.REFUSED:
@@ -281,6 +298,9 @@ class Link:
     def next(self) -> list[Task]:
         """The oldest task that has arrived and was not recalled, and with it the batch that it belongs to; or none."""
         first = next(iter(self._backlog), None)
+        while first in self._ahead and not self._may_begin(first):
+            del self._backlog[first]
+            first = next(iter(self._backlog), None)
         if first is None:
             return []
         if first not in self._together:
@@ -290,6 +310,11 @@ class Link:
         together = [self._backlog.pop(id) for id in list(self._backlog) if id in self._together]
         self._together.clear()
         return together
+
+    def _may_begin(self, task: int) -> bool:
+        """Take the ticket of a task that was sent ahead; False if it is somebody else's by now."""
+        assert self._tickets is not None
+        return self._tickets.take(self._ahead.pop(task))
 
     def answer(self, answers: Sequence[Answer], seconds: float) -> None:
         """Answer tasks that were worked on for so long, each.
@@ -352,6 +377,8 @@ class Link:
         for port in (self._back, self._fan, self._collector):
             if port is not None:
                 port.socket.close()
+        if self._tickets is not None:
+            self._tickets.close()
         self._context.term()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -26,15 +26,28 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from zflow.devices import replica as replicas
 from zflow.devices.balancer import Balancer
 from zflow.devices.batches import BatchQueue
 from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
-from zflow.devices.replica import SAMPLES, Action, Batching, Fail, Kill, Recall, Replica, Send, SendBatch, Task
+from zflow.devices.replica import (
+    SAMPLES,
+    Action,
+    Batching,
+    Fail,
+    Kill,
+    Recall,
+    Replica,
+    Send,
+    SendAhead,
+    SendBatch,
+    Task,
+)
 
 MOMENT = 10e-6  # seconds that pass with every step
 KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))
-SETTINGS = settings(deadline=None, max_examples=150, stateful_step_count=60, derandomize=True)
+SETTINGS = settings(deadline=None, max_examples=250, stateful_step_count=60, derandomize=True)
 
 
 class Process:
@@ -43,7 +56,10 @@ class Process:
     def __init__(self, name: str, slots: int) -> None:
         self.name = name
         self.slots = slots
-        self.line: deque[Send | SendBatch | Recall] = deque()  # on their way to it
+        self.line: deque[Send | SendAhead | SendBatch | Recall] = deque()  # on their way to it
+        self.tickets: deque[int] = deque()  # of tasks that were sent ahead, in the order sent
+        self.ahead: set[int] = set()  # of what has arrived, and not begun
+        self.sent_ahead: set[int] = set()  # of those that it holds
         self.backlog: dict[int, Task] = {}
         self.running: dict[int, float] = {}  # since when
         self.batch: set[int] = set()  # of those two, what it was given in one go
@@ -63,8 +79,11 @@ class Process:
         action = self.line.popleft()
         if isinstance(action, Recall):
             self.backlog.pop(action.task.id, None)
-        elif isinstance(action, Send):
+            self.ahead.discard(action.task.id)
+        elif isinstance(action, Send | SendAhead):
             self.backlog[action.task.id] = action.task
+            if isinstance(action, SendAhead):
+                self.ahead.add(action.task.id)
         else:
             assert not self.batch, "a batch upon a batch"
             self.batch = {task.id for task in action.tasks}
@@ -74,11 +93,26 @@ class Process:
         begun = []
         while self.backlog and self.busy < self.slots:
             first = next(iter(self.backlog))
+            if first in self.ahead:
+                self.ahead.discard(first)
+                if first not in self.tickets:
+                    del self.backlog[first]
+                    continue
+                self.tickets.remove(first)
             for id in [id for id in self.backlog if id in self.batch] if first in self.batch else [first]:
                 del self.backlog[id]
                 begun.append(id)
                 self.running[id] = now
         return begun
+
+    def give(self, task: int) -> int:
+        """The broker makes a ticket."""
+        self.tickets.append(task)
+        return 0
+
+    def reclaim(self) -> int | None:
+        """The broker takes one."""
+        return self.tickets.popleft() if self.tickets else None
 
     @property
     def busy(self) -> int:
@@ -89,6 +123,7 @@ class Process:
     def release(self, id: int) -> None:
         """The broker has heard of it."""
         self.held.pop(id, None)
+        self.sent_ahead.discard(id)
         self.given_up.discard(id)
         self.together.discard(id)
         self.suspect = self.suspect and bool(self.held)
@@ -115,11 +150,13 @@ class Machine(RuleBasedStateMachine):
         slots=st.sampled_from([1, 1, 1, 3]),
         replicas=st.integers(0, 3),
         batches=st.booleans(),
+        long=st.booleans(),
     )
-    def begin(self, retries: int, slots: int, replicas: int, batches: bool) -> None:
+    def begin(self, retries: int, slots: int, replicas: int, batches: bool, long: bool) -> None:
         self.retries = retries
         self.batches = batches
         self.slots = slots
+        self.long = long  # work takes longer than the way
         self.balancer = type(self).make(retries)
         for _ in range(replicas):
             self.join(quick=True)
@@ -128,17 +165,23 @@ class Machine(RuleBasedStateMachine):
 
     def do(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            if isinstance(action, Send):
+            if isinstance(action, Send | SendAhead):
                 self.send(action, [action.task])
                 process = self.processes[action.replica.name]
                 process.suspect = action.task.suspect
+                if isinstance(action, SendAhead):
+                    assert len(process.held) > process.slots, "it need not wait"
+                    process.sent_ahead.add(action.task.id)
                 assert len(process.held) <= action.replica.window, "more than its window"
             elif isinstance(action, SendBatch):
                 self.send_batch(action)
             elif isinstance(action, Recall):
                 process = self.processes[action.replica.name]
-                assert list(process.held).index(action.task.id) >= process.working or action.task.id not in self.open
-                del process.held[action.task.id]
+                id = action.task.id
+                ahead = id in process.sent_ahead
+                assert ahead or id not in self.open or list(process.held).index(id) >= process.working
+                assert id not in process.tickets, "it may be begun after all"
+                process.release(id)
                 if not process.lost:
                     process.line.append(action)
             elif isinstance(action, Kill):
@@ -147,7 +190,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 self.fail(action)
 
-    def send(self, send: Send | SendBatch, tasks: list[Task]) -> None:
+    def send(self, send: Send | SendAhead | SendBatch, tasks: list[Task]) -> None:
         process = self.processes[send.replica.name]
         assert not process.lost
         assert not process.together, "it is at a batch"
@@ -190,8 +233,10 @@ class Machine(RuleBasedStateMachine):
         del self.open[id]
         self.ended[id] = how
         holder = self.holder(id)
-        if holder is not None and list(holder.held).index(id) < holder.working:
-            holder.given_up.add(id)
+        if holder is not None:
+            begun = id in holder.sent_ahead and id not in holder.tickets
+            if begun or list(holder.held).index(id) < holder.working:
+                holder.given_up.add(id)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
@@ -243,10 +288,11 @@ class Machine(RuleBasedStateMachine):
         self.join_as(f"r{self.names}", quick)
 
     def join_as(self, name: str, quick: bool) -> None:
-        self.processes[name] = Process(name, self.slots)
-        replica = Replica(name, self.slots)
-        for _ in range(SAMPLES if quick else 0):  # then it starts with an open window
-            replica.measure(0.0001, self.now - 0.0004, self.now)
+        process = self.processes[name] = Process(name, self.slots)
+        replica = Replica(name, self.slots, tickets=process if self.slots == 1 else None)
+        service = 0.0006 if self.long else 0.0001
+        for _ in range(SAMPLES if quick else 0):  # then it starts with an open window, or is sent tasks ahead
+            replica.measure(service, self.now - service - 0.0003, self.now)
         self.do(self.balancer.join(replica, self.now))
 
     def any_process(self, data: st.DataObject) -> Process:
@@ -292,6 +338,7 @@ class Machine(RuleBasedStateMachine):
         process = self.any_process(data)
         process.lost = True
         process.backlog.clear()
+        process.ahead.clear()
         id = None
         if unsent and process.line and isinstance(process.line[-1], Send):
             id = process.line[-1].task.id
@@ -335,7 +382,7 @@ class Machine(RuleBasedStateMachine):
             self.begun[id] = self.begun.get(id, 0) + 1
 
     @precondition(lambda self: any(each.running and not each.lost for each in self.processes.values()))
-    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.003]), fails=st.booleans())
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.001, 0.003]), fails=st.booleans())
     def end_work(self, data: st.DataObject, seconds: float, fails: bool) -> None:
         names = sorted(name for name, each in self.processes.items() if each.running and not each.lost)
         process = self.processes[data.draw(st.sampled_from(names))]
@@ -380,14 +427,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(rounds=st.integers(5, 15))
     def run_smoothly(self, rounds: int) -> None:
-        """The lines are quick for a while: this is what opens windows."""
+        """The lines are quick for a while: this is what opens windows, or has tasks sent ahead."""
         for _ in range(rounds):
             for process in list(self.processes.values()):
                 while process.line:
                     process.receive()
                 self.begin_at(process)
                 if process.running and not process.lost:
-                    self.now += 3 * MOMENT
+                    self.now += (60 if self.long else 3) * MOMENT
                     self.work(process, next(iter(process.running)))
                     self.begin_at(process)
             self.now += 10 * MOMENT
@@ -435,6 +482,14 @@ class Machine(RuleBasedStateMachine):
         room = [each for each in replicas if len(each.held) < (1 if each.batch else each.window)]
         assert not room or not any(not task.suspect for task in waiting), "has room"
 
+    @invariant()
+    def nobody_is_idle_while_a_task_can_be_reclaimed(self) -> None:
+        idle = [name for name, each in self.processes.items() if not each.held and not each.lost]
+        if idle:
+            assert not any(
+                set(each.tickets) & set(list(each.held)[each.slots :]) for each in self.processes.values()
+            ), "idle"
+
     def due(self, kind: Batching | None) -> bool:
         """Whether there are tasks of that kind that need not wait for others."""
         waiting = [task for task in self.waiting() if task.batching == kind and not task.suspect]
@@ -463,6 +518,10 @@ class Machine(RuleBasedStateMachine):
             assert [replica in level for level in balancer._levels.by_load].count(True) == int(room)
             assert not room or replica in balancer._levels.by_load[replica.level]
             assert replica.alone == (process.suspect or replica is balancer._reserved)
+        for number, task in balancer._ahead.items():
+            assert task is self.open[number]
+            assert task.holder is not None
+            assert number in self.processes[task.holder.name].held
         assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
         assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels.by_load[: balancer._levels.lowest])
@@ -503,6 +562,13 @@ class Machine(RuleBasedStateMachine):
         assert not self.balancer.queued
         self.tick(1e6)
         assert not self.balancer.timed
+
+
+@pytest.fixture(autouse=True)
+def short_is_long() -> Iterator[None]:
+    """Have tasks sent ahead also where work takes less than a millisecond."""
+    with mock.patch.object(replicas, "LONG", 0.0):
+        yield
 
 
 TestMachine = Machine.TestCase
@@ -573,6 +639,23 @@ class Doubling(Balancer):
         return task or Task(id), actions
 
 
+class Grasping(Balancer):
+    """Gives what was sent ahead to others without asking whether it is begun."""
+
+    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
+        task = next(task for task in self._ahead.values() if task.holder is replica)
+        del self._ahead[task.id], replica.held[task.id]
+        self._levels.place(replica)
+        return [task]
+
+
+class Hoarding(Balancer):
+    """Leaves what was sent ahead where it is."""
+
+    def _dispatch_ahead(self, now: float, actions: list[Action]) -> None:
+        pass
+
+
 class Cramming(Balancer):
     """Gives batches to replicas that are at something else."""
 
@@ -582,7 +665,10 @@ class Cramming(Balancer):
             super()._dispatch_batches(queue, now, actions)
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Greedy, Lazy, Generous, Careless, Doubling, Cramming])
+BROKEN = [Forgetful, Greedy, Lazy, Generous, Careless, Doubling, Grasping, Hoarding, Cramming]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_the_machine_notices_a_broken_balancer(broken: type[Balancer]) -> None:
     class Broken(Machine):
         make = broken

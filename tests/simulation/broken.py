@@ -162,6 +162,16 @@ class _Scattered(Tasks):
         return head
 
 
+class Grasping(Balancer):
+    """Gives what was sent ahead to others without asking whether it is begun."""
+
+    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
+        task = next(task for task in self._ahead.values() if task.holder is replica)
+        self._release(replica, task.id)
+        self._levels.place(replica)
+        return [task]
+
+
 class Stubborn(Balancer):
     """Believes a replica that died to have been at all of a convoy."""
 
@@ -171,6 +181,6 @@ class Stubborn(Balancer):
 
 ALL = (
     *(Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty, Cramming),
-    *(Wasteful, Stubborn),
+    *(Wasteful, Grasping, Stubborn),
 )
 BROKEN = {kind.__name__: kind for kind in ALL}

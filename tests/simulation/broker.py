@@ -16,7 +16,7 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, protocol, sockets, zap
+from zflow.devices import back, protocol, replica, sockets, tickets, zap
 from zflow.devices import broker as real
 from zflow.devices.broker import Broker
 from zflow.devices.router import Inputs, Walk
@@ -265,11 +265,13 @@ def _outcome(error: bytes) -> str:
 
 
 @contextlib.contextmanager
-def virtual_time(clock: Clock) -> Iterator[None]:
-    """Within this, brokers live by that clock, and log nothing."""
+def virtual_time(clock: Clock, find: Callable[[str, bytes], Any]) -> Iterator[None]:
+    """Within this, brokers live by that clock, find their ends of replicas' pipes by that, and log nothing."""
     quiet = logging.getLogger("zflow.simulation")
     quiet.setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(tickets, "find", find))
+        patches.enter_context(mock.patch.object(replica, "LONG", 0.0))  # nothing costs anything here
         for module in (real, back):
             patches.enter_context(mock.patch.object(module, "time", clock))
             patches.enter_context(mock.patch.object(module, "log", quiet))

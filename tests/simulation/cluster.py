@@ -20,6 +20,7 @@ from zflow.devices.balancer import Balancer
 from zflow.devices.pool import Limits
 from zflow.devices.router import Node
 from zflow.devices.settings import Settings
+from zflow.devices.tickets import Tickets
 
 from . import checks
 from .broker import VirtualBroker, virtual_time
@@ -46,11 +47,13 @@ class Account:
     deaths: int = 0
     turns: int = 0
     convoys: int = 0  # requests and visits that came in convoys
+    ahead: int = 0  # tasks that were sent ahead
+    reclaimed: int = 0  # of these, how many were taken back
     seconds: float = 0.0  # of virtual time
 
     def add(self, other: Account) -> None:
         """Add another run's account."""
-        for name in ("requests", "begun", "repeated", "deaths", "turns", "convoys", "seconds"):
+        for name in ("requests", "begun", "repeated", "deaths", "turns", "convoys", "ahead", "reclaimed", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
@@ -124,7 +127,7 @@ class Cluster:
         Raises:
             Violation: something that must hold does not.
         """
-        with virtual_time(self.clock):
+        with virtual_time(self.clock, self._tickets):
             self._begin()
             self._go_on()
             self.ledger.finish()
@@ -139,8 +142,15 @@ class Cluster:
         for pool in self.broker.pools:
             account.begun += sum(pool.begun.values())
             account.convoys += pool.convoys
+            account.ahead += pool.ahead
+            account.reclaimed += pool.reclaimed
             account.repeated += sum(pool.begun.values()) - len(pool.begun)
         return account
+
+    def _tickets(self, back: str, identity: bytes) -> Tickets | None:
+        """The broker's end of the pipe that it shares with a replica, which may have died already."""
+        process = self.processes.get(identity)
+        return process.pipe.end() if process is not None and process.pipe is not None else None
 
     def _begin(self) -> None:
         for number, stage in enumerate(self.scenario.stages):
@@ -290,7 +300,7 @@ class Cluster:
         self._births += 1
         self._seats.add((number, shard, group))
         identity = f"{stage.name}/shard-{shard}/rep-{group}#{self._births}".encode()
-        process = self.processes[identity] = Process(identity, number, shard, group, stage.slots)
+        process = self.processes[identity] = Process(identity, number, shard, group, stage.slots, stage.shards > 1)
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
         batching = {name: [stage.batch, int(stage.batch_timeout * 1e6)] for name in stage.batched}
         ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group, batching)
@@ -329,7 +339,7 @@ class Cluster:
             results = []
             for id, endpoint, frame in tasks:
                 request = int(frame[: frame.index(b".")])
-                pool.begin(id, process.shard)
+                pool.begin(id, process.shard, process.identity)
                 to_all = stage.shards > 1 and POLLING.get(endpoint, POLLING["*"]) == "ALL"
                 mine = not to_all or request % stage.shards == process.shard
                 if self._poison.get(request) == process.stage and mine:

@@ -5,14 +5,42 @@ It does what `zflow.worker` and `zflow.link` do, with the real `Listener`; time 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgpack
 
 from zflow.devices import protocol
 from zflow.devices.fanout import Listener
+from zflow.devices.tickets import Tickets
 
 from .clock import Line
+
+
+class Pipe:
+    """What a replica and the broker share, and the broker's end of it."""
+
+    def __init__(self) -> None:
+        self._records: deque[bytes] = deque()
+
+    def end(self) -> Tickets:
+        """Return one more end."""
+        return _End(self._records)
+
+
+class _End(Tickets):
+    def __init__(self, records: deque[bytes]) -> None:
+        super().__init__(-1)
+        self._records = records
+
+    def _write(self, record: bytes) -> None:
+        self._records.append(record)
+
+    def _read(self) -> bytes:
+        return self._records.popleft() if self._records else b""
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class Process:
@@ -24,9 +52,10 @@ class Process:
         shard: its shard.
         group: which replica of the shard it is.
         slots: how many tasks it works on at once.
+        sharded: whether it is one of several shards.
     """
 
-    def __init__(self, identity: bytes, stage: int, shard: int, group: int, slots: int) -> None:
+    def __init__(self, identity: bytes, stage: int, shard: int, group: int, slots: int, sharded: bool) -> None:
         self.identity = identity
         self.stage = stage
         self.shard = shard
@@ -40,6 +69,9 @@ class Process:
         self.backlog: dict[int, tuple[str, Any]] = {}  # endpoint and first frame, by task
         self.together: set[int] = set()  # of these, a batch
         self.coming = 0  # how many tasks of it have not arrived
+        self.pipe = Pipe() if slots == 1 and not sharded else None
+        self._tickets = self.pipe.end() if self.pipe is not None else None
+        self._ahead: dict[int, int] = {}  # the numbers of tickets, by task
         self.busy = 0
         self.answers: list[Any] = []  # that wait for others
         self.alive = True
@@ -60,11 +92,15 @@ class Process:
             if self.coming:
                 self.coming -= 1
                 self.together.add(message[2])
+        elif kind == protocol.AHEAD:
+            self.backlog[message[2]] = (message[3], frame)
+            self._ahead[message[2]] = message[5]
         elif kind == protocol.TOGETHER:
             self.together.clear()
             self.coming = message[2]
         elif kind == protocol.RECALL:
             self.backlog.pop(message[2], None)
+            self._ahead.pop(message[2], None)
         else:
             self.accepted = True
             self._listener = Listener(message[2])
@@ -88,9 +124,14 @@ class Process:
 
     def next(self) -> list[tuple[int, str, Any]]:
         """The next task to begin, or the next batch of them, if there is one and a slot for it."""
-        if not self.backlog or self.busy >= self.slots or not self.alive or self.leaving:
+        if self.busy >= self.slots or not self.alive or self.leaving:
             return []
-        first = next(iter(self.backlog))
+        first = next(iter(self.backlog), None)
+        while first in self._ahead and not self._may_begin(first):
+            del self.backlog[first]
+            first = next(iter(self.backlog), None)
+        if first is None:
+            return []
         if first not in self.together:
             return [(first, *self.backlog.pop(first))]
         if self.coming:
@@ -98,3 +139,7 @@ class Process:
         tasks = [(id, *self.backlog.pop(id)) for id in list(self.backlog) if id in self.together]
         self.together.clear()
         return tasks
+
+    def _may_begin(self, task: int) -> bool:
+        assert self._tickets is not None
+        return self._tickets.take(self._ahead.pop(task))

@@ -14,7 +14,7 @@ from typing import Any
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
-from zflow.devices.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendBatch
+from zflow.devices.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch
 from zflow.devices.router import Inputs, Node, Walk
 
 from .ledger import Ledger, Request, Violation
@@ -142,6 +142,10 @@ class WatchedPool(Pool):
         self.begun: dict[int, int] = {}  # how often each task was begun
         self.culprits: dict[bytes, int] = {}  # what killed a replica: the id of its task
         self.turns = Turns()
+        self.ahead = 0  # tasks that were sent ahead
+        self.reclaimed = 0  # of these, how many were taken back
+        self._ahead: set[tuple[bytes, int]] = set()  # which replica was sent which task ahead
+        self._taken: set[tuple[bytes, int]] = set()  # and of these, what was taken back, or withdrawn
         self.convoys = 0  # requests that came in convoys
         self._ledger = ledger
 
@@ -266,7 +270,13 @@ class WatchedPool(Pool):
         return self._note(super().submit(walk, inputs, id, now), now)
 
     def learn(self) -> None:
-        """A fan-out to a group without members is not published: its parts just go to others, or wait for them."""
+        """Take in what goes without actions.
+
+        A fan-out to a group without members is not published: its parts just go to others, or wait for them. And what
+        was sent ahead and is given up is free as soon as the broker has its ticket.
+        """
+        for holding in self.holdings.values():
+            self._let_go(holding)
         for group in self.fanout.groups if self.fanout is not None else ():
             for number, scatter in group.open.items():
                 if scatter.base in self.standing and scatter.base not in self.published:
@@ -418,8 +428,10 @@ class WatchedPool(Pool):
         ]
         return [part.id for holding, part in begun if holding.surely_at_it_for(part, now) > late]
 
-    def begin(self, id: int, shard: int) -> None:
+    def begin(self, id: int, shard: int, name: bytes) -> None:
         """A replica begins a task."""
+        if (name, id) in self._taken:
+            raise Violation(f"task {id} was taken back from {name!r}, which begins it")
         times = self.begun[id] = self.begun.get(id, 0) + 1
         if times > 1 and self.retries == 0:
             raise Violation(f"task {id} is begun {times} times in spite of at most once")
@@ -450,6 +462,9 @@ class WatchedPool(Pool):
             if isinstance(action, Send):
                 task = action.task
                 self._sent(action.replica, list(range(task.id, task.id + task.count)), now, task.count)
+            elif isinstance(action, SendAhead):
+                self._sent(action.replica, [action.task.id], now)
+                self._sent_ahead(action)
             elif isinstance(action, SendBatch):
                 self._sent(action.replica, [task.id for task in action.tasks], now)
             elif isinstance(action, Publish):
@@ -462,10 +477,18 @@ class WatchedPool(Pool):
                 self._failed(action, now)
         return actions
 
+    def _let_go(self, holding: Holding) -> None:
+        for id in holding.given_up - holding.replica.held.keys() if holding.given_up else ():
+            if (holding.name, id) in self._ahead:
+                self._ahead.discard((holding.name, id))
+                self._taken.add((holding.name, id))
+                holding.release(id)
+
     def _sent(self, replica: Replica, ids: list[int], now: float, convoy: int = 1) -> None:
         """The replica is sent a task, or a convoy, or a batch of them."""
         parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
         holding = self.holdings[replica.name]
+        self._let_go(holding)
         first = parts[0]
         if holding.together:
             raise Violation(f"{replica.name!r} is sent {ids}, but is at the batch {holding.together}")
@@ -480,6 +503,14 @@ class WatchedPool(Pool):
                 f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its window is"
                 f" {replica.window}, and the first is {'a suspect' if first.suspect else 'none'}"
             )
+
+    def _sent_ahead(self, action: SendAhead) -> None:
+        """The replica is sent a task that it may have to leave to others."""
+        holding, key = self.holdings[action.replica.name], (action.replica.name, action.task.id)
+        self.ahead += 1
+        self._ahead.add(key)
+        if len(holding.held) <= holding.slots or not self.retries:
+            raise Violation(f"task {action.task.id} is sent ahead to {holding.name!r}, which holds {holding.held}")
 
     def _together(self, holding: Holding, parts: list[Part]) -> None:
         """A replica is given a batch, be it a small one."""
@@ -518,6 +549,8 @@ class WatchedPool(Pool):
                 self.turns.served(part.request.client, again=part.sent is not None)
             else:
                 self.turns.gone(part.request.client)
+        self._taken.discard((name, id))
+        self._ahead.discard((name, id))
         part.sent = part.since = now
         part.holder = holding
         part.released = True
@@ -544,8 +577,13 @@ class WatchedPool(Pool):
         holding = self.holdings[action.replica.name]
         if id not in holding.held:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which does not have it")
-        if id not in holding.given_up and list(holding.held).index(id) < holding.working:
+        ahead = (holding.name, id) in self._ahead  # then it was made sure of that
+        if not ahead and id not in holding.given_up and list(holding.held).index(id) < holding.working:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which has begun it")
+        if ahead:
+            self._ahead.discard((holding.name, id))
+            self._taken.add((holding.name, id))
+            self.reclaimed += 1
         part = holding.held[id]
         holding.release(id)
         if part.holder is holding:
