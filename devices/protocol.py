@@ -298,7 +298,7 @@ def _convoy(run: list[Message]) -> list[Message]:
         return [((VERSION, REPLIES, first, header[5], payloads), ())]
     docs = [one[-1] for one, _ in run]
     if kind == DONE:
-        took = sum(one[3] for one, _ in run) // len(run)
+        took = sorted(one[3] for one, _ in run)[len(run) // 2]  # a process that is interrupted is no slower
         return [((VERSION, DONES, first, took, docs, payloads), ())]
     return [((VERSION, REQUESTS, first, header[3], header[4], header[6], docs, payloads), ())]
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 MAX_WINDOW = 64  # requests; beyond this a larger window hides nothing more
 CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
 SMOOTHING = 0.2  # weight of a new sample of the work
+HICCUP = 4  # times the usual work: a longer sample counts as so long where what the machine does is to be ignored
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
 WORTH = 500e-6  # seconds of work that one replica is given though others have room: divided, it takes more messages
 LONG = 2e-3  # seconds of work from which a ticket is worth what it costs: the next task is sent ahead with one
@@ -150,6 +151,7 @@ class Replica:
         "shard",
         "slots",
         "tickets",
+        "usual",
         "way",
         "ways",
         "widest",
@@ -176,6 +178,7 @@ class Replica:
         self.killed = False  # or about to be
         self.last_done = -math.inf
         self.work = 0.0  # seconds, smoothed
+        self.usual = 0.0  # the same, without hiccups
         self.ways: deque[float] = deque(maxlen=SAMPLES)  # seconds
         self.way = math.inf  # their median; infinity until there are enough
         self.measured = -math.inf  # when a sample of the way was last taken
@@ -216,7 +219,7 @@ class Replica:
         if self.ahead:
             return 1
         fair = -(-count // peers)
-        soon = int(WORTH / self.work) if self.work else 0
+        soon = int(WORTH / self.usual) if self.usual else 0
         return min(self.window - self.load, max(fair, soon))
 
     def had_better_wait(self, count: int) -> bool:
@@ -227,6 +230,8 @@ class Replica:
 
     def measure(self, service: float, sent: float | None, now: float) -> None:
         """Learn from one answer, given `now`: `service` seconds of work, on what was `sent` then and did not wait."""
+        usual = self.usual
+        self.usual = usual + SMOOTHING * (min(service, HICCUP * usual) - usual) if usual else service
         work = self.work = self.work + SMOOTHING * (service - self.work) if self.work else service
         if sent is not None:
             self.ways.append(max(0.0, now - sent - service))

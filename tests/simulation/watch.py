@@ -146,6 +146,7 @@ class WatchedPool(Pool):
         self.reclaimed = 0  # of these, how many were taken back
         self._ahead: set[tuple[bytes, int]] = set()  # which replica was sent which task ahead
         self._taken: set[tuple[bytes, int]] = set()  # and of these, what was taken back, or withdrawn
+        self._begun: set[tuple[bytes, int]] = set()  # which replica has begun which task since it was sent there last
         self.convoys = 0  # requests that came in convoys
         self._ledger = ledger
 
@@ -430,6 +431,7 @@ class WatchedPool(Pool):
 
     def begin(self, id: int, shard: int, name: bytes) -> None:
         """A replica begins a task."""
+        self._begun.add((name, id))
         if (name, id) in self._taken:
             raise Violation(f"task {id} was taken back from {name!r}, which begins it")
         times = self.begun[id] = self.begun.get(id, 0) + 1
@@ -551,6 +553,7 @@ class WatchedPool(Pool):
                 self.turns.gone(part.request.client)
         self._taken.discard((name, id))
         self._ahead.discard((name, id))
+        self._begun.discard((name, id))
         part.sent = part.since = now
         part.holder = holding
         part.released = True
@@ -581,6 +584,8 @@ class WatchedPool(Pool):
         if not ahead and id not in holding.given_up and list(holding.held).index(id) < holding.working:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which has begun it")
         if ahead:
+            if (holding.name, id) in self._begun:
+                raise Violation(f"task {id} is taken back from {holding.name!r}, which has begun it")
             self._ahead.discard((holding.name, id))
             self._taken.add((holding.name, id))
             self.reclaimed += 1
