@@ -242,6 +242,7 @@ class Balancer:
         task.assigned = now
         replica.held[task.id] = task
         replica.more += task.count - 1
+        task.ahead = False
         self._levels.place(replica)
         task.waited = replica.parked > 0 or replica.last_done > now
 
@@ -358,7 +359,7 @@ class Balancer:
             self._requeue([other for other in taken if other is not task])
             actions: list[Action] = [Recall(replica, other) for other in taken]
         else:
-            begun = task.id in islice(replica.held, replica.working)
+            begun = task.ahead or task.id in islice(replica.held, replica.working)
             actions = [] if begun else [Recall(replica, task)]
         if begun:
             replica.held[task.id] = None
@@ -527,6 +528,7 @@ class Balancer:
             return []
         self._take_apart_held(replica)
         parked = [task for task in islice(replica.held.values(), replica.working, None) if task is not None]
+        parked = [task for task in parked if not task.ahead or task.id in self._ahead]  # others are begun
         others = [other for other in self.replicas.values() if other.level >= 0 and other is not replica]
         if waited < max(STUCK, 3 * patience):
             room = sum(other.window - other.level for other in others)
@@ -629,6 +631,7 @@ class Balancer:
     def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
         if replica.ahead and replica.parked and replica.tickets is not None:
+            task.ahead = True
             self._ahead[task.id] = task
             return SendAhead(replica, task, replica.tickets.give(task.id))
         return Send(replica, task)

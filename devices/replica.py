@@ -55,6 +55,7 @@ class Task:
     """
 
     __slots__ = (
+        "ahead",
         "assigned",
         "batching",
         "client",
@@ -93,6 +94,7 @@ class Task:
         self.holder: Replica | None = None
         self.assigned = 0.0  # when it was given to its holder, or else submitted
         self.waited = False  # for others at its replica, before it was begun
+        self.ahead = False  # it was sent ahead to its holder
         self.crashes = 0
         self.deaths: tuple[tuple[Any, str], ...] = ()  # which replicas had begun it when they ended, and how they did
         self.suspect = False
