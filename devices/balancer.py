@@ -5,10 +5,9 @@ that come back. What holds here:
 
 - A task goes to the replica that holds fewest; among equals to the one that has been waiting longest.
 - No replica holds more than its window. A replica tells how long it worked; the rest of the turnaround is the way.
-  Where the way is shorter than the work, one task is sent ahead, so that the replica need not wait for it when it is
-  done; a replica that holds nothing gets what was sent ahead to others and is not begun. Where that cannot be reclaimed
-  nothing is parked behind work that takes clearly longer than the way. Where the way dominates, the window grows just
-  enough to hide it.
+  The window is just large enough to hide the way, and that also where not all take equally long. While the work takes
+  longer than the way, tasks are sent ahead with tickets: a replica that holds nothing gets what was sent ahead to
+  others and is not begun. Where there are no tickets nothing is parked behind work that clearly takes longer.
 - No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
   the first of them cannot end by its deadline any more, the last one goes first.
 - Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
@@ -570,7 +569,7 @@ class Balancer:
                 break
             head = queue.head
             # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
-            if head.deadline <= now + free.work:
+            if head.deadline <= now + free.work * (1 + free.level // free.slots):
                 if queue.tail.count > 1:
                     self._take_apart(queue.tail)
                 task = queue.pop()

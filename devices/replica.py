@@ -18,6 +18,7 @@ SMOOTHING = 0.2  # weight of a new sample of the work
 HICCUP = 4  # times the usual work: a longer sample counts as so long where what the machine does is to be ignored
 SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
 WORTH = 500e-6  # seconds of work that one replica is given though others have room: divided, it takes more messages
+NO_TIME = 1e-9  # seconds; nothing is quicker
 LONG = 2e-3  # seconds of work from which a ticket is worth what it costs: the next task is sent ahead with one
 REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
 
@@ -221,7 +222,7 @@ class Replica:
         if self.ahead:
             return 1
         fair = -(-count // peers)
-        soon = int(WORTH / self.usual) if self.usual else 0
+        soon = int(WORTH / max(self.usual, NO_TIME)) if self.usual else 0
         return min(self.window - self.load, max(fair, soon))
 
     def had_better_wait(self, count: int) -> bool:
@@ -241,17 +242,13 @@ class Replica:
             if len(self.ways) == SAMPLES:
                 self.way = sorted(self.ways)[SAMPLES // 2]
         way = self.way
-        hardly = way < CLEARLY_LONGER * work  # worth while to hide it
-        self.ahead = False
-        if way == math.inf or (now - self.measured > REMEASURE and not hardly):
-            self.window = self.slots
-        elif self.tickets is not None and way < work and work >= LONG:
-            self.window = min(self.widest, self.slots + 1)
-            self.ahead = self.window > self.slots
-        elif hardly:
+        brief = way < CLEARLY_LONGER * work
+        self.ahead = self.tickets is not None and way < work and work >= LONG
+        if way == math.inf or (now - self.measured > REMEASURE and not brief) or (brief and not self.ahead):
             self.window = self.slots
         elif self.slots * way < MAX_WINDOW * work:
-            self.window = min(self.widest, self.slots + math.ceil(self.slots * way / work))
+            enough = math.ceil(self.slots * way / work)  # if all took equally long
+            self.window = min(self.widest, self.slots + enough + (not brief))
         else:
             self.window = self.widest
 

@@ -23,7 +23,7 @@ from zflow.devices.replica import (
     Task,
 )
 
-WAY = 0.00039  # seconds
+WAY = 0.00029  # seconds
 _numbers = itertools.count(1_000_000)  # of tasks that a test is not about
 
 
@@ -147,12 +147,12 @@ class TestWindow:
         now = warm(balancer, work=WAY / CLEARLY_LONGER * 1.01)
         assert submit(balancer, 1, 2, 3, now=now) == [("send", "a", "1")]
 
-    @pytest.mark.parametrize(("work", "window"), [(0.0038, 2), (0.0005, 2), (0.0003, 3), (0.0001, 5), (0.00005, 9)])
-    def test_it_grows_just_enough_to_hide_the_way(self, work: float, window: int) -> None:
+    @pytest.mark.parametrize(("work", "window"), [(0.0028, 3), (0.0005, 3), (0.0002, 4), (0.0001, 5), (0.00005, 8)])
+    def test_it_grows_just_enough_to_hide_the_way_and_one_more(self, work: float, window: int) -> None:
         balancer = pool("a")
         now = warm(balancer, work)
         assert len(submit(balancer, *range(100), now=now)) == window
-        assert (window - 2) * work < WAY <= (window - 1) * work
+        assert (window - 3) * work < WAY <= (window - 2) * work
 
     @pytest.mark.parametrize("work", [1e-6, 0.0])
     def test_it_has_an_end(self, work: float) -> None:
@@ -175,7 +175,7 @@ class TestWindow:
         balancer = pool("a")
         now = warm(balancer, work=0.01)
         now = warm(balancer, work=0.01, way=0.01, now=now)
-        assert len(submit(balancer, *range(9), now=now)) == 2
+        assert len(submit(balancer, *range(9), now=now)) == 3
 
     def test_it_closes_when_the_work_gets_longer(self) -> None:
         balancer = pool("a")
@@ -210,7 +210,7 @@ class TestWindow:
             _, actions = balancer.finish("a", id, work, free + longer / 2)
             arrives.update((a.task.id, free + longer) for a in actions if isinstance(a, Send))
         assert balancer.replicas["a"].way == pytest.approx(longer)
-        assert balancer.replicas["a"].window == 9
+        assert balancer.replicas["a"].window == 10
         assert free - now < 1.15 * 20_000 * work  # most of what it lost, it lost before it knew
         assert free - now > SAMPLES * REMEASURE
 
@@ -221,7 +221,7 @@ class TestWindow:
     def test_a_replica_with_slots_holds_enough_to_keep_them_all_busy(self) -> None:
         balancer = pool("a", slots=4)
         now = warm(balancer, work=0.001, way=0.0005)
-        assert len(submit(balancer, *range(99), now=now)) == 6
+        assert len(submit(balancer, *range(99), now=now)) == 7
 
     def test_with_more_slots_than_the_largest_window_the_slots_count(self) -> None:
         balancer = pool("a", slots=100)

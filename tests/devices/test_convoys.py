@@ -70,8 +70,14 @@ class TestGivenOut:
         assert given_out(balancer.submit(convoy(20, 20), 0.0)) == [("b", list(range(20, 40)))]
         assert balancer.replicas["a"].load == 20
 
+    def test_it_does_so_also_if_the_work_takes_no_time_that_can_be_measured(self) -> None:
+        balancer = pool("a", "b")
+        for _ in range(5000):
+            balancer.replicas["a"].measure(0.0, None, 0.0)
+        assert given_out(balancer.submit(convoy(0, 20), 0.0)) == [("a", list(range(20)))]
+
     def test_it_is_divided_where_the_work_is_worth_it(self) -> None:
-        balancer = pool("a", "b", work=200e-6)  # windows of 6
+        balancer = pool("a", "b", work=200e-6)  # windows of 7
         assert given_out(balancer.submit(convoy(0, 8), 0.0)) == [("a", [0, 1, 2, 3]), ("b", [4, 5, 6, 7])]
 
     def test_where_nothing_is_parked_each_replica_gets_one_at_a_time(self) -> None:

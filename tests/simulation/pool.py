@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zflow.devices.balancer import Balancer
-from zflow.devices.replica import Action, Fail, Recall, Replica, Send, Task
+from zflow.devices.replica import Action, Fail, Recall, Replica, Send, SendAhead, Task
 
 from .clock import Clock
 
@@ -31,7 +32,28 @@ class Server:
         self.slots = slots
         self.backlog: dict[int, Task] = {}
         self.running: set[int] = set()
+        self.tickets: deque[int] = deque()
+        self.ahead: set[int] = set()  # of what has arrived, what has a ticket
         self.alive = True
+
+    def give(self, task: int) -> int:
+        """Make a ticket."""
+        self.tickets.append(task)
+        return 0
+
+    def reclaim(self) -> int | None:
+        """Take one."""
+        return self.tickets.popleft() if self.tickets else None
+
+    def skips(self, task: int) -> bool:
+        """Whether the task is somebody else's by now; if not, it is begun."""
+        if task not in self.ahead:
+            return False
+        self.ahead.discard(task)
+        if task not in self.tickets:
+            return True
+        self.tickets.remove(task)
+        return False
 
 
 @dataclass
@@ -102,8 +124,9 @@ class Simulation:
 
     def start(self, name: str, work: Work) -> None:
         """Start a replica; it joins the pool at once."""
-        self.processes[name] = Server(name, work, self._slots)
-        self._do(self.balancer.join(self._replica(name, self._slots), self.now))
+        server = self.processes[name] = Server(name, work, self._slots)
+        tickets = server if self._slots == 1 else None
+        self._do(self.balancer.join(self._replica(name, self._slots, tickets=tickets), self.now))
 
     def at(self, time: float, function: Callable[..., None], *arguments: Any) -> None:
         """Call the function at that time."""
@@ -174,22 +197,27 @@ class Simulation:
                 self._ended(action.task)
                 continue
             process = self.processes.get(action.replica.name)
-            if isinstance(action, Send):
+            if isinstance(action, Send | SendAhead):
                 self.report.widest = max(self.report.widest, action.replica.window)
             if process is not None:
                 self.at(self.now + self.way / 2, self._arrive, process, action)
 
-    def _arrive(self, process: Server, action: Send | Recall) -> None:
+    def _arrive(self, process: Server, action: Send | SendAhead | Recall) -> None:
         if isinstance(action, Recall):
             process.backlog.pop(action.task.id, None)
+            process.ahead.discard(action.task.id)
         else:
             process.backlog[action.task.id] = action.task
+            if isinstance(action, SendAhead):
+                process.ahead.add(action.task.id)
             self._begin(process)
 
     def _begin(self, process: Server) -> None:
         while process.backlog and len(process.running) < process.slots and process.alive:
             id = next(iter(process.backlog))
             del process.backlog[id]
+            if process.skips(id):
+                continue
             self.report.repeated += id in self._begun
             self._begun.add(id)
             process.running.add(id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from zflow.devices.balancer import PATIENCE, STUCK, Balancer
-from zflow.devices.replica import MAX_WINDOW, Replica
+from zflow.devices.replica import MAX_WINDOW, Replica, Tickets
 
 from .pool import DEADLY, Simulation, Work, list_schedule
 
@@ -20,7 +20,7 @@ WAY = 400e-6  # seconds
 class FixedWindow(Replica):
     """A replica that is always given as many as the largest window allows."""
 
-    def __init__(self, name: str, slots: int = 1) -> None:
+    def __init__(self, name: str, slots: int = 1, tickets: Tickets | None = None) -> None:
         super().__init__(name, slots)
         self.window = MAX_WINDOW
 
@@ -80,9 +80,15 @@ class TestIdleFirst:
         report = Simulation(works).run(1000, in_flight=128)
         assert report.makespan <= 1.1 * list_schedule(works, [0.0] * 1000, way=0.0).makespan
 
-    def test_with_long_work_every_replica_holds_one_request(self) -> None:
+    def test_with_long_work_every_replica_holds_one_request_and_one_ahead(self) -> None:
         report = Simulation([constant(0.1)] * 3).run(100)
-        assert report.widest == 1
+        assert report.widest == 2
+        assert report.repeated == 0
+
+    def test_nobody_waits_for_the_way_but_for_the_first_request(self) -> None:
+        works = [constant(0.01)] * 3
+        report = Simulation(works).run(3000)
+        assert report.makespan <= 1.005 * list_schedule(works, [0.0] * 3000, way=0.0).makespan
 
     def test_a_replica_that_joins_takes_its_share_at_once(self) -> None:
         simulation = Simulation([constant(0.01)])
@@ -105,14 +111,14 @@ class TestWindow:
 
     def test_it_is_no_larger_than_it_must_be(self) -> None:
         report = Simulation([constant(60e-6)]).run(10_000, in_flight=128)
-        assert report.widest == 1 + math.ceil(WAY / 60e-6)
+        assert report.widest == 2 + math.ceil(WAY / 60e-6)
 
     def test_it_follows_a_way_that_gets_longer(self) -> None:
         simulation = Simulation([constant(60e-6)])
         simulation.at(0.2, setattr, simulation, "way", 1600e-6)
         report = simulation.run(100_000, in_flight=128)
         assert report.throughput >= 0.85 / 60e-6
-        assert report.widest == 1 + math.ceil(1600e-6 / 60e-6)
+        assert report.widest == 2 + math.ceil(1600e-6 / 60e-6)
 
     @pytest.mark.parametrize("slots", [4, 32])
     def test_slots_are_kept_busy(self, slots: int) -> None:
