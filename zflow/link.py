@@ -295,6 +295,11 @@ class Link:
             id = header[3] + self._seat.shard_id
             self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
 
+    @property
+    def has_more(self) -> bool:
+        """Whether anything has arrived that is not begun."""
+        return bool(self._backlog)
+
     def next(self) -> list[Task]:
         """The oldest task that has arrived and was not recalled, and with it the batch that it belongs to; or none."""
         first = next(iter(self._backlog), None)

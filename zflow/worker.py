@@ -345,7 +345,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                     link.tell()
                     link.drain()  # what is next may have been recalled meanwhile
                     drained = ended
-                else:
+                elif link.has_more:
                     link.hold()
         link.tell()
 
