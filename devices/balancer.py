@@ -25,7 +25,6 @@ that come back. What holds here:
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -34,6 +33,7 @@ from .batches import BatchQueue
 from .levels import Levels
 from .queue import FairQueue
 from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
+from .suspects import Suspects
 from .tasks import Tasks
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
@@ -66,12 +66,11 @@ class Balancer:
         self.given_up: dict[int, tuple[float, bool]] = {}  # by id: `assigned` and `waited` of what is `held` as None
         self._queue: FairQueue[Task] | BatchQueue = FairQueue()
         self._batches: BatchQueue | None = None  # the same queue, once there are tasks that can be put together
-        self._suspects: deque[Task] = deque()
         self._parts: dict[int, Task] = {}  # wait for a replica of their shard, by id
         self._ahead: dict[int, Task] = {}  # were sent ahead, and are not known to have been begun
         self._levels = Levels()
+        self._suspects = Suspects(self._levels)
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
-        self._reserved: Replica | None = None  # is kept from new work because a suspect waits for an empty one
 
     @property
     def queued(self) -> int:
@@ -81,7 +80,7 @@ class Balancer:
     @property
     def idle(self) -> bool:
         """Whether no replica holds any task, and all of them may have one."""
-        return len(self._levels.empty) == len(self.replicas) and self._reserved is None
+        return len(self._levels.empty) == len(self.replicas) and self._suspects.reserved is None
 
     def oldest_queued(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
@@ -143,8 +142,9 @@ class Balancer:
         if replica is None:
             return []
         replica.lost = True
-        if replica is self._reserved:
-            self._reserve(None)
+        if replica is self._suspects.reserved:
+            replica.alone = False
+            self._suspects.forget(replica)
         task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
         if task is not None:
             self._requeue([task])
@@ -182,8 +182,7 @@ class Balancer:
         if replica is not None:
             self._levels.drop(replica)
             self._begun(replica)
-            if replica is self._reserved:
-                self._reserved = None
+            self._suspects.forget(replica)
             for id in [id for id, task in replica.held.items() if task is None] if self.given_up else ():
                 self.given_up.pop(id, None)
         return replica
@@ -324,8 +323,7 @@ class Balancer:
             self.given_up.pop(id, None)
         if replica.alone and not replica.held:
             replica.alone = False
-            if replica is self._reserved:
-                self._reserved = None
+            self._suspects.forget(replica)
         return held
 
     def cancel(self, id: int, now: float) -> list[Action]:
@@ -550,8 +548,9 @@ class Balancer:
     def _dispatch(self, now: float) -> list[Action]:
         """Give out what can be given out; call it after everything that may have made room, or a suspect."""
         actions: list[Action] = []
-        if self._suspects or self._reserved is not None:
-            self._dispatch_suspects(now, actions)
+        if self._suspects or self._suspects.reserved is not None:
+            actions += [self._assign(replica, task, now) for replica, task in self._suspects.take()]
+            self._suspects.reserve(self.replicas.values())
         for part in list(self._parts.values()) if self._parts else ():
             replica = self._of_shard(part.shard)
             if replica is not None:
@@ -595,32 +594,6 @@ class Balancer:
                 actions.append(self._assign(free, tasks[0], now))
             else:
                 actions.append(self._assign_batch(free, tasks, now))
-
-    def _dispatch_suspects(self, now: float, actions: list[Action]) -> None:
-        for task in list(self._suspects) if self._levels.empty else ():
-            empty = (replica for replica in self._levels.empty if task.shard in (None, replica.shard))
-            if (replica := next(empty, None)) is not None:
-                self._suspects.remove(task)
-                replica.alone = True
-                actions.append(self._assign(replica, task, now))
-        if not self._suspects:
-            self._reserve(None)
-        elif self._reserved is None:
-            # The one that answered last is the least likely to be stuck.
-            shards = {task.shard for task in self._suspects}
-            some = [replica for replica in self.replicas.values() if None in shards or replica.shard in shards]
-            busy = [replica for replica in some if not replica.alone and not replica.lost]
-            self._reserve(max(busy, key=lambda replica: replica.last_done, default=None))
-
-    def _reserve(self, replica: Replica | None) -> None:
-        """Keep this replica from new work until it is empty, and the one that was reserved before no longer."""
-        before, self._reserved = self._reserved, replica
-        if before is not None:
-            before.alone = False
-            self._levels.place(before)
-        if replica is not None:
-            replica.alone = True
-            self._levels.place(replica)
 
     def _of_shard(self, shard: int | None) -> Replica | None:
         """The replica of the shard that holds fewest of those with room, if there is one."""

@@ -1,12 +1,16 @@
-"""What a process does about itself: memory that messages need is kept while there is work, and given back after it."""
+"""What a process does about itself: the memory that messages need, and the cores that it may use."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import run_script
+
+from zflow import process
 
 SOURCE = """
 import resource
@@ -34,3 +38,12 @@ def test_memory_is_kept_until_it_is_given_back(tmp_path: Path) -> None:
     first, kept, anew = map(int, out.split())
     assert kept < first / 10
     assert anew > first / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_process_that_may_use_one_core_knows_it() -> None:
+    script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    script += "from zflow import process; print(process.cores())"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0 < float(found.stdout) <= 1
+    assert process.cores() >= float(found.stdout)

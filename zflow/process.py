@@ -47,6 +47,19 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def cores() -> float:
+    """How many processor cores this process may use, as far as it is told: by its affinity, and in a container.
+
+    >>> cores() > 0
+    True
+    """
+    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+        quota, period = file.read().split()
+        found = min(found, int(quota) / int(period))  # no limit: 'max'
+    return found
+
+
 def keep_memory() -> None:
     """Have malloc (glibc's) keep what is freed, for the next message, until `give_back_memory` is called.
 

@@ -44,6 +44,7 @@ from zflow.devices.replica import (
     SendBatch,
     Task,
 )
+from zflow.devices.suspects import Suspects
 
 MOMENT = 10e-6  # seconds that pass with every step
 KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))
@@ -517,7 +518,7 @@ class Machine(RuleBasedStateMachine):
             assert replica.level == (len(process.held) if room else -1)
             assert [replica in level for level in balancer._levels.by_load].count(True) == int(room)
             assert not room or replica in balancer._levels.by_load[replica.level]
-            assert replica.alone == (process.suspect or replica is balancer._reserved)
+            assert replica.alone == (process.suspect or replica is balancer._suspects.reserved)
         for number, task in balancer._ahead.items():
             assert task is self.open[number]
             assert task.holder is not None
@@ -536,7 +537,7 @@ class Machine(RuleBasedStateMachine):
         assert {id(task) for task in (*queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
         assert not any(task.suspect for task in queue)
         assert all(task.suspect for task in balancer._suspects)
-        assert balancer._reserved is None or balancer._suspects
+        assert balancer._suspects.reserved is None or balancer._suspects
         assert len(balancer.tasks.deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
 
     @invariant()
@@ -591,6 +592,7 @@ class Greedy(Balancer):
     def __init__(self, retries: int) -> None:
         super().__init__(retries)
         self._levels = Wide()
+        self._suspects = Suspects(self._levels)
 
 
 class Wide(Levels):

@@ -13,6 +13,7 @@ from zflow.devices.batches import BatchQueue
 from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Action, Cut, Replica, Task
+from zflow.devices.suspects import Suspects
 from zflow.devices.tasks import Tasks
 
 
@@ -29,6 +30,7 @@ class Greedy(Balancer):
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
         self._levels = _Wide()
+        self._suspects = Suspects(self._levels)
 
 
 class _Wide(Levels):

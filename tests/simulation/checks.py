@@ -147,7 +147,7 @@ def empty(pool: WatchedPool, now: float) -> None:
         raise Violation(f"{pool.node.name}: replicas hold what they have answered: {held}")
     if pool.fanout is not None and (len(pool.fanout) or pool.fanout.under_way):
         raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
-    if pool.balancer._suspects or pool.balancer._reserved is not None or pool.balancer._parts:
+    if pool.balancer._suspects or pool.balancer._suspects.reserved is not None or pool.balancer._parts:
         raise Violation(f"{pool.node.name}: suspects or parts are left")
     if pool.balancer.given_up or pool._sizes or pool._bytes:
         raise Violation(f"{pool.node.name}: something is left of requests: {pool.balancer.given_up}, {pool._sizes}")
