@@ -57,8 +57,13 @@ class Sized:
         return min(16, max(2, IN_FLIGHT_BYTES // self.size))
 
     def measure(self, flow: Flow, echo: ProxyEcho, budget: int) -> None:
-        """Send about `budget` bytes through both, in 8 to 2,000 requests."""
+        """Send about `budget` bytes through both, in 8 to 2,000 requests, once what other sizes have left is gone.
+
+        Memory that is given back between two sizes is slow to get again, as it is when a Flow begins to work.
+        """
         count = min(2000, max(8, budget // self.size))
+        self._post(flow, 2 * self.in_flight)
+        self._stream(echo, 2 * self.in_flight)
         self.zflow.append(count * self.size / seconds_of(lambda: self._post(flow, count)))
         self.proxy.append(count * self.size / seconds_of(lambda: self._stream(echo, count)))
 
