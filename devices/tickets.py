@@ -60,6 +60,7 @@ class Tickets:
     def close(self) -> None:
         """Close this end."""
         os.close(self._descriptor)
+        self._descriptor = -1  # which the system may give to another file
 
 
 def make(back: str, identity: bytes) -> Tickets | None:
