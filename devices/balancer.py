@@ -70,6 +70,8 @@ class Balancer:
         self._ahead: dict[int, Task] = {}  # were sent ahead, and are not known to have been begun
         self._levels = Levels()
         self._suspects = Suspects(self._levels)
+        self._quickest = 0.0  # seconds of work that the quickest replica takes, of those that are sent tasks ahead
+        self._quickest_until = -math.inf  # when to look again which that is
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
 
     @property
@@ -216,7 +218,7 @@ class Balancer:
             self._queue.append(task)
             return self._dispatch(now)
         if self._batches is None and not self._queue:
-            replica = self._levels.least()
+            replica = self._next(now)
             if replica is not None:
                 return [self._assign(replica, task, now)]
         self._queue.append(task)
@@ -563,7 +565,7 @@ class Balancer:
             self._dispatch_batches(queue, now, actions)
             return actions
         while queue:
-            free = self._levels.least()
+            free = self._next(now)
             if free is None:
                 break
             head = queue.head
@@ -585,8 +587,23 @@ class Balancer:
             actions.append(self._assign(free, task, now))
         return actions
 
+    def _next(self, now: float) -> Replica | None:
+        """The replica that gets the next task: the one that holds fewest of those with room.
+
+        Nothing is sent ahead to one that will be busy for long: one of the others would have begun it before.
+        """
+        free = self._levels.least()
+        if free is None or not free.ahead or not free.level:
+            return free
+        if now >= self._quickest_until:
+            self._quickest_until = now + PATIENCE
+            self._quickest = min(replica.work for replica in self.replicas.values() if replica.ahead)
+        soon = 2 * self._quickest  # then the quickest is done with what it has and what was sent ahead to it
+        found = (replica for level in self._levels.by_load[free.level :] for replica in level)
+        return next((each for each in found if not each.ahead or each.busy_for(now) <= soon), None)
+
     def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
-        while queue and (free := self._levels.least()) is not None:
+        while queue and (free := self._next(now)) is not None:
             tasks = queue.take(now, not free.held, free.work)
             if not tasks:
                 break

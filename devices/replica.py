@@ -217,6 +217,12 @@ class Replica:
                 self.held[key] = task
         self.more -= len(pieces) - 1
 
+    def busy_for(self, now: float) -> float:
+        """In how many seconds it should be done with all that it holds, a task at least; below 0: it is late."""
+        first = next(iter(self.held.values()))
+        begun = self.last_done if first is None else max(first.assigned, self.last_done)
+        return self.work * (self.load / self.slots) - (now - begun)
+
     def share(self, count: int, peers: int) -> int:
         """How many tasks of a convoy it is given, as one of so many equals: what is soon done is not divided."""
         if self.ahead:

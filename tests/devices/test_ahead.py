@@ -240,3 +240,27 @@ class TestAReplicaThatDies:
         assert not pool.balancer.tasks
         assert not pool.balancer._ahead
         assert not pool.balancer.timed
+
+
+class TestAReplicaThatIsSlow:
+    """`a` takes ten times as long as `b`."""
+
+    def pool(self) -> Pool:
+        pool = Pool("ab")
+        for _ in range(30):
+            pool.balancer.replicas["a"].measure(10 * WORK, None, pool.now)
+        for replica in pool.balancer.replicas.values():
+            pool.balancer._levels.place(replica)
+        return pool
+
+    def test_is_sent_nothing_ahead_that_the_other_one_would_begin_sooner(self) -> None:
+        pool = self.pool()
+        assert pool.submit(1, 2, 3, 4) == ["a < 1", "b < 2", "b << 3"]
+        pool.begins("b", 3)
+        assert pool.finish("b", 2) == ["b << 4"]
+
+    def test_is_sent_it_when_it_is_about_to_be_done(self) -> None:
+        pool = self.pool()
+        pool.submit(1, 2, 3, 4)
+        pool.begins("b", 3)
+        assert pool.finish("b", 2, after=9 * WORK) == ["a << 4"]

@@ -480,7 +480,9 @@ class Machine(RuleBasedStateMachine):
         if any(task.batching is not None for task in waiting):
             return  # it may be its turn, and then others wait for it to find an empty replica
         replicas = [each for each in self.balancer.replicas.values() if not each.alone and not each.lost]
-        room = [each for each in replicas if len(each.held) < (1 if each.batch else each.window)]
+        # What is sent ahead is so when it is worth it.
+        must = {each: each.slots if each.ahead else each.window for each in replicas}
+        room = [each for each in replicas if len(each.held) < (1 if each.batch else must[each])]
         assert not room or not any(not task.suspect for task in waiting), "has room"
 
     @invariant()

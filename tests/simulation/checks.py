@@ -35,7 +35,8 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
                 raise Violation(f"{holding.name!r} holds nothing, but batches wait: {_some(waiting)}")
             if batches or holding.together:
                 continue  # what can be put together waits for an empty replica, and others wait behind it
-            room = not replica.alone and len(holding.held) < replica.window and not _better_waits(pool)
+            must = replica.slots if replica.ahead else replica.window  # what is sent ahead is when it is worth it
+            room = not replica.alone and len(holding.held) < must and not _better_waits(pool)
             if room and (None in ordinary or replica.shard in ordinary):
                 raise Violation(f"{holding.name!r} has room, but tasks wait: {_some(waiting)}")
     if pool.fanout is not None and len(pool.standing) > len(pool.published) and balancer.oldest_queued(now) is None:
