@@ -620,9 +620,11 @@ class Balancer:
     def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
         if replica.ahead and replica.parked and replica.tickets is not None:
-            task.ahead = True
-            self._ahead[task.id] = task
-            return SendAhead(replica, task, replica.tickets.give(task.id))
+            ticket = replica.tickets.give(task.id)
+            if ticket:
+                task.ahead = True
+                self._ahead[task.id] = task
+                return SendAhead(replica, task, ticket)
         return Send(replica, task)
 
     def _assign_batch(self, replica: Replica, tasks: list[Task], now: float) -> Action:

@@ -118,7 +118,7 @@ class Tickets(Protocol):
     """Tickets of the tasks that were sent ahead to a replica, which takes them when it begins those."""
 
     def give(self, task: int) -> int:
-        """Make a ticket for this task, and return its number."""
+        """Make a ticket for this task, and return its number; 0: there can be no more of them."""
 
     def reclaim(self) -> int | None:
         """Take the oldest ticket, and return its task, which the replica will not begin; None: it has taken all."""

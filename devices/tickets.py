@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import struct
 import time
 
@@ -28,10 +29,12 @@ class Tickets:
         self._number = first  # of the ticket that was given last; in a replica, that was found last
 
     def give(self, task: int) -> int:
-        """Put in a ticket for this task; returns its number, which is larger than those before it."""
-        self._number += 1
-        self._write(_RECORD.pack(self._number, task))
-        return self._number
+        """Put in a ticket for this task; returns its number, larger than those before it, or 0: there is no room."""
+        number = self._number + 1
+        if not self._write(_RECORD.pack(number, task)):
+            return 0
+        self._number = number
+        return number
 
     def reclaim(self) -> int | None:
         """Take the oldest ticket out and return its task, which the replica will not begin; None: there is none."""
@@ -47,9 +50,11 @@ class Tickets:
             self._number = _RECORD.unpack(record)[0]
         return self._number == number
 
-    def _write(self, record: bytes) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: what has no ticket cannot be taken back
-            os.write(self._descriptor, record)
+    def _write(self, record: bytes) -> bool:
+        try:
+            return os.write(self._descriptor, record) > 0
+        except BlockingIOError:
+            return False
 
     def _read(self) -> bytes:
         try:
@@ -64,31 +69,38 @@ class Tickets:
 
 
 def make(back: str, identity: bytes) -> Tickets | None:
-    """Make a replica's pipe, where the broker finds it; returns the replica's end, or None if they share no folder."""
-    path = _path(back, identity)
-    if path is None:
-        return None
-    remove(back, identity)  # of a process that had the same id
-    os.mkfifo(path, 0o600)
-    return Tickets(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-
-
-def find(back: str, identity: bytes) -> Tickets | None:
-    """Return the broker's end of a replica's pipe; None if it has made none."""
+    """Make a replica's pipe, where the broker finds it; returns the replica's end, or None if there can be none."""
     path = _path(back, identity)
     if path is None:
         return None
     try:
-        return Tickets(os.open(path, os.O_RDWR | os.O_NONBLOCK), time.monotonic_ns())
-    except FileNotFoundError:
+        remove(back, identity)  # of a process that had the same id
+        os.mkfifo(path, 0o600)
+        return Tickets(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+    except OSError:  # the disk is full, say
         return None
+
+
+def find(back: str, identity: bytes) -> Tickets | None:
+    """Return the broker's end of a replica's pipe; None if there is none, or connections need the files still left."""
+    path = _path(back, identity)
+    if path is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if descriptor >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+        os.close(descriptor)
+        return None
+    return Tickets(descriptor, time.monotonic_ns())
 
 
 def remove(back: str, identity: bytes) -> None:
     """Take away the name of a replica's pipe, which nobody needs once both have it open."""
     path = _path(back, identity)
     if path is not None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # as a rule, there is none
             os.unlink(path)
 
 

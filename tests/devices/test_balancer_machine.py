@@ -109,7 +109,7 @@ class Process:
     def give(self, task: int) -> int:
         """The broker makes a ticket."""
         self.tickets.append(task)
-        return 0
+        return 1
 
     def reclaim(self) -> int | None:
         """The broker takes one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +64,13 @@ def test_one_is_taken_once(ends: BOTH) -> None:
     assert broker.reclaim() is None
 
 
-def test_a_pipe_that_is_full_makes_the_broker_lose_tickets_and_nothing_else(ends: BOTH) -> None:
+def test_where_the_pipe_is_full_there_is_no_ticket(ends: BOTH) -> None:
     broker, replica = ends
-    numbers = [broker.give(task) for task in range(10_000)]
-    taken = [replica.take(number) for number in numbers]
-    assert taken[0]
-    assert not taken[-1]
+    numbers = [number for task in range(10_000) if (number := broker.give(task))]
+    assert len(numbers) < 10_000
+    assert broker.give(1) == 0
+    assert all(replica.take(number) for number in numbers)
+    assert replica.take(broker.give(1))
 
 
 def test_tickets_of_a_connection_before_are_not_found_in_the_pipe_of_the_next_one(tmp_path: Path) -> None:
@@ -99,6 +101,30 @@ def test_an_identity_that_is_none_of_a_process_here_finds_nothing(identity: byte
 def test_there_is_none_over_tcp_nor_where_none_was_made(tmp_path: Path) -> None:
     assert tickets.make("tcp://host:1", b"a#1") is None
     assert tickets.find(f"ipc://{tmp_path}/back", b"a#1") is None
+
+
+def test_where_no_pipe_can_be_made_there_is_none(tmp_path: Path) -> None:
+    assert tickets.make(f"ipc://{tmp_path}/gone/back", b"a#1") is None
+    assert tickets.find(f"ipc://{tmp_path}/gone/back", b"a#1") is None
+
+
+def test_the_broker_leaves_half_of_its_files_to_connections(tmp_path: Path) -> None:
+    back, identity = f"ipc://{tmp_path}/back", b"a#1"
+    replica = tickets.make(back, identity)
+    assert replica is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * lowest, hard))
+        assert tickets.find(back, identity) is None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * lowest + 2, hard))
+        found = tickets.find(back, identity)
+        assert found is not None
+        found.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        replica.close()
 
 
 def test_each_is_had_by_one_of_two_processes(ends: BOTH) -> None:

@@ -39,7 +39,7 @@ class Server:
     def give(self, task: int) -> int:
         """Make a ticket."""
         self.tickets.append(task)
-        return 0
+        return 1
 
     def reclaim(self) -> int | None:
         """Take one."""

@@ -33,8 +33,9 @@ class _End(Tickets):
         super().__init__(-1)
         self._records = records
 
-    def _write(self, record: bytes) -> None:
+    def _write(self, record: bytes) -> bool:
         self._records.append(record)
+        return True
 
     def _read(self) -> bytes:
         return self._records.popleft() if self._records else b""
