@@ -75,7 +75,7 @@ class Slots:
         self.limit = limit
         self.used: deque[Slot] = deque()
         self.resident = 0  # bytes of slots in use and of warm ones
-        self._warm: dict[int, list[Slot]] = {}  # free, by capacity, the one freed last at the end
+        self._warm: dict[int, list[Slot]] = {}  # free, by capacity, what was freed last at the end
         self._cold: dict[int, list[Slot]] = {}
         self._top = begin
         self._end = end
@@ -136,10 +136,12 @@ class Slots:
         self._keep_warm(slot)
 
     def _keep_warm(self, slot: Slot) -> None:
-        self._warm.setdefault(slot.capacity, []).append(slot)
+        slots = self._warm.pop(slot.capacity, [])
+        slots.append(slot)
+        self._warm[slot.capacity] = slots  # at the end: other sizes have not been used for longer
 
     def cool(self, keep: int = 0, lacking: int = 0) -> Iterator[Slot]:
-        """Give memory back: yield the warm slots whose pages are to be dropped.
+        """Give memory back: yield the warm slots whose pages are to be dropped, first of sizes not used for longest.
 
         Args:
             keep: the bytes of warm slots that may stay as they are.

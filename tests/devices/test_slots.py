@@ -56,6 +56,17 @@ def test_there_is_room_again_when_memory_was_given_back() -> None:
     assert slots.resident == slots.limit
 
 
+def test_what_is_given_back_first_are_sizes_that_have_not_been_used_for_longest() -> None:
+    slots = make()
+    small, large = taken(slots, PAGE), taken(slots, 4 * PAGE)
+    slots.free(small)
+    slots.free(large)
+    assert taken(slots, PAGE) is small
+    slots.free(small)
+    assert list(slots.cool(keep=PAGE)) == [large]
+    assert slots.is_warm(PAGE)
+
+
 def test_what_is_in_use_is_not_given_back() -> None:
     slots = make()
     used, free = taken(slots, PAGE), taken(slots, 5 * PAGE)
