@@ -165,6 +165,9 @@ class Machine(RuleBasedStateMachine):
     # -- what the balancer says -----------------------------------------------------------------------------------
 
     def do(self, actions: Iterable[Action]) -> None:
+        actions = list(actions)
+        # What is taken back may be sent there once more, and has its new ticket already.
+        again = {(action.replica.name, action.task.id) for action in actions if isinstance(action, SendAhead)}
         for action in actions:
             if isinstance(action, Send | SendAhead):
                 self.send(action, [action.task])
@@ -181,7 +184,7 @@ class Machine(RuleBasedStateMachine):
                 id = action.task.id
                 ahead = id in process.sent_ahead
                 assert ahead or id not in self.open or list(process.held).index(id) >= process.working
-                assert id not in process.tickets, "it may be begun after all"
+                assert id not in process.tickets or (process.name, id) in again, "it may be begun after all"
                 process.release(id)
                 if not process.lost:
                     process.line.append(action)
