@@ -5,9 +5,10 @@ that come back. What holds here:
 
 - A task goes to the replica that holds fewest; among equals to the one that has been waiting longest.
 - No replica holds more than its window. A replica tells how long it worked; the rest of the turnaround is the way.
-  The window is just large enough to hide the way, and that also where not all take equally long. While the work takes
-  longer than the way, tasks are sent ahead with tickets: a replica that holds nothing gets what was sent ahead to
-  others and is not begun. Where there are no tickets nothing is parked behind work that clearly takes longer.
+  The window is just large enough to hide the way, and one larger where work is short or a task can be reclaimed, as not
+  all take equally long. While the work takes longer than the way, tasks are sent ahead with tickets: a replica that
+  holds nothing gets what was sent ahead to others and is not begun. Where there are no tickets nothing is parked behind
+  work that clearly takes longer.
 - No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
   the first of them cannot end by its deadline any more, the last one goes first.
 - Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
@@ -144,9 +145,7 @@ class Balancer:
         if replica is None:
             return []
         replica.lost = True
-        if replica is self._suspects.reserved:
-            replica.alone = False
-            self._suspects.forget(replica)
+        self._suspects.forget(replica)
         task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
         if task is not None:
             self._requeue([task])
@@ -536,9 +535,10 @@ class Balancer:
         parked = [task for task in parked if task.shard in shards]
         ahead = [task for task in parked if task.id in self._ahead]
         taken = self._reclaim(replica, ahead[-1]) if ahead else []
-        parked = [*taken, *(task for task in parked if task not in ahead)]
-        for task in parked:
-            replica.held.pop(task.id, None)
+        plain = [task for task in parked if task not in ahead]
+        for task in plain:
+            del replica.held[task.id]
+        parked = [*taken, *plain]
         if parked:
             replica.window = replica.slots  # until it answers
             self._levels.place(replica)

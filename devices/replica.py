@@ -254,7 +254,9 @@ class Replica:
             self.window = self.slots
         elif self.slots * way < MAX_WINDOW * work:
             enough = math.ceil(self.slots * way / work)  # if all took equally long
-            self.window = min(self.widest, self.slots + enough + (not brief))
+            # One more is not held up by it where it can be reclaimed, or all of it is short.
+            more = not brief and (self.ahead or work < LONG)
+            self.window = min(self.widest, self.slots + enough + more)
         else:
             self.window = self.widest
 

@@ -57,3 +57,4 @@ class Suspects(deque[Task]):
         """This replica holds nothing, or is gone: if it was reserved, it is so no longer."""
         if replica is self.reserved:
             self.reserved = None
+            replica.alone = False

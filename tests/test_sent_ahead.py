@@ -56,14 +56,19 @@ def hold_two_and_one_ahead(flow: Flow, folder: Path) -> tuple[dict[str, Any], in
     return asked, holder, other
 
 
+def let_all_go(folder: Path, asked: dict[str, Any]) -> None:
+    """Let all held requests go; each is answered, and right."""
+    let_go(folder, *asked)
+    for name, request in asked.items():
+        assert request.result().texts == [name]
+
+
 def test_it_is_begun_by_whoever_is_idle_first_and_only_once(tmp_path: Path) -> None:
     with flow_of(tmp_path) as flow:
         asked, _, other = hold_two_and_one_ahead(flow, tmp_path)
         let_go(tmp_path, "second")
         assert begun(tmp_path, "third") == [other]
-        let_go(tmp_path, "first", "third")
-        for name, request in asked.items():
-            assert request.result().texts == [name]
+        let_all_go(tmp_path, asked)
         assert begun(tmp_path, "third") == [other]
     assert socket_folders() == []
 
@@ -73,18 +78,14 @@ def test_it_is_begun_where_it_waits_if_that_one_is_done_first(tmp_path: Path) ->
         asked, holder, _ = hold_two_and_one_ahead(flow, tmp_path)
         let_go(tmp_path, "first")
         assert begun(tmp_path, "third") == [holder]
-        let_go(tmp_path, "second", "third")
-        for request in asked.values():
-            request.result()
+        let_all_go(tmp_path, asked)
 
 
 def test_it_is_not_lost_with_the_replica_where_it_waits(tmp_path: Path) -> None:
     with flow_of(tmp_path, retries=1) as flow:
         asked, holder, other = hold_two_and_one_ahead(flow, tmp_path)
         kill(holder)
-        let_go(tmp_path, "first", "second", "third")
-        for name, request in asked.items():
-            assert request.result().texts == [name]
+        let_all_go(tmp_path, asked)
         assert holder not in begun(tmp_path, "third")
         assert len(begun(tmp_path, "first")) == 2
         assert other in replicas("slow").values()
@@ -94,9 +95,7 @@ def test_it_is_not_lost_with_the_broker(tmp_path: Path) -> None:
     with flow_of(tmp_path) as flow:
         asked, _, _ = hold_two_and_one_ahead(flow, tmp_path)
         kill(pid_of("broker"))
-        let_go(tmp_path, "first", "second", "third")
-        for name, request in asked.items():
-            assert request.result().texts == [name]
+        let_all_go(tmp_path, asked)
         learn(flow)
         assert socket_folders() != []
 
@@ -106,9 +105,7 @@ def test_nobody_begins_it_when_its_time_is_over(tmp_path: Path) -> None:
         asked, _, _ = hold_two_and_one_ahead(flow, tmp_path)
         with pytest.raises(errors.DeadlineExceeded, match=r"waiting at slow/rep-\d"):
             flow.post("/hold", Document(text="fourth"), timeout=50)
-        let_go(tmp_path, "first", "second", "third")
-        for request in asked.values():
-            request.result()
+        let_all_go(tmp_path, asked)
         learn(flow)
         assert not (tmp_path / "fourth.begun").exists()
 
@@ -130,7 +127,5 @@ def test_it_is_answered_when_replicas_are_exchanged(how: str, tmp_path: Path) ->
         changing = in_background(lambda: flow.scale("slow", 3) if how == "scale" else flow.restart("slow"))
         if how == "scale":
             begun(tmp_path, "third")  # by the new one
-        let_go(tmp_path, "first", "second", "third")
+        let_all_go(tmp_path, asked)
         changing.result()
-        for name, request in asked.items():
-            assert request.result().texts == [name]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from zflow.devices.balancer import Balancer
 from zflow.devices.replica import Action, Fail, Recall, Replica, Send, SendAhead, Task
 
 from .clock import Clock
+from .process import Pipe
 
 Work = Callable[[int], float]  # seconds that a request takes, by its number
 DEADLY = -1.0  # what a `Work` returns for a request that kills its replica
@@ -32,28 +32,10 @@ class Server:
         self.slots = slots
         self.backlog: dict[int, Task] = {}
         self.running: set[int] = set()
-        self.tickets: deque[int] = deque()
-        self.ahead: set[int] = set()  # of what has arrived, what has a ticket
+        self.pipe = Pipe()
+        self.tickets = self.pipe.end()
+        self.ahead: dict[int, int] = {}  # the numbers of tickets, by task
         self.alive = True
-
-    def give(self, task: int) -> int:
-        """Make a ticket."""
-        self.tickets.append(task)
-        return 1
-
-    def reclaim(self) -> int | None:
-        """Take one."""
-        return self.tickets.popleft() if self.tickets else None
-
-    def skips(self, task: int) -> bool:
-        """Whether the task is somebody else's by now; if not, it is begun."""
-        if task not in self.ahead:
-            return False
-        self.ahead.discard(task)
-        if task not in self.tickets:
-            return True
-        self.tickets.remove(task)
-        return False
 
 
 @dataclass
@@ -125,7 +107,7 @@ class Simulation:
     def start(self, name: str, work: Work) -> None:
         """Start a replica; it joins the pool at once."""
         server = self.processes[name] = Server(name, work, self._slots)
-        tickets = server if self._slots == 1 else None
+        tickets = server.pipe.end() if self._slots == 1 else None
         self._do(self.balancer.join(self._replica(name, self._slots, tickets=tickets), self.now))
 
     def at(self, time: float, function: Callable[..., None], *arguments: Any) -> None:
@@ -205,18 +187,18 @@ class Simulation:
     def _arrive(self, process: Server, action: Send | SendAhead | Recall) -> None:
         if isinstance(action, Recall):
             process.backlog.pop(action.task.id, None)
-            process.ahead.discard(action.task.id)
+            process.ahead.pop(action.task.id, None)
         else:
             process.backlog[action.task.id] = action.task
             if isinstance(action, SendAhead):
-                process.ahead.add(action.task.id)
+                process.ahead[action.task.id] = action.ticket
             self._begin(process)
 
     def _begin(self, process: Server) -> None:
         while process.backlog and len(process.running) < process.slots and process.alive:
             id = next(iter(process.backlog))
             del process.backlog[id]
-            if process.skips(id):
+            if id in process.ahead and not process.tickets.take(process.ahead.pop(id)):
                 continue
             self.report.repeated += id in self._begun
             self._begun.add(id)
