@@ -14,7 +14,7 @@ from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Publish
 from zflow.devices.pool import Limits, Pool
 from zflow.devices.replica import Replica, Send, Task
-from zflow.devices.router import Node, Walk
+from zflow.devices.walk import Node, Walk
 
 SHARDS = (2, 8, 64)
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked

@@ -7,41 +7,16 @@ from typing import Any
 
 import msgpack
 
-from .arena import MARK
-from .pool import Pool, request_of
-from .protocol import BUNDLED, Parts
-from .replica import Fail, Task
-from .router import Inputs, Walk
+from zflow.devices.parts import Parts, flat
+from zflow.devices.pool import Pool, request_of
+from zflow.devices.replica import Fail, Task
+from zflow.devices.walk import Walk
 
 
 def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
     """Return a task's walk, and its inputs as `flat` gives them."""
     walk, inputs = request_of(task)
     return walk, *flat(inputs)
-
-
-def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
-        return None, list(inputs[0][1][0])
-    parts: Parts = []
-    bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
-    frames: list[Any] = []
-    # Pieces that begin like references to shared memory are not put together: that could make one of them.
-    for name, payloads in inputs:
-        counts = []
-        for payload in payloads:
-            first = payload[0]
-            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED and first[0] != MARK:
-                counts.append(-len(first))
-                bundle.append(first)
-            else:
-                counts.append(len(payload))
-                frames.extend(payload)
-        parts.append([name, counts])
-    if bundle:
-        frames.insert(0, b"".join(bundle))
-    return parts, frames
 
 
 def name_of(identity: bytes) -> str:

@@ -30,7 +30,8 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from .slots import PAGE, Slot, Slots
+from zflow.devices.parts import MARK
+from zflow.devices.slots import PAGE, Slot, Slots
 
 SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
 CLIENT = 0  # the region of the process that has started the Flow
@@ -40,13 +41,12 @@ MOST_SLOTS = (1 << 16) - 1  # of a region
 LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
 HUGE = 2 << 20  # bytes of a huge page
 
-MARK = 0xC1  # the byte that a reference begins with, and no msgpack
 _MAGIC = bytes((MARK,)) + b"zflow\x00\x01"
 _REFERENCE = Struct("<8sIIQQQ")
 _ENTRY = 8  # words of a table's entry, a cache line
 _GENERATION, _RELEASED, _TAKEN, _EPOCH, _OFFSET, _CAPACITY = range(6)
 _TABLE = _ENTRY * 8 * (MOST_SLOTS + 1)  # bytes; entry 0 is the region's own
-_REGIONS = (1 << 22) - 1
+REGIONS = (1 << 22) - 1
 _FIRST = REGION  # where region 0 begins; before it lies the word that holds the epoch
 
 
@@ -100,7 +100,7 @@ def create() -> int:
         raise OSError("this system has no memfd_create")
     descriptor = os.memfd_create("zflow", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(descriptor, _FIRST + REGION * _REGIONS)
+        os.ftruncate(descriptor, _FIRST + REGION * REGIONS)
     except OSError:
         os.close(descriptor)
         raise
@@ -333,43 +333,3 @@ class Arena:
             for key in [key for key in self._windows if key[0] == region]:
                 del self._windows[key]
         return not left
-
-
-class Regions:
-    """Which process has which region; for the process manager, which alone starts processes that write.
-
-    Args:
-        arena: the manager's view.
-    """
-
-    #: Seconds after its owner's end before a region is looked at: what that has said last may still reach the broker.
-    AFTER = 1.0
-
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-        self._busy: set[int] = {CLIENT}
-        self._left: dict[int, float] = {}  # regions whose owners have ended, and when they are to be looked at
-
-    def deal(self) -> int:
-        """Return a region for a new process: the first that is free."""
-        region = next(number for number in range(_REGIONS) if number not in self._busy)
-        self._busy.add(region)
-        return region
-
-    def ended(self, region: int, now: float) -> None:
-        """The region's owner has ended."""
-        self._left[region] = now + self.AFTER
-
-    @property
-    def timers(self) -> list[float]:
-        """When `reclaim` is to be called."""
-        return list(self._left.values())
-
-    def reclaim(self, now: float) -> None:
-        """Free the regions whose time has come; what requests still need is looked at again later."""
-        for region in [region for region, at in self._left.items() if at <= now]:
-            if self._arena.reclaim(region):
-                del self._left[region]
-                self._busy.discard(region)
-            else:
-                self._left[region] = now + self.AFTER

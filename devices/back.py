@@ -15,13 +15,14 @@ from typing import Any, Protocol
 
 import zmq
 
-from . import answers, protocol, sockets, tickets
-from .arena import references
-from .fanout import BEACON_EVERY
-from .pool import NO_GROUP, Pool
-from .replica import Batching, Replica, Task
-from .settings import Settings
-from .zap import REPLICAS
+from zflow.devices import answers, bundles, protocol, sockets, tickets
+from zflow.devices.arena import references
+from zflow.devices.fanout import BEACON_EVERY
+from zflow.devices.pool import NO_GROUP, Pool
+from zflow.devices.port import Port
+from zflow.devices.replica import Batching, Replica, Task
+from zflow.devices.settings import Settings
+from zflow.devices.zap import REPLICAS
 
 log = logging.getLogger("zflow.broker")
 
@@ -86,7 +87,7 @@ class Line:
 
     def __init__(
         self,
-        port: protocol.Port,
+        port: Port,
         identity: bytes,
         encode: Callable[[Any], bytes],
         plain: Callable[[list[Any]], list[Any]] | None,
@@ -144,7 +145,7 @@ class Line:
 
     def _send(self, messages: Sequence[protocol.Message]) -> bool:
         try:
-            for frames in protocol.couple(messages, self._encode):
+            for frames in bundles.couple(messages, self._encode):
                 self.port.send([self.identity, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
@@ -180,20 +181,20 @@ class Back:
         fan, _ = sockets.listen(context, zmq.XPUB, [settings.fan])
         fan.set(zmq.XPUB_VERBOSE, 1)
         collector, _ = sockets.listen(context, zmq.PULL, [settings.collector])
-        self._ports = [protocol.Port(back, 3)]
-        self._remote: protocol.Port | None = None
+        self._ports = [Port(back, 3)]
+        self._remote: Port | None = None
         self.addresses: list[str] = []  # for replicas of other machines
         if settings.replicas_from is not None:
             remote, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
             guard(remote, REPLICAS)
             self.addresses = sockets.bind(remote, [settings.replicas_from])
-            self._remote = protocol.Port(remote, 3)
+            self._remote = Port(remote, 3)
             self._ports.append(self._remote)
         for port in self._ports:
             port.socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._fan = protocol.Port(fan, 3)
-        self._collector = protocol.Port(collector, 3)
-        self._members: dict[protocol.Port, dict[bytes, Pool]] = {port: {} for port in self._ports}
+        self._fan = Port(fan, 3)
+        self._collector = Port(collector, 3)
+        self._members: dict[Port, dict[bytes, Pool]] = {port: {} for port in self._ports}
         self._lines: dict[bytes, Line] = {}
         self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
@@ -202,13 +203,13 @@ class Back:
         self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
         self._next_beacon = self._next_probe = 0.0
-        self._answering: list[tuple[protocol.Port, Callable[[list[Any]], None]]] = [
+        self._answering: list[tuple[Port, Callable[[list[Any]], None]]] = [
             (port, partial(self._from_replica, port, members)) for port, members in self._members.items()
         ]
         local = self._members[self._ports[0]]
         self._answering.append((self._collector, partial(self._from_replica, None, local)))
 
-    def handlers(self, read: Callable[[protocol.Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
+    def handlers(self, read: Callable[[Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
         self._read = read
         return {
@@ -226,12 +227,12 @@ class Back:
 
     # -- what is heard --------------------------------------------------------------------------------------------
 
-    def _from_replica(self, port: protocol.Port | None, members: dict[bytes, Pool], frames: list[Any]) -> None:
+    def _from_replica(self, port: Port | None, members: dict[bytes, Pool], frames: list[Any]) -> None:
         """Take in a message of one of these members, or of one that wants to be; on the collector there is no port."""
         identity = frames[0]
         if len(frames) < 2:
             raise protocol.Malformed("no header")
-        for header, payload in protocol.read(frames, 1, protocol.FROM_REPLICA):
+        for header, payload in bundles.read(frames, 1, protocol.FROM_REPLICA):
             kind = header[1]
             if kind < protocol.DONE and port is not None:
                 self._greeted(port, identity, header)
@@ -267,7 +268,7 @@ class Back:
         else:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
-    def _greeted(self, port: protocol.Port, identity: bytes, header: list[Any]) -> None:
+    def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode, self._owner.plain if port is self._remote else None)
         if header[1] == protocol.HELLO:
             line.say(protocol.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})

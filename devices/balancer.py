@@ -30,12 +30,12 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from .batches import BatchQueue
-from .levels import Levels
-from .queue import FairQueue
-from .replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
-from .suspects import Suspects
-from .tasks import Tasks
+from zflow.devices.batches import BatchQueue
+from zflow.devices.levels import Levels
+from zflow.devices.queue import FairQueue
+from zflow.devices.replica import MAX_WINDOW, Action, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
+from zflow.devices.suspects import Suspects
+from zflow.devices.tasks import Tasks
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy

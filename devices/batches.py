@@ -11,8 +11,8 @@ import math
 from collections import OrderedDict
 from typing import Any
 
-from .queue import FairQueue
-from .replica import Batching, Task
+from zflow.devices.queue import FairQueue
+from zflow.devices.replica import Batching, Task
 
 
 class BatchQueue:

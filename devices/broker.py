@@ -18,18 +18,21 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from . import answers, protocol, zap
-from .arena import Arena
-from .back import Back
-from .external import Externals
-from .fanout import Publish
-from .front import Front
-from .leases import Leases
-from .pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from .replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
-from .rests import Rests
-from .router import Answer, Inputs, Router, Visit, Walk
-from .settings import Settings
+from zflow.devices import answers, protocol, zap
+from zflow.devices.arena import Arena
+from zflow.devices.back import Back
+from zflow.devices.external import Externals
+from zflow.devices.fanout import Publish
+from zflow.devices.front import Front
+from zflow.devices.leases import Leases
+from zflow.devices.parts import Inputs, flat
+from zflow.devices.pool import Actions, Broken, Finished, Outcome, Pool, Taken
+from zflow.devices.port import BATCH, Port
+from zflow.devices.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
+from zflow.devices.rests import Rests
+from zflow.devices.router import Answer, Router, Visit
+from zflow.devices.settings import Settings
+from zflow.devices.walk import Walk
 
 log = logging.getLogger("zflow.broker")
 
@@ -155,9 +158,9 @@ class Broker:
             for pool in self._autoscaled:
                 self._tell("load", pool.node.name, *pool.load(now))
 
-    def _read(self, port: protocol.Port, handle: Callable[[list[Any]], None]) -> None:
+    def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""
-        for frames in port.receive_some(protocol.BATCH):
+        for frames in port.receive_some(BATCH):
             try:
                 handle(frames)
             except protocol.Malformed as error:
@@ -273,7 +276,7 @@ class Broker:
         yield rest
 
     def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
-        parts, frames = answers.flat(inputs)
+        parts, frames = flat(inputs)
         if walk.blocks:
             frames = self._leases.answer(walk, frames, self._front.shares_memory(walk.origin))
         self._end(walk)
@@ -473,7 +476,7 @@ class Broker:
 
     def _publish(self, pool: Pool, action: Publish) -> None:
         walk, inputs = action.scatter.payload
-        parts, frames = answers.flat(inputs)
+        parts, frames = flat(inputs)
         kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
         header = self._encode((*kind, walk.endpoint, parts, action.skip))
         self._back.publish([protocol.topic(pool.index, action.group), header, *frames])

@@ -17,10 +17,12 @@ import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from . import answers, protocol, sockets
-from .arena import references
-from .pool import Pool
-from .replica import Replica, Task
+from zflow.devices import answers, bundles, protocol, sockets
+from zflow.devices.arena import references
+from zflow.devices.parts import split
+from zflow.devices.pool import Pool
+from zflow.devices.port import Port
+from zflow.devices.replica import Replica, Task
 
 log = logging.getLogger("zflow.broker")
 
@@ -83,7 +85,7 @@ class Address:
         self._owner = owner
         self._encode = protocol.encoder()
         self._waiting: list[protocol.Message] = []
-        self._port = protocol.Port(socket, 2)
+        self._port = Port(socket, 2)
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self.socket = socket
         socket.set(zmq.SNDTIMEO, 0)
@@ -117,7 +119,7 @@ class Address:
         waiting, self._waiting = self._waiting, []
         # Never waits: where a connection was refused there is nobody to send to.
         with contextlib.suppress(zmq.Again):
-            for frames in protocol.couple(waiting, self._encode):
+            for frames in bundles.couple(waiting, self._encode):
                 self._port.send(frames)
         return True
 
@@ -133,7 +135,7 @@ class Address:
                 continue
             self._heard = now
             try:
-                messages = protocol.read(frames, 0, protocol.TO_CLIENT)
+                messages = bundles.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
                 continue
@@ -230,9 +232,7 @@ class Address:
         try:
             if references(frames):
                 raise protocol.Malformed("a reference to memory from elsewhere")
-            payloads = (
-                [frames] if header[3] is None else [p for _, some in protocol.split(header[3], frames) for p in some]
-            )
+            payloads = [frames] if header[3] is None else [p for _, some in split(header[3], frames) for p in some]
         except protocol.Malformed as error:
             log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)
             return

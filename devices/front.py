@@ -13,10 +13,12 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from . import answers, arena, protocol, sockets
-from .router import Walk
-from .settings import Settings
-from .zap import CLIENTS
+from zflow.devices import answers, arena, bundles, protocol, sockets
+from zflow.devices.parts import split
+from zflow.devices.port import BATCH, Port
+from zflow.devices.settings import Settings
+from zflow.devices.walk import Walk
+from zflow.devices.zap import CLIENTS
 
 MOST_TARGETS = 1000  # names of Executors in one request
 
@@ -85,13 +87,13 @@ class Front:
         public, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
         guard(public, CLIENTS)
         self.addresses += sockets.bind(public, [settings.public])
-        self._public = protocol.Port(public, 3)
-        self._ports = [protocol.Port(local, 3), self._public]
+        self._public = Port(public, 3)
+        self._ports = [Port(local, 3), self._public]
         self._open_to_control = settings.open_to_control
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
-        self._to_send: dict[tuple[protocol.Port, bytes], list[protocol.Message]] = {}
+        self._to_send: dict[tuple[Port, bytes], list[protocol.Message]] = {}
 
     def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -104,31 +106,31 @@ class Front:
 
     # -- what clients say -----------------------------------------------------------------------------------------
 
-    def _read(self, port: protocol.Port) -> None:
+    def _read(self, port: Port) -> None:
         """Take in what has arrived: what a client has sent message by message can be a convoy all the same."""
-        arrived: dict[bytes, list[protocol.Heard]] = {}
-        for frames in port.receive_some(protocol.BATCH):
+        arrived: dict[bytes, list[bundles.Heard]] = {}
+        for frames in port.receive_some(BATCH):
             try:
                 arrived.setdefault(frames[0], []).extend(self._said_in(port, frames))
             except protocol.Malformed as error:
                 self._owner.malformed(error, frames)
         for client, messages in arrived.items():
-            for header, payload in protocol.fold(messages) if len(messages) > 1 else messages:
+            for header, payload in bundles.fold(messages) if len(messages) > 1 else messages:
                 try:
                     self._heard(port, client, header, payload)
                 except protocol.Malformed as error:
                     self._owner.malformed(error, [client, *payload])
 
-    def _said_in(self, port: protocol.Port, frames: list[Any]) -> list[protocol.Heard]:
+    def _said_in(self, port: Port, frames: list[Any]) -> list[bundles.Heard]:
         if len(frames) < 2:
             raise protocol.Malformed("no header")
         try:
-            return protocol.read(frames, 1, protocol.FROM_CLIENT)
+            return bundles.read(frames, 1, protocol.FROM_CLIENT)
         except protocol.WrongVersion:
             self._refuse_version(port, frames)
             raise
 
-    def _heard(self, port: protocol.Port, client: bytes, header: Sequence[Any], payload: Sequence[Any]) -> None:
+    def _heard(self, port: Port, client: bytes, header: Sequence[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
         if kind == protocol.REQUESTS:
             self._requests(port, client, header)
@@ -137,7 +139,7 @@ class Front:
         else:
             self._said(port, client, header)
 
-    def _said(self, port: protocol.Port, client: bytes, header: Sequence[Any]) -> None:
+    def _said(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
         if header[1] == protocol.HELLO:
             self._say(port, client, (protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
         elif header[1] == protocol.CONTROL:
@@ -149,7 +151,7 @@ class Front:
             else:
                 self._owner.unwanted(origin)
 
-    def _say(self, port: protocol.Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
+    def _say(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
         self._to_send.setdefault((port, client), []).append((header, frames))
 
     def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
@@ -164,7 +166,7 @@ class Front:
         port, client, id = origin
         self._say(port, client, (protocol.VERSION, protocol.CONTROLLED, id, result))
 
-    def _requests(self, port: protocol.Port, client: bytes, header: Sequence[Any]) -> None:
+    def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
         """Take in a convoy, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
         if arena.references(payloads) and not self.shares_memory((port, client, id)):
@@ -184,7 +186,7 @@ class Front:
         else:
             self._owner.begin(walk, [payloads])
 
-    def _request(self, port: protocol.Port, client: bytes, header: Sequence[Any], frames: Sequence[Any]) -> None:
+    def _request(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any]) -> None:
         _, _, id, endpoint, targets, parts, timeout, docs = header
         if not frames:
             raise protocol.Malformed("a request without a payload")
@@ -194,7 +196,7 @@ class Front:
         if self._owner.under_way(origin) is not None:
             return  # sent again over a new connection; its answer goes there
         chosen = None if targets is None else _targets(targets)
-        payloads = [frames] if parts is None else [p for _, some in protocol.split(parts, frames) for p in some]
+        payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
         if not payloads:
             raise protocol.Malformed("a request without a payload")
         if port is self._public:
@@ -228,7 +230,7 @@ class Front:
             return "Overloaded", f"over one connection a client may have {self._most} requests in flight, not more"
         return None
 
-    def _refuse_version(self, port: protocol.Port, frames: Sequence[Any]) -> None:
+    def _refuse_version(self, port: Port, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
@@ -268,7 +270,7 @@ class Front:
     def flush(self) -> None:
         """Send what there is to say."""
         for (port, client), messages in self._to_send.items():
-            for frames in protocol.couple(messages, self._encode):
+            for frames in bundles.couple(messages, self._encode):
                 port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
         self._to_send.clear()
 

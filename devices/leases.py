@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .arena import Arena, Reference, Stale, references
-from .protocol import Malformed
-from .router import Walk
+from zflow.devices.arena import Arena, Reference, Stale, references
+from zflow.devices.protocol import Malformed
+from zflow.devices.walk import Walk
 
 
 class Leases:

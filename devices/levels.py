@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .replica import Replica
+from zflow.devices.replica import Replica
 
 
 class Levels:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .balancer import Balancer
-from .fanout import Fanout, Publish, Scatter
-from .replica import Action, Batching, Cut, Fail, Replica, Task
-from .router import DEFAULT, Inputs, Node, Walk
+from zflow.devices.balancer import Balancer
+from zflow.devices.fanout import Fanout, Publish, Scatter
+from zflow.devices.parts import Inputs
+from zflow.devices.replica import Action, Batching, Cut, Fail, Replica, Task
+from zflow.devices.walk import DEFAULT, Node, Walk
 
 Actions = Sequence[Action | Publish]
 

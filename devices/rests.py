@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .pool import Pool
+from zflow.devices.pool import Pool
 
 
 class Rests:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from .replica import Cut, Task
+from zflow.devices.replica import Cut, Task
 
 
 class Tasks(dict[int, Task]):

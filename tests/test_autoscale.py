@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from queueing import Report, Request, Simulation, enough, poisson
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, remote, requests
-from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler, Limits
+from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler
 from zflow.devices.pool import NO_GROUP, Load, Pool
 from zflow.devices.pool import Limits as PoolLimits
 from zflow.devices.replica import Replica
-from zflow.devices.router import Node, Walk
+from zflow.devices.walk import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
+from zflow.scaling import Limits
 from zflow.topology import Topology
 
 DATA = Path(__file__).parent / "data"

@@ -16,9 +16,10 @@ from helpers import PATIENCE, Append, begun, in_background, let_go, pid_of, wait
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests, wire
 from zflow.call import Miscounted
-from zflow.link import Seat, Task
+from zflow.link import Task
+from zflow.seat import Seat
+from zflow.service import Service
 from zflow.topology import ExecutorSpec
-from zflow.worker import Service
 
 
 class Batches(Executor):

@@ -10,7 +10,7 @@ import pytest
 
 from zflow import Executor, Flow, dynamic_batching, errors, requests
 from zflow.batching import Batching, mark
-from zflow.executor import handlers
+from zflow.handlers import handlers
 from zflow.uses import load
 
 

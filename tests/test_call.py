@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zflow import Document, DocumentArray, Executor, requests
 from zflow.batching import Batching
 from zflow.call import Call, Miscounted, alike, join, share
-from zflow.executor import handlers
+from zflow.handlers import handlers
 
 
 class Calls(Executor):

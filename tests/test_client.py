@@ -22,7 +22,7 @@ import zmq
 from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests, wire
-from zflow.devices import protocol
+from zflow.devices import bundles, protocol
 
 # What the forks do is what is tested; newer Pythons warn of forks where there are threads.
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -180,7 +180,7 @@ def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: Non
 
     def answer(header: list[Any]) -> list[bytes]:
         welcome = msgpack.unpackb(greeting(header)[0])
-        return [msgpack.packb([protocol.VERSION, protocol.TRAIN, [failed, [welcome]]])]
+        return [msgpack.packb([protocol.VERSION, bundles.TRAIN, [failed, [welcome]]])]
 
     with stranger(answer) as port, Client(port=port) as mine:
         assert mine.info()["instance"] == "one"

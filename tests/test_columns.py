@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from zflow.columns import gather, read, readable, replaced, scatter
 from zflow.document import Document, DocumentArray
-from zflow.exchange import batches
+from zflow.inputs import batches
 from zflow.wire import INLINE, pack, unpack
 
 WIDTH = 3
@@ -410,12 +410,12 @@ def test_arrays_of_columns_are_lists_whatever_happens(count: int, steps: list[tu
 
 def test_a_fork_waits_for_no_thread_that_its_parent_has() -> None:
     """A thread may be making Documents when another one forks."""
-    from zflow import document
+    from zflow import storage
 
     held_by_parent, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with document._changing_form:
+        with storage._changing_form:
             held_by_parent.set()
             done.wait()
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from zflow.config import ExecutorConfig, dump, load
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import BaseExecutor, Executor
-from zflow.topology import ExecutorSpec, Topology, check_defaults
+from zflow.options import check_defaults
+from zflow.topology import ExecutorSpec, Topology
 
 
 def yaml(text):

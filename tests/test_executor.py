@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from zflow.errors import InvalidExecutor
-from zflow.executor import ARGUMENTS, DEFAULT, BaseExecutor, Executor, find_class, handlers, instantiate, requests
+from zflow.executor import BaseExecutor, Executor, find_class, instantiate, requests
+from zflow.handlers import ARGUMENTS, DEFAULT, handlers
 
 CALL = {name: f"<{name}>" for name in ARGUMENTS}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
-from zflow.topology import FIELDS, GATEWAY, ExecutorSpec, Topology, check_defaults
+from zflow.options import FIELDS, GATEWAY, check_defaults
+from zflow.topology import ExecutorSpec, Topology
 
 
 class Mine(Executor):

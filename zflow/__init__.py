@@ -16,18 +16,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
+from zflow import serve as _serve  # noqa: F401  # puts Executor.serve in place
 from zflow.batching import dynamic_batching
-from zflow.client import Client
 from zflow.document import Document, DocumentArray
 from zflow.errors import ZflowError
-from zflow.exchange import Response
 from zflow.executor import Executor, requests
 from zflow.flow import Flow
+from zflow.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from zflow.aclient import AsyncClient
+    from zflow.client import Client
+    from zflow.response import Response
 
 __all__ = [
     "AsyncClient",
@@ -42,10 +42,18 @@ __all__ = [
     "requests",
 ]
 
+# Imported when they are first asked for: pyzmq and asyncio, which they need, are larger than everything else together.
+_LAZY = {"AsyncClient": "zflow.aclient", "Client": "zflow.client", "Response": "zflow.response"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncClient":  # asyncio is as large as everything else together: only for those who use it
-        from zflow.aclient import AsyncClient
+    if name not in _LAZY:
+        raise AttributeError(f"module 'zflow' has no attribute {name!r}")
+    from importlib import import_module
 
-        return AsyncClient
-    raise AttributeError(f"module 'zflow' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,22 +15,15 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.client import Folder, address_of, keys_of, ready, seconds, together
-from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, Keys, check_same_flow, nobody, open_socket
-from zflow.devices import protocol
+from zflow.address import address_of
+from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
+from zflow.devices import bundles, protocol
+from zflow.devices.port import Port, buffers
 from zflow.document import DocumentArray
-from zflow.exchange import (
-    PREFETCH,
-    REQUEST_SIZE,
-    Callback,
-    Callbacks,
-    Exchange,
-    Response,
-    batches,
-    check_document,
-    check_options,
-    choose_targets,
-)
+from zflow.exchange import Exchange
+from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
+from zflow.keys import Folder, Keys, keys_of
+from zflow.response import Callback, Callbacks, Response, ready, together
 from zflow.shortcuts import Shortcuts
 
 
@@ -56,7 +49,7 @@ class _Link:
         self.encode = protocol.encoder()
         self._context = zmq.Context()
         self._socket = open_socket(self._context, address, keys)
-        self._port = protocol.Port(self._socket, 2)
+        self._port = Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
         self._waiting: list[protocol.Message] = []  # requests that are sent together with others of this moment
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -133,12 +126,12 @@ class _Link:
                 self._greeted()
                 continue
             try:
-                messages = protocol.read(frames, 0, protocol.TO_CLIENT)
+                messages = bundles.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
                 return
             for header, payload in messages:
-                self._take(header, protocol.buffers(payload))
+                self._take(header, buffers(payload))
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""

@@ -9,6 +9,7 @@ import ipaddress
 import re
 from typing import Any, Final
 
+from zflow import address, errors
 from zflow.errors import BadRequest, ZflowError
 from zflow.suggest import short
 
@@ -140,3 +141,16 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return re.search(r"[^\w.:%-]", text) is None  # the part after '%' may be anything to the standard library
+
+
+def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
+    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; without a port the host is to name it: `'127.0.0.1:5555'`.
+
+    Raises:
+        BadRequest: there is no port, or it is no number from 1 to 65535.
+    """
+    if port is not None:
+        return address.endpoint(host, address.port_of(port))
+    if not isinstance(host, str) or ":" not in host:
+        raise errors.BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
+    return address.endpoint(*address.parse(host))

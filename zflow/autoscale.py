@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import asdict, dataclass
+
+from zflow.scaling import Limits
 
 EARLY = 0.5  # of `wait`: to grow when it has been reached would be late
 SMOOTH = 2.0  # seconds, and requests, over which the load is smoothed
@@ -35,32 +36,6 @@ REGRET = 2.0  # times `idle`: a growth so soon after a shrink says that this was
 MOST_PATIENT = 8
 AGAIN = 5.0  # seconds after replicas that did not get ready, doubled each time
 AGAIN_AT_MOST = 300.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What `replicas={'min': 1, 'max': 8}` says.
-
-    Args:
-        min: as many replicas there are at least, and at the start.
-        max: as many there are at most.
-        wait: ms that requests may wait for a replica; there are more replicas before they wait longer.
-        idle: ms for which there must have been less to do before there are fewer replicas.
-    """
-
-    min: int
-    max: int
-    wait: int = 500
-    idle: int = 30_000
-
-    def __str__(self) -> str:
-        return f"from {self.min} to {self.max}"
-
-    @property
-    def written(self) -> dict[str, int]:
-        """The dict that says the same, without what goes without saying."""
-        plain = asdict(Limits(self.min, self.max))
-        return {key: value for key, value in asdict(self).items() if key in ("min", "max") or value != plain[key]}
 
 
 class Autoscaler:

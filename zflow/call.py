@@ -13,7 +13,7 @@ from zflow import values
 from zflow.document import DocumentArray
 
 if TYPE_CHECKING:
-    from zflow.executor import Handler
+    from zflow.handlers import Handler
 
 RESULTS: Final = "__results__"  # of parameters: what Executors have returned as dicts, by replica
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 
 from zflow import process, worker
-from zflow.devices.arena import Regions
-from zflow.link import Seat, identity
+from zflow.devices.regions import Regions
+from zflow.seat import Seat, identity
 
 if TYPE_CHECKING:
     import selectors

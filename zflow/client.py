@@ -16,64 +16,17 @@ from typing import Any
 
 import zmq
 
-from zflow import address, errors
-from zflow.connection import CONNECTING, Connection, Keys, ask
+from zflow import errors
+from zflow.address import address_of
+from zflow.connection import CONNECTING, Connection, ask
 from zflow.devices.arena import Arena
-from zflow.document import DocumentArray
-from zflow.exchange import (
-    PREFETCH,
-    REQUEST_SIZE,
-    Callback,
-    Callbacks,
-    Exchange,
-    Response,
-    batches,
-    check_options,
-    choose_targets,
-)
+from zflow.exchange import Exchange
+from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
+from zflow.keys import Folder, keys_of
+from zflow.response import Callback, Callbacks, Response, ready, together
 from zflow.shortcuts import Shortcuts
 
 KEPT = 128 * 1024 * 1024  # bytes of shared memory that a client keeps for its next post
-
-Folder = str | os.PathLike[str]
-
-
-def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
-    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; without a port the host is to name it: `'127.0.0.1:5555'`.
-
-    Raises:
-        BadRequest: there is no port, or it is no number from 1 to 65535.
-    """
-    if port is not None:
-        return address.endpoint(host, address.port_of(port))
-    if not isinstance(host, str) or ":" not in host:
-        raise errors.BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
-    return address.endpoint(*address.parse(host))
-
-
-def seconds(timeout: float) -> float:
-    """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-        raise errors.BadRequest(f"timeout must be a number of ms above 0, not {timeout!r}")
-    return timeout / 1000
-
-
-def ready(info: dict[str, Any]) -> bool:
-    """Whether a Flow that told this about itself takes requests, and has a replica of every Executor."""
-    executors = info.get("executors")
-    if info.get("closing") or not isinstance(executors, dict):
-        return False
-    return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
-
-
-def keys_of(curve: Folder | None, name: str = "client") -> Keys | None:
-    """Read the keys of a client, or of a replica, from a key folder. Raises: as `keys.client_keys`."""
-    if curve is None:
-        return None
-    from zflow import keys
-
-    found = keys.client_keys(curve) if name == "client" else keys.replica_keys(curve)
-    return found.server_public, found.public, found.secret
 
 
 class _Pool:
@@ -393,13 +346,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def together(responses: list[Response]) -> DocumentArray:
-    """The Documents of all responses in one array."""
-    if len(responses) == 1:
-        return responses[0].docs
-    return DocumentArray(doc for response in responses for doc in response.docs)
 
 
 def _client_to(address: str, curve: str | None) -> Client:

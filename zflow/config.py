@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from zflow.autoscale import Limits
 from zflow.batching import Batching
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executor import Executor
+from zflow.options import FIELDS, GATEWAY, SHARED, check_defaults
+from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology import FIELDS, GATEWAY, SHARED, ExecutorSpec, Topology, check_defaults
+from zflow.topology import ExecutorSpec, Topology
 from zflow.uses import is_path, reference
 from zflow.yamlsource import YamlSource, read
 

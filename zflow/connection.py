@@ -11,9 +11,12 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import protocol, sockets, zap
+from zflow.devices import bundles, protocol, sockets, zap
 from zflow.devices.arena import Arena
-from zflow.exchange import Exchange, Response
+from zflow.devices.port import BATCH, Port, buffers
+from zflow.exchange import Exchange
+from zflow.keys import Keys
+from zflow.response import Response
 from zflow.teller import Teller
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
@@ -24,9 +27,6 @@ LONGEST_HOLD = 0.002  # seconds that such a request waits if the next one takes 
 LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
-
-
-Keys = tuple[bytes, bytes, bytes]  # the Flow's public key, and an own pair
 
 
 def open_socket(
@@ -76,7 +76,7 @@ class Connection:
         self.ids = itertools.count(1)
         self.encode = protocol.encoder()
         self._socket = open_socket(context, address, keys, protocol.STRANGER if memory is None else protocol.MEMBER)
-        self._port = protocol.Port(self._socket, 2)
+        self._port = Port(self._socket, 2)
         self._together: list[protocol.Message] = []  # requests that wait to be sent
         self.info: dict[str, Any] = {}
         self._greetings = 0  # connections made
@@ -118,7 +118,7 @@ class Connection:
     def _receive_some(self) -> list[tuple[list[Any], Sequence[Any]]]:
         """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
-            messages = self._port.receive_some(protocol.BATCH)
+            messages = self._port.receive_some(BATCH)
         except zmq.Again:
             self._make_sure()
             return []
@@ -126,10 +126,10 @@ class Connection:
             messages = [message for message in messages if message[0]]
             self._greeted()
         try:
-            said = [one for message in messages for one in protocol.read(message, 0, protocol.TO_CLIENT)]
+            said = [one for message in messages for one in bundles.read(message, 0, protocol.TO_CLIENT)]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
-        return [(header, protocol.buffers(payload)) for header, payload in said]
+        return [(header, buffers(payload)) for header, payload in said]
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""

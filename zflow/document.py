@@ -1,4 +1,4 @@
-"""Document, DocumentArray, and how several DocumentArrays reduce to one.
+"""Document and DocumentArray, the data that travels through a Flow.
 
 A Document's `__dict__` holds only the fields that were set, so that a small one is cheap to make, to
 compare and to send; classes and lazily made containers supply the rest. This module must not know how
@@ -7,42 +7,46 @@ Documents travel.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from zflow import subscript
 from zflow import tensor as _tensor
-from zflow.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
 from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
 from zflow.ids import random_id
-from zflow.reduce import reduce
+from zflow.storage import Column, Storage
 from zflow.suggest import short
 
 if TYPE_CHECKING:
+    from typing import TypedDict
+
     from typing_extensions import Self, Unpack
 
-    from zflow.fields import Fields
+    class Fields(TypedDict, total=False):
+        """The keywords of `Document(...)`, for type checkers; None leaves a field unset."""
 
-__all__ = ["Document", "DocumentArray", "NamedScore", "reduce"]
+        id: str | None
+        parent_id: str | None
+        text: str | None
+        blob: bytes | bytearray | memoryview | None
+        tensor: Any
+        embedding: Any
+        uri: str | None
+        mime_type: str | None
+        modality: str | None
+        weight: float | None
+        granularity: int | None
+        adjacency: int | None
+        tags: Mapping[Any, Any] | None
+        scores: Mapping[str, Any] | None
+        matches: Iterable[Document] | None
+        chunks: Iterable[Document] | None
 
-Values = TypeVar("Values")
+
+__all__ = ["Document", "DocumentArray", "NamedScore"]
 
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
-
-# Held while a DocumentArray turns from columns into Documents, so that all threads get the same ones.
-_changing_form = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _changing_form
-    _changing_form = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)  # the thread that holds it may be one that only the parent has
 
 # How often the id of an existing Document was changed: an index that is older than this may be wrong.
 _renames = 0
@@ -181,14 +185,14 @@ class Document:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        from zflow import show
+        from zflow import display
 
-        return show.document(self)
+        return display.document(self.__dict__)
 
     def _repr_html_(self) -> str:
-        from zflow import show
+        from zflow import display
 
-        return show.document_html(self)
+        return display.document_html(self.__dict__)
 
 
 _SCORE_PARTS = ("value", "op_name", "description")
@@ -228,25 +232,7 @@ def _same_field(name: str, left: Any, right: Any) -> bool:
     return _tensor.same_value(left, right)
 
 
-class _Column(Generic[Values]):
-    """One field of every Document of a DocumentArray, to read and to set."""
-
-    def __init__(self, field: str, doc: str) -> None:
-        self._field = field
-        self.__doc__ = doc
-
-    @overload
-    def __get__(self, docs: None, owner: Any) -> Self: ...
-    @overload
-    def __get__(self, docs: DocumentArray, owner: Any) -> Values: ...
-    def __get__(self, docs: DocumentArray | None, owner: Any) -> Any:
-        return self if docs is None else docs._column(self._field)
-
-    def __set__(self, docs: DocumentArray, values: Any) -> None:
-        docs._set_column(self._field, values)
-
-
-class DocumentArray(MutableSequence[Document]):
+class DocumentArray(Storage[Document], MutableSequence[Document]):
     """A list of Documents that can also be looked up by id.
 
     Args:
@@ -265,27 +251,21 @@ class DocumentArray(MutableSequence[Document]):
     ('two', ['one', 'two'], ['a', 'b'], True)
     """
 
-    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
+    __slots__ = ()
 
-    ids = _Column[list[str]](
-        "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
-    )
-    texts = _Column[list[str]]("text", "The texts, to read or to set.")
-    blobs = _Column[list[bytes]]("blob", "The blobs, to read or to set.")
-    contents = _Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
-    tensors = _Column[Any](
+    _item = Document
+
+    ids = Column[list[str]]("id", "The ids; setting takes one value for each Document, or None to unset it everywhere.")
+    texts = Column[list[str]]("text", "The texts, to read or to set.")
+    blobs = Column[list[bytes]]("blob", "The blobs, to read or to set.")
+    contents = Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
+    tensors = Column[Any](
         "tensor", "One new array if all tensors are set and have one dtype and shape, None if none is set, else a list."
     )
-    embeddings = _Column[Any](
+    embeddings = Column[Any](
         "embedding",
         "One new array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
     )
-
-    _docs: list[Document]
-    _columns: Columns | None  # what the Documents are made of, until the first of them is asked for; then None
-    _blocks: Blocks | None  # arrays whose rows the Documents have got, for as long as they still have them
-    _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
-    _stamp: int
 
     def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
         self._docs = _documents(docs)
@@ -297,82 +277,7 @@ class DocumentArray(MutableSequence[Document]):
         """Return a DocumentArray of `size` new, empty Documents."""
         return cls._of({"id": [random_id() for _ in range(size)]})
 
-    @classmethod
-    def _of(cls, columns: Columns) -> Self:
-        """Return a DocumentArray of these columns, which must hold what the fields of Documents can hold."""
-        if len(columns["id"]) != 1:
-            docs = cls.__new__(cls)
-            docs._columns, docs._blocks, docs._offsets, docs._stamp = columns, None, None, 0
-            return docs
-        row = {}  # one Document is made as quickly as it is put off
-        for name, column in columns.items():
-            (value,) = column if type(column) is list else _tensor.rows(column)
-            if value is not None:
-                row[name] = value
-        return cls._of_row(row)
-
-    @classmethod
-    def _of_row(cls, row: dict[str, Any]) -> Self:
-        """Return a DocumentArray of one Document with these fields, as `_of` does of columns."""
-        doc = Document.__new__(Document)
-        doc.__dict__.update(row)
-        return cls._of_documents([doc])
-
-    @classmethod
-    def _of_documents(cls, some: list[Document]) -> Self:
-        """Return a DocumentArray of this very list, in which there is nothing but Documents."""
-        docs = cls.__new__(cls)
-        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = some, None, None, None, 0
-        return docs
-
-    def _part(self, begin: int, end: int) -> DocumentArray:
-        """Return these Documents; of an array that still holds columns, without making any of the others."""
-        columns = self._columns
-        if columns is None:
-            return DocumentArray._of_documents(self._docs[begin:end])
-        return DocumentArray._of({name: column[begin:end] for name, column in columns.items()})
-
-    def _as_columns(self) -> Columns:
-        """Return the fields of the Documents as columns; nothing at all if there are no Documents."""
-        columns = self._columns
-        if columns is not None:
-            return columns
-        docs = self._docs
-        if len(docs) == 1:
-            columns = {}
-            for name, value in docs[0].__dict__.items():  # quicker than a comprehension, which is a call
-                columns[name] = [value]
-            return columns
-        if not docs:
-            return {}
-        columns = gather([doc.__dict__ for doc in docs])
-        return restored(columns, self._blocks) if self._blocks else columns
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            # Only called for what is not there: the Documents, once, in an array that was made of columns.
-            if name != "_docs":
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            with _changing_form:
-                if self._columns is not None:
-                    docs = list(map(Document.__new__, repeat(Document, len(self._columns["id"]))))
-                    self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
-                    self._docs = docs  # before the columns are gone: other threads look at those first
-                    self._columns = None
-            return self._docs
-
     # -- looking up
-
-    def __len__(self) -> int:
-        columns = self._columns
-        return len(self._docs) if columns is None else len(columns["id"])
-
-    def __iter__(self) -> Iterator[Document]:
-        return iter(self._docs)
-
-    def __reversed__(self) -> Iterator[Document]:
-        return reversed(self._docs)
 
     def __contains__(self, item: object) -> bool:
         key = item.id if isinstance(item, Document) else item
@@ -399,13 +304,6 @@ class DocumentArray(MutableSequence[Document]):
             return getattr(doc, fields) if isinstance(fields, str) else [getattr(doc, name) for name in fields]
         docs = self[rows]
         return docs._column(fields) if isinstance(fields, str) else [docs._column(name) for name in fields]
-
-    def _column(self, name: str) -> Any:
-        columns = self._columns
-        if columns is not None and readable(name):
-            return read(columns, name)
-        values = [getattr(doc, name) for doc in self._docs]
-        return _tensor.stacked(values) if name in ARRAYS else values
 
     def _index(self) -> dict[str, int]:
         if self._offsets is None or self._stamp != _renames:
@@ -447,36 +345,6 @@ class DocumentArray(MutableSequence[Document]):
             raise ValueError(f"{len(names)} fields to set ({', '.join(names)}), but {len(columns)} lists of values")
         for name, column in zip(names, columns, strict=True):
             docs._set_column(name, [column] if subscript.is_single(rows) else column)
-
-    def _set_column(self, name: str, values: Any) -> None:
-        """Set one field of every Document; None unsets it everywhere."""
-        if self._replace_column(name, values):
-            return
-        docs = self._docs
-        if values is None:
-            values = [None] * len(docs)
-        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
-            raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
-        rows = list(values)
-        if len(rows) != len(docs):
-            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
-        if name in ARRAYS and _tensor.is_block(values):
-            scatter({name: rows}, [doc.__dict__ for doc in docs])
-            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
-            return
-        for doc, value in zip(docs, rows, strict=True):
-            setattr(doc, name, value)
-
-    def _replace_column(self, name: str, values: Any) -> bool:
-        """Set one field without making Documents, and say whether that was possible."""
-        with _changing_form:
-            columns = self._columns and replaced(self._columns, name, values)
-            if columns is None:
-                return False
-            self._columns = columns
-        if name == "id":
-            self._offsets = None
-        return True
 
     def __delitem__(self, key: Any) -> None:
         if isinstance(key, tuple):
@@ -551,20 +419,20 @@ class DocumentArray(MutableSequence[Document]):
         self._docs, self._columns, self._blocks, self._offsets, self._stamp = docs, None, None, None, 0
 
     def __repr__(self) -> str:
-        from zflow import show
+        from zflow import display
 
-        return show.array(self)
+        return display.array(self._rows())
 
     def _repr_html_(self) -> str:
-        from zflow import show
+        from zflow import display
 
-        return show.array_html(self)
+        return display.array_html(self._rows())
 
     def summary(self) -> None:
         """Print which fields are in use, in how many Documents, and an example of each."""
-        from zflow import show
+        from zflow import display
 
-        print(show.summary(self))
+        print(display.summary(self._rows()))
 
 
 def _document(value: Any) -> Document:

@@ -5,13 +5,11 @@ Pure logic between the Documents and the wire; the sockets, sync and asyncio ali
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -19,69 +17,16 @@ import msgpack
 from zflow import errors, wire
 from zflow.devices import protocol
 from zflow.devices.arena import Arena, Stale, references
-from zflow.document import Document, DocumentArray
-from zflow.gather import gather
-from zflow.reduce import reduce
-from zflow.suggest import listed, short
+from zflow.devices.parts import split
+from zflow.devices.protocol import Malformed
+from zflow.document import DocumentArray
+from zflow.merging import gather, reduce
+from zflow.response import Response
 
-PREFETCH = 128  # requests of one post in flight
-REQUEST_SIZE = 100  # Documents in one request
 FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
 LONGEST_PAUSE = 1.0  # seconds
 LATE = 1.0  # seconds after its time was over that the Flow may take to say so
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of one post in flight, if that is more than one request
-
-
-@dataclass
-class Response:
-    """What came back for one request: what callbacks get, and `return_responses=True` returns.
-
-    Attributes:
-        docs: the Documents; those sent, not changed, if there is an error.
-        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. If shards failed
-            and the results of the others are here all the same, `'__shards__'` says so by Executor: `{'shards': 3,
-            'succeeded': 2, 'failed': {1: why}}`.
-        endpoint: where it was posted.
-        error: None, or why there is no result.
-    """
-
-    docs: DocumentArray
-    parameters: dict[str, Any] = field(default_factory=dict)
-    endpoint: str = "/"
-    error: errors.ZflowError | None = None
-
-
-Callback = Callable[[Response], Any]
-
-
-@dataclass
-class Callbacks:
-    """What to call with each response: `done` with a good one, `error` with a failed one, `always` with both."""
-
-    done: Callback | None = None
-    error: Callback | None = None
-    always: Callback | None = None
-
-    @property
-    def take_results(self) -> bool:
-        """Whether results go to callbacks, and are not collected."""
-        return self.done is not None or self.always is not None
-
-    def deliver(self, response: Response) -> None:
-        """Call what is to be called.
-
-        Raises:
-            ZflowError: the response is a failed one and there is no `error` callback.
-        """
-        if response.error is None:
-            if self.done is not None:
-                self.done(response)
-        elif self.error is not None:
-            self.error(response)
-        if self.always is not None:
-            self.always(response)
-        if response.error is not None and self.error is None:
-            raise response.error
 
 
 @dataclass(slots=True)
@@ -295,11 +240,14 @@ class Exchange:
             if header[3] is None:
                 docs, parameters = wire.unpack(frames)
             else:
-                arrays, parameters = gather(header[3], frames)
+                arrays, parameters = gather(split(header[3], frames))
                 docs = reduce(list(arrays.values()))
             if header[4]:
                 parameters["__shards__"] = {name: _shards_note(note) for name, note in header[4].items()}
             return Response(docs, parameters, self._endpoint)
+        except Malformed as error:
+            undecodable = errors.BadRequest(f"a message cannot be decoded: {error}")
+            return Response(sent, {}, self._endpoint, undecodable)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)
 
@@ -326,90 +274,3 @@ def _shards_note(note: Any) -> dict[str, Any]:
     """What the broker says of an ALL request of which some shards have failed; on the wire, keys are texts."""
     failed = {int(shard): message for shard, message in dict(note.get("failed", {})).items()}
     return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}
-
-
-def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any) -> None:
-    """Check what is given to `post`, before anything is sent.
-
-    Raises:
-        BadRequest: with the name of the argument, its value and what it may be.
-    """
-    if not isinstance(on, str) or not on.startswith("/"):
-        raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
-    if len(on) > protocol.MAX_ENDPOINT:
-        raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
-    if on_overload not in ("fail", "wait"):
-        raise errors.BadRequest(f"on_overload must be 'fail' or 'wait', not {short(on_overload)}")
-    limit = 1 if timeout is None else timeout
-    for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
-
-
-def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
-    """The Executors that `target_executor` means: those whose name it matches from the start, as `re.match` does.
-
-    Raises:
-        BadRequest: it is no regular expression, or matches no Executor.
-
-    >>> choose_targets("enc", ["encoder", "indexer"])
-    ['encoder']
-    """
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: {error}") from None
-    known = list(names)
-    found = [name for name in known if compiled.match(name)]
-    if not found:
-        raise errors.BadRequest(f"target_executor {pattern!r} matches no Executor; there are {listed(known)}")
-    return found
-
-
-def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
-    """Cut inputs into requests of `size` Documents.
-
-    None is one request without Documents; a Document is one request; an iterable is read as it is needed.
-
-    Raises:
-        BadRequest: something that is not a Document, with its place.
-    """
-    if inputs is None:
-        return iter((DocumentArray(),))
-    if isinstance(inputs, Document):
-        return iter((DocumentArray([inputs]),))
-    if isinstance(inputs, DocumentArray):
-        return _slices(inputs, size)
-    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
-        raise errors.BadRequest(
-            f"inputs must be a Document, a DocumentArray or an iterable of Documents, not {short(inputs)}"
-        )
-    return _cut(iter(inputs), size)
-
-
-def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
-    if len(docs) <= size:
-        if len(docs):
-            yield docs
-        return
-    for at in range(0, len(docs), size):
-        yield docs._part(at, at + size)
-
-
-def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
-    place = 0
-    while some := list(itertools.islice(documents, size)):
-        for at, document in enumerate(some, place):
-            check_document(document, at)
-        place += len(some)
-        yield DocumentArray(some)
-
-
-def check_document(document: Any, place: int) -> None:
-    """Raise BadRequest if the input at this place is not a Document."""
-    if not isinstance(document, Document):
-        raise errors.BadRequest(f"inputs must be Documents, but the one at {place} is {short(document)}")

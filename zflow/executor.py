@@ -9,25 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, Final, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from zflow import batching
-from zflow.batching import Batching
 from zflow.errors import InvalidExecutor
-from zflow.suggest import did_you_mean, listed, short
+from zflow.handlers import endpoints_of, handlers, mark
 
-#: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
-DEFAULT: Final = "/default"
-
-#: The keywords that a handler is called with; it may name any of them, or take them all by `**kwargs`.
-ARGUMENTS: Final = ("docs", "parameters", "docs_matrix", "docs_map")
-
-_MARK: Final = "__zflow_endpoints__"
-_RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "serve", "workspace")
 _classes: dict[str, type[Executor]] = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,11 +63,11 @@ def requests(
     """
     if isinstance(func, (str, list, tuple)):
         raise InvalidExecutor(f"write @requests(on={func!r}), not @requests({func!r})")
-    endpoints = _endpoints(on)
+    endpoints = endpoints_of(on)
     batches = batching.of_requests(batch_size, batch_timeout)
     if func is not None:
-        return _mark(func, endpoints, batches)
-    return lambda function: _mark(function, endpoints, batches)
+        return mark(func, endpoints, batches)
+    return lambda function: mark(function, endpoints, batches)
 
 
 class Executor:
@@ -113,6 +103,7 @@ class Executor:
     runtime_args: SimpleNamespace
     metas: SimpleNamespace
     _uses_requests: Mapping[str, str]
+    _serve_alone: ClassVar[Callable[..., None]]  # builds a Flow, which is above this module: `zflow.serve` puts it here
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -198,82 +189,10 @@ class Executor:
         Traceback (most recent call last):
         zflow.errors.InvalidFlow: unknown keyword 'prot'; did you mean 'port'? (Executor.serve)
         """
-        from zflow.serve import serve
-
-        serve(cls, stop_event=stop_event, **options)
+        cls._serve_alone(cls, stop_event=stop_event, **options)
 
     def close(self) -> None:
         """Called once when the replica shuts down: override it to give back files, connections, devices."""
-
-
-@dataclass(frozen=True)
-class Handler:
-    """How one endpoint of an Executor is called.
-
-    Attributes:
-        endpoint: such as `'/index'`, or `'/default'` for the rest.
-        method: the method's name.
-        is_async: the call returns an awaitable.
-        takes: which of `ARGUMENTS` the method takes.
-        batching: how requests are put together for it; None for one at a time.
-    """
-
-    endpoint: str
-    method: str
-    is_async: bool
-    takes: tuple[str, ...]
-    batching: Batching | None = None
-
-    def bind(self, executor: Executor) -> Callable[..., Any]:
-        """Return a callable that takes every keyword of `ARGUMENTS` and passes on those that the method takes."""
-        import inspect
-
-        method: Callable[..., Any] = getattr(executor, self.method)
-        if self.is_async and not inspect.iscoroutinefunction(method):
-            method = _awaiting(method)
-        if len(self.takes) == len(ARGUMENTS):
-            return method
-        takes = self.takes
-
-        def call(**given: Any) -> Any:
-            return method(**{name: given[name] for name in takes})
-
-        return call
-
-
-def handlers(
-    executor: Executor | type[Executor],
-    uses_requests: Mapping[str, str] | None = None,
-    uses_dynamic_batching: Mapping[str, Batching] | None = None,
-) -> dict[str, Handler]:
-    """Return the handler of every endpoint that an Executor serves; `DEFAULT` is the key of a bare `@requests`.
-
-    Args:
-        executor: a class, or an instance (whose own `uses_requests` then count too).
-        uses_requests: endpoint -> method name, over what the decorators say; the method needs no decorator.
-        uses_dynamic_batching: by endpoint, over what the decorators say.
-
-    Raises:
-        InvalidExecutor: two methods for one endpoint, an unknown method or endpoint, or a method that cannot be called
-            with the keywords of `ARGUMENTS`.
-    """
-    cls = executor if isinstance(executor, type) else type(executor)
-    bound = _decorated(cls)
-    if not isinstance(executor, type):
-        bound.update(executor._uses_requests)
-    bound.update(uses_requests or {})
-    batched = uses_dynamic_batching or {}
-    for endpoint in batched:
-        if endpoint not in bound:
-            hint = did_you_mean(endpoint, bound) or f"; it binds {listed(bound)}"
-            raise InvalidExecutor(f"uses_dynamic_batching names {endpoint!r}, which {cls.__name__} does not bind{hint}")
-    found = {}
-    for endpoint, method in bound.items():
-        _check_endpoint(endpoint, f"{cls.__name__}.{method}")
-        handler = _handler(cls, endpoint, method)
-        said = batched.get(endpoint) or _batching(cls, method)
-        found[endpoint] = replace(handler, batching=said) if said is not None and said.size > 1 else handler
-    return found
 
 
 def find_class(name: str) -> type[Executor] | None:
@@ -310,140 +229,6 @@ def instantiate(
 
 def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
     return vars(values) if isinstance(values, SimpleNamespace) else values
-
-
-def _mark(function: F, endpoints: tuple[str, ...], batches: Batching | None) -> F:
-    if not callable(function) or isinstance(function, type):
-        raise InvalidExecutor(f"@requests decorates methods of an Executor, not {short(function)}")
-    before: tuple[str, ...] = getattr(function, _MARK, ())
-    setattr(function, _MARK, tuple(dict.fromkeys((*before, *endpoints))))
-    return function if batches is None else batching.mark(function, batches)
-
-
-def _endpoints(on: Any) -> tuple[str, ...]:
-    if on is None:
-        return (DEFAULT,)
-    try:
-        endpoints = (on,) if isinstance(on, str) else tuple(on)
-    except TypeError:
-        endpoints = (on,)
-    if not endpoints:
-        raise InvalidExecutor(
-            "@requests(on=[]) binds nothing: name an endpoint, or leave `on` out to get every request"
-        )
-    for endpoint in endpoints:
-        _check_endpoint(endpoint, "@requests")
-    return endpoints
-
-
-def _check_endpoint(endpoint: object, owner: str) -> None:
-    if not isinstance(endpoint, str) or not endpoint.startswith("/"):
-        hint = f"; write '/{endpoint}'" if isinstance(endpoint, str) and endpoint else ""
-        raise InvalidExecutor(f"an endpoint must be a text that starts with '/', not {short(endpoint)}{hint} ({owner})")
-
-
-def _decorated(cls: type) -> dict[str, str]:
-    """Endpoint -> method name by the decorators of the class and its parents; the class nearest to it wins."""
-    bound: dict[str, str] = {}
-    for ancestor in reversed(cls.__mro__):
-        own: dict[str, str] = {}
-        for name, value, endpoints in _marked(ancestor):
-            # A method that a subclass decorates anew serves what the new decorator says, and that only.
-            bound = {endpoint: method for endpoint, method in bound.items() if method != name}
-            for endpoint in endpoints:
-                other = own.setdefault(endpoint, name)
-                if vars(ancestor)[other] is not value:
-                    raise InvalidExecutor(
-                        f"{ancestor.__name__}.{other} and {ancestor.__name__}.{name} are both bound to "
-                        f"{_spoken(endpoint)}: give each a different `on`, or merge them"
-                    )
-        bound.update(own)
-    return {endpoint: method for endpoint, method in bound.items() if getattr(cls, method, None) is not None}
-
-
-def _marked(cls: type) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-    for name, value in list(vars(cls).items()):
-        endpoints = getattr(value, _MARK, None) or getattr(getattr(value, "__func__", None), _MARK, None)
-        if isinstance(endpoints, tuple):
-            yield name, value, endpoints
-
-
-def _batching(cls: type, method: str) -> Batching | None:
-    """What the decorators of a method say, those of the class nearest to this one that has any."""
-    for ancestor in cls.__mro__:
-        value = vars(ancestor).get(method)
-        value = getattr(value, "__func__", value)
-        said = batching.marked(value)
-        if said is not None or getattr(value, _MARK, None):
-            return said
-    return None
-
-
-def _spoken(endpoint: str) -> str:
-    return "every other endpoint (@requests without `on`)" if endpoint == DEFAULT else f"endpoint {endpoint!r}"
-
-
-def _handler(cls: type, endpoint: str, method: str) -> Handler:
-    import inspect
-
-    label = f"{cls.__name__}.{method}"
-    raw = inspect.getattr_static(cls, method, None) if isinstance(method, str) else None
-    if raw is None or not callable(getattr(cls, method)):
-        known = [name for name in dir(cls) if not name.startswith("_") and name not in _RESERVED]
-        raise InvalidExecutor(
-            f"{cls.__name__} has no method {short(method)} to serve {endpoint!r}{did_you_mean(method, known)}"
-        )
-    if method in _RESERVED:
-        raise InvalidExecutor(
-            f"{label} cannot serve {endpoint!r}: Executors use that name themselves; choose another one"
-        )
-    # Bound to a stand-in, so that `self` (or `cls`, or nothing for a static method) is left out as in a call.
-    bound = raw.__get__(object(), cls) if hasattr(raw, "__get__") else raw
-    inner = inspect.unwrap(getattr(bound, "__func__", bound))
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise InvalidExecutor(f"{label} is a generator (it uses yield): return the DocumentArray instead")
-    if inspect.isfunction(raw) and next(iter(inspect.signature(raw).parameters), None) in ARGUMENTS:
-        raise InvalidExecutor(f"{label} lacks self: write def {method}(self, docs, **kwargs)")
-    is_async = inspect.iscoroutinefunction(bound) or inspect.iscoroutinefunction(inner)
-    return Handler(endpoint, method, is_async, _takes(label, bound))
-
-
-def _awaiting(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a sync decorator around an `async def`, which may return an awaitable or the result itself."""
-
-    async def call(**given: Any) -> Any:
-        result = method(**given)
-        return await result if hasattr(result, "__await__") else result
-
-    return call
-
-
-def _takes(label: str, bound: Any) -> tuple[str, ...]:
-    """Return which of `ARGUMENTS` the method takes; raise if it cannot be called with them."""
-    import inspect
-
-    way_out = f"handlers are called with the keywords {', '.join(ARGUMENTS)}"
-    try:
-        parameters = inspect.signature(bound).parameters.values()
-    except ValueError:
-        raise InvalidExecutor(f"{label} lacks self: {way_out}") from None
-    takes = []
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            return ARGUMENTS
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            continue
-        required = parameter.default is parameter.empty
-        if parameter.kind is parameter.POSITIONAL_ONLY and (required or parameter.name in ARGUMENTS):
-            raise InvalidExecutor(f"{label} takes {parameter.name!r} by position only, but {way_out}: remove the '/'")
-        if parameter.name in ARGUMENTS:
-            takes.append(parameter.name)
-        elif required:
-            raise InvalidExecutor(
-                f"{label} requires {parameter.name!r}, but {way_out}{did_you_mean(parameter.name, ARGUMENTS)}; "
-                "give it a default, or take **kwargs instead"
-            )
-    return tuple(takes)
 
 
 class BaseExecutor(Executor):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zflow.suggest import did_you_mean, short
 
@@ -34,32 +34,6 @@ TYPES: dict[str, type] = {
 # An array is empty only as None: its truth value is not defined. A weight of 0.0 is a weight.
 _EMPTY_ONLY_AS_NONE = frozenset((*ARRAYS, "weight"))
 _NOT_ARRAYS = (str, bytes, bytearray, Mapping, set, frozenset)
-
-
-if TYPE_CHECKING:
-    from typing import TypedDict
-
-    from zflow.document import Document
-
-    class Fields(TypedDict, total=False):
-        """The keywords of `Document(...)`, for type checkers; None leaves a field unset."""
-
-        id: str | None
-        parent_id: str | None
-        text: str | None
-        blob: bytes | bytearray | memoryview | None
-        tensor: Any
-        embedding: Any
-        uri: str | None
-        mime_type: str | None
-        modality: str | None
-        weight: float | None
-        granularity: int | None
-        adjacency: int | None
-        tags: Mapping[Any, Any] | None
-        scores: Mapping[str, Any] | None
-        matches: Iterable[Document] | None
-        chunks: Iterable[Document] | None
 
 
 class NamedScore:

@@ -37,6 +37,7 @@ _SETTLED: Final = 1.0  # seconds after which a folder's time of change would dif
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 Folder = str | os.PathLike[str]
+Keys = tuple[bytes, bytes, bytes]  # the Flow's public key, and an own pair
 
 
 @dataclass(frozen=True)
@@ -293,3 +294,11 @@ def _need_curve() -> None:
             f"libzmq {zmq.zmq_version()} was built without CURVE: install pyzmq from its wheel, "
             "`pip install --force-reinstall --only-binary pyzmq pyzmq`"
         )
+
+
+def keys_of(curve: Folder | None, name: str = "client") -> Keys | None:
+    """Read the keys of a client, or of a replica, from a key folder. Raises: as `client_keys`."""
+    if curve is None:
+        return None
+    found = client_keys(curve) if name == "client" else replica_keys(curve)
+    return found.server_public, found.public, found.secret

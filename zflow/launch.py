@@ -18,7 +18,7 @@ from typing import Any
 
 import msgpack
 
-from zflow import cuda, errors, manager, process, spawn
+from zflow import cuda, errors, manager, plan, process, spawn
 
 LOOK = 0.2  # seconds between two looks at what could end a Flow that serves
 
@@ -30,7 +30,7 @@ class Display:
     replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
     """
 
-    def __init__(self, plan: manager.Plan) -> None:
+    def __init__(self, plan: plan.Plan) -> None:
         self._total = Counter(seat.spec.name for seat in plan.seats)
         for node in plan.settings.nodes if plan.settings is not None else ():
             if node.addresses:
@@ -61,7 +61,7 @@ class Display:
         self.show()
 
 
-def _devices(plan: manager.Plan, executor: str) -> str:
+def _devices(plan: plan.Plan, executor: str) -> str:
     dealt = [seat.device for seat in plan.seats if seat.spec.name == executor and seat.device is not None]
     return f", {cuda.VARIABLE} {cuda.summary(dealt)}" if dealt else ""
 
@@ -91,7 +91,7 @@ class Launched:
         ZflowError: what an Executor's loading raised, such as InvalidExecutor.
     """
 
-    def __init__(self, plan: manager.Plan, method: str) -> None:
+    def __init__(self, plan: plan.Plan, method: str) -> None:
         from multiprocessing.connection import Pipe
 
         process.take_standard_descriptors()

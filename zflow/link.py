@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
 from zflow import process
-from zflow.devices import protocol, sockets, tickets, zap
+from zflow.devices import bundles, protocol, sockets, tickets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
+from zflow.devices.port import BATCH, Port, buffers
+from zflow.seat import Seat, identity
 from zflow.teller import Teller
 
 if TYPE_CHECKING:
     from zflow.batching import Batching
-    from zflow.topology import ExecutorSpec
 
 log = logging.getLogger("zflow.link")
 
@@ -29,44 +29,6 @@ IDLE = 1000  # ms that a replica waits for work before it looks around
 LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
 MOST_APART = 1000  # tasks in one message
 REGISTERING = 10_000  # ms to wait for the broker's word
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Which replica of which Executor a process is, and how it reaches the broker.
-
-    Args:
-        spec: the Executor.
-        node: its index in the graph.
-        shard_id: from 0.
-        replica_id: from 0, within its shard; also the group that it belongs to.
-        back: the broker's address for replicas.
-        fan: where the broker publishes fan-outs; None on another machine, where they do not arrive.
-        collector: where it collects the answers of shards; None on another machine.
-        max_message_bytes: the largest result that may be sent.
-        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
-        machine: the name of the other machine it is on, if it is not on the broker's.
-        keys: the Flow's public key and an own pair, if the Flow asks for keys.
-    """
-
-    spec: ExecutorSpec
-    node: int
-    shard_id: int
-    replica_id: int
-    back: str
-    fan: str | None
-    collector: str | None
-    max_message_bytes: int
-    device: str | None = None
-    machine: str | None = None
-    keys: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards; `'encoder/rep-0@host'`."""
-        shard = f"/shard-{self.shard_id}" if self.spec.shards > 1 else ""
-        where = f"@{self.machine}" if self.machine else ""
-        return f"{self.spec.name}{shard}/rep-{self.replica_id}{where}"
 
 
 class Task(NamedTuple):
@@ -138,9 +100,9 @@ class Link:
         if seat.keys is not None:
             zap.secure(back, *seat.keys)
         back.connect(seat.back)
-        self._back = protocol.Port(back, 2)
-        self._fan: protocol.Port | None = None
-        self._collector: protocol.Port | None = None
+        self._back = Port(back, 2)
+        self._fan: Port | None = None
+        self._collector: Port | None = None
         if seat.spec.shards > 1 and seat.fan is not None and seat.collector is not None:
             self._join_fan_out(seat.fan, seat.collector)
         self._listener = Listener()
@@ -177,10 +139,10 @@ class Link:
         fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
         fan.subscribe(protocol.own_topic(self._identity))
         fan.connect(publisher)
-        self._fan = protocol.Port(fan, 3)
+        self._fan = Port(fan, 3)
         collector = self._socket(zmq.PUSH)
         collector.connect(collecting)
-        self._collector = protocol.Port(collector, 2)
+        self._collector = Port(collector, 2)
 
     @property
     def descriptors(self) -> list[int]:
@@ -225,11 +187,11 @@ class Link:
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""
         while self._back.readable():
-            for frames in self._back.receive_some(protocol.BATCH):
+            for frames in self._back.receive_some(BATCH):
                 self._take(frames)
         if self._fan is not None:
             while self._fan.readable():
-                for frames in self._fan.receive_some(protocol.BATCH):
+                for frames in self._fan.receive_some(BATCH):
                     self._hear(frames)
             for task in self._recalled:
                 self._backlog.pop(task, None)
@@ -242,7 +204,7 @@ class Link:
             self.drain()
             return bool(found)
         try:
-            for frames in self._back.receive_some(protocol.BATCH):
+            for frames in self._back.receive_some(BATCH):
                 self._take(frames)
         except zmq.Again:
             return False
@@ -252,19 +214,19 @@ class Link:
         if not frames[0]:
             self._greeted()
             return
-        for header, payload in protocol.read(frames, 0, protocol.TO_REPLICA):
+        for header, payload in bundles.read(frames, 0, protocol.TO_REPLICA):
             self._told(header, payload)
 
     def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
         if kind == protocol.TASK:
             self._recalled.discard(header[2])  # given to this one once more
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(payload))
+            self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
             if self._coming:
                 self._coming -= 1
                 self._together.add(header[2])
         elif kind == protocol.AHEAD:
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], protocol.buffers(payload))
+            self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
             self._ahead[header[2]] = header[5]
         elif kind == protocol.TOGETHER:
             self._together.clear()
@@ -293,7 +255,7 @@ class Link:
             self._say([((protocol.VERSION, protocol.MISSED, *missed), ())])
         if new and self._seat.shard_id not in header[6]:
             id = header[3] + self._seat.shard_id
-            self._backlog[id] = Task(id, header[4], header[5], protocol.buffers(frames[2:]))
+            self._backlog[id] = Task(id, header[4], header[5], buffers(frames[2:]))
 
     @property
     def has_more(self) -> bool:
@@ -362,7 +324,7 @@ class Link:
         if self._collector is None:
             return self._back.say(messages, self._encode)
         trackers: list[zmq.MessageTracker] = []
-        for frames in protocol.couple(messages, self._encode):
+        for frames in bundles.couple(messages, self._encode):
             trackers += self._collector.send_tracked([self._identity, *frames])
         return trackers
 
@@ -385,8 +347,3 @@ class Link:
         if self._tickets is not None:
             self._tickets.close()
         self._context.term()
-
-
-def identity(name: str, pid: int) -> bytes:
-    """The routing id of a replica: its name and its process id."""
-    return f"{name}#{pid}".encode()

@@ -8,7 +8,6 @@ If the user's process ends, however it ends, so does everything else. It runs no
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -16,21 +15,18 @@ import selectors
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgpack
-import zmq
 
-from zflow import process
+from zflow import broker_process, process
 from zflow.changes import Changes
 from zflow.children import LOOP, Child, Children, backoff
-from zflow.devices import broker
 from zflow.devices.settings import Settings
-from zflow.link import Seat
 from zflow.logs import name_lines
-from zflow.sharing import Sharing
+from zflow.plan import Plan
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -42,27 +38,6 @@ BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait 
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that the process manager needs to run a Flow.
-
-    Args:
-        settings: the broker's; None where the broker is elsewhere.
-        seats: one per replica.
-        folder: where the Flow's sockets lie; removed at the end.
-        externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
-        devices: by Executor, the devices that its replicas share, if any are dealt out.
-        sharing: what there is of shared memory.
-    """
-
-    settings: Settings | None
-    seats: Sequence[Seat]
-    folder: str
-    externals: Mapping[str, float] = field(default_factory=dict)
-    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    sharing: Sharing = field(default_factory=Sharing)
 
 
 def run(plan: Plan, parent: Connection, user: int) -> int:
@@ -213,7 +188,7 @@ class _Manager:
             ours.close()
             for status in statuses:
                 status.close()
-            return _run_broker(settings, self._plan, theirs, manager)
+            return broker_process.run(settings, self._plan, theirs, manager)
 
         self._broker_restart_at = None
         self._broker_started = time.monotonic()
@@ -449,29 +424,3 @@ def _descendants() -> list[int]:
     import psutil
 
     return [child.pid for child in psutil.Process().children(recursive=True)]
-
-
-def _run_broker(settings: Settings, plan: Plan, control: Connection, manager: int) -> int:
-    process.die_with_parent(signal.SIGTERM, manager)
-    process.set_title("zflow: broker")
-    process.reset_after_fork()
-    process.read_nothing()
-    name_lines("zflow: broker")
-
-    def clean_up(*_: Any) -> None:
-        if os.getppid() != manager:  # it was killed; else somebody means the broker alone, and another one is to follow
-            shutil.rmtree(plan.folder, ignore_errors=True)
-        os._exit(1)
-
-    signal.signal(signal.SIGTERM, clean_up)
-    try:
-        serving = broker.Broker(settings, control, plan.sharing.reader())
-    except zmq.ZMQError as error:
-        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
-        message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
-        control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
-        return 1
-    process.allow_many_descriptors()
-    gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
-    serving.run()
-    return 0

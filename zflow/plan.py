@@ -5,22 +5,44 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from zflow import address, cuda, polling, sharing
-from zflow.client import keys_of
 from zflow.devices.pool import Limits
-from zflow.devices.router import Node
 from zflow.devices.settings import Settings
-from zflow.link import Seat
-from zflow.manager import Plan
+from zflow.devices.walk import Node
+from zflow.keys import keys_of
+from zflow.seat import Seat
+from zflow.sharing import Sharing
 from zflow.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the process manager needs to run a Flow.
+
+    Args:
+        settings: the broker's; None where the broker is elsewhere.
+        seats: one per replica.
+        folder: where the Flow's sockets lie; removed at the end.
+        externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
+        devices: by Executor, the devices that its replicas share, if any are dealt out.
+        sharing: what there is of shared memory.
+    """
+
+    settings: Settings | None
+    seats: Sequence[Seat]
+    folder: str
+    externals: Mapping[str, float] = field(default_factory=dict)
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
@@ -70,10 +92,10 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     return Plan(settings, seats, folder, externals, shared, _sharing(options["shared_memory"], specs))
 
 
-def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> sharing.Sharing:
+def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> Sharing:
     most = [spec.replicas if spec.autoscale is None else spec.autoscale.max for spec in specs]
     processes = sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
-    return sharing.Sharing(sharing.limit(wanted), processes)
+    return Sharing(sharing.limit(wanted), processes)
 
 
 def _retries(spec: ExecutorSpec) -> int:

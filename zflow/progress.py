@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zflow.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from zflow.exchange import Response
+    from zflow.response import Response
 
 
 def bar(inputs: Any) -> Any:

@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zflow import address, errors, plan, prepare, spawn
-from zflow.client import keys_of
-from zflow.connection import Keys, ask
+from zflow.connection import ask
+from zflow.keys import Keys, keys_of
 from zflow.launch import Launched
-from zflow.link import Seat
-from zflow.manager import Plan
+from zflow.options import FIELDS
+from zflow.plan import Plan
+from zflow.seat import Seat
 from zflow.suggest import did_you_mean, listed
-from zflow.topology import FIELDS, ExecutorSpec, Topology
+from zflow.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 

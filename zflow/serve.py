@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from zflow.address import spell
 from zflow.errors import InvalidFlow
+from zflow.executor import Executor
 from zflow.flow import DEFAULTS, Flow
+from zflow.options import FIELDS, GATEWAY, UNSUPPORTED
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology import FIELDS, GATEWAY, UNSUPPORTED
 
 log = logging.getLogger("zflow")
 
@@ -39,6 +40,9 @@ def serve(uses: Any, /, *, stop_event: Any = None, **options: Any) -> None:
     with flow_of(uses, options) as flow:
         log.info("%s serves at %s", flow.executors[0].name, spell(flow.host, flow.port))
         flow.block(stop_event)
+
+
+Executor._serve_alone = serve
 
 
 def flow_of(uses: Any, options: Mapping[str, Any]) -> Flow:

@@ -24,7 +24,7 @@ from zflow.suggest import short
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from zflow.manager import Plan
+    from zflow.plan import Plan
     from zflow.topology import ExecutorSpec
 
 log = logging.getLogger("zflow")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices import arena
-from zflow.devices.answers import flat
-from zflow.devices.arena import CLIENT, SHARED_FROM, Arena, Regions, Stale, reference, references
-from zflow.devices.protocol import split
+from zflow.devices.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
+from zflow.devices.parts import flat, split
+from zflow.devices.regions import Regions
 from zflow.wire import INLINE
 
 LIMIT = 16 * SHARED_FROM

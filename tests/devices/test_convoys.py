@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.devices import protocol
+from zflow.devices import bundles, protocol
 from zflow.devices.balancer import PATIENCE, Balancer
 from zflow.devices.protocol import (
     DONE,
@@ -29,7 +29,7 @@ from zflow.devices.protocol import (
 )
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import MAX_WINDOW, SAMPLES, Batching, Fail, Recall, Replica, Send, Task
-from zflow.devices.router import Walk
+from zflow.devices.walk import Walk
 
 LONG = 10.0  # seconds of work, after which a window is as small as can be
 SHORT = 10e-6  # and as wide as can be
@@ -271,9 +271,9 @@ class TestMessages:
     @pytest.mark.parametrize(("shapes", "header", "folded"), ALIKE)
     def test_messages_that_are_alike_are_one(self, shapes: Any, header: Any, folded: Any) -> None:
         said = [(header(7 + at), [payload]) for at, payload in enumerate(PAYLOADS)]
-        assert protocol.fold(said) == [((*folded, PAYLOADS), ())]
-        (frames,) = protocol.couple(said, protocol.encoder())
-        heard = protocol.read(frames, 0, shapes)
+        assert bundles.fold(said) == [((*folded, PAYLOADS), ())]
+        (frames,) = bundles.couple(said, protocol.encoder())
+        heard = bundles.read(frames, 0, shapes)
         if folded[1] in (REQUESTS, DONES):
             assert heard == [([*folded, PAYLOADS], ())]
         else:
@@ -294,7 +294,7 @@ class TestMessages:
     )
     def test_messages_that_are_not(self, other: Any) -> None:
         said = [(request(7), [b"."]), other]
-        assert protocol.fold(said) == said
+        assert bundles.fold(said) == said
 
     def test_neither_are_those_with_parts_or_notes(self) -> None:
         for header in (
@@ -303,13 +303,13 @@ class TestMessages:
             lambda id: (VERSION, TASK, id, "/", [["a", [1]]]),
         ):
             said = [(header(id), [b"."]) for id in (7, 8)]
-            assert protocol.fold(said) == said
+            assert bundles.fold(said) == said
 
     def test_a_convoy_is_not_longer_than_a_train(self) -> None:
-        said = [(request(id), [b"."]) for id in range(2 * protocol.CARS + 1)]
-        assert [len(header[-1]) if not frames else 1 for header, frames in protocol.fold(said)] == [64, 64, 1]
+        said = [(request(id), [b"."]) for id in range(2 * bundles.CARS + 1)]
+        assert [len(header[-1]) if not frames else 1 for header, frames in bundles.fold(said)] == [64, 64, 1]
         said = [(request(id), [bytes(4096)]) for id in range(20)]
-        assert [len(header[-1]) for header, _ in protocol.fold(said)] == [8, 8, 4]
+        assert [len(header[-1]) for header, _ in bundles.fold(said)] == [8, 8, 4]
 
     @pytest.mark.parametrize(
         "header",
@@ -327,15 +327,15 @@ class TestMessages:
         ],
     )
     def test_what_is_no_convoy(self, header: list[Any]) -> None:
-        for frames in ([msgpack.packb(header)], [msgpack.packb([VERSION, protocol.TRAIN, [[header]]])]):
+        for frames in ([msgpack.packb(header)], [msgpack.packb([VERSION, bundles.TRAIN, [[header]]])]):
             with pytest.raises(Malformed):
-                protocol.read(frames, 0, FROM_CLIENT)
+                bundles.read(frames, 0, FROM_CLIENT)
 
     def test_nothing_comes_behind_it(self) -> None:
         header = [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [b".", b"."]]
-        assert protocol.read([msgpack.packb(header)], 0, FROM_CLIENT) == [(header, ())]
+        assert bundles.read([msgpack.packb(header)], 0, FROM_CLIENT) == [(header, ())]
         with pytest.raises(Malformed):
-            protocol.read([msgpack.packb(header), b"more"], 0, FROM_CLIENT)
+            bundles.read([msgpack.packb(header), b"more"], 0, FROM_CLIENT)
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.sampled_from("ab")), max_size=30))
     def test_whatever_is_folded_says_the_same(self, drawn: list[tuple[int, int, str]]) -> None:
@@ -345,7 +345,7 @@ class TestMessages:
             id += 1 + (skip == 0)
             said.append((request(id, skip, endpoint), [b"%d" % id] * frames))
         heard: list[Any] = []
-        for header, payload in protocol.fold(said):
+        for header, payload in bundles.fold(said):
             if header[1] != REQUESTS:
                 heard.append((header, payload))
                 continue

@@ -14,7 +14,7 @@ from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Listener, Publish, Scatter
 from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool, Taken
 from zflow.devices.replica import Fail, Recall, Replica, Send, Task
-from zflow.devices.router import Node, Walk
+from zflow.devices.walk import Node, Walk
 
 
 class Member:

@@ -12,7 +12,7 @@ from zflow.devices import arena
 from zflow.devices.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.leases import Leases
 from zflow.devices.protocol import Malformed
-from zflow.devices.router import Walk
+from zflow.devices.walk import Walk
 
 
 class Flow:

@@ -15,23 +15,20 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices import protocol
-from zflow.devices.answers import flat
+from zflow.devices import bundles, protocol
+from zflow.devices.parts import flat, split
+from zflow.devices.port import LARGE, Port, buffers
 from zflow.devices.protocol import (
     FROM_CLIENT,
     FROM_REPLICA,
-    LARGE,
     MAX_HEADER,
     TO_CLIENT,
     TO_REPLICA,
     VERSION,
     Malformed,
-    Port,
     WrongVersion,
-    buffers,
     decode,
     encoder,
-    split,
 )
 
 DIRECTIONS = {
@@ -225,21 +222,21 @@ class TestTrains:
     @SETTINGS
     @given(messages)
     def test_what_is_coupled_is_read_as_it_was_and_in_its_order(self, said: list[Any]) -> None:
-        sent = list(protocol.couple(said, encoder()))
-        heard = [message for frames in sent for message in protocol.read(frames, 0, TO_REPLICA)]
+        sent = list(bundles.couple(said, encoder()))
+        heard = [message for frames in sent for message in bundles.read(frames, 0, TO_REPLICA)]
         assert [(header, list(payload)) for header, payload in heard] == [tuple(message) for message in said]
         assert all(len(frames[0]) <= MAX_HEADER for frames in sent)
-        assert [header for header, _ in protocol.read([b"me", *sent[0]], 1, TO_REPLICA)] if sent else not said
+        assert [header for header, _ in bundles.read([b"me", *sent[0]], 1, TO_REPLICA)] if sent else not said
 
     def test_small_messages_travel_together_and_large_ones_alone(self) -> None:
         def lengths(*sizes: int) -> list[int]:
             said = [([VERSION, protocol.RECALL, at], [bytes(size)]) for at, size in enumerate(sizes)]
-            return [len(protocol.read(frames, 0, TO_REPLICA)) for frames in protocol.couple(said, encoder())]
+            return [len(bundles.read(frames, 0, TO_REPLICA)) for frames in bundles.couple(said, encoder())]
 
         assert lengths() == []
         assert lengths(*[10] * 5) == [5]
         assert lengths(10, 10, protocol.BUNDLED + 1, 10, 10) == [2, 1, 2]
-        assert lengths(*[1] * (2 * protocol.CARS + 1)) == [protocol.CARS, protocol.CARS, 1]
+        assert lengths(*[1] * (2 * bundles.CARS + 1)) == [bundles.CARS, bundles.CARS, 1]
         assert lengths(*[4096] * 20) == [8, 8, 4]
 
     @pytest.mark.parametrize(
@@ -256,25 +253,25 @@ class TestTrains:
             [[[VERSION, protocol.RECALL, 7], None]],
             [[[VERSION, protocol.RECALL, "7"]]],
             [[[VERSION, protocol.RECALL, 7]], [[VERSION, protocol.HELLO, 7]]],
-            [[[VERSION, protocol.TRAIN, [[[VERSION, protocol.RECALL, 7]]]]]],
-            [[[VERSION, protocol.RECALL, 7]]] * (protocol.CARS + 1),
+            [[[VERSION, bundles.TRAIN, [[[VERSION, protocol.RECALL, 7]]]]]],
+            [[[VERSION, protocol.RECALL, 7]]] * (bundles.CARS + 1),
         ],
     )
     def test_what_is_no_train(self, train: Any) -> None:
         with pytest.raises(Malformed):
-            protocol.read([msgpack.packb([VERSION, protocol.TRAIN, train])], 0, TO_REPLICA)
+            bundles.read([msgpack.packb([VERSION, bundles.TRAIN, train])], 0, TO_REPLICA)
 
     def test_a_train_has_no_frames_behind_it(self) -> None:
-        train = msgpack.packb([VERSION, protocol.TRAIN, [[[VERSION, protocol.RECALL, 7]]]])
-        assert protocol.read([train], 0, TO_REPLICA) == [([VERSION, protocol.RECALL, 7], [])]
+        train = msgpack.packb([VERSION, bundles.TRAIN, [[[VERSION, protocol.RECALL, 7]]]])
+        assert bundles.read([train], 0, TO_REPLICA) == [([VERSION, protocol.RECALL, 7], [])]
         with pytest.raises(Malformed):
-            protocol.read([train, b"payload"], 0, TO_REPLICA)
+            bundles.read([train, b"payload"], 0, TO_REPLICA)
 
     @SETTINGS
     @given(anything)
     def test_anything_in_a_train(self, train: Any) -> None:
         try:
-            heard = protocol.read([msgpack.packb([VERSION, protocol.TRAIN, train])], 0, TO_REPLICA)
+            heard = bundles.read([msgpack.packb([VERSION, bundles.TRAIN, train])], 0, TO_REPLICA)
         except Malformed:
             return
         assert all(tuple(map(type, header)) in TO_REPLICA[header[1]] for header, _ in heard)

@@ -9,7 +9,7 @@ import pytest
 from zflow.devices.pool import Limits, Pool
 from zflow.devices.replica import Replica
 from zflow.devices.rests import Rests
-from zflow.devices.router import Node
+from zflow.devices.walk import Node
 
 
 class Told(list[Any]):

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices.router import DEFAULT, ENTRANCE, Answer, Node, Payload, Router, Visit, Walk, side_by_side
+from zflow.devices.parts import Payload
+from zflow.devices.router import Answer, Router, Visit, side_by_side
+from zflow.devices.walk import DEFAULT, ENTRANCE, Node, Walk
 
 DOCS = [b"docs"]
 

@@ -16,11 +16,12 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, protocol, replica, sockets, tickets, zap
+from zflow.devices import back, bundles, protocol, replica, sockets, tickets, zap
 from zflow.devices import broker as real
 from zflow.devices.broker import Broker
-from zflow.devices.router import Inputs, Walk
+from zflow.devices.parts import Inputs
 from zflow.devices.settings import Settings
+from zflow.devices.walk import Walk
 
 from . import checks
 from .clock import Clock
@@ -62,10 +63,10 @@ class Queue:
 
 def _uncoupled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
     header = msgpack.unpackb(frames[1])
-    for fields, *payload in header[2] if header[1] == protocol.TRAIN else [(header, *frames[2:])]:
+    for fields, *payload in header[2] if header[1] == bundles.TRAIN else [(header, *frames[2:])]:
         if fields[1] in (protocol.TASKS, protocol.REPLIES):
             shapes = protocol.TO_REPLICA if fields[1] == protocol.TASKS else protocol.TO_CLIENT
-            for one, some in protocol.read([msgpack.packb(fields), *payload], 0, shapes):
+            for one, some in bundles.read([msgpack.packb(fields), *payload], 0, shapes):
                 yield [frames[0], msgpack.packb(one), *some]
         else:
             yield [frames[0], msgpack.packb(fields), *payload]

@@ -15,12 +15,13 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices import protocol
+from zflow.devices import bundles, protocol
 from zflow.devices.balancer import Balancer
+from zflow.devices.parts import split
 from zflow.devices.pool import Limits
-from zflow.devices.router import Node
 from zflow.devices.settings import Settings
 from zflow.devices.tickets import Tickets
+from zflow.devices.walk import Node
 
 from . import checks
 from .broker import VirtualBroker, virtual_time
@@ -258,7 +259,7 @@ class Cluster:
     def _ask(self, number: int, messages: list[protocol.Message]) -> None:
         """A client says something to the broker."""
         port = "public" if self._clients[number].public else "front"
-        for frames in protocol.couple(messages, self._encode):
+        for frames in bundles.couple(messages, self._encode):
             at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
             self.clock.at(at, self.broker.arrive, port, [b"client-%d" % number, *frames])
 
@@ -288,7 +289,7 @@ class Cluster:
         if header[1] == protocol.REPLY:
             self.ledger.reply(request, "answered")
             if header[3] is not None:
-                protocol.split(header[3], frames)  # raises if parts and frames do not fit
+                split(header[3], frames)  # raises if parts and frames do not fit
         else:
             self.ledger.reply(request, msgpack.unpackb(frames[0])["type"])
         self._over(request)
@@ -388,7 +389,7 @@ class Cluster:
         answers, process.answers = process.answers, []
         sharded = self.scenario.stages[process.stage].shards > 1
         port, line = ("collector", process.collector) if sharded else ("back", process.back)
-        for frames in protocol.couple(answers if process.alive else [], self._encode):
+        for frames in bundles.couple(answers if process.alive else [], self._encode):
             self._say(process, port, line, [process.identity, *frames])
 
     # -- what goes wrong ------------------------------------------------------------------------------------------

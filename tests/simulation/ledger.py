@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zflow.devices.router import Inputs, Node, Walk
+from zflow.devices.parts import Inputs
+from zflow.devices.walk import Node, Walk
 
 from .expected import END, shapes
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
+from zflow.devices.parts import Inputs
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
 from zflow.devices.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch
-from zflow.devices.router import Inputs, Node, Walk
+from zflow.devices.walk import Node, Walk
 
 from .ledger import Ledger, Request, Violation
 from .turns import Turns

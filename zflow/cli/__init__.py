@@ -11,11 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from zflow import __version__
 from zflow.cli import changes, executor, flow, keys, ping, replica
 from zflow.cli.command import Command
 from zflow.errors import ZflowError
 from zflow.suggest import did_you_mean
+from zflow.version import __version__
 
 COMMANDS: dict[str, Command] = {
     "flow": flow.COMMAND,

@@ -1,17 +1,18 @@
-"""How the results of several branches or shards become one DocumentArray.
+"""Merging: how the results of several branches or shards become one.
 
-It must not know where they came from; the order of the arguments is all it goes by.
+It must not know where they came from, and no messages; the order in which they are given is all it goes by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from zflow.document import Document, DocumentArray
 from zflow.fields import NESTED, is_empty
+from zflow.wire import unpack
 
-if TYPE_CHECKING:
-    from zflow.document import Document, DocumentArray
+Payload = Sequence[Any]  # frames, as `codec.pack` makes them
 
 
 def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
@@ -71,3 +72,37 @@ def _merge(left: Document, right: Document) -> None:
             mine[name] = value
         elif name in NESTED and mine[name] is not value:
             reduce([mine[name], value])
+
+
+def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, DocumentArray], dict[str, Any]]:
+    """Decode the payloads of several predecessors.
+
+    The broker carries payloads side by side without looking into them; here they become Documents again.
+
+    Args:
+        pieces: the name of a predecessor, or of a shard of one, and its payloads.
+
+    Returns the Documents by predecessor, in the order of `needs`, and their merged parameters: where two differ the
+    earlier one counts, and the `__results__` of all are kept.
+
+    Raises:
+        BadRequest: the payloads cannot be decoded.
+    """
+    docs_map: dict[str, DocumentArray] = {}
+    parameters: dict[str, Any] = {}
+    for name, payloads in pieces:
+        arrays = []
+        for payload in payloads:
+            docs, some = unpack(payload)
+            _merge_parameters(parameters, some)
+            arrays.append(docs)
+        docs_map[name] = reduce(arrays)
+    return docs_map, parameters
+
+
+def _merge_parameters(left: dict[str, Any], right: dict[str, Any]) -> None:
+    for key, value in right.items():
+        if key == "__results__" and isinstance(left.get(key), dict) and isinstance(value, dict):
+            left[key] = {**left[key], **{name: result for name, result in value.items() if name not in left[key]}}
+        else:
+            left.setdefault(key, value)

@@ -1,65 +1,67 @@
 """How Documents and DocumentArrays look in a prompt and in a notebook.
 
-It shows arrays by dtype and shape only, never raises for what a field holds, and never imports numpy.
+It knows Documents as rows, which are dicts of the fields that are set. It shows arrays by dtype and shape only, never
+raises for what a field holds, and never imports numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from zflow.fields import ARRAYS, FIELDS, NESTED, is_empty
 from zflow.tensor import describe
 
-if TYPE_CHECKING:
-    from zflow.document import Document, DocumentArray
+Row = Mapping[str, Any]
 
 _LONGEST = 40  # characters of one value
 _ROWS = 10  # Documents in an HTML table
 
 
-def document(doc: Document) -> str:
+def document(row: Row) -> str:
     """Return one line: the id's beginning and the fields that are set."""
-    values = doc.__dict__
-    parts = [f"{name}={_short(name, values[name])}" for name in _in_use([doc]) if name != "id"]
-    return f"<Document {' '.join([f'id={_short_id(doc.id)}', *parts])}>"
+    shown = [f"id={_short_id(row['id'])}"]
+    shown += [f"{name}={_short(name, row[name])}" for name in _in_use([row]) if name != "id"]
+    return f"<Document {' '.join(shown)}>"
 
 
-def array(docs: DocumentArray) -> str:
+def array(rows: Sequence[Row]) -> str:
     """Return one line: how many Documents, and which fields are in use."""
-    count = f"{len(docs)} Document{'s' * (len(docs) != 1)}"
-    return f"<DocumentArray of {count}{': ' if docs else ''}{', '.join(_in_use(docs))}>"
+    return f"<DocumentArray of {_count(rows)}{': ' if rows else ''}{', '.join(_in_use(rows))}>"
 
 
-def summary(docs: DocumentArray) -> str:
+def summary(rows: Sequence[Row]) -> str:
     """Return a table of the fields in use: in how many Documents, and the first value."""
-    rows = [("field", "set in", "first value")]
-    for name in _in_use(docs):
-        found = [doc.__dict__[name] for doc in docs if not is_empty(name, doc.__dict__.get(name))]
-        rows.append((name, f"{len(found)} of {len(docs)}", _short(name, found[0])))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{name:{widths[0]}}  {count:{widths[1]}}  {value}" for name, count, value in rows]
-    return "\n".join([array(docs), *(f"  {line}" for line in lines)])
+    cells = [("field", "set in", "first value")]
+    for name in _in_use(rows):
+        found = [row[name] for row in rows if not is_empty(name, row.get(name))]
+        cells.append((name, f"{len(found)} of {len(rows)}", _short(name, found[0])))
+    widths = [max(len(line[column]) for line in cells) for column in (0, 1)]
+    lines = [f"{name:{widths[0]}}  {count:{widths[1]}}  {value}" for name, count, value in cells]
+    return "\n".join([array(rows), *(f"  {line}" for line in lines)])
 
 
-def document_html(doc: Document) -> str:
+def document_html(row: Row) -> str:
     """Return a table of the fields that are set, one a row."""
-    return _table((), [(name, _short(name, doc.__dict__[name])) for name in _in_use([doc])], "Document")
+    return _table((), [(name, _short(name, row[name])) for name in _in_use([row])], "Document")
 
 
-def array_html(docs: DocumentArray) -> str:
+def array_html(rows: Sequence[Row]) -> str:
     """Return a table of the first Documents, one a row, with the fields in use as columns."""
-    names = _in_use(docs)
-    rows = []
-    for doc in docs[:_ROWS]:
-        values = doc.__dict__
-        rows.append([("" if is_empty(name, values.get(name)) else _short(name, values[name])) for name in names])
-    count = f"{len(docs)} Document{'s' * (len(docs) != 1)}"
-    return _table(names, rows, count if len(docs) <= _ROWS else f"{count}, the first {_ROWS} shown")
+    names = _in_use(rows)
+    cells = [
+        ["" if is_empty(name, row.get(name)) else _short(name, row[name]) for name in names] for row in rows[:_ROWS]
+    ]
+    count = _count(rows)
+    return _table(names, cells, count if len(rows) <= _ROWS else f"{count}, the first {_ROWS} shown")
 
 
-def _in_use(docs: Iterable[Document]) -> list[str]:
-    used = {name for doc in docs for name, value in doc.__dict__.items() if not is_empty(name, value)}
+def _count(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} Document{'s' * (len(rows) != 1)}"
+
+
+def _in_use(rows: Iterable[Row]) -> list[str]:
+    used = {name for row in rows for name, value in row.items() if not is_empty(name, value)}
     return [name for name in FIELDS if name in used]
 
 

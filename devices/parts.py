@@ -1,0 +1,73 @@
+"""Parts: several payloads in one message, where branches of the graph meet. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zflow.devices.protocol import BUNDLED, Malformed
+
+Payload = Sequence[Any]  # frames
+Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)
+MARK = 0xC1  # the byte that a reference to shared memory begins with, and no msgpack
+EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
+Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
+
+
+def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
+    """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says; where all shards are meant, one for each.
+
+    Raises:
+        Malformed: the counts do not add up to the frames that are there.
+    """
+    result: list[tuple[str, list[Sequence[Any]]]] = []
+    try:
+        bundled = any(type(count) is int and count < 0 for _, counts in parts for count in counts)
+        bundle = bytes(frames[0]) if bundled and frames else b""
+        at, offset = int(bundled), 0
+        for name, counts in parts:
+            payloads: list[Sequence[Any]] = []
+            for count in counts:
+                if type(count) is not int or not count or at + count > len(frames):
+                    raise Malformed("parts do not fit the frames")
+                if count > 0:
+                    payloads.append(frames[at : at + count])
+                    at += count
+                else:
+                    payloads.append([bundle[offset : offset - count]])
+                    offset -= count
+            if type(name) is not str:
+                raise Malformed("parts are not a list of pairs")
+            if name.endswith(EACH_SHARD):
+                result.extend((f"{name[:-1]}{shard}", [payload]) for shard, payload in enumerate(payloads))
+            else:
+                result.append((name, payloads))
+    except (TypeError, ValueError):
+        raise Malformed("parts are not a list of pairs") from None
+    if at != len(frames) or offset != len(bundle):
+        raise Malformed("parts do not fit the frames")
+    return result
+
+
+def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
+    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no parts."""
+    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
+        return None, list(inputs[0][1][0])
+    parts: Parts = []
+    bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
+    frames: list[Any] = []
+    # Pieces that begin like references to shared memory are not put together: that could make one of them.
+    for name, payloads in inputs:
+        counts = []
+        for payload in payloads:
+            first = payload[0]
+            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED and first[0] != MARK:
+                counts.append(-len(first))
+                bundle.append(first)
+            else:
+                counts.append(len(payload))
+                frames.extend(payload)
+        parts.append([name, counts])
+    if bundle:
+        frames.insert(0, b"".join(bundle))
+    return parts, frames

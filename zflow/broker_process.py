@@ -1,0 +1,56 @@
+"""The broker's process: what is done in it before and around the broker's loop."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import zmq
+
+from zflow import process
+from zflow.devices import broker
+from zflow.devices.settings import Settings
+from zflow.logs import name_lines
+from zflow.plan import Plan
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> int:
+    """Be the broker until the manager says stop or is gone; return the exit status.
+
+    Args:
+        settings: what to be.
+        plan: of it, the folder of the sockets and the shared memory.
+        control: the line to the process manager, which is told if nothing can be listened on.
+        manager: the process id of the process manager.
+    """
+    process.die_with_parent(signal.SIGTERM, manager)
+    process.set_title("zflow: broker")
+    process.reset_after_fork()
+    process.read_nothing()
+    name_lines("zflow: broker")
+
+    def clean_up(*_: Any) -> None:
+        if os.getppid() != manager:  # it was killed; else somebody means the broker alone, and another one is to follow
+            shutil.rmtree(plan.folder, ignore_errors=True)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, clean_up)
+    try:
+        serving = broker.Broker(settings, control, plan.sharing.reader())
+    except zmq.ZMQError as error:
+        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
+        message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
+        control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
+        return 1
+    process.allow_many_descriptors()
+    gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
+    serving.run()
+    return 0

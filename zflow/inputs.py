@@ -1,0 +1,110 @@
+"""What a post is given: its options checked, its inputs cut into requests, its targets found. Pure functions."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from zflow import errors
+from zflow.devices import protocol
+from zflow.document import Document, DocumentArray
+from zflow.suggest import listed, short
+
+PREFETCH = 128  # requests of one post in flight
+REQUEST_SIZE = 100  # Documents in one request
+
+
+def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any) -> None:
+    """Check what is given to `post`, before anything is sent.
+
+    Raises:
+        BadRequest: with the name of the argument, its value and what it may be.
+    """
+    if not isinstance(on, str) or not on.startswith("/"):
+        raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
+    if len(on) > protocol.MAX_ENDPOINT:
+        raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
+    if on_overload not in ("fail", "wait"):
+        raise errors.BadRequest(f"on_overload must be 'fail' or 'wait', not {short(on_overload)}")
+    limit = 1 if timeout is None else timeout
+    for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
+
+
+def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
+    """The Executors that `target_executor` means: those whose name it matches from the start, as `re.match` does.
+
+    Raises:
+        BadRequest: it is no regular expression, or matches no Executor.
+
+    >>> choose_targets("enc", ["encoder", "indexer"])
+    ['encoder']
+    """
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: {error}") from None
+    known = list(names)
+    found = [name for name in known if compiled.match(name)]
+    if not found:
+        raise errors.BadRequest(f"target_executor {pattern!r} matches no Executor; there are {listed(known)}")
+    return found
+
+
+def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
+    """Cut inputs into requests of `size` Documents.
+
+    None is one request without Documents; a Document is one request; an iterable is read as it is needed.
+
+    Raises:
+        BadRequest: something that is not a Document, with its place.
+    """
+    if inputs is None:
+        return iter((DocumentArray(),))
+    if isinstance(inputs, Document):
+        return iter((DocumentArray([inputs]),))
+    if isinstance(inputs, DocumentArray):
+        return _slices(inputs, size)
+    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
+        raise errors.BadRequest(
+            f"inputs must be a Document, a DocumentArray or an iterable of Documents, not {short(inputs)}"
+        )
+    return _cut(iter(inputs), size)
+
+
+def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
+    if len(docs) <= size:
+        if len(docs):
+            yield docs
+        return
+    for at in range(0, len(docs), size):
+        yield docs._part(at, at + size)
+
+
+def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
+    place = 0
+    while some := list(itertools.islice(documents, size)):
+        for at, document in enumerate(some, place):
+            check_document(document, at)
+        place += len(some)
+        yield DocumentArray(some)
+
+
+def check_document(document: Any, place: int) -> None:
+    """Raise BadRequest if the input at this place is not a Document."""
+    if not isinstance(document, Document):
+        raise errors.BadRequest(f"inputs must be Documents, but the one at {place} is {short(document)}")
+
+
+def seconds(timeout: float) -> float:
+    """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise errors.BadRequest(f"timeout must be a number of ms above 0, not {timeout!r}")
+    return timeout / 1000

@@ -1,0 +1,77 @@
+"""What a post brings back: a Response for each request, the callbacks that get it, all Documents in one array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zflow import errors
+from zflow.document import DocumentArray
+
+
+@dataclass
+class Response:
+    """What came back for one request: what callbacks get, and `return_responses=True` returns.
+
+    Attributes:
+        docs: the Documents; those sent, not changed, if there is an error.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. If shards failed
+            and the results of the others are here all the same, `'__shards__'` says so by Executor: `{'shards': 3,
+            'succeeded': 2, 'failed': {1: why}}`.
+        endpoint: where it was posted.
+        error: None, or why there is no result.
+    """
+
+    docs: DocumentArray
+    parameters: dict[str, Any] = field(default_factory=dict)
+    endpoint: str = "/"
+    error: errors.ZflowError | None = None
+
+
+Callback = Callable[[Response], Any]
+
+
+@dataclass
+class Callbacks:
+    """What to call with each response: `done` with a good one, `error` with a failed one, `always` with both."""
+
+    done: Callback | None = None
+    error: Callback | None = None
+    always: Callback | None = None
+
+    @property
+    def take_results(self) -> bool:
+        """Whether results go to callbacks, and are not collected."""
+        return self.done is not None or self.always is not None
+
+    def deliver(self, response: Response) -> None:
+        """Call what is to be called.
+
+        Raises:
+            ZflowError: the response is a failed one and there is no `error` callback.
+        """
+        if response.error is None:
+            if self.done is not None:
+                self.done(response)
+        elif self.error is not None:
+            self.error(response)
+        if self.always is not None:
+            self.always(response)
+        if response.error is not None and self.error is None:
+            raise response.error
+
+
+def ready(info: dict[str, Any]) -> bool:
+    """Whether a Flow that told this about itself takes requests, and has a replica of every Executor."""
+    executors = info.get("executors")
+    if info.get("closing") or not isinstance(executors, dict):
+        return False
+    return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
+
+
+def together(responses: list[Response]) -> DocumentArray:
+    """The Documents of all responses in one array."""
+    if len(responses) == 1:
+        return responses[0].docs
+    return DocumentArray(doc for response in responses for doc in response.docs)

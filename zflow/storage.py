@@ -1,0 +1,191 @@
+"""What a DocumentArray holds: columns as they arrived, or, from when the first item is asked for, a list of items.
+
+It makes the one into the other, once and never back. It must not know Documents, only that they keep their fields in
+`__dict__`: what it makes items of is for the class above to say.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+
+from zflow import tensor
+from zflow.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
+from zflow.fields import ARRAYS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Item = TypeVar("Item")
+Values = TypeVar("Values")
+
+# Held while columns turn into items, so that all threads get the same ones.
+_changing_form = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _changing_form
+    _changing_form = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that holds it may be one that only the parent has
+
+
+class Storage(Generic[Item]):
+    """Items in one of two forms. It is most of what an array of Documents is, without what users call.
+
+    Attributes:
+        _item: the class of the items; what it sets up is up to the fields, so its `__init__` is not called.
+    """
+
+    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
+
+    _item: ClassVar[type[Any]]
+    _docs: list[Item]
+    _columns: Columns | None  # what the items are made of, until the first of them is asked for; then None
+    _blocks: Blocks | None  # arrays whose rows the items have got, for as long as they still have them
+    _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
+    _stamp: int  # how often ids had been changed when that was
+
+    # -- making one -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _of(cls, columns: Columns) -> Self:
+        """Return an array of these columns, which must hold what the fields of items can hold."""
+        if len(columns["id"]) != 1:
+            docs = cls.__new__(cls)
+            docs._columns, docs._blocks, docs._offsets, docs._stamp = columns, None, None, 0
+            return docs
+        row = {}  # one item is made as quickly as it is put off
+        for name, column in columns.items():
+            (value,) = column if type(column) is list else tensor.rows(column)
+            if value is not None:
+                row[name] = value
+        return cls._of_row(row)
+
+    @classmethod
+    def _of_row(cls, row: dict[str, Any]) -> Self:
+        """Return an array of one item with these fields, as `_of` does of columns."""
+        doc = object.__new__(cls._item)
+        doc.__dict__.update(row)
+        return cls._of_documents([doc])
+
+    @classmethod
+    def _of_documents(cls, some: list[Item]) -> Self:
+        """Return an array of this very list, in which there is nothing but items."""
+        docs = cls.__new__(cls)
+        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = some, None, None, None, 0
+        return docs
+
+    def _part(self, begin: int, end: int) -> Self:
+        """Return these items; of an array that still holds columns, without making any of the others."""
+        columns = self._columns
+        if columns is None:
+            return self._of_documents(self._docs[begin:end])
+        return self._of({name: column[begin:end] for name, column in columns.items()})
+
+    # -- the two forms --------------------------------------------------------------------------------------------
+
+    def _as_columns(self) -> Columns:
+        """Return the fields of the items as columns; nothing at all if there are no items."""
+        columns = self._columns
+        if columns is not None:
+            return columns
+        docs = self._docs
+        if len(docs) == 1:
+            columns = {}
+            for name, value in docs[0].__dict__.items():  # quicker than a comprehension, which is a call
+                columns[name] = [value]
+            return columns
+        if not docs:
+            return {}
+        columns = gather(self._rows())
+        return restored(columns, self._blocks) if self._blocks else columns
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The fields that each item has set: its own dict."""
+        return [doc.__dict__ for doc in self._docs]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Only called for what is not there: the items, once, in an array that was made of columns.
+            if name != "_docs":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with _changing_form:
+                if self._columns is not None:
+                    docs = list(map(object.__new__, repeat(self._item, len(self._columns["id"]))))
+                    self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
+                    self._docs = docs  # before the columns are gone: other threads look at those first
+                    self._columns = None
+            return self._docs
+
+    def __len__(self) -> int:
+        columns = self._columns
+        return len(self._docs) if columns is None else len(columns["id"])
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._docs)
+
+    def __reversed__(self) -> Iterator[Item]:
+        return reversed(self._docs)
+
+    # -- one field of all -----------------------------------------------------------------------------------------
+
+    def _column(self, name: str) -> Any:
+        columns = self._columns
+        if columns is not None and readable(name):
+            return read(columns, name)
+        values = [getattr(doc, name) for doc in self._docs]
+        return tensor.stacked(values) if name in ARRAYS else values
+
+    def _set_column(self, name: str, values: Any) -> None:
+        """Set one field of every item; None unsets it everywhere."""
+        if self._replace_column(name, values):
+            return
+        docs = self._docs
+        if values is None:
+            values = [None] * len(docs)
+        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+            raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
+        rows = list(values)
+        if len(rows) != len(docs):
+            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
+        if name in ARRAYS and tensor.is_block(values):
+            scatter({name: rows}, self._rows())
+            self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
+            return
+        for doc, value in zip(docs, rows, strict=True):
+            setattr(doc, name, value)
+
+    def _replace_column(self, name: str, values: Any) -> bool:
+        """Set one field without making items, and say whether that was possible."""
+        with _changing_form:
+            columns = self._columns and replaced(self._columns, name, values)
+            if columns is None:
+                return False
+            self._columns = columns
+        if name == "id":
+            self._offsets = None
+        return True
+
+
+class Column(Generic[Values]):
+    """One field of every item of an array, to read and to set: what `docs.texts` is."""
+
+    def __init__(self, field: str, doc: str) -> None:
+        self._field = field
+        self.__doc__ = doc
+
+    @overload
+    def __get__(self, docs: None, owner: Any) -> Self: ...
+    @overload
+    def __get__(self, docs: Storage[Any], owner: Any) -> Values: ...
+    def __get__(self, docs: Storage[Any] | None, owner: Any) -> Any:
+        return self if docs is None else docs._column(self._field)
+
+    def __set__(self, docs: Storage[Any], values: Any) -> None:
+        docs._set_column(self._field, values)
