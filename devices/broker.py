@@ -13,14 +13,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import msgpack
 import zmq
 
 from zflow.devices import answers, protocol, zap
 from zflow.devices.arena import Arena
 from zflow.devices.back import Back
+from zflow.devices.control import Control, ManagerLine
 from zflow.devices.external import Externals
 from zflow.devices.fanout import Publish
 from zflow.devices.front import Front
@@ -39,15 +39,6 @@ log = logging.getLogger("zflow.broker")
 TELL_EVERY = 0.5  # seconds between two words to the manager about the load of Executors whose replicas go by it
 
 
-class Control(Protocol):
-    """The process manager's end of the line, as `multiprocessing.Connection` offers it."""
-
-    def fileno(self) -> int: ...
-    def poll(self, timeout: float = 0.0) -> bool: ...
-    def recv_bytes(self) -> bytes: ...
-    def send_bytes(self, data: bytes) -> None: ...
-
-
 class Broker:
     """Sockets and state; `run` serves until told to stop.
 
@@ -63,7 +54,7 @@ class Broker:
     def __init__(self, settings: Settings, control: Control, memory: Arena | None = None) -> None:
         self._settings = settings
         self._leases = Leases(memory, settings.epoch)
-        self._control = control
+        self._manager = ManagerLine(control)
         self._context = zmq.Context()
         self._router = Router(settings.nodes)
         self._pools = [
@@ -118,11 +109,11 @@ class Broker:
             **self._back.handlers(self._read),
             **self._externals.handlers(time.monotonic),
             **self._front.handlers(),
-            self._control.fileno(): self._obey,
+            self._manager.fileno(): self._obey,
         }
         watched = [(source, zmq.POLLIN) for source in handlers]
-        self._tell("bound", self._front.addresses, self._back.addresses)
-        while not self._stopped:
+        self._manager.tell("bound", self._front.addresses, self._back.addresses)
+        while not (self._stopped or self._manager.broken):
             for source, _ in zmq.zmq_poll(watched, self._timeout()):
                 handlers[source]()
             self._tick()
@@ -156,7 +147,7 @@ class Broker:
         if self._autoscaled and (now := time.monotonic()) >= self._tell_load_at:
             self._tell_load_at = now + TELL_EVERY
             for pool in self._autoscaled:
-                self._tell("load", pool.node.name, *pool.load(now))
+                self._manager.tell("load", pool.node.name, *pool.load(now))
 
     def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""
@@ -229,7 +220,7 @@ class Broker:
         else:
             self._commands += 1
             self._commanded[self._commands] = origin
-            self._tell("control", self._commands, command, arguments)
+            self._manager.tell("control", self._commands, command, arguments)
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -304,7 +295,7 @@ class Broker:
                 self._do(self._pools[node], self._pools[node].cancel(id, now))
             walk.open.clear()
         if self.closing and not self._walks:
-            self._tell("drained")
+            self._manager.tell("drained")
 
     def _go_on(self, pool: Pool, outcome: Outcome, now: float) -> None:
         """A visit has ended: take the walk to where it goes next."""
@@ -330,14 +321,14 @@ class Broker:
         """The Executor binds these. The manager is told, so that this broker's successor knows it from the start."""
         if endpoints != pool.node.endpoints:
             pool.node.endpoints = endpoints
-            self._tell("endpoints", pool.node.name, None if endpoints is None else sorted(endpoints))
+            self._manager.tell("endpoints", pool.node.name, None if endpoints is None else sorted(endpoints))
 
     def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
         if pool.node.addresses:
             pool.names[replica.name] = replica.name.decode()
             self.learned(pool, self._externals.endpoints(pool))
-            self._tell("joined", pool.node.name, replica.name.decode())
+            self._manager.tell("joined", pool.node.name, replica.name.decode())
         number, actions = pool.join(replica, group, time.monotonic())
         self._do(pool, actions)
         return number
@@ -457,7 +448,7 @@ class Broker:
                 if outcome is not None:
                     self._go_on(pool, outcome, now)
             elif type(action) is Kill:
-                self._tell("kill", action.replica.name)
+                self._manager.tell("kill", action.replica.name)
             elif type(action) is Publish:
                 self._to_publish.append((pool, action))
 
@@ -483,29 +474,19 @@ class Broker:
 
     # -- the process manager --------------------------------------------------------------------------------------
 
-    def _tell(self, *message: Any) -> None:
-        try:
-            self._control.send_bytes(msgpack.packb(message))
-        except OSError:
-            self._stopped = True  # the manager is gone: so is the Flow
-
     def _obey(self) -> None:
-        try:
-            while self._control.poll():
-                command, *arguments = msgpack.unpackb(self._control.recv_bytes())
-                if command == "dead":
-                    self._back.dead(*arguments)
-                elif command == "crashing":
-                    self._crashing[arguments[0]] = arguments[1]
-                elif command == "controlled":
-                    origin = self._commanded.pop(arguments[0], None)
-                    if origin is not None:
-                        self._front.controlled(origin, arguments[1])
-                elif command == "drain":
-                    self.closing = True
-                    if not self._walks:
-                        self._tell("drained")
-                elif command == "stop":
-                    self._stopped = True
-        except (EOFError, OSError):
-            self._stopped = True
+        for command, *arguments in self._manager.heard():
+            if command == "dead":
+                self._back.dead(*arguments)
+            elif command == "crashing":
+                self._crashing[arguments[0]] = arguments[1]
+            elif command == "controlled":
+                origin = self._commanded.pop(arguments[0], None)
+                if origin is not None:
+                    self._front.controlled(origin, arguments[1])
+            elif command == "drain":
+                self.closing = True
+                if not self._walks:
+                    self._manager.tell("drained")
+            elif command == "stop":
+                self._stopped = True

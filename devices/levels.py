@@ -49,6 +49,10 @@ class Levels:
             self.lowest += 1
         return next(iter(level))
 
+    def of_shard(self, shard: int | None) -> Replica | None:
+        """The replica of the shard that holds fewest of those with room; None if there is none."""
+        return next((replica for level in self.by_load for replica in level if replica.shard == shard), None)
+
     def peers(self, replica: Replica) -> int:
         """How many replicas hold as many tasks as this one, itself included, and have room."""
         return len(self.by_load[replica.level])

@@ -1,7 +1,9 @@
 """Tasks and replicas as the balancer sees them, and what it says is to be done with them: pure data.
 
 A replica learns from its answers how long it works and how long the way to it takes, and from that how many tasks it
-may hold at a time: its window.
+may hold at a time: its window. That is just large enough to hide the way, and one larger where work is short or a task
+can be reclaimed, as not all take equally long. While the work takes longer than the way, the next task is sent ahead
+with a ticket; where there are no tickets, nothing is parked behind work that clearly takes longer.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from zflow.devices.replica import Cut, Task
+from zflow.devices.replica import Cut, Replica, Task
 
 
 class Tasks(dict[int, Task]):
@@ -66,3 +66,31 @@ class Tasks(dict[int, Task]):
     def pieces(self, task: Task) -> list[Task]:
         """Cut a convoy into its tasks."""
         return [*(self.cut(task, 1) for _ in range(task.count - 1)), task]
+
+    def take_apart(self, task: Task) -> list[Task]:
+        """Cut a convoy that a replica holds into its tasks, which that holds in its place."""
+        id, holder = task.id, task.holder
+        pieces = self.pieces(task)
+        if holder is not None:
+            holder.put(id, pieces)
+        return pieces
+
+    def take_apart_held(self, replica: Replica) -> None:
+        """Take apart all convoys that the replica holds."""
+        for task in list(replica.held.values()) if replica.more else ():
+            if task is not None and task.count > 1:
+                self.take_apart(task)
+
+    def fit(self, replica: Replica, id: int, count: int) -> int:
+        """The replica has answered so many tasks from this one on; returns how many can be finished as one."""
+        if not replica.more:
+            return 1
+        task = replica.held.get(id)
+        if task is None:
+            if id not in replica.held:
+                self.take_apart_held(replica)  # it may be somewhere in a convoy
+            return 1
+        if task.count > count:
+            replica.put(id, [self.cut(task, count), task])
+            return count
+        return task.count

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from zflow.devices.balancer import PATIENCE, STUCK, Balancer
+from zflow.devices.balancer import Balancer
 from zflow.devices.replica import (
     CLEARLY_LONGER,
     MAX_WINDOW,
@@ -22,6 +22,7 @@ from zflow.devices.replica import (
     Send,
     Task,
 )
+from zflow.devices.stealing import PATIENCE, STUCK
 
 WAY = 0.00029  # seconds
 _numbers = itertools.count(1_000_000)  # of tasks that a test is not about
@@ -647,7 +648,7 @@ class TestCancel:
             balancer.cancel(id, 0.0)
         assert balancer.queued == 1
         assert len(balancer.tasks.deadlines) < 100
-        assert len(balancer._queue) == 1
+        assert len(balancer._waiting.queue) == 1
 
 
 class TestDeadlines:

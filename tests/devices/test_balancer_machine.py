@@ -44,7 +44,7 @@ from zflow.devices.replica import (
     SendBatch,
     Task,
 )
-from zflow.devices.suspects import Suspects
+from zflow.devices.waiting import Waiting
 
 MOMENT = 10e-6  # seconds that pass with every step
 KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))
@@ -523,7 +523,7 @@ class Machine(RuleBasedStateMachine):
             assert replica.level == (len(process.held) if room else -1)
             assert [replica in level for level in balancer._levels.by_load].count(True) == int(room)
             assert not room or replica in balancer._levels.by_load[replica.level]
-            assert replica.alone == (process.suspect or replica is balancer._suspects.reserved)
+            assert replica.alone == (process.suspect or replica is balancer._waiting.suspects.reserved)
         for number, task in balancer._ahead.items():
             assert task is self.open[number]
             assert task.holder is not None
@@ -532,17 +532,21 @@ class Machine(RuleBasedStateMachine):
         assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels.by_load[: balancer._levels.lowest])
         assert balancer._levels.room == sum(map(len, balancer._levels.by_load))
-        lines = balancer._queue._lines.values() if isinstance(balancer._queue, BatchQueue) else ()
-        queues = [line.queue for line in lines] if isinstance(balancer._queue, BatchQueue) else [balancer._queue]
+        lines = balancer._waiting.queue._lines.values() if isinstance(balancer._waiting.queue, BatchQueue) else ()
+        queues = (
+            [line.queue for line in lines]
+            if isinstance(balancer._waiting.queue, BatchQueue)
+            else [balancer._waiting.queue]
+        )
         queue = [task for each in queues for lane in each._lanes.values() for task in lane]
         assert all(
             line._docs == sum(task.docs for lane in line.queue._lanes.values() for task in lane) for line in lines
         )
-        assert len(queue) == len(balancer._queue)
-        assert {id(task) for task in (*queue, *balancer._suspects)} == {id(task) for task in self.waiting()}
+        assert len(queue) == len(balancer._waiting.queue)
+        assert {id(task) for task in (*queue, *balancer._waiting.suspects)} == {id(task) for task in self.waiting()}
         assert not any(task.suspect for task in queue)
-        assert all(task.suspect for task in balancer._suspects)
-        assert balancer._suspects.reserved is None or balancer._suspects
+        assert all(task.suspect for task in balancer._waiting.suspects)
+        assert balancer._waiting.suspects.reserved is None or balancer._waiting.suspects
         assert len(balancer.tasks.deadlines) <= 2 * len(self.ended) + 2 * len(self.open) + 65
 
     @invariant()
@@ -597,7 +601,7 @@ class Greedy(Balancer):
     def __init__(self, retries: int) -> None:
         super().__init__(retries)
         self._levels = Wide()
-        self._suspects = Suspects(self._levels)
+        self._waiting = Waiting(self.tasks, self._levels)
 
 
 class Wide(Levels):
@@ -612,11 +616,11 @@ class Lazy(Balancer):
     """Leaves tasks in the queue when an answer has made room."""
 
     def finish(self, *arguments: Any) -> tuple[Task | None, list[Action]]:
-        waiting, self._queue = self._queue, FairQueue()
+        waiting, self._waiting.queue = self._waiting.queue, FairQueue()
         try:
             return super().finish(*arguments)
         finally:
-            self._queue = waiting
+            self._waiting.queue = waiting
 
 
 class Generous(Balancer):
@@ -666,10 +670,10 @@ class Hoarding(Balancer):
 class Cramming(Balancer):
     """Gives batches to replicas that are at something else."""
 
-    def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
-        take = queue.take
-        with mock.patch.object(BatchQueue, "take", lambda queue, now, empty, seconds: take(now, True, seconds)):
-            super()._dispatch_batches(queue, now, actions)
+    def _dispatch(self, now: float) -> list[Action]:
+        take = BatchQueue.take
+        with mock.patch.object(BatchQueue, "take", lambda queue, now, empty, seconds: take(queue, now, True, seconds)):
+            return super()._dispatch(now)
 
 
 BROKEN = [Forgetful, Greedy, Lazy, Generous, Careless, Doubling, Grasping, Hoarding, Cramming]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices import bundles, protocol
-from zflow.devices.balancer import PATIENCE, Balancer
+from zflow.devices.balancer import Balancer
 from zflow.devices.protocol import (
     DONE,
     DONES,
@@ -29,6 +29,7 @@ from zflow.devices.protocol import (
 )
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import MAX_WINDOW, SAMPLES, Batching, Fail, Recall, Replica, Send, Task
+from zflow.devices.stealing import PATIENCE
 from zflow.devices.walk import Walk
 
 LONG = 10.0  # seconds of work, after which a window is as small as can be

@@ -13,8 +13,8 @@ from zflow.devices.batches import BatchQueue
 from zflow.devices.levels import Levels
 from zflow.devices.queue import FairQueue
 from zflow.devices.replica import Action, Cut, Replica, Task
-from zflow.devices.suspects import Suspects
 from zflow.devices.tasks import Tasks
+from zflow.devices.waiting import Waiting
 
 
 class Forgetful(Balancer):
@@ -30,7 +30,7 @@ class Greedy(Balancer):
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
         self._levels = _Wide()
-        self._suspects = Suspects(self._levels)
+        self._waiting = Waiting(self.tasks, self._levels)
 
 
 class _Wide(Levels):
@@ -63,8 +63,16 @@ class Doubling(Balancer):
 class Shardless(Balancer):
     """Gives a shard's part to whoever has room."""
 
-    def _of_shard(self, shard: int | None) -> Replica | None:
-        return self._levels.least()
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self._levels = _Blind()
+        self._waiting = Waiting(self.tasks, self._levels)
+
+
+class _Blind(Levels):
+    def of_shard(self, shard: int | None) -> Replica | None:
+        """Look at none of them."""
+        return self.least()
 
 
 class Timeless(Balancer):
@@ -104,11 +112,11 @@ class Lazy(Balancer):
         self, name: Any, id: int, service: float, now: float, count: int = 1
     ) -> tuple[Task | None, list[Action]]:
         """Look at the queue another time."""
-        waiting, self._queue = self._queue, FairQueue()
+        waiting, self._waiting.queue = self._waiting.queue, FairQueue()
         try:
             return super().finish(name, id, service, now, count)
         finally:
-            self._queue = waiting
+            self._waiting.queue = waiting
 
 
 class Unfair(Balancer):
@@ -139,12 +147,16 @@ class Hasty(Balancer):
 class Cramming(Balancer):
     """Gives batches to replicas that are at something else."""
 
-    def _dispatch_batches(self, queue: BatchQueue, now: float, actions: list[Action]) -> None:
-        while queue and (free := self._levels.least()) is not None and (tasks := queue.take(now, True, free.work)):
-            if tasks[0].batching is None:
-                actions.append(self._assign(free, tasks[0], now))
-            else:
-                actions.append(self._assign_batch(free, tasks, now))
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self._waiting = _Crammed(self.tasks, self._levels)
+
+
+class _Crammed(Waiting):
+    def take(self, replica: Replica, now: float) -> list[Task]:
+        """Take any replica for one that holds nothing."""
+        queue = self.queue
+        return queue.take(now, True, replica.work) if isinstance(queue, BatchQueue) else super().take(replica, now)
 
 
 class Wasteful(Balancer):
@@ -153,6 +165,7 @@ class Wasteful(Balancer):
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
         self.tasks = _Scattered(cut)
+        self._waiting = Waiting(self.tasks, self._levels)
 
 
 class _Scattered(Tasks):
@@ -177,8 +190,15 @@ class Grasping(Balancer):
 class Stubborn(Balancer):
     """Believes a replica that died to have been at all of a convoy."""
 
-    def _take_apart_held(self, replica: Replica) -> None:
-        pass
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self.tasks = _Whole(cut)
+        self._waiting = Waiting(self.tasks, self._levels)
+
+
+class _Whole(Tasks):
+    def take_apart_held(self, replica: Replica) -> None:
+        """Leave it as it is."""
 
 
 ALL = (

@@ -16,7 +16,7 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, bundles, protocol, replica, sockets, tickets, zap
+from zflow.devices import back, bundles, front, protocol, replica, sockets, tickets, zap
 from zflow.devices import broker as real
 from zflow.devices.broker import Broker
 from zflow.devices.parts import Inputs
@@ -33,7 +33,7 @@ CHECKED_PER_TURN = 12  # holdings and tasks that are looked at in a turn, on ave
 
 
 class Queue:
-    """What a `protocol.Port` is to the broker. A message that it sends is handed to `to`."""
+    """What a `Port` is to the broker. A message that it sends is handed to `to`."""
 
     def __init__(self) -> None:
         self.messages: deque[list[Any]] = deque()
@@ -149,7 +149,8 @@ class VirtualBroker(Broker):
 
         with (
             mock.patch.object(real, "Pool", watched),
-            mock.patch.object(protocol, "Port", lambda port, small: port),
+            mock.patch.object(front, "Port", lambda port, small: port),
+            mock.patch.object(back, "Port", lambda port, small: port),
             mock.patch.object(sockets, "listen", _listen),
             mock.patch.object(sockets, "bind", lambda socket, addresses: list(addresses)),
             mock.patch.object(zap, "Gate", OpenGate),
@@ -158,12 +159,12 @@ class VirtualBroker(Broker):
         self._context.term()
         self._task_id = 0  # the same each time
         self.pools: list[WatchedPool] = self._pools  # type: ignore[assignment]
-        front, self._public = self._front._ports
+        local, self._public = self._front._ports
         self.ports: dict[str, Any] = {
             "collector": self._back._collector,
             "back": self._back._ports[0],
             "fan": self._back._fan,
-            "front": front,
+            "front": local,
             "public": self._public,
         }
         self._handlers = {**self._back.handlers(self._read), **self._front.handlers()}

@@ -48,7 +48,7 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
 
 def _better_waits(pool: WatchedPool) -> bool:
     """Whether the convoy in front need not be cut if it waits, and all replicas have enough to do meanwhile."""
-    queue, replica = pool.balancer._queue, pool.balancer._levels.least()
+    queue, replica = pool.balancer._waiting.queue, pool.balancer._levels.least()
     if not isinstance(queue, FairQueue) or not queue or replica is None:
         return False
     held = len(pool.holdings[replica.name].held)
@@ -148,7 +148,8 @@ def empty(pool: WatchedPool, now: float) -> None:
         raise Violation(f"{pool.node.name}: replicas hold what they have answered: {held}")
     if pool.fanout is not None and (len(pool.fanout) or pool.fanout.under_way):
         raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
-    if pool.balancer._suspects or pool.balancer._suspects.reserved is not None or pool.balancer._parts:
+    waiting = pool.balancer._waiting
+    if waiting.suspects or waiting.suspects.reserved is not None or waiting.parts:
         raise Violation(f"{pool.node.name}: suspects or parts are left")
     if pool.balancer.given_up or pool._sizes or pool._bytes:
         raise Violation(f"{pool.node.name}: something is left of requests: {pool.balancer.given_up}, {pool._sizes}")

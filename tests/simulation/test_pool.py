@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zflow.devices.balancer import PATIENCE, STUCK, Balancer
+from zflow.devices.balancer import Balancer
 from zflow.devices.replica import MAX_WINDOW, Replica, Tickets
+from zflow.devices.stealing import PATIENCE, STUCK
 
 from .pool import DEADLY, Simulation, Work, list_schedule
 
