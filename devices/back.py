@@ -143,9 +143,9 @@ class Line:
         """Send a header alone, at once."""
         return self._send([((protocol.VERSION, *fields), ())])
 
-    def _send(self, messages: Sequence[protocol.Message]) -> bool:
+    def _send(self, outgoing: Sequence[protocol.Message]) -> bool:
         try:
-            for frames in bundles.couple(messages, self._encode):
+            for frames in bundles.couple(outgoing, self._encode):
                 self.port.send([self.identity, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:

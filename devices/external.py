@@ -135,11 +135,11 @@ class Address:
                 continue
             self._heard = now
             try:
-                messages = bundles.read(frames, 0, protocol.TO_CLIENT)
+                said = bundles.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
                 continue
-            for header, payload in messages:
+            for header, payload in said:
                 if header[1] == protocol.WELCOME:
                     self._welcomed(header[3], now)
                 else:

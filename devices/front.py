@@ -114,8 +114,8 @@ class Front:
                 arrived.setdefault(frames[0], []).extend(self._said_in(port, frames))
             except protocol.Malformed as error:
                 self._owner.malformed(error, frames)
-        for client, messages in arrived.items():
-            for header, payload in bundles.fold(messages) if len(messages) > 1 else messages:
+        for client, said in arrived.items():
+            for header, payload in bundles.fold(said) if len(messages) > 1 else messages:
                 try:
                     self._heard(port, client, header, payload)
                 except protocol.Malformed as error:
@@ -269,8 +269,8 @@ class Front:
 
     def flush(self) -> None:
         """Send what there is to say."""
-        for (port, client), messages in self._to_send.items():
-            for frames in bundles.couple(messages, self._encode):
+        for (port, client), outgoing in self._to_send.items():
+            for frames in bundles.couple(outgoing, self._encode):
                 port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
         self._to_send.clear()
 

@@ -101,10 +101,10 @@ class _Link:
         waiting, self._waiting = self._waiting, []
         return self._port.say(waiting, self.encode)
 
-    def send_again(self, messages: list[protocol.Message]) -> None:
+    def send_again(self, outgoing: list[protocol.Message]) -> None:
         """Send requests that were sent before."""
-        if messages:
-            self._port.say(messages, self.encode)
+        if outgoing:
+            self._port.say(outgoing, self.encode)
             self._drain()
 
     def forget(self, stream: _Stream) -> None:
@@ -126,11 +126,11 @@ class _Link:
                 self._greeted()
                 continue
             try:
-                messages = bundles.read(frames, 0, protocol.TO_CLIENT)
+                said = bundles.read(frames, 0, protocol.TO_CLIENT)
             except protocol.Malformed as error:
                 self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
                 return
-            for header, payload in messages:
+            for header, payload in said:
                 self._take(header, buffers(payload))
 
     def _greeted(self) -> None:

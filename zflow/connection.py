@@ -118,15 +118,15 @@ class Connection:
     def _receive_some(self) -> list[tuple[list[Any], Sequence[Any]]]:
         """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
         try:
-            messages = self._port.receive_some(BATCH)
+            arrived = self._port.receive_some(BATCH)
         except zmq.Again:
             self._make_sure()
             return []
-        if any(not message[0] for message in messages):
-            messages = [message for message in messages if message[0]]
+        if any(not message[0] for message in arrived):
+            arrived = [message for message in messages if message[0]]
             self._greeted()
         try:
-            said = [one for message in messages for one in bundles.read(message, 0, protocol.TO_CLIENT)]
+            said = [one for message in arrived for one in bundles.read(message, 0, protocol.TO_CLIENT)]
         except protocol.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
         return [(header, buffers(payload)) for header, payload in said]
@@ -160,9 +160,9 @@ class Connection:
             return []
         asked = 0.0
         while True:
-            messages = self._receive_some()
-            if messages or expire():
-                return messages
+            arrived = self._receive_some()
+            if arrived or expire():
+                return arrived
             now = time.monotonic()
             if not asked:
                 asked = now

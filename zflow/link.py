@@ -320,11 +320,11 @@ class Link:
             for tracker in self._say(answers):
                 tracker.wait()
 
-    def _say(self, messages: Sequence[protocol.Message]) -> list[zmq.MessageTracker]:
+    def _say(self, outgoing: Sequence[protocol.Message]) -> list[zmq.MessageTracker]:
         if self._collector is None:
-            return self._back.say(messages, self._encode)
+            return self._back.say(outgoing, self._encode)
         trackers: list[zmq.MessageTracker] = []
-        for frames in bundles.couple(messages, self._encode):
+        for frames in bundles.couple(outgoing, self._encode):
             trackers += self._collector.send_tracked([self._identity, *frames])
         return trackers
 

@@ -256,10 +256,10 @@ class Cluster:
             self._happen(self._faults.pop(0))
         return (protocol.VERSION, *header), [payload(request.number, -1, 0)]
 
-    def _ask(self, number: int, messages: list[protocol.Message]) -> None:
+    def _ask(self, number: int, outgoing: list[protocol.Message]) -> None:
         """A client says something to the broker."""
         port = "public" if self._clients[number].public else "front"
-        for frames in bundles.couple(messages, self._encode):
+        for frames in bundles.couple(outgoing, self._encode):
             at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
             self.clock.at(at, self.broker.arrive, port, [b"client-%d" % number, *frames])
 
