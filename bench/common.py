@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zflow import Document, DocumentArray, Executor, requests
-from zflow.devices import protocol
+from zflow.devices.protocol import messages
 from zflow.wire import pack
 
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -28,7 +28,7 @@ def small_documents(count: int) -> DocumentArray:
 
 def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
     """Return header and payload of the request that zflow makes of these Documents, by default one small one."""
-    header = protocol.encoder()((protocol.VERSION, protocol.REQUEST, 1000, "/", None, None, 0, 1))
+    header = messages.encoder()((messages.VERSION, messages.REQUEST, 1000, "/", None, None, 0, 1))
     return [header, *(bytes(frame) for frame in pack(docs or small_documents(1)))]
 
 

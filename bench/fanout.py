@@ -28,9 +28,9 @@ from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
-from zflow.devices import protocol
 from zflow.devices.broker import Broker
 from zflow.devices.front import Front
+from zflow.devices.protocol import messages
 from zflow.wire import pack
 
 WARM_UP = 20  # requests
@@ -115,7 +115,7 @@ def large_documents() -> DocumentArray:
 
 def answer_sizes() -> list[int]:
     """Return the sizes of the frames in which a shard answers."""
-    header = protocol.encoder()((protocol.VERSION, protocol.DONE, 100_000, 100, 0))
+    header = messages.encoder()((messages.VERSION, messages.DONE, 100_000, 100, 0))
     return [len(header), *(len(frame) for frame in pack(DocumentArray()))]
 
 

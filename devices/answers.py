@@ -7,8 +7,8 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices.parts import Parts, flat
 from zflow.devices.pool import Pool, request_of
+from zflow.devices.protocol.parts import Parts, flat
 from zflow.devices.replica import Fail, Task
 from zflow.devices.walk import Walk
 

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from zflow.devices.parts import MARK
+from zflow.devices.protocol.parts import MARK
 from zflow.devices.slots import PAGE, Slot, Slots
 
 SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket

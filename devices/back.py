@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices import answers, bundles, protocol, sockets, tickets
+from zflow.devices import answers, sockets, tickets
 from zflow.devices.arena import references
 from zflow.devices.fanout import BEACON_EVERY
 from zflow.devices.pool import NO_GROUP, Pool
 from zflow.devices.port import Port
+from zflow.devices.protocol import bundles, messages
 from zflow.devices.replica import Batching, Replica, Task
 from zflow.devices.settings import Settings
 from zflow.devices.zap import REPLICAS
@@ -96,33 +97,33 @@ class Line:
         self._plain = plain
         self.identity = identity
         self._encode = encode
-        self._waiting: list[protocol.Message] = []
+        self._waiting: list[messages.Message] = []
         self.tickets: tickets.Tickets | None = None  # of what is sent ahead
 
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
         if task.count > 1:
-            self._waiting.append(((protocol.VERSION, protocol.TASKS, task.id, walk.endpoint, frames), ()))
+            self._waiting.append(((messages.VERSION, messages.TASKS, task.id, walk.endpoint, frames), ()))
             return
         if self._plain is not None:
             frames = self._plain(frames)
-        self._waiting.append(((protocol.VERSION, protocol.TASK, task.id, walk.endpoint, parts), frames))
+        self._waiting.append(((messages.VERSION, messages.TASK, task.id, walk.endpoint, parts), frames))
 
     def give_ahead(self, task: Task, ticket: int) -> None:
         """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
-        self._waiting.append(((protocol.VERSION, protocol.AHEAD, task.id, walk.endpoint, parts, ticket), frames))
+        self._waiting.append(((messages.VERSION, messages.AHEAD, task.id, walk.endpoint, parts, ticket), frames))
 
     def give_together(self, tasks: Sequence[Task]) -> None:
         """Send tasks that are to be done in one go, when `flush` is called."""
-        self._waiting.append(((protocol.VERSION, protocol.TOGETHER, len(tasks)), ()))
+        self._waiting.append(((messages.VERSION, messages.TOGETHER, len(tasks)), ()))
         for task in tasks:
             self.give(task)
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
-        self._waiting.append(((protocol.VERSION, protocol.RECALL, id), ()))
+        self._waiting.append(((messages.VERSION, messages.RECALL, id), ()))
 
     def flush(self) -> bool:
         """Send what there is to send; False if the replica cannot be reached any more, and nothing was sent."""
@@ -131,7 +132,7 @@ class Line:
 
     def reached(self) -> bool:
         """Try to reach the replica, by taking back a task that is none."""
-        return self.say(protocol.RECALL, 0)
+        return self.say(messages.RECALL, 0)
 
     def close(self) -> None:
         """The replica is gone."""
@@ -141,9 +142,9 @@ class Line:
 
     def say(self, *fields: Any) -> bool:
         """Send a header alone, at once."""
-        return self._send([((protocol.VERSION, *fields), ())])
+        return self._send([((messages.VERSION, *fields), ())])
 
-    def _send(self, outgoing: Sequence[protocol.Message]) -> bool:
+    def _send(self, outgoing: Sequence[messages.Message]) -> bool:
         try:
             for frames in bundles.couple(outgoing, self._encode):
                 self.port.send([self.identity, *frames])
@@ -175,7 +176,7 @@ class Back:
     ) -> None:
         self._owner = owner
         self._pools = pools
-        self._encode = protocol.encoder()
+        self._encode = messages.encoder()
         self._address = settings.back
         back, _ = sockets.listen(context, zmq.ROUTER, [settings.back])
         fan, _ = sockets.listen(context, zmq.XPUB, [settings.fan])
@@ -231,54 +232,54 @@ class Back:
         """Take in a message of one of these members, or of one that wants to be; on the collector there is no port."""
         identity = frames[0]
         if len(frames) < 2:
-            raise protocol.Malformed("no header")
-        for header, payload in bundles.read(frames, 1, protocol.FROM_REPLICA):
+            raise messages.Malformed("no header")
+        for header, payload in bundles.read(frames, 1, messages.FROM_REPLICA):
             kind = header[1]
-            if kind < protocol.DONE and port is not None:
+            if kind < messages.DONE and port is not None:
                 self._greeted(port, identity, header)
                 continue
             pool = members.get(identity)
-            if pool is None or kind < protocol.DONE:
+            if pool is None or kind < messages.DONE:
                 if port is not self._remote:
                     self._owner.unheard(payload)
-                raise protocol.Unexpected("an answer from an unknown replica")
-            carried = header[5] if kind == protocol.DONES else payload
+                raise messages.Unexpected("an answer from an unknown replica")
+            carried = header[5] if kind == messages.DONES else payload
             if port is not None and port is self._remote and references(carried):
-                raise protocol.Malformed("a reference to memory from elsewhere")
-            if kind == protocol.DONES:
+                raise messages.Malformed("a reference to memory from elsewhere")
+            if kind == messages.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
-            elif kind == protocol.DONE and payload:
+            elif kind == messages.DONE and payload:
                 self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])
             else:
                 self._said(pool, identity, header, payload)
 
     def _said(self, pool: Pool, identity: bytes, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
-        if kind == protocol.LEAVE:
+        if kind == messages.LEAVE:
             self._forget(identity)
             self._owner.left(pool, identity)
-        elif kind == protocol.MISSED:
+        elif kind == messages.MISSED:
             self._owner.missed(pool, identity, header[2], header[3])
         elif not payload:
-            raise protocol.Malformed("an answer without a payload")
-        elif kind == protocol.APART:
+            raise messages.Malformed("an answer without a payload")
+        elif kind == messages.APART:
             if not all(type(id) is int for id in header[2]):
-                raise protocol.Malformed("tasks are not numbers")
+                raise messages.Malformed("tasks are not numbers")
             self._owner.apart(pool, identity, header[2], header[3] * 1e-6, payload[0])
         else:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
     def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode, self._owner.plain if port is self._remote else None)
-        if header[1] == protocol.HELLO:
-            line.say(protocol.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
+        if header[1] == messages.HELLO:
+            line.say(messages.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
             return
         why = self._ready(line, *header[2:])
         if why:
             if why not in self._refused and len(self._refused) < MOST_REFUSALS:
                 self._refused.add(why)
                 log.warning("a replica that calls itself %r is refused: %s", answers.name_of(identity), why)
-            line.say(protocol.REFUSED, why)
+            line.say(messages.REFUSED, why)
 
     def _ready(
         self,
@@ -344,7 +345,7 @@ class Back:
         self._members[line.port][identity] = pool
         self._lines[identity] = line
         pool.names[identity] = answers.name_of(identity)
-        line.say(protocol.ACCEPTED, self._owner.joined(pool, replica, group))
+        line.say(messages.ACCEPTED, self._owner.joined(pool, replica, group))
 
     def _forget(self, identity: bytes) -> Pool | None:
         self._lost.pop(identity, None)
@@ -364,8 +365,8 @@ class Back:
         self._next_beacon = now + BEACON_EVERY
         for pool, fanout in self._fanned:
             for group, number in fanout.beacons():
-                beacon = self._encode((protocol.VERSION, protocol.BEACON, number))
-                self.publish([protocol.topic(pool.index, group), beacon])
+                beacon = self._encode((messages.VERSION, messages.BEACON, number))
+                self.publish([messages.topic(pool.index, group), beacon])
 
     # -- those that are gone --------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from zflow.devices import answers, protocol, zap
+from zflow.devices import answers, zap
 from zflow.devices.arena import Arena
 from zflow.devices.back import Back
 from zflow.devices.control import Control, ManagerLine
@@ -25,9 +25,10 @@ from zflow.devices.external import Externals
 from zflow.devices.fanout import Publish
 from zflow.devices.front import Front
 from zflow.devices.leases import Leases
-from zflow.devices.parts import Inputs, flat
 from zflow.devices.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.port import BATCH, Port
+from zflow.devices.protocol import messages
+from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.rests import Rests
 from zflow.devices.router import Answer, Router, Visit
@@ -77,7 +78,7 @@ class Broker:
         self._walks: dict[Any, Walk] = {}  # by origin
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
-        self._encode = protocol.encoder()
+        self._encode = messages.encoder()
         self._commands = settings.epoch << 32  # the manager may still answer those of the broker before
         self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
@@ -154,14 +155,14 @@ class Broker:
         for frames in port.receive_some(BATCH):
             try:
                 handle(frames)
-            except protocol.Malformed as error:
+            except messages.Malformed as error:
                 self.malformed(error, frames)
 
-    def malformed(self, error: protocol.Malformed, frames: Sequence[Any]) -> None:
+    def malformed(self, error: messages.Malformed, frames: Sequence[Any]) -> None:
         """Count a message that is dropped, the first frame of which says whose it is."""
         what = str(error)
         self.counts[what] += 1
-        if self.counts[what] == 1 and not isinstance(error, protocol.Unexpected):
+        if self.counts[what] == 1 and not isinstance(error, messages.Unexpected):
             sizes = [len(frame) for frame in frames[1:9]]
             log.warning("dropped a malformed message: %s (frames of %s bytes); more are only counted", what, sizes)
 
@@ -468,9 +469,9 @@ class Broker:
     def _publish(self, pool: Pool, action: Publish) -> None:
         walk, inputs = action.scatter.payload
         parts, frames = flat(inputs)
-        kind = (protocol.VERSION, protocol.FANOUT, action.number, action.scatter.base)
+        kind = (messages.VERSION, messages.FANOUT, action.number, action.scatter.base)
         header = self._encode((*kind, walk.endpoint, parts, action.skip))
-        self._back.publish([protocol.topic(pool.index, action.group), header, *frames])
+        self._back.publish([messages.topic(pool.index, action.group), header, *frames])
 
     # -- the process manager --------------------------------------------------------------------------------------
 

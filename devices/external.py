@@ -17,11 +17,12 @@ import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from zflow.devices import answers, bundles, protocol, sockets
+from zflow.devices import answers, sockets
 from zflow.devices.arena import references
-from zflow.devices.parts import split
 from zflow.devices.pool import Pool
 from zflow.devices.port import Port
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.parts import split
 from zflow.devices.replica import Replica, Task
 
 log = logging.getLogger("zflow.broker")
@@ -83,8 +84,8 @@ class Address:
         self.url = url
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
         self._owner = owner
-        self._encode = protocol.encoder()
-        self._waiting: list[protocol.Message] = []
+        self._encode = messages.encoder()
+        self._waiting: list[messages.Message] = []
         self._port = Port(socket, 2)
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self.socket = socket
@@ -104,15 +105,15 @@ class Address:
         """What the broker calls it."""
         return self.name
 
-    def give(self, task: Task, kind: int = protocol.REQUEST) -> None:
+    def give(self, task: Task, kind: int = messages.REQUEST) -> None:
         """Send a task, when `flush` is called."""
         walk, parts, frames = answers.task_frames(task)
-        header = (protocol.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
+        header = (messages.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
         self._waiting.append((header, self._owner.plain(frames)))
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
-        self._waiting.append(((protocol.VERSION, protocol.CANCEL, id), ()))
+        self._waiting.append(((messages.VERSION, messages.CANCEL, id), ()))
 
     def flush(self) -> bool:
         """Send what there is to send. Where there is nobody to send to, `watch` is told of it, and this is True too."""
@@ -135,12 +136,12 @@ class Address:
                 continue
             self._heard = now
             try:
-                said = bundles.read(frames, 0, protocol.TO_CLIENT)
-            except protocol.Malformed as error:
+                said = bundles.read(frames, 0, messages.TO_CLIENT)
+            except messages.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
                 continue
             for header, payload in said:
-                if header[1] == protocol.WELCOME:
+                if header[1] == messages.WELCOME:
                     self._welcomed(header[3], now)
                 else:
                     self._answer(header, payload)
@@ -167,7 +168,7 @@ class Address:
     def _ask(self, now: float) -> None:
         if self._asked <= self._heard:
             self._asked = now
-        self._waiting.append(((protocol.VERSION, protocol.HELLO, 1), ()))
+        self._waiting.append(((messages.VERSION, messages.HELLO, 1), ()))
         self.flush()
 
     def _cut(self, now: float) -> None:
@@ -199,7 +200,7 @@ class Address:
         elif self._lost_at is not None:
             self._lost_at = None
             for task in self._owner.found(self.pool, self.name):
-                self.give(task, protocol.AGAIN)
+                self.give(task, messages.AGAIN)
             self.flush()
             self._owner.resized(self.pool, self.name, slots)
         else:
@@ -219,7 +220,7 @@ class Address:
 
     def _answer(self, header: list[Any], frames: Sequence[Any]) -> None:
         id = header[2]
-        if header[1] == protocol.FAILED:
+        if header[1] == messages.FAILED:
             if not frames:
                 return
             if id == 0:
@@ -231,9 +232,9 @@ class Address:
             return
         try:
             if references(frames):
-                raise protocol.Malformed("a reference to memory from elsewhere")
+                raise messages.Malformed("a reference to memory from elsewhere")
             payloads = [frames] if header[3] is None else [p for _, some in split(header[3], frames) for p in some]
-        except protocol.Malformed as error:
+        except messages.Malformed as error:
             log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)
             return
         if payloads and payloads[0]:

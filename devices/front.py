@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from zflow.devices import answers, arena, bundles, protocol, sockets
-from zflow.devices.parts import split
+from zflow.devices import answers, arena, sockets
 from zflow.devices.port import BATCH, Port
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.parts import split
 from zflow.devices.settings import Settings
 from zflow.devices.walk import Walk
 from zflow.devices.zap import CLIENTS
@@ -55,7 +56,7 @@ class Owner(Protocol):
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
-    def malformed(self, error: protocol.Malformed, frames: Sequence[Any]) -> None:
+    def malformed(self, error: messages.Malformed, frames: Sequence[Any]) -> None:
         """A message, of these frames but for its header, is dropped."""
 
 
@@ -82,7 +83,7 @@ class Front:
         self._owner = owner
         self._limit = settings.max_message_bytes
         self._most = settings.max_requests_per_client
-        self._encode = protocol.encoder()
+        self._encode = messages.encoder()
         local, self.addresses = sockets.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
         public, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
         guard(public, CLIENTS)
@@ -93,7 +94,7 @@ class Front:
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
-        self._to_send: dict[tuple[Port, bytes], list[protocol.Message]] = {}
+        self._to_send: dict[tuple[Port, bytes], list[messages.Message]] = {}
 
     def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -112,37 +113,37 @@ class Front:
         for frames in port.receive_some(BATCH):
             try:
                 arrived.setdefault(frames[0], []).extend(self._said_in(port, frames))
-            except protocol.Malformed as error:
+            except messages.Malformed as error:
                 self._owner.malformed(error, frames)
         for client, said in arrived.items():
             for header, payload in bundles.fold(said) if len(messages) > 1 else messages:
                 try:
                     self._heard(port, client, header, payload)
-                except protocol.Malformed as error:
+                except messages.Malformed as error:
                     self._owner.malformed(error, [client, *payload])
 
     def _said_in(self, port: Port, frames: list[Any]) -> list[bundles.Heard]:
         if len(frames) < 2:
-            raise protocol.Malformed("no header")
+            raise messages.Malformed("no header")
         try:
-            return bundles.read(frames, 1, protocol.FROM_CLIENT)
-        except protocol.WrongVersion:
+            return bundles.read(frames, 1, messages.FROM_CLIENT)
+        except messages.WrongVersion:
             self._refuse_version(port, frames)
             raise
 
     def _heard(self, port: Port, client: bytes, header: Sequence[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
-        if kind == protocol.REQUESTS:
+        if kind == messages.REQUESTS:
             self._requests(port, client, header)
-        elif kind == protocol.REQUEST or kind == protocol.AGAIN:
+        elif kind == messages.REQUEST or kind == messages.AGAIN:
             self._request(port, client, header, payload)
         else:
             self._said(port, client, header)
 
     def _said(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
-        if header[1] == protocol.HELLO:
-            self._say(port, client, (protocol.VERSION, protocol.WELCOME, header[2], self._owner.info()))
-        elif header[1] == protocol.CONTROL:
+        if header[1] == messages.HELLO:
+            self._say(port, client, (messages.VERSION, messages.WELCOME, header[2], self._owner.info()))
+        elif header[1] == messages.CONTROL:
             self._control((port, client, header[2]), header[3], header[4])
         else:
             origin = (port, client, header[2])
@@ -164,13 +165,13 @@ class Front:
     def controlled(self, origin: Any, result: dict[str, Any]) -> None:
         """Tell what came of a command."""
         port, client, id = origin
-        self._say(port, client, (protocol.VERSION, protocol.CONTROLLED, id, result))
+        self._say(port, client, (messages.VERSION, messages.CONTROLLED, id, result))
 
     def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
         """Take in a convoy, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
         if arena.references(payloads) and not self.shares_memory((port, client, id)):
-            raise protocol.Malformed("a reference to memory from elsewhere")
+            raise messages.Malformed("a reference to memory from elsewhere")
         chosen = None if targets is None else _targets(targets)
         walk = Walk((port, client, id), endpoint, chosen, timeout / 1000 if timeout > 0 else None, len(payloads))
         walk.client = client
@@ -181,7 +182,7 @@ class Front:
         if self._objection(walk) or any(self._owner.under_way(origin) is not None for origin in walk.origins):
             self.forget(walk)
             for at, payload in enumerate(payloads):
-                single = [protocol.VERSION, protocol.REQUEST, id + at, endpoint, targets, None, timeout, docs[at]]
+                single = [messages.VERSION, messages.REQUEST, id + at, endpoint, targets, None, timeout, docs[at]]
                 self._request(port, client, single, [payload])
         else:
             self._owner.begin(walk, [payloads])
@@ -189,22 +190,22 @@ class Front:
     def _request(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any]) -> None:
         _, _, id, endpoint, targets, parts, timeout, docs = header
         if not frames:
-            raise protocol.Malformed("a request without a payload")
+            raise messages.Malformed("a request without a payload")
         origin = (port, client, id)
         if arena.references(frames) and not self.shares_memory(origin):
-            raise protocol.Malformed("a reference to memory from elsewhere")
+            raise messages.Malformed("a reference to memory from elsewhere")
         if self._owner.under_way(origin) is not None:
             return  # sent again over a new connection; its answer goes there
         chosen = None if targets is None else _targets(targets)
         payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
         if not payloads:
-            raise protocol.Malformed("a request without a payload")
+            raise messages.Malformed("a request without a payload")
         if port is self._public:
             self._in_flight[client] = self._in_flight.get(client, 0) + 1
         walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
         walk.client = client
         walk.docs = docs
-        walk.again = header[1] == protocol.AGAIN
+        walk.again = header[1] == messages.AGAIN
         walk.size = arena.size(frames)
         error = self._objection(walk)
         if error:
@@ -214,13 +215,13 @@ class Front:
 
     def shares_memory(self, origin: Any) -> bool:
         """Whether the client with this origin shares the Flow's memory."""
-        return origin[0] is not self._public and origin[1][:1] == protocol.MEMBER
+        return origin[0] is not self._public and origin[1][:1] == messages.MEMBER
 
     def _objection(self, walk: Walk) -> tuple[str, str] | None:
         if self._owner.closing:
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
-        if len(walk.endpoint) > protocol.MAX_ENDPOINT:
-            return "BadRequest", f"the endpoint has more than {protocol.MAX_ENDPOINT} characters"
+        if len(walk.endpoint) > messages.MAX_ENDPOINT:
+            return "BadRequest", f"the endpoint has more than {messages.MAX_ENDPOINT} characters"
         unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
         if unknown:
             return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}"
@@ -234,8 +235,8 @@ class Front:
         header = msgpack.unpackb(frames[1])
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
-        message = f"this Flow speaks version {protocol.VERSION} of the protocol, not {version}"
-        header = (protocol.VERSION, protocol.FAILED, id, 0)
+        message = f"this Flow speaks version {messages.VERSION} of the protocol, not {version}"
+        header = (messages.VERSION, messages.FAILED, id, 0)
         self._say(port, frames[0], header, [answers.error("BadRequest", message)])
 
     # -- what they are told ---------------------------------------------------------------------------------------
@@ -245,16 +246,16 @@ class Front:
         port, client, id = walk.origin
         took = int(seconds * 1e6)
         if walk.count > 1:
-            self._say(port, client, (protocol.VERSION, protocol.REPLIES, id, took, frames))
+            self._say(port, client, (messages.VERSION, messages.REPLIES, id, took, frames))
         else:
-            self._say(port, client, (protocol.VERSION, protocol.REPLY, id, parts, walk.notes, took), frames)
+            self._say(port, client, (messages.VERSION, messages.REPLY, id, parts, walk.notes, took), frames)
         if port is self._public:
             self.forget(walk)
 
     def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
         """The request has failed."""
         for port, client, id in walk.origins:
-            self._say(port, client, (protocol.VERSION, protocol.FAILED, id, int(seconds * 1e6)), [error])
+            self._say(port, client, (messages.VERSION, messages.FAILED, id, int(seconds * 1e6)), [error])
         if port is self._public:
             self.forget(walk)
 
@@ -277,5 +278,5 @@ class Front:
 
 def _targets(targets: list[Any]) -> frozenset[str]:
     if len(targets) > MOST_TARGETS or not all(type(name) is str for name in targets):
-        raise protocol.Malformed("targets are not text")
+        raise messages.Malformed("targets are not text")
     return frozenset(targets)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zflow.devices.arena import Arena, Reference, Stale, references
-from zflow.devices.protocol import Malformed
+from zflow.devices.protocol.messages import Malformed
 from zflow.devices.walk import Walk
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish, Scatter
-from zflow.devices.parts import Inputs
+from zflow.devices.protocol.parts import Inputs
 from zflow.devices.replica import Action, Batching, Cut, Fail, Replica, Task
 from zflow.devices.walk import DEFAULT, Node, Walk
 

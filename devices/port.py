@@ -7,8 +7,8 @@ from typing import Any
 
 import zmq
 
-from zflow.devices.bundles import couple
-from zflow.devices.protocol import BUNDLED, Frames, Message
+from zflow.devices.protocol.bundles import couple
+from zflow.devices.protocol.messages import BUNDLED, Frames, Message
 
 BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it

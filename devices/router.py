@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from zflow.devices.parts import EACH_SHARD, Inputs, Payload
+from zflow.devices.protocol.parts import EACH_SHARD, Inputs, Payload
 from zflow.devices.walk import ENTRANCE, Node, Walk
 
 

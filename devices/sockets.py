@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import zmq
 
-from zflow.devices.protocol import MAX_HEADER, STRANGER
+from zflow.devices.protocol.messages import MAX_HEADER, STRANGER
 
 BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
 HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL

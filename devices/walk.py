@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zflow.devices.parts import Inputs
+from zflow.devices.protocol.parts import Inputs
 
 ENTRANCE = "gateway"
 DEFAULT = "/default"  # what an Executor binds that takes every endpoint

@@ -18,7 +18,7 @@ from helpers import Gate, Upper, let_go, run_script, texts
 from test_client import greeting, stranger
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, aclient, errors, requests
-from zflow.devices import protocol
+from zflow.devices.protocol import messages
 
 
 class Fussy(Executor):
@@ -419,7 +419,7 @@ def test_nobody_answers(impatient: None) -> None:
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = [msgpack.packb([messages.VERSION, messages.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:
@@ -435,7 +435,7 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
     requested = threading.Event()
 
     def answer(header: list[Any]) -> list[bytes] | None:
-        if header[1] == protocol.REQUEST:
+        if header[1] == messages.REQUEST:
             requested.set()
             return None
         if not requested.is_set():
@@ -443,7 +443,7 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
         if change == "silent":
             return None
         info = {"executors": {}, "instance": "two"}
-        return [msgpack.packb([protocol.VERSION, protocol.WELCOME, header[2], info])]
+        return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:

@@ -139,11 +139,11 @@ def test_the_yardstick_takes_large_frames(kind: Any) -> None:
 
 
 def test_the_yardstick_gets_what_zflow_sends() -> None:
-    from zflow.devices import protocol
+    from zflow.devices.protocol import messages
     from zflow.wire import unpack
 
     header, *payload = common.same_bytes()
-    assert protocol.decode(header, protocol.FROM_CLIENT)[1] == protocol.REQUEST
+    assert messages.decode(header, messages.FROM_CLIENT)[1] == messages.REQUEST
     assert unpack(payload)[0].texts == [common.TEXT]
 
 

@@ -22,7 +22,7 @@ import zmq
 from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests, wire
-from zflow.devices import bundles, protocol
+from zflow.devices.protocol import bundles, messages
 
 # What the forks do is what is tested; newer Pythons warn of forks where there are threads.
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -142,7 +142,7 @@ def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]
 
 def greeting(header: list[Any]) -> list[bytes]:
     info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"}
-    return [msgpack.packb([protocol.VERSION, protocol.WELCOME, header[2], info])]
+    return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]
 
 
 @pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([1, 999])], [msgpack.packb([99, 11, 1, {}])]])
@@ -165,7 +165,7 @@ def test_something_that_greets_and_says_nothing_else(impatient: None) -> None:
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([protocol.VERSION, protocol.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = [msgpack.packb([messages.VERSION, messages.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
     with (
         stranger(lambda header: refusal) as port,
         Client(port=port) as mine,
@@ -176,11 +176,11 @@ def test_a_flow_of_another_version_says_so(impatient: None) -> None:
 
 def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: None) -> None:
     """A broker that was started anew may answer what the one before had answered already."""
-    failed = [[protocol.VERSION, protocol.FAILED, 7, 0], msgpack.packb({"type": "ReplicaCrashed", "message": "late"})]
+    failed = [[messages.VERSION, messages.FAILED, 7, 0], msgpack.packb({"type": "ReplicaCrashed", "message": "late"})]
 
     def answer(header: list[Any]) -> list[bytes]:
         welcome = msgpack.unpackb(greeting(header)[0])
-        return [msgpack.packb([protocol.VERSION, bundles.TRAIN, [failed, [welcome]]])]
+        return [msgpack.packb([messages.VERSION, bundles.TRAIN, [failed, [welcome]]])]
 
     with stranger(answer) as port, Client(port=port) as mine:
         assert mine.info()["instance"] == "one"
@@ -203,9 +203,9 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
     parts, payload = LIES[lie]
 
     def answer(header: list[Any]) -> list[bytes]:
-        if header[1] == protocol.HELLO:
+        if header[1] == messages.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.REPLY, header[2], parts, None, 1]), *map(bytes, payload)]
+        return [msgpack.packb([messages.VERSION, messages.REPLY, header[2], parts, None, 1]), *map(bytes, payload)]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -216,9 +216,9 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
 @pytest.mark.parametrize("payload", [[], [b""], [b"\xc1"], [b"\x91" * 50_000], [msgpack.packb({"type": 3})]])
 def test_an_error_that_cannot_be_read_is_an_error_of_that_request(impatient: None, payload: list[bytes]) -> None:
     def answer(header: list[Any]) -> list[bytes]:
-        if header[1] == protocol.HELLO:
+        if header[1] == messages.HELLO:
             return greeting(header)
-        return [msgpack.packb([protocol.VERSION, protocol.FAILED, header[2], 1]), *payload]
+        return [msgpack.packb([messages.VERSION, messages.FAILED, header[2], 1]), *payload]
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -231,7 +231,7 @@ def test_a_flow_that_stops_answering(impatient: None) -> None:
 
     def answer(header: list[Any]) -> list[bytes] | None:
         said.append(header[1])
-        return greeting(header) if protocol.REQUEST not in said else None
+        return greeting(header) if messages.REQUEST not in said else None
 
     with (
         stranger(answer) as port,
@@ -239,7 +239,7 @@ def test_a_flow_that_stops_answering(impatient: None) -> None:
         pytest.raises(errors.FlowUnreachable, match="stopped answering"),
     ):
         mine.post("/", Document())
-    assert protocol.HELLO in said[said.index(protocol.REQUEST) :], "it asked before it gave up"
+    assert messages.HELLO in said[said.index(messages.REQUEST) :], "it asked before it gave up"
 
 
 # -- at the same time -------------------------------------------------------------------------------------------------

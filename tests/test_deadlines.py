@@ -27,7 +27,7 @@ from zflow import (
     exchange,
     requests,
 )
-from zflow.devices import protocol
+from zflow.devices.protocol import messages
 
 KINDS = ["sync", "async"]
 
@@ -207,7 +207,7 @@ def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch
             mine.post("/", Document(), timeout=100)
 
     with (
-        stranger(lambda header: greeting(header) if header[1] == protocol.HELLO else None) as port,
+        stranger(lambda header: greeting(header) if header[1] == messages.HELLO else None) as port,
         pytest.raises(errors.DeadlineExceeded, match=rf"timeout=100 ms; the Flow at .*{port} does not say why"),
     ):
         asyncio.run(post(port)) if kind == "async" else post_sync(port)

@@ -29,8 +29,8 @@ from helpers import (
 )
 
 from zflow import Client, Document, DocumentArray, Flow, errors, wire
-from zflow.devices import protocol
-from zflow.devices.protocol import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
+from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
 
 PAYLOAD = bytes(wire.pack(DocumentArray([Document(text="a")]))[0])
 NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
@@ -152,7 +152,7 @@ AT_FRONT = {
     "a cancel without an id": [header(VERSION, CANCEL)],
     "a cancel of what is no id": [header(VERSION, CANCEL, "7")],
     "a hello without a token": [header(VERSION, HELLO)],
-    "what a broker says": [header(VERSION, protocol.REPLY, 7, None, None, 1), PAYLOAD],
+    "what a broker says": [header(VERSION, messages.REPLY, 7, None, None, 1), PAYLOAD],
     "what a replica says": [header(VERSION, DONE, 1, 1, 1), PAYLOAD],
     "ten thousand frames": [b"x"] * 10_000,
 }
@@ -213,7 +213,7 @@ def test_a_replica_that_cannot_be_is_told_why_and_not_taken_in(flow: Flow, what:
         for _ in range(2):
             stranger.send(header(VERSION, READY, *fields))
             version, kind, reason = msgpack.unpackb(stranger.recv())
-            assert (version, kind) == (VERSION, protocol.REFUSED)
+            assert (version, kind) == (VERSION, messages.REFUSED)
             assert words in reason
             assert len(reason) < 500
         with Client(port=flow.port) as client:
@@ -226,7 +226,7 @@ def test_who_asks_at_the_back_is_told_that_it_is_for_replicas(flow: Flow) -> Non
     with dealer(back()) as stranger, Client(port=flow.port) as client:
         stranger.send(header(VERSION, HELLO, 5))
         version, kind, token, info = msgpack.unpackb(stranger.recv())
-        assert (version, kind, token) == (VERSION, protocol.WELCOME, 5)
+        assert (version, kind, token) == (VERSION, messages.WELCOME, 5)
         assert info == {**client.info(), "for_replicas": True}
 
 
@@ -302,7 +302,7 @@ def refused(stranger: zmq.Socket[bytes], frames: list[bytes]) -> tuple[int, dict
     stranger.send_multipart(frames)
     answer, error = stranger.recv_multipart()
     version, kind, id, took = msgpack.unpackb(answer)
-    assert (version, kind) == (VERSION, protocol.FAILED)
+    assert (version, kind) == (VERSION, messages.FAILED)
     assert 0 <= took < PATIENCE * 1e6
     return id, msgpack.unpackb(error)
 
@@ -404,7 +404,7 @@ def answered(stranger: zmq.Socket[bytes]) -> tuple[int, list[str]]:
     """The next answer's id and texts."""
     answer, payload = stranger.recv_multipart()
     version, kind, id, parts, notes, took = msgpack.unpackb(answer)
-    assert (version, kind, parts, notes) == (VERSION, protocol.REPLY, None, None)
+    assert (version, kind, parts, notes) == (VERSION, messages.REPLY, None, None)
     assert 0 <= took < PATIENCE * 1e6
     return id, list(wire.unpack([payload])[0].texts)
 
@@ -469,7 +469,7 @@ def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
         dealer(back(), b"lonely/rep-9#1") as stranger,
     ):
         stranger.send(header(VERSION, READY, "lonely", ["/lie"], 1, 0, 0, {}))
-        assert msgpack.unpackb(stranger.recv()) == [VERSION, protocol.ACCEPTED, 0]
+        assert msgpack.unpackb(stranger.recv()) == [VERSION, messages.ACCEPTED, 0]
         yield flow, stranger
 
 
@@ -493,7 +493,7 @@ def test_an_answer_that_is_none_fails_its_request_only(kind: int, payload: list[
         failed: list[Any] = []
         posting = in_background(flow.post, "/lie", texts(30), request_size=1, on_error=failed.append)
         task = msgpack.unpackb(stranger.recv_multipart()[0])
-        assert task[1:2] + task[3:] == [protocol.TASK, "/lie", None]
+        assert task[1:2] + task[3:] == [messages.TASK, "/lie", None]
         stranger.send_multipart([header(VERSION, kind, task[2], 100, *([1] if kind == DONE else [])), *payload])
         stranger.send(header(VERSION, LEAVE))
         assert len(posting.result(PATIENCE)) == 29

@@ -17,7 +17,8 @@ import zmq
 from helpers import Gate, Upper, begun, in_background, let_go, texts, wait_for
 
 from zflow import AsyncClient, Client, Document, Flow, cli, keys, remote
-from zflow.devices import protocol, sockets
+from zflow.devices import sockets
+from zflow.devices.protocol import messages
 from zflow.errors import ChangeRefused, FlowUnreachable, InvalidFlow, InvalidKeys, Overloaded, StartupFailed
 
 
@@ -92,8 +93,8 @@ def test_a_client_cannot_say_that_it_is_a_replica() -> None:
     with Flow().add(name="upper", uses=Upper) as flow, zmq.Context() as context:
         socket = sockets.dealer(context)
         socket.connect(f"tcp://127.0.0.1:{flow.port}")
-        ready = (protocol.VERSION, protocol.READY, "upper", ["/default"], 1, 0, 0, {})
-        socket.send(protocol.encoder()(ready))
+        ready = (messages.VERSION, messages.READY, "upper", ["/default"], 1, 0, 0, {})
+        socket.send(messages.encoder()(ready))
         with Client(port=flow.port) as client:
             wait_for(lambda: client.info()["malformed"] == {"unknown kind of message": 1}, what="it is counted")
             assert client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0"]

@@ -19,7 +19,7 @@ from test_remote import Work, joined
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
 from zflow.devices import arena
-from zflow.devices.protocol import DONE, REPLY, REQUESTS, VERSION
+from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
 from zflow.exchange import Exchange
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures

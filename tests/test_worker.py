@@ -21,7 +21,7 @@ import pytest
 from helpers import PATIENCE, Upper, alive, in_background, pid_of, replicas, texts, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.devices import protocol
+from zflow.devices.protocol import messages
 from zflow.link import Stop, StopNow
 
 
@@ -221,9 +221,9 @@ def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytes
     """It may come while a message is decoded, where any other exception says that this is none."""
     stop = Stop()
     stop.waiting = True
-    monkeypatch.setattr(protocol, "_unpack", stop.ask)
+    monkeypatch.setattr(messages, "_unpack", stop.ask)
     with pytest.raises(StopNow):
-        protocol.decode(b"\x93\x01\x01\x07", protocol.TO_REPLICA)
+        messages.decode(b"\x93\x01\x01\x07", messages.TO_REPLICA)
 
 
 def test_an_interrupt_is_not_for_replicas() -> None:

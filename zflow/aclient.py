@@ -17,8 +17,8 @@ import zmq
 from zflow import errors
 from zflow.address import address_of
 from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
-from zflow.devices import bundles, protocol
 from zflow.devices.port import Port, buffers
+from zflow.devices.protocol import bundles, messages
 from zflow.document import DocumentArray
 from zflow.exchange import Exchange
 from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
@@ -46,12 +46,12 @@ class _Link:
         self._loop = loop
         self.pid = os.getpid()
         self.ids = itertools.count(1)
-        self.encode = protocol.encoder()
+        self.encode = messages.encoder()
         self._context = zmq.Context()
         self._socket = open_socket(self._context, address, keys)
         self._port = Port(self._socket, 2)
         self._streams: dict[int, _Stream] = {}
-        self._waiting: list[protocol.Message] = []  # requests that are sent together with others of this moment
+        self._waiting: list[messages.Message] = []  # requests that are sent together with others of this moment
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._heard = self._used = time.monotonic()
         self.info: dict[str, Any] = {}
@@ -76,10 +76,10 @@ class _Link:
 
     def _say_hello(self) -> None:
         with contextlib.suppress(zmq.Again):  # the Flow has refused the connection: there is nobody to send it to
-            self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
+            self._socket.send(self.encode((messages.VERSION, messages.HELLO, 0)), zmq.NOBLOCK)
         self._drain()
 
-    def send(self, message: protocol.Message, stream: _Stream, id: int) -> list[zmq.MessageTracker]:
+    def send(self, message: messages.Message, stream: _Stream, id: int) -> list[zmq.MessageTracker]:
         """Send a request whose answer goes to the stream, together with others of this moment."""
         self._streams[id] = stream
         self._waiting.append(message)
@@ -101,7 +101,7 @@ class _Link:
         waiting, self._waiting = self._waiting, []
         return self._port.say(waiting, self.encode)
 
-    def send_again(self, outgoing: list[protocol.Message]) -> None:
+    def send_again(self, outgoing: list[messages.Message]) -> None:
         """Send requests that were sent before."""
         if outgoing:
             self._port.say(outgoing, self.encode)
@@ -126,8 +126,8 @@ class _Link:
                 self._greeted()
                 continue
             try:
-                said = bundles.read(frames, 0, protocol.TO_CLIENT)
-            except protocol.Malformed as error:
+                said = bundles.read(frames, 0, messages.TO_CLIENT)
+            except messages.Malformed as error:
                 self._break(errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}"))
                 return
             for header, payload in said:
@@ -138,13 +138,13 @@ class _Link:
         if self.info:
             self._anew = True
             with contextlib.suppress(zmq.Again):
-                self._socket.send(self.encode((protocol.VERSION, protocol.HELLO, 0)), zmq.NOBLOCK)
+                self._socket.send(self.encode((messages.VERSION, messages.HELLO, 0)), zmq.NOBLOCK)
 
     def _take(self, header: list[Any], payload: Sequence[Any]) -> None:
-        if header[1] == protocol.WELCOME:
+        if header[1] == messages.WELCOME:
             self._welcomed(header[3])
             return
-        if header[1] == protocol.FAILED and header[2] == 0 and not self._welcome.done():
+        if header[1] == messages.FAILED and header[2] == 0 and not self._welcome.done():
             message = f"the Flow at {self._address} speaks another version of zflow's protocol"
             self._welcome.set_exception(errors.BadRequest(message))
             return
@@ -413,7 +413,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         yield DocumentArray(some)
 
 
-async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> protocol.Message | None:
+async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> messages.Message | None:
     try:
         docs = await source.__anext__()
     except StopAsyncIteration:

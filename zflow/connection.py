@@ -11,9 +11,10 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import bundles, protocol, sockets, zap
+from zflow.devices import sockets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.port import BATCH, Port, buffers
+from zflow.devices.protocol import bundles, messages
 from zflow.exchange import Exchange
 from zflow.keys import Keys
 from zflow.response import Response
@@ -30,7 +31,7 @@ SILENCE = 10.0  # seconds without a word from a broker that was asked for one, u
 
 
 def open_socket(
-    context: zmq.Context[Any], address: str, keys: Keys | None = None, kind: bytes = protocol.STRANGER
+    context: zmq.Context[Any], address: str, keys: Keys | None = None, kind: bytes = messages.STRANGER
 ) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = sockets.dealer(context, kind)
@@ -74,10 +75,10 @@ class Connection:
         self._keys = keys
         self._check = check
         self.ids = itertools.count(1)
-        self.encode = protocol.encoder()
-        self._socket = open_socket(context, address, keys, protocol.STRANGER if memory is None else protocol.MEMBER)
+        self.encode = messages.encoder()
+        self._socket = open_socket(context, address, keys, messages.STRANGER if memory is None else messages.MEMBER)
         self._port = Port(self._socket, 2)
-        self._together: list[protocol.Message] = []  # requests that wait to be sent
+        self._together: list[messages.Message] = []  # requests that wait to be sent
         self.info: dict[str, Any] = {}
         self._greetings = 0  # connections made
         self._anew = False  # connected anew: the broker may be another one, or have missed something
@@ -97,7 +98,7 @@ class Connection:
     def hello(self, timeout: float | None = None) -> dict[str, Any]:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
         token = next(self.ids)
-        asking = self.encode((protocol.VERSION, protocol.HELLO, token))
+        asking = self.encode((messages.VERSION, messages.HELLO, token))
         self._say(asking)
         deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
         while (left := deadline - time.monotonic()) > 0:
@@ -106,10 +107,10 @@ class Connection:
             if not arrived:
                 self._make_sure()
             for header, _ in self._receive_some() if arrived else ():
-                if header[1] == protocol.WELCOME and header[2] == token:
+                if header[1] == messages.WELCOME and header[2] == token:
                     return dict(header[3])
                 # Others may be late answers to requests that a broker before this one has answered, too.
-                if header[1] == protocol.FAILED and header[2] in (0, token):
+                if header[1] == messages.FAILED and header[2] in (0, token):
                     raise errors.BadRequest(f"the Flow at {self._address} speaks another version of zflow's protocol")
             if self._greetings > before or not arrived:
                 self._say(asking)  # a broker that has died meanwhile may have taken the question with it
@@ -126,8 +127,8 @@ class Connection:
             arrived = [message for message in messages if message[0]]
             self._greeted()
         try:
-            said = [one for message in arrived for one in bundles.read(message, 0, protocol.TO_CLIENT)]
-        except protocol.Malformed as error:
+            said = [one for message in arrived for one in bundles.read(message, 0, messages.TO_CLIENT)]
+        except messages.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
         return [(header, buffers(payload)) for header, payload in said]
 
@@ -136,7 +137,7 @@ class Connection:
         self._greetings += 1
         if self.info:
             self._anew = True
-            self._say(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+            self._say(self.encode((messages.VERSION, messages.HELLO, 0)))
 
     def _say(self, frame: bytes) -> None:
         """Send a header alone; if the Flow has refused the connection there is nobody to send it to."""
@@ -166,7 +167,7 @@ class Connection:
             now = time.monotonic()
             if not asked:
                 asked = now
-                self._say(self.encode((protocol.VERSION, protocol.HELLO, 0)))
+                self._say(self.encode((messages.VERSION, messages.HELLO, 0)))
             elif now - asked > SILENCE:
                 raise errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {SILENCE:.0f} s ago")
 
@@ -191,7 +192,7 @@ class Connection:
                 return
             self._port.say(list(exchange.due()), self.encode)
             for header, payload in self._receive(lambda: exchange.expire(self._address), exchange.pause):
-                if header[1] == protocol.WELCOME:
+                if header[1] == messages.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
                     self._send_again(exchange)
                 else:
@@ -217,7 +218,7 @@ class Connection:
         for tracker in self._tell():
             tracker.wait()
 
-    def _next(self, exchange: Exchange, teller: Teller) -> protocol.Message | None:
+    def _next(self, exchange: Exchange, teller: Teller) -> messages.Message | None:
         """Let a generator make the next request, while what waits can be sent without this thread."""
         if self._together:
             teller.hold()
@@ -241,13 +242,13 @@ class Connection:
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
         id = next(self.ids)
-        order = self.encode((protocol.VERSION, protocol.CONTROL, id, command, arguments))
+        order = self.encode((messages.VERSION, messages.CONTROL, id, command, arguments))
         self._socket.send(order)
         while True:
             for header, _ in self._receive(lambda: False):
-                if header[1] == protocol.CONTROLLED and header[2] == id:
+                if header[1] == messages.CONTROLLED and header[2] == id:
                     return dict(header[3])
-                if header[1] == protocol.WELCOME:
+                if header[1] == messages.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
                     if self._anew:
                         self._anew = False

@@ -15,10 +15,10 @@ from typing import Any
 import msgpack
 
 from zflow import errors, wire
-from zflow.devices import protocol
 from zflow.devices.arena import Arena, Stale, references
-from zflow.devices.parts import split
-from zflow.devices.protocol import Malformed
+from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Malformed
+from zflow.devices.protocol.parts import split
 from zflow.document import DocumentArray
 from zflow.merging import gather, reduce
 from zflow.response import Response
@@ -102,7 +102,7 @@ class Exchange:
         """How many requests were made so far."""
         return self._places
 
-    def next(self) -> protocol.Message | None:
+    def next(self) -> messages.Message | None:
         """The message of the next request, or None when there are no more inputs.
 
         Raises:
@@ -119,7 +119,7 @@ class Exchange:
         """There are no more inputs."""
         self._exhausted = True
 
-    def request(self, docs: DocumentArray) -> protocol.Message:
+    def request(self, docs: DocumentArray) -> messages.Message:
         """The message of a request with these Documents; raises as `next`."""
         frames = wire.pack(docs, self._parameters)
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
@@ -136,17 +136,17 @@ class Exchange:
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        return self._header(protocol.REQUEST, id, self._timeout or 0, docs), frames
+        return self._header(messages.REQUEST, id, self._timeout or 0, docs), frames
 
     def _header(self, kind: int, id: int, timeout: int, docs: DocumentArray) -> tuple[Any, ...]:
-        return protocol.VERSION, kind, id, self._endpoint, self._targets, None, timeout, len(docs)
+        return messages.VERSION, kind, id, self._endpoint, self._targets, None, timeout, len(docs)
 
-    def again(self) -> Iterator[protocol.Message]:
+    def again(self) -> Iterator[messages.Message]:
         """The messages of the requests that were not answered, for a broker that may not have got them."""
         now = time.monotonic()
         for id, sent in self._sent.items():
             if id not in self._held_back:
-                yield self._header(protocol.AGAIN, id, self._left(sent, now), sent.docs), sent.payload
+                yield self._header(messages.AGAIN, id, self._left(sent, now), sent.docs), sent.payload
 
     def _left(self, sent: _Sent, now: float) -> int:
         """The ms that are left of a request's time; 0: it may take any."""
@@ -165,20 +165,20 @@ class Exchange:
         """The seconds until something that was held back is to be sent again, or None."""
         return max(0.0, min(self._held_back.values()) - time.monotonic()) if self._held_back else None
 
-    def due(self) -> Iterator[protocol.Message]:
+    def due(self) -> Iterator[messages.Message]:
         """The messages of what was held back long enough."""
         now = time.monotonic()
         for id in [id for id, at in self._held_back.items() if at <= now]:
             del self._held_back[id]
             sent = self._sent.get(id)
             if sent is not None and sent.deadline > now:
-                yield self._header(protocol.REQUEST, id, self._left(sent, now), sent.docs), sent.payload
+                yield self._header(messages.REQUEST, id, self._left(sent, now), sent.docs), sent.payload
 
-    def cancelled(self) -> Iterator[protocol.Message]:
+    def cancelled(self) -> Iterator[messages.Message]:
         """The messages that tell the broker that nobody wants the answers still to come."""
         for id, sent in self._sent.items():
             self._free(sent.payload)
-            yield (protocol.VERSION, protocol.CANCEL, id), ()
+            yield (messages.VERSION, messages.CANCEL, id), ()
 
     def expire(self, address: str) -> bool:
         """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""
@@ -207,7 +207,7 @@ class Exchange:
             frames = self._whole(frames)
         except Stale:
             return False  # of a broker that is gone; the request is sent again to the one that is there now
-        if self._wait and header[1] == protocol.FAILED and _is_overload(frames):
+        if self._wait and header[1] == messages.FAILED and _is_overload(frames):
             self._hold_back(header[2], sent)
             return False
         self._end(header[2])
@@ -235,7 +235,7 @@ class Exchange:
 
     def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:
-            if header[1] == protocol.FAILED:
+            if header[1] == messages.FAILED:
                 return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
             if header[3] is None:
                 docs, parameters = wire.unpack(frames)

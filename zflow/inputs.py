@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zflow import errors
-from zflow.devices import protocol
+from zflow.devices.protocol import messages
 from zflow.document import Document, DocumentArray
 from zflow.suggest import listed, short
 
@@ -24,8 +24,8 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
     """
     if not isinstance(on, str) or not on.startswith("/"):
         raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
-    if len(on) > protocol.MAX_ENDPOINT:
-        raise errors.BadRequest(f"an endpoint has at most {protocol.MAX_ENDPOINT} characters, not {len(on)}")
+    if len(on) > messages.MAX_ENDPOINT:
+        raise errors.BadRequest(f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(on)}")
     if parameters is not None and not isinstance(parameters, dict):
         raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
     if on_overload not in ("fail", "wait"):

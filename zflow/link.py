@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow import process
-from zflow.devices import bundles, protocol, sockets, tickets, zap
+from zflow.devices import sockets, tickets, zap
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
 from zflow.devices.port import BATCH, Port, buffers
+from zflow.devices.protocol import bundles, messages
 from zflow.seat import Seat, identity
 from zflow.teller import Teller
 
@@ -106,7 +107,7 @@ class Link:
         if seat.spec.shards > 1 and seat.fan is not None and seat.collector is not None:
             self._join_fan_out(seat.fan, seat.collector)
         self._listener = Listener()
-        self._encode = protocol.encoder()
+        self._encode = messages.encoder()
         self._backlog: dict[int, Task] = {}
         self._ahead: dict[int, int] = {}  # of these, whose that is their tickets say: the numbers of those, by task
         self._tickets: tickets.Tickets | None = None
@@ -117,7 +118,7 @@ class Link:
         self._batching: dict[str, list[int]] = {}  # by endpoint: Documents at most, and microseconds
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
-        self._answers: list[protocol.Message] = []  # that wait to be sent
+        self._answers: list[messages.Message] = []  # that wait to be sent
         self._teller = Teller(self.tell, LONGEST_HOLD)
         self.turn = self._teller.turn  # the main thread's, but while it calls the Executor
         self.hold = self._teller.hold  # let the answers wait for those of the tasks to come
@@ -136,8 +137,8 @@ class Link:
 
     def _join_fan_out(self, publisher: str, collecting: str) -> None:
         fan = self._socket(zmq.SUB)
-        fan.subscribe(protocol.topic(self._seat.node, self._seat.replica_id))
-        fan.subscribe(protocol.own_topic(self._identity))
+        fan.subscribe(messages.topic(self._seat.node, self._seat.replica_id))
+        fan.subscribe(messages.own_topic(self._identity))
         fan.connect(publisher)
         self._fan = Port(fan, 3)
         collector = self._socket(zmq.PUSH)
@@ -174,7 +175,7 @@ class Link:
         self._together.clear()
         self._coming = 0
         place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
-        self._back.send([self._encode((protocol.VERSION, protocol.READY, seat.spec.name, self._endpoints, *place))])
+        self._back.send([self._encode((messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place))])
 
     def _make_tickets(self) -> None:
         """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""
@@ -214,45 +215,45 @@ class Link:
         if not frames[0]:
             self._greeted()
             return
-        for header, payload in bundles.read(frames, 0, protocol.TO_REPLICA):
+        for header, payload in bundles.read(frames, 0, messages.TO_REPLICA):
             self._told(header, payload)
 
     def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
-        if kind == protocol.TASK:
+        if kind == messages.TASK:
             self._recalled.discard(header[2])  # given to this one once more
             self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
             if self._coming:
                 self._coming -= 1
                 self._together.add(header[2])
-        elif kind == protocol.AHEAD:
+        elif kind == messages.AHEAD:
             self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
             self._ahead[header[2]] = header[5]
-        elif kind == protocol.TOGETHER:
+        elif kind == messages.TOGETHER:
             self._together.clear()
             self._coming = header[2]
-        elif kind == protocol.RECALL:
+        elif kind == messages.RECALL:
             self._ahead.pop(header[2], None)
             if self._backlog.pop(header[2], None) is None and self._fan is not None:
                 self._recalled.add(header[2])
-        elif kind == protocol.ACCEPTED:
+        elif kind == messages.ACCEPTED:
             tickets.remove(self._seat.back, self._identity)
             self._listener = Listener(header[2])
             self._accepted = True
-        elif kind == protocol.REFUSED:
+        elif kind == messages.REFUSED:
             self.refused = header[2]
             if self._accepted:  # by another Flow, or by this one before it was started anew
                 log.warning("not taken into the pool again: %s", self.refused)
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""
-        header = protocol.decode(frames[1], protocol.TO_REPLICA)
-        if header[1] == protocol.BEACON:
+        header = messages.decode(frames[1], messages.TO_REPLICA)
+        if header[1] == messages.BEACON:
             new, missed = False, self._listener.told(header[2])
         else:
             new, missed = self._listener.heard(header[2])
         if missed is not None:
-            self._say([((protocol.VERSION, protocol.MISSED, *missed), ())])
+            self._say([((messages.VERSION, messages.MISSED, *missed), ())])
         if new and self._seat.shard_id not in header[6]:
             id = header[3] + self._seat.shard_id
             self._backlog[id] = Task(id, header[4], header[5], buffers(frames[2:]))
@@ -293,9 +294,9 @@ class Link:
         mutable = False
         for tasks, frames, docs in answers:
             if docs is not None:
-                header: tuple[Any, ...] = (protocol.VERSION, protocol.DONE, tasks[0].id, took, docs)
+                header: tuple[Any, ...] = (messages.VERSION, messages.DONE, tasks[0].id, took, docs)
             elif len(tasks) == 1:
-                header = (protocol.VERSION, protocol.ERROR, tasks[0].id, took)
+                header = (messages.VERSION, messages.ERROR, tasks[0].id, took)
             else:
                 self._say_apart([task.id for task in tasks], took, frames)
                 continue
@@ -310,7 +311,7 @@ class Link:
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
         # The last ones first: each message puts its tasks in front of all that wait.
         for at in reversed(range(0, len(ids), MOST_APART)):
-            header = (protocol.VERSION, protocol.APART, ids[at : at + MOST_APART], took)
+            header = (messages.VERSION, messages.APART, ids[at : at + MOST_APART], took)
             self._answers.append((header, frames))
 
     def tell(self) -> None:
@@ -320,7 +321,7 @@ class Link:
             for tracker in self._say(answers):
                 tracker.wait()
 
-    def _say(self, outgoing: Sequence[protocol.Message]) -> list[zmq.MessageTracker]:
+    def _say(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
         if self._collector is None:
             return self._back.say(outgoing, self._encode)
         trackers: list[zmq.MessageTracker] = []
@@ -338,7 +339,7 @@ class Link:
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        self._say([((protocol.VERSION, protocol.LEAVE), ())])
+        self._say([((messages.VERSION, messages.LEAVE), ())])
         if self._monitor is not None:
             zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):

@@ -15,8 +15,8 @@ import msgpack
 from zflow import errors, uses, wire
 from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.devices.arena import Arena
-from zflow.devices.parts import split
-from zflow.devices.protocol import Malformed
+from zflow.devices.protocol.messages import Malformed
+from zflow.devices.protocol.parts import split
 from zflow.document import DocumentArray
 from zflow.executor import Executor, instantiate
 from zflow.handlers import DEFAULT, handlers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zflow.devices import arena
 from zflow.devices.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
-from zflow.devices.parts import flat, split
+from zflow.devices.protocol.parts import flat, split
 from zflow.devices.regions import Regions
 from zflow.wire import INLINE
 

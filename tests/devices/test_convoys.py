@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.devices import bundles, protocol
 from zflow.devices.balancer import Balancer
-from zflow.devices.protocol import (
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
     DONE,
     DONES,
     FROM_CLIENT,
@@ -273,7 +273,7 @@ class TestMessages:
     def test_messages_that_are_alike_are_one(self, shapes: Any, header: Any, folded: Any) -> None:
         said = [(header(7 + at), [payload]) for at, payload in enumerate(PAYLOADS)]
         assert bundles.fold(said) == [((*folded, PAYLOADS), ())]
-        (frames,) = bundles.couple(said, protocol.encoder())
+        (frames,) = bundles.couple(said, messages.encoder())
         heard = bundles.read(frames, 0, shapes)
         if folded[1] in (REQUESTS, DONES):
             assert heard == [([*folded, PAYLOADS], ())]
@@ -286,11 +286,11 @@ class TestMessages:
             (request(9), [b"."]),
             (request(8, endpoint="/other"), [b"."]),
             (request(8), [b".", b"."]),
-            (request(8), [bytes(protocol.BUNDLED + 1)]),
+            (request(8), [bytes(messages.BUNDLED + 1)]),
             (request(8), [memoryview(b".")]),
             (request(8), [b""]),
-            ((VERSION, protocol.AGAIN, *request(8)[2:]), [b"."]),
-            ((VERSION, protocol.CANCEL, 8), ()),
+            ((VERSION, messages.AGAIN, *request(8)[2:]), [b"."]),
+            ((VERSION, messages.CANCEL, 8), ()),
         ],
     )
     def test_messages_that_are_not(self, other: Any) -> None:

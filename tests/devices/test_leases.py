@@ -11,7 +11,7 @@ import pytest
 from zflow.devices import arena
 from zflow.devices.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.leases import Leases
-from zflow.devices.protocol import Malformed
+from zflow.devices.protocol.messages import Malformed
 from zflow.devices.walk import Walk
 
 

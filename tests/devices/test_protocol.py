@@ -15,10 +15,9 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices import bundles, protocol
-from zflow.devices.parts import flat, split
 from zflow.devices.port import LARGE, Port, buffers
-from zflow.devices.protocol import (
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
     FROM_CLIENT,
     FROM_REPLICA,
     MAX_HEADER,
@@ -30,6 +29,7 @@ from zflow.devices.protocol import (
     decode,
     encoder,
 )
+from zflow.devices.protocol.parts import flat, split
 
 DIRECTIONS = {
     "from client": FROM_CLIENT,
@@ -38,8 +38,8 @@ DIRECTIONS = {
     "to replica": TO_REPLICA,
 }
 SAID_TWICE = {  # a client and a replica may ask who is there, and are told
-    protocol.HELLO: {"from client", "from replica"},
-    protocol.WELCOME: {"to client", "to replica"},
+    messages.HELLO: {"from client", "from replica"},
+    messages.WELCOME: {"to client", "to replica"},
 }
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -90,33 +90,33 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("direction", "header"),
         [
-            ("from client", [VERSION, protocol.HELLO, 7]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, None, 0, 3]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], None, 1500, 3]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", None, [["a", [1]], ["b", [2, -5]]], 0, 3]),
-            ("from client", [VERSION, protocol.REQUEST, 7, "/index", ["encoder"], [["a", [1]]], 1500, 3]),
-            ("from client", [VERSION, protocol.CANCEL, 7]),
-            ("to client", [VERSION, protocol.WELCOME, 7, {"version": "1"}]),
-            ("to client", [VERSION, protocol.REPLY, 7, None, None, 1500]),
-            ("to client", [VERSION, protocol.REPLY, 7, [["a", [1]], ["b", [2, -5]]], {"a": {}}, 1500]),
-            ("to client", [VERSION, protocol.FAILED, 7, 1500]),
-            ("from replica", [VERSION, protocol.HELLO, 7]),
-            ("from replica", [VERSION, protocol.READY, "encoder", ["/index"], 1, 2, 0, {}]),
-            ("from replica", [VERSION, protocol.READY, "encoder", None, 32, 0, 1, {"/index": [32, 0]}]),
-            ("from replica", [VERSION, protocol.DONE, 7, 1500, 3]),
-            ("from replica", [VERSION, protocol.ERROR, 7, 1500]),
-            ("from replica", [VERSION, protocol.APART, [7, 8], 1500]),
-            ("from replica", [VERSION, protocol.LEAVE]),
-            ("from replica", [VERSION, protocol.MISSED, 3, 5]),
-            ("to replica", [VERSION, protocol.WELCOME, 7, {"version": "1"}]),
-            ("to replica", [VERSION, protocol.ACCEPTED, 4]),
-            ("to replica", [VERSION, protocol.REFUSED, "there is no shard 7"]),
-            ("to replica", [VERSION, protocol.TASK, 7, "/index", None]),
-            ("to replica", [VERSION, protocol.TASK, 7, "/index", [["a", [1]], ["b", [2, 1]]]]),
-            ("to replica", [VERSION, protocol.TOGETHER, 3]),
-            ("to replica", [VERSION, protocol.RECALL, 7]),
-            ("to replica", [VERSION, protocol.FANOUT, 5, 70, "/search", None, [1]]),
-            ("to replica", [VERSION, protocol.BEACON, 5]),
+            ("from client", [VERSION, messages.HELLO, 7]),
+            ("from client", [VERSION, messages.REQUEST, 7, "/index", None, None, 0, 3]),
+            ("from client", [VERSION, messages.REQUEST, 7, "/index", ["encoder"], None, 1500, 3]),
+            ("from client", [VERSION, messages.REQUEST, 7, "/index", None, [["a", [1]], ["b", [2, -5]]], 0, 3]),
+            ("from client", [VERSION, messages.REQUEST, 7, "/index", ["encoder"], [["a", [1]]], 1500, 3]),
+            ("from client", [VERSION, messages.CANCEL, 7]),
+            ("to client", [VERSION, messages.WELCOME, 7, {"version": "1"}]),
+            ("to client", [VERSION, messages.REPLY, 7, None, None, 1500]),
+            ("to client", [VERSION, messages.REPLY, 7, [["a", [1]], ["b", [2, -5]]], {"a": {}}, 1500]),
+            ("to client", [VERSION, messages.FAILED, 7, 1500]),
+            ("from replica", [VERSION, messages.HELLO, 7]),
+            ("from replica", [VERSION, messages.READY, "encoder", ["/index"], 1, 2, 0, {}]),
+            ("from replica", [VERSION, messages.READY, "encoder", None, 32, 0, 1, {"/index": [32, 0]}]),
+            ("from replica", [VERSION, messages.DONE, 7, 1500, 3]),
+            ("from replica", [VERSION, messages.ERROR, 7, 1500]),
+            ("from replica", [VERSION, messages.APART, [7, 8], 1500]),
+            ("from replica", [VERSION, messages.LEAVE]),
+            ("from replica", [VERSION, messages.MISSED, 3, 5]),
+            ("to replica", [VERSION, messages.WELCOME, 7, {"version": "1"}]),
+            ("to replica", [VERSION, messages.ACCEPTED, 4]),
+            ("to replica", [VERSION, messages.REFUSED, "there is no shard 7"]),
+            ("to replica", [VERSION, messages.TASK, 7, "/index", None]),
+            ("to replica", [VERSION, messages.TASK, 7, "/index", [["a", [1]], ["b", [2, 1]]]]),
+            ("to replica", [VERSION, messages.TOGETHER, 3]),
+            ("to replica", [VERSION, messages.RECALL, 7]),
+            ("to replica", [VERSION, messages.FANOUT, 5, 70, "/search", None, [1]]),
+            ("to replica", [VERSION, messages.BEACON, 5]),
         ],
     )
     def test_all_that_is_said(self, direction: str, header: list[Any]) -> None:
@@ -198,7 +198,7 @@ class TestDecode:
 
     def test_the_longest_header_that_is_read(self) -> None:
         endpoint = "x" * (MAX_HEADER - 11)
-        frame = encoder()([VERSION, protocol.REQUEST, 1, endpoint, None, None, 0, 1])
+        frame = encoder()([VERSION, messages.REQUEST, 1, endpoint, None, None, 0, 1])
         assert len(frame) == MAX_HEADER
         assert decode(frame, FROM_CLIENT)[3] == endpoint
 
@@ -206,12 +206,12 @@ class TestDecode:
         encode = encoder()
         with pytest.raises(TypeError):
             encode([VERSION, object()])
-        assert encode([VERSION, protocol.HELLO, 7]) == b"\x93\x01\x01\x07"
+        assert encode([VERSION, messages.HELLO, 7]) == b"\x93\x01\x01\x07"
 
 
 messages = st.lists(
     st.tuples(
-        st.builds(lambda id, endpoint: [VERSION, protocol.TASK, id, endpoint, None], ids, st.text(max_size=2000)),
+        st.builds(lambda id, endpoint: [VERSION, messages.TASK, id, endpoint, None], ids, st.text(max_size=2000)),
         st.lists(st.binary(max_size=30) | st.integers(0, 8000).map(bytes) | st.just(memoryview(b"large")), max_size=3),
     ),
     max_size=200,
@@ -230,12 +230,12 @@ class TestTrains:
 
     def test_small_messages_travel_together_and_large_ones_alone(self) -> None:
         def lengths(*sizes: int) -> list[int]:
-            said = [([VERSION, protocol.RECALL, at], [bytes(size)]) for at, size in enumerate(sizes)]
+            said = [([VERSION, messages.RECALL, at], [bytes(size)]) for at, size in enumerate(sizes)]
             return [len(bundles.read(frames, 0, TO_REPLICA)) for frames in bundles.couple(said, encoder())]
 
         assert lengths() == []
         assert lengths(*[10] * 5) == [5]
-        assert lengths(10, 10, protocol.BUNDLED + 1, 10, 10) == [2, 1, 2]
+        assert lengths(10, 10, messages.BUNDLED + 1, 10, 10) == [2, 1, 2]
         assert lengths(*[1] * (2 * bundles.CARS + 1)) == [bundles.CARS, bundles.CARS, 1]
         assert lengths(*[4096] * 20) == [8, 8, 4]
 
@@ -248,13 +248,13 @@ class TestTrains:
             [7],
             [[]],
             [[b""]],
-            [[[VERSION, protocol.RECALL, 7], "text"]],
-            [[[VERSION, protocol.RECALL, 7], b"", "text"]],
-            [[[VERSION, protocol.RECALL, 7], None]],
-            [[[VERSION, protocol.RECALL, "7"]]],
-            [[[VERSION, protocol.RECALL, 7]], [[VERSION, protocol.HELLO, 7]]],
-            [[[VERSION, bundles.TRAIN, [[[VERSION, protocol.RECALL, 7]]]]]],
-            [[[VERSION, protocol.RECALL, 7]]] * (bundles.CARS + 1),
+            [[[VERSION, messages.RECALL, 7], "text"]],
+            [[[VERSION, messages.RECALL, 7], b"", "text"]],
+            [[[VERSION, messages.RECALL, 7], None]],
+            [[[VERSION, messages.RECALL, "7"]]],
+            [[[VERSION, messages.RECALL, 7]], [[VERSION, messages.HELLO, 7]]],
+            [[[VERSION, bundles.TRAIN, [[[VERSION, messages.RECALL, 7]]]]]],
+            [[[VERSION, messages.RECALL, 7]]] * (bundles.CARS + 1),
         ],
     )
     def test_what_is_no_train(self, train: Any) -> None:
@@ -262,8 +262,8 @@ class TestTrains:
             bundles.read([msgpack.packb([VERSION, bundles.TRAIN, train])], 0, TO_REPLICA)
 
     def test_a_train_has_no_frames_behind_it(self) -> None:
-        train = msgpack.packb([VERSION, bundles.TRAIN, [[[VERSION, protocol.RECALL, 7]]]])
-        assert bundles.read([train], 0, TO_REPLICA) == [([VERSION, protocol.RECALL, 7], [])]
+        train = msgpack.packb([VERSION, bundles.TRAIN, [[[VERSION, messages.RECALL, 7]]]])
+        assert bundles.read([train], 0, TO_REPLICA) == [([VERSION, messages.RECALL, 7], [])]
         with pytest.raises(Malformed):
             bundles.read([train, b"payload"], 0, TO_REPLICA)
 
@@ -311,7 +311,7 @@ class TestSplit:
     @SETTINGS
     @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.lists(st.binary(max_size=3), min_size=1), max_size=3))))
     def test_it_undoes_what_the_broker_did(self, inputs: list[tuple[str, list[list[bytes]]]]) -> None:
-        large = b"x" * (protocol.BUNDLED + 1)
+        large = b"x" * (messages.BUNDLED + 1)
         inputs = [(name, [*payloads, [large], [b"small"]]) for name, payloads in inputs]
         parts, frames = flat([("first", [[b"a", b"b"], [b"c"]]), *inputs])
         assert split(parts, frames) == [("first", [[b"a", b"b"], [b"c"]]), *inputs]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices.parts import Payload
+from zflow.devices.protocol.parts import Payload
 from zflow.devices.router import Answer, Router, Visit, side_by_side
 from zflow.devices.walk import DEFAULT, ENTRANCE, Node, Walk
 

@@ -16,10 +16,11 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, bundles, front, protocol, replica, sockets, tickets, zap
+from zflow.devices import back, front, replica, sockets, tickets, zap
 from zflow.devices import broker as real
 from zflow.devices.broker import Broker
-from zflow.devices.parts import Inputs
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.parts import Inputs
 from zflow.devices.settings import Settings
 from zflow.devices.walk import Walk
 
@@ -64,8 +65,8 @@ class Queue:
 def _uncoupled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
     header = msgpack.unpackb(frames[1])
     for fields, *payload in header[2] if header[1] == bundles.TRAIN else [(header, *frames[2:])]:
-        if fields[1] in (protocol.TASKS, protocol.REPLIES):
-            shapes = protocol.TO_REPLICA if fields[1] == protocol.TASKS else protocol.TO_CLIENT
+        if fields[1] in (messages.TASKS, messages.REPLIES):
+            shapes = messages.TO_REPLICA if fields[1] == messages.TASKS else messages.TO_CLIENT
             for one, some in bundles.read([msgpack.packb(fields), *payload], 0, shapes):
                 yield [frames[0], msgpack.packb(one), *some]
         else:

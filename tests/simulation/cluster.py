@@ -15,10 +15,10 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices import bundles, protocol
 from zflow.devices.balancer import Balancer
-from zflow.devices.parts import split
 from zflow.devices.pool import Limits
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.parts import split
 from zflow.devices.settings import Settings
 from zflow.devices.tickets import Tickets
 from zflow.devices.walk import Node
@@ -110,7 +110,7 @@ class Cluster:
         self.processes: dict[bytes, Process] = {}  # that live, or whose end has not been noticed
         self.account = Account()
         self._subscribers: dict[bytes, dict[bytes, Process]] = {}  # by topic
-        self._encode = protocol.encoder()
+        self._encode = messages.encoder()
         self._births = 0
         self._seats: set[tuple[int, int, int]] = set()  # stage, shard and group of those that are there, or will be
         self._poison = dict(scenario.poison)
@@ -242,21 +242,21 @@ class Cluster:
             endpoint = next((name for name, share in shares if draw < share), ENDPOINTS[0])
             self._ask(number, [self._request(number, endpoint) for _ in range(some)])
 
-    def _request(self, number: int, endpoint: str) -> protocol.Message:
+    def _request(self, number: int, endpoint: str) -> messages.Message:
         client = self._clients[number]
         targets = None if client.targets is None else frozenset(client.targets)
         again = bool(client.again) and self._random.random() < client.again
         request = self.ledger.post(number, endpoint, targets, again)
-        kind = protocol.AGAIN if again else protocol.REQUEST
+        kind = messages.AGAIN if again else messages.REQUEST
         header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1 + request.number % 3)
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
             self.clock.at(self.clock.now + later, self._cancel, request)
         while self._faults and self._faults[0].after <= request.number:
             self._happen(self._faults.pop(0))
-        return (protocol.VERSION, *header), [payload(request.number, -1, 0)]
+        return (messages.VERSION, *header), [payload(request.number, -1, 0)]
 
-    def _ask(self, number: int, outgoing: list[protocol.Message]) -> None:
+    def _ask(self, number: int, outgoing: list[messages.Message]) -> None:
         """A client says something to the broker."""
         port = "public" if self._clients[number].public else "front"
         for frames in bundles.couple(outgoing, self._encode):
@@ -265,7 +265,7 @@ class Cluster:
 
     def _cancel(self, request: Request) -> None:
         if request.awaited:
-            self._ask(request.client, [((protocol.VERSION, protocol.CANCEL, request.number), ())])
+            self._ask(request.client, [((messages.VERSION, messages.CANCEL, request.number), ())])
             self._over(request)
 
     def _over(self, request: Request) -> None:
@@ -286,7 +286,7 @@ class Cluster:
         return True
 
     def _replied(self, request: Request, header: list[Any], frames: Sequence[Any]) -> None:
-        if header[1] == protocol.REPLY:
+        if header[1] == messages.REPLY:
             self.ledger.reply(request, "answered")
             if header[3] is not None:
                 split(header[3], frames)  # raises if parts and frames do not fit
@@ -304,7 +304,7 @@ class Cluster:
         process = self.processes[identity] = Process(identity, number, shard, group, stage.slots, stage.shards > 1)
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
         batching = {name: [stage.batch, int(stage.batch_timeout * 1e6)] for name in stage.batched}
-        ready = (protocol.VERSION, protocol.READY, stage.name, endpoints, stage.slots, shard, group, batching)
+        ready = (messages.VERSION, messages.READY, stage.name, endpoints, stage.slots, shard, group, batching)
         self._say(process, "back", process.back, [identity, self._encode(ready)])
         if stage.shards > 1:
             at = process.subscriptions.arrival(self.clock.now, self._delay())
@@ -312,9 +312,9 @@ class Cluster:
 
     def _subscribe(self, process: Process) -> None:
         if not process.gone:
-            topic = protocol.topic(process.stage, process.group)
+            topic = messages.topic(process.stage, process.group)
             self._subscribers.setdefault(topic, {})[process.identity] = process
-            self.broker.arrive("fan", [b"\x01" + protocol.own_topic(process.identity)])
+            self.broker.arrive("fan", [b"\x01" + messages.own_topic(process.identity)])
 
     def _take(self, process: Process, header: bytes, frame: Any) -> None:
         if process.alive and not process.cut:
@@ -325,7 +325,7 @@ class Cluster:
         if not process.alive or process.cut:
             return
         for missed in process.hear(message, frame):
-            self._answer(process, (protocol.VERSION, protocol.MISSED, *missed))
+            self._answer(process, (messages.VERSION, messages.MISSED, *missed))
         self._work(process)
 
     def _answer(self, process: Process, header: tuple[Any, ...], *frames: bytes) -> None:
@@ -368,12 +368,12 @@ class Cluster:
         took = int(seconds * 1e6 / len(results))
         if len(results) > 1 and stage.apart and self._random.random() < stage.apart:
             ids = [id for id, _ in results]
-            self._answer(process, (protocol.VERSION, protocol.APART, ids, took), RAISED)
+            self._answer(process, (messages.VERSION, messages.APART, ids, took), RAISED)
             results = []
         for id, result in results:
             failed = stage.raises and self._random.random() < stage.raises
-            kind = protocol.ERROR if failed else protocol.DONE
-            header = (protocol.VERSION, kind, id, took, *([] if failed else [1]))
+            kind = messages.ERROR if failed else messages.DONE
+            header = (messages.VERSION, kind, id, took, *([] if failed else [1]))
             process.answers.append((header, [RAISED if failed else result]))
         if process.leaving:
             self._leave_if_idle(process)
@@ -432,7 +432,7 @@ class Cluster:
         if process.leaving and process.alive and not process.busy:
             self._tell(process)
             process.alive = False
-            self._answer(process, (protocol.VERSION, protocol.LEAVE))
+            self._answer(process, (messages.VERSION, messages.LEAVE))
             self._ended(process)
 
     def _ended(self, process: Process) -> None:
@@ -449,8 +449,8 @@ class Cluster:
 
     def _vanish(self, process: Process) -> None:
         process.gone = True
-        if self._subscribers.get(protocol.topic(process.stage, process.group), {}).pop(process.identity, None):
-            self.broker.arrive("fan", [b"\x00" + protocol.own_topic(process.identity)])
+        if self._subscribers.get(messages.topic(process.stage, process.group), {}).pop(process.identity, None):
+            self.broker.arrive("fan", [b"\x00" + messages.own_topic(process.identity)])
 
     def _bury(self, process: Process) -> None:
         del self.processes[process.identity]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zflow.devices.parts import EACH_SHARD
+from zflow.devices.protocol.parts import EACH_SHARD
 from zflow.devices.walk import DEFAULT, Node
 
 Key = tuple[int, int]  # whose result: node, shard; the request itself is (-1, 0)

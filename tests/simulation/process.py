@@ -10,8 +10,8 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices import protocol
 from zflow.devices.fanout import Listener
+from zflow.devices.protocol import messages
 from zflow.devices.tickets import Tickets
 
 from .clock import Line
@@ -88,18 +88,18 @@ class Process:
         """A message has come from the ROUTER."""
         message = msgpack.unpackb(header)
         kind = message[1]
-        if kind == protocol.TASK:
+        if kind == messages.TASK:
             self.backlog[message[2]] = (message[3], frame)
             if self.coming:
                 self.coming -= 1
                 self.together.add(message[2])
-        elif kind == protocol.AHEAD:
+        elif kind == messages.AHEAD:
             self.backlog[message[2]] = (message[3], frame)
             self._ahead[message[2]] = message[5]
-        elif kind == protocol.TOGETHER:
+        elif kind == messages.TOGETHER:
             self.together.clear()
             self.coming = message[2]
-        elif kind == protocol.RECALL:
+        elif kind == messages.RECALL:
             self.backlog.pop(message[2], None)
             self._ahead.pop(message[2], None)
         else:
@@ -116,7 +116,7 @@ class Process:
         return [gap for gap in missed if gap is not None]
 
     def _listen(self, message: list[Any], frame: Any) -> tuple[int, int] | None:
-        if message[1] == protocol.BEACON:
+        if message[1] == messages.BEACON:
             return self._listener.told(message[2])
         new, missed = self._listener.heard(message[2])
         if new and self.shard not in message[6]:

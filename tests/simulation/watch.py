@@ -13,8 +13,8 @@ from typing import Any
 
 from zflow.devices.balancer import Balancer
 from zflow.devices.fanout import Fanout, Publish
-from zflow.devices.parts import Inputs
 from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
+from zflow.devices.protocol.parts import Inputs
 from zflow.devices.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch
 from zflow.devices.walk import Node, Walk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from zflow.devices.protocol import (
+from zflow.devices.protocol.messages import (
     BUNDLED,
     DONE,
     DONES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zflow.devices.protocol import BUNDLED, Malformed
+from zflow.devices.protocol.messages import BUNDLED, Malformed
 
 Payload = Sequence[Any]  # frames
 Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)

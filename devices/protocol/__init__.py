@@ -1,0 +1,1 @@
+"""The protocol: what client, broker and replica say to each other. Pure: no sockets, no clock, nothing else of zflow."""
