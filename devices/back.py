@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices import answers, sockets, tickets
+from zflow.devices import answers, tickets
 from zflow.devices.arena import references
 from zflow.devices.fanout import BEACON_EVERY
 from zflow.devices.pool import NO_GROUP, Pool
-from zflow.devices.port import Port
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.replica import Batching, Replica, Task
 from zflow.devices.settings import Settings
-from zflow.devices.zap import REPLICAS
+from zflow.devices.sockets import factory
+from zflow.devices.sockets.port import Port
+from zflow.devices.sockets.zap import REPLICAS
 
 log = logging.getLogger("zflow.broker")
 
@@ -178,17 +179,17 @@ class Back:
         self._pools = pools
         self._encode = messages.encoder()
         self._address = settings.back
-        back, _ = sockets.listen(context, zmq.ROUTER, [settings.back])
-        fan, _ = sockets.listen(context, zmq.XPUB, [settings.fan])
+        back, _ = factory.listen(context, zmq.ROUTER, [settings.back])
+        fan, _ = factory.listen(context, zmq.XPUB, [settings.fan])
         fan.set(zmq.XPUB_VERBOSE, 1)
-        collector, _ = sockets.listen(context, zmq.PULL, [settings.collector])
+        collector, _ = factory.listen(context, zmq.PULL, [settings.collector])
         self._ports = [Port(back, 3)]
         self._remote: Port | None = None
         self.addresses: list[str] = []  # for replicas of other machines
         if settings.replicas_from is not None:
-            remote, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
+            remote, _ = factory.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
             guard(remote, REPLICAS)
-            self.addresses = sockets.bind(remote, [settings.replicas_from])
+            self.addresses = factory.bind(remote, [settings.replicas_from])
             self._remote = Port(remote, 3)
             self._ports.append(self._remote)
         for port in self._ports:

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from zflow.devices import answers, zap
+from zflow.devices import answers
 from zflow.devices.arena import Arena
 from zflow.devices.back import Back
 from zflow.devices.control import Control, ManagerLine
@@ -26,13 +26,14 @@ from zflow.devices.fanout import Publish
 from zflow.devices.front import Front
 from zflow.devices.leases import Leases
 from zflow.devices.pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from zflow.devices.port import BATCH, Port
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.rests import Rests
 from zflow.devices.router import Answer, Router, Visit
 from zflow.devices.settings import Settings
+from zflow.devices.sockets import zap
+from zflow.devices.sockets.port import BATCH, Port
 from zflow.devices.walk import Walk
 
 log = logging.getLogger("zflow.broker")

@@ -17,13 +17,14 @@ import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from zflow.devices import answers, sockets
+from zflow.devices import answers
 from zflow.devices.arena import references
 from zflow.devices.pool import Pool
-from zflow.devices.port import Port
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.replica import Replica, Task
+from zflow.devices.sockets import factory
+from zflow.devices.sockets.port import Port
 
 log = logging.getLogger("zflow.broker")
 
@@ -265,7 +266,7 @@ class Externals:
         self._addresses = []
         for pool in pools:
             for url in pool.node.addresses:
-                socket = sockets.dealer(context)
+                socket = factory.dealer(context)
                 secure(pool, socket)
                 self._addresses.append(Address(pool, url, socket, owner))
 

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from zflow.devices import answers, arena, sockets
-from zflow.devices.port import BATCH, Port
+from zflow.devices import answers, arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.settings import Settings
+from zflow.devices.sockets import factory
+from zflow.devices.sockets.port import BATCH, Port
+from zflow.devices.sockets.zap import CLIENTS
 from zflow.devices.walk import Walk
-from zflow.devices.zap import CLIENTS
 
 MOST_TARGETS = 1000  # names of Executors in one request
 
@@ -84,10 +85,10 @@ class Front:
         self._limit = settings.max_message_bytes
         self._most = settings.max_requests_per_client
         self._encode = messages.encoder()
-        local, self.addresses = sockets.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
-        public, _ = sockets.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
+        local, self.addresses = factory.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
+        public, _ = factory.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
         guard(public, CLIENTS)
-        self.addresses += sockets.bind(public, [settings.public])
+        self.addresses += factory.bind(public, [settings.public])
         self._public = Port(public, 3)
         self._ports = [Port(local, 3), self._public]
         self._open_to_control = settings.open_to_control

@@ -17,8 +17,8 @@ import zmq
 from helpers import Gate, Upper, begun, in_background, let_go, texts, wait_for
 
 from zflow import AsyncClient, Client, Document, Flow, cli, keys, remote
-from zflow.devices import sockets
 from zflow.devices.protocol import messages
+from zflow.devices.sockets import factory
 from zflow.errors import ChangeRefused, FlowUnreachable, InvalidFlow, InvalidKeys, Overloaded, StartupFailed
 
 
@@ -91,7 +91,7 @@ def test_a_clients_key_lets_no_replica_in(flow: Flow, folder: Path, tmp_path: Pa
 
 def test_a_client_cannot_say_that_it_is_a_replica() -> None:
     with Flow().add(name="upper", uses=Upper) as flow, zmq.Context() as context:
-        socket = sockets.dealer(context)
+        socket = factory.dealer(context)
         socket.connect(f"tcp://127.0.0.1:{flow.port}")
         ready = (messages.VERSION, messages.READY, "upper", ["/default"], 1, 0, 0, {})
         socket.send(messages.encoder()(ready))
@@ -187,7 +187,7 @@ def test_a_flood_of_rubbish_takes_no_memory_and_others_are_served() -> None:
         over = threading.Event()
 
         def flood() -> None:
-            socket = sockets.dealer(context)
+            socket = factory.dealer(context)
             socket.set(zmq.SNDHWM, 100)
             socket.set(zmq.SNDTIMEO, 100)
             socket.connect(f"tcp://127.0.0.1:{flow.port}")

@@ -7,7 +7,7 @@ import time
 
 from helpers import wait_for
 
-from zflow.teller import Teller
+from zflow.devices.sockets.flusher import Teller
 
 
 def tellers() -> list[threading.Thread]:

@@ -11,14 +11,14 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices import sockets, zap
 from zflow.devices.arena import Arena
-from zflow.devices.port import BATCH, Port, buffers
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets.flusher import Teller
+from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.exchange import Exchange
 from zflow.keys import Keys
 from zflow.response import Response
-from zflow.teller import Teller
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it
@@ -34,7 +34,7 @@ def open_socket(
     context: zmq.Context[Any], address: str, keys: Keys | None = None, kind: bytes = messages.STRANGER
 ) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
-    socket = sockets.dealer(context, kind)
+    socket = factory.dealer(context, kind)
     socket.set(zmq.RCVTIMEO, LOOK)
     if keys is not None:
         zap.secure(socket, *keys)

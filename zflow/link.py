@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow import process
-from zflow.devices import sockets, tickets, zap
+from zflow.devices import tickets
 from zflow.devices.arena import Arena
 from zflow.devices.fanout import Listener
-from zflow.devices.port import BATCH, Port, buffers
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets.flusher import Teller
+from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.seat import Seat, identity
-from zflow.teller import Teller
 
 if TYPE_CHECKING:
     from zflow.batching import Batching
@@ -129,10 +130,10 @@ class Link:
         socket.set(zmq.RCVHWM, 0)
         socket.set(zmq.LINGER, 2000)  # ms; the last answers still go out
         socket.set(zmq.IPV6, 1)
-        socket.set(zmq.RECONNECT_IVL, sockets.RECONNECT)
-        socket.set(zmq.RECONNECT_IVL_MAX, sockets.RECONNECT_AT_MOST)
-        socket.set(zmq.HEARTBEAT_IVL, sockets.HEARTBEAT)
-        socket.set(zmq.HEARTBEAT_TIMEOUT, sockets.SILENT)
+        socket.set(zmq.RECONNECT_IVL, factory.RECONNECT)
+        socket.set(zmq.RECONNECT_IVL_MAX, factory.RECONNECT_AT_MOST)
+        socket.set(zmq.HEARTBEAT_IVL, factory.HEARTBEAT)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, factory.SILENT)
         return socket
 
     def _join_fan_out(self, publisher: str, collecting: str) -> None:

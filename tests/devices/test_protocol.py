@@ -15,7 +15,6 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices.port import LARGE, Port, buffers
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (
     FROM_CLIENT,
@@ -30,6 +29,7 @@ from zflow.devices.protocol.messages import (
     encoder,
 )
 from zflow.devices.protocol.parts import flat, split
+from zflow.devices.sockets.port import LARGE, Port, buffers
 
 DIRECTIONS = {
     "from client": FROM_CLIENT,

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from zflow.devices import zap
-from zflow.devices.zap import CLIENTS, REPLICAS, Connections, Gate, Handler, Refusals
+from zflow.devices.sockets import zap
+from zflow.devices.sockets.zap import CLIENTS, REPLICAS, Connections, Gate, Handler, Refusals
 
 SERVER, CLIENT, REPLICA, STRANGER, OTHER = (zmq.curve_keypair() for _ in range(5))
 SECRETS = [secret for _, secret in (SERVER, CLIENT, REPLICA, STRANGER, OTHER)]

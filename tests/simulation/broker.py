@@ -16,12 +16,13 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, front, replica, sockets, tickets, zap
+from zflow.devices import back, front, replica, tickets
 from zflow.devices import broker as real
 from zflow.devices.broker import Broker
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.settings import Settings
+from zflow.devices.sockets import factory, zap
 from zflow.devices.walk import Walk
 
 from . import checks
@@ -100,7 +101,7 @@ class Line:
 class OpenGate:
     """Nobody is asked for keys."""
 
-    sockets: Sequence[Any] = ()
+    factory: Sequence[Any] = ()
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -152,8 +153,8 @@ class VirtualBroker(Broker):
             mock.patch.object(real, "Pool", watched),
             mock.patch.object(front, "Port", lambda port, small: port),
             mock.patch.object(back, "Port", lambda port, small: port),
-            mock.patch.object(sockets, "listen", _listen),
-            mock.patch.object(sockets, "bind", lambda socket, addresses: list(addresses)),
+            mock.patch.object(factory, "listen", _listen),
+            mock.patch.object(factory, "bind", lambda socket, addresses: list(addresses)),
             mock.patch.object(zap, "Gate", OpenGate),
         ):
             super().__init__(settings, self.line)

@@ -1,0 +1,1 @@
+"""Sockets: how they are made, used, guarded and flushed. Imports protocol."""
