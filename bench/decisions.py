@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from bench.harness.result import Cell, Ratio, Result, Table
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import Replica, Send, Task
 from zflow.devices.fanout import Publish
 from zflow.devices.pool import Limits, Pool
-from zflow.devices.replica import Replica, Send, Task
 from zflow.devices.walk import Node, Walk
 
 SHARDS = (2, 8, 64)

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgpack
 
+from zflow.devices.balancing.replica import Fail, Task
 from zflow.devices.pool import Pool, request_of
 from zflow.devices.protocol.parts import Parts, flat
-from zflow.devices.replica import Fail, Task
 from zflow.devices.walk import Walk
 
 

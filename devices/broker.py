@@ -20,6 +20,7 @@ import zmq
 from zflow.devices import answers
 from zflow.devices.arena import Arena
 from zflow.devices.back import Back
+from zflow.devices.balancing.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.control import Control, ManagerLine
 from zflow.devices.external import Externals
 from zflow.devices.fanout import Publish
@@ -28,7 +29,6 @@ from zflow.devices.leases import Leases
 from zflow.devices.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
-from zflow.devices.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.rests import Rests
 from zflow.devices.router import Answer, Router, Visit
 from zflow.devices.settings import Settings

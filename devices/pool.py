@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import Action, Batching, Cut, Fail, Replica, Task
 from zflow.devices.fanout import Fanout, Publish, Scatter
 from zflow.devices.protocol.parts import Inputs
-from zflow.devices.replica import Action, Batching, Cut, Fail, Replica, Task
 from zflow.devices.walk import DEFAULT, Node, Walk
 
 Actions = Sequence[Action | Publish]

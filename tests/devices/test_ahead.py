@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.replica import LONG, SAMPLES, Action, Fail, Replica, Send, SendAhead, Task
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import LONG, SAMPLES, Action, Fail, Replica, Send, SendAhead, Task
 
 WAY = 0.0004  # seconds
 WORK = 0.02

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.replica import (
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import (
     CLEARLY_LONGER,
     MAX_WINDOW,
     REMEASURE,
@@ -22,7 +22,7 @@ from zflow.devices.replica import (
     Send,
     Task,
 )
-from zflow.devices.stealing import PATIENCE, STUCK
+from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 WAY = 0.00029  # seconds
 _numbers = itertools.count(1_000_000)  # of tasks that a test is not about

@@ -26,12 +26,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from zflow.devices import replica as replicas
-from zflow.devices.balancer import Balancer
-from zflow.devices.batches import BatchQueue
-from zflow.devices.levels import Levels
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import (
+from zflow.devices.balancing import replica as replicas
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.batches import BatchQueue
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import (
     SAMPLES,
     Action,
     Batching,
@@ -44,7 +44,7 @@ from zflow.devices.replica import (
     SendBatch,
     Task,
 )
-from zflow.devices.waiting import Waiting
+from zflow.devices.balancing.waiting import Waiting
 
 MOMENT = 10e-6  # seconds that pass with every step
 KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.batches import BatchQueue
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Action, Batching, Fail, Kill, Replica, Send, SendBatch, Task
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.batches import BatchQueue
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import Action, Batching, Fail, Kill, Replica, Send, SendBatch, Task
 
 FOUR = Batching("/four", 4)
 TWO = Batching("/two", 2)

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import MAX_WINDOW, SAMPLES, Batching, Fail, Recall, Replica, Send, Task
+from zflow.devices.balancing.stealing import PATIENCE
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (
     DONE,
@@ -27,9 +30,6 @@ from zflow.devices.protocol.messages import (
     VERSION,
     Malformed,
 )
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import MAX_WINDOW, SAMPLES, Batching, Fail, Recall, Replica, Send, Task
-from zflow.devices.stealing import PATIENCE
 from zflow.devices.walk import Walk
 
 LONG = 10.0  # seconds of work, after which a window is as small as can be

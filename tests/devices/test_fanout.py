@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import Fail, Recall, Replica, Send, Task
 from zflow.devices.fanout import Fanout, Listener, Publish, Scatter
 from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool, Taken
-from zflow.devices.replica import Fail, Recall, Replica, Send, Task
 from zflow.devices.walk import Node, Walk
 
 

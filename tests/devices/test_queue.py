@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.devices.queue import FairQueue
+from zflow.devices.balancing.queue import FairQueue
 
 
 @dataclass(eq=False)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from zflow.devices.balancing.replica import Replica
 from zflow.devices.pool import Limits, Pool
-from zflow.devices.replica import Replica
 from zflow.devices.rests import Rests
 from zflow.devices.walk import Node
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
 
 from .broken import BROKEN
 from .cluster import Account, Cluster

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.batches import BatchQueue
-from zflow.devices.levels import Levels
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Action, Cut, Replica, Task
-from zflow.devices.tasks import Tasks
-from zflow.devices.waiting import Waiting
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.batches import BatchQueue
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import Action, Cut, Replica, Task
+from zflow.devices.balancing.tasks import Tasks
+from zflow.devices.balancing.waiting import Waiting
 
 
 class Forgetful(Balancer):

@@ -16,8 +16,9 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, front, replica, tickets
+from zflow.devices import back, front, tickets
 from zflow.devices import broker as real
+from zflow.devices.balancing import replica
 from zflow.devices.broker import Broker
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import Batching
 from zflow.devices.fanout import ALONE_LIMIT
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Batching
 
 from .ledger import Violation
 from .watch import Holding, Part, WatchedPool

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.pool import Limits
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split

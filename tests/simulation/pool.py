@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.replica import Action, Fail, Recall, Replica, Send, SendAhead, Task
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import Action, Fail, Recall, Replica, Send, SendAhead, Task
 
 from .clock import Clock
 from .process import Pipe

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
 
 from .pool import Report, Simulation, list_schedule
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zflow.devices.balancer import Balancer
+from zflow.devices.balancing.balancer import Balancer
 
 from .cluster import Cluster
 from .scenario import Network, Scenario, Stage

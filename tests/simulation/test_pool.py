@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zflow.devices.balancer import Balancer
-from zflow.devices.replica import MAX_WINDOW, Replica, Tickets
-from zflow.devices.stealing import PATIENCE, STUCK
+from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.replica import MAX_WINDOW, Replica, Tickets
+from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 from .pool import DEADLY, Simulation, Work, list_schedule
 

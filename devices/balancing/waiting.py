@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zflow.devices.batches import BatchQueue
-from zflow.devices.levels import Levels
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Replica, Task
-from zflow.devices.suspects import Suspects
-from zflow.devices.tasks import Tasks
+from zflow.devices.balancing.batches import BatchQueue
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.quarantine import Suspects
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.balancing.tasks import Tasks
 
 
 class Waiting:

@@ -26,12 +26,23 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from zflow.devices.levels import Levels
-from zflow.devices.overruns import GivenUp
-from zflow.devices.replica import MAX_WINDOW, Action, Cut, Fail, Recall, Replica, Send, SendAhead, SendBatch, Task
-from zflow.devices.stealing import PATIENCE, STUCK, SentAhead, is_stuck, stealable
-from zflow.devices.tasks import Tasks
-from zflow.devices.waiting import Waiting
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.overruns import GivenUp
+from zflow.devices.balancing.replica import (
+    MAX_WINDOW,
+    Action,
+    Cut,
+    Fail,
+    Recall,
+    Replica,
+    Send,
+    SendAhead,
+    SendBatch,
+    Task,
+)
+from zflow.devices.balancing.stealing import PATIENCE, STUCK, SentAhead, is_stuck, stealable
+from zflow.devices.balancing.tasks import Tasks
+from zflow.devices.balancing.waiting import Waiting
 
 
 class Balancer:

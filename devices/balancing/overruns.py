@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from itertools import islice
 
-from zflow.devices.replica import Action, Fail, Kill, Replica
-from zflow.devices.tasks import Tasks
+from zflow.devices.balancing.replica import Action, Fail, Kill, Replica
+from zflow.devices.balancing.tasks import Tasks
 
 
 class GivenUp(dict[int, tuple[float, bool]]):

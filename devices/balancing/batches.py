@@ -11,8 +11,8 @@ import math
 from collections import OrderedDict
 from typing import Any
 
-from zflow.devices.queue import FairQueue
-from zflow.devices.replica import Batching, Task
+from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.replica import Batching, Task
 
 
 class BatchQueue:

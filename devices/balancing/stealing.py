@@ -14,8 +14,8 @@ import math
 from collections.abc import Collection, Iterable
 from itertools import islice
 
-from zflow.devices.levels import Levels
-from zflow.devices.replica import Replica, Task
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.replica import Replica, Task
 
 PATIENCE = 0.005  # seconds a parked task waits, at least, before another replica may have it: longer than most hiccups
 STUCK = 0.05  # seconds it waits, at least, before it is taken back even if all others are busy

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from zflow.devices.levels import Levels
-from zflow.devices.replica import Replica, Task
+from zflow.devices.balancing.levels import Levels
+from zflow.devices.balancing.replica import Replica, Task
 
 
 class Suspects(deque[Task]):

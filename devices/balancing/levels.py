@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zflow.devices.replica import Replica
+from zflow.devices.balancing.replica import Replica
 
 
 class Levels:

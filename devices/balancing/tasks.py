@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from zflow.devices.replica import Cut, Replica, Task
+from zflow.devices.balancing.replica import Cut, Replica, Task
 
 
 class Tasks(dict[int, Task]):
