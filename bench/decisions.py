@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from bench.harness.result import Cell, Ratio, Result, Table
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Replica, Send, Task
-from zflow.devices.fanout import Publish
-from zflow.devices.pool import Limits, Pool
-from zflow.devices.walk import Node, Walk
+from zflow.devices.routing.fanout import Publish
+from zflow.devices.routing.pool import Limits, Pool
+from zflow.devices.routing.walk import Node, Walk
 
 SHARDS = (2, 8, 64)
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked

@@ -8,9 +8,9 @@ from typing import Any
 import msgpack
 
 from zflow.devices.balancing.replica import Fail, Task
-from zflow.devices.pool import Pool, request_of
 from zflow.devices.protocol.parts import Parts, flat
-from zflow.devices.walk import Walk
+from zflow.devices.routing.pool import Pool, request_of
+from zflow.devices.routing.walk import Walk
 
 
 def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:

@@ -18,9 +18,9 @@ import zmq
 from zflow.devices import answers, tickets
 from zflow.devices.arena import references
 from zflow.devices.balancing.replica import Batching, Replica, Task
-from zflow.devices.fanout import BEACON_EVERY
-from zflow.devices.pool import NO_GROUP, Pool
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.routing.fanout import BEACON_EVERY
+from zflow.devices.routing.pool import NO_GROUP, Pool
 from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import Port

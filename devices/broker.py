@@ -23,18 +23,18 @@ from zflow.devices.back import Back
 from zflow.devices.balancing.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.control import Control, ManagerLine
 from zflow.devices.external import Externals
-from zflow.devices.fanout import Publish
 from zflow.devices.front import Front
 from zflow.devices.leases import Leases
-from zflow.devices.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.rests import Rests
-from zflow.devices.router import Answer, Router, Visit
+from zflow.devices.routing.fanout import Publish
+from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
+from zflow.devices.routing.router import Answer, Router, Visit
+from zflow.devices.routing.walk import Walk
 from zflow.devices.settings import Settings
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.port import BATCH, Port
-from zflow.devices.walk import Walk
 
 log = logging.getLogger("zflow.broker")
 

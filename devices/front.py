@@ -16,11 +16,11 @@ import zmq
 from zflow.devices import answers, arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
+from zflow.devices.routing.walk import Walk
 from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import BATCH, Port
 from zflow.devices.sockets.zap import CLIENTS
-from zflow.devices.walk import Walk
 
 MOST_TARGETS = 1000  # names of Executors in one request
 

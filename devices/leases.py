@@ -13,7 +13,7 @@ from typing import Any
 
 from zflow.devices.arena import Arena, Reference, Stale, references
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.walk import Walk
+from zflow.devices.routing.walk import Walk
 
 
 class Leases:

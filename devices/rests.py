@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zflow.devices.pool import Pool
+from zflow.devices.routing.pool import Pool
 
 
 class Rests:

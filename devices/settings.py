@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from zflow.devices.pool import Limits
-from zflow.devices.walk import Node
+from zflow.devices.routing.pool import Limits
+from zflow.devices.routing.walk import Node
 
 
 @dataclass(frozen=True)

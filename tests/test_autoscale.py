@@ -23,9 +23,9 @@ from queueing import Report, Request, Simulation, enough, poisson
 from zflow import Client, Document, DocumentArray, Executor, Flow, remote, requests
 from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler
 from zflow.devices.balancing.replica import Replica
-from zflow.devices.pool import NO_GROUP, Load, Pool
-from zflow.devices.pool import Limits as PoolLimits
-from zflow.devices.walk import Node, Walk
+from zflow.devices.routing.pool import NO_GROUP, Load, Pool
+from zflow.devices.routing.pool import Limits as PoolLimits
+from zflow.devices.routing.walk import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
 from zflow.scaling import Limits
 from zflow.topology import Topology

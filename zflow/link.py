@@ -15,8 +15,8 @@ import zmq
 from zflow import process
 from zflow.devices import tickets
 from zflow.devices.arena import Arena
-from zflow.devices.fanout import Listener
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller
 from zflow.devices.sockets.port import BATCH, Port, buffers

@@ -30,7 +30,7 @@ from zflow.devices.protocol.messages import (
     VERSION,
     Malformed,
 )
-from zflow.devices.walk import Walk
+from zflow.devices.routing.walk import Walk
 
 LONG = 10.0  # seconds of work, after which a window is as small as can be
 SHORT = 10e-6  # and as wide as can be

@@ -12,9 +12,9 @@ import pytest
 
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Fail, Recall, Replica, Send, Task
-from zflow.devices.fanout import Fanout, Listener, Publish, Scatter
-from zflow.devices.pool import Broken, Finished, Gathered, Limits, Pool, Taken
-from zflow.devices.walk import Node, Walk
+from zflow.devices.routing.fanout import Fanout, Listener, Publish, Scatter
+from zflow.devices.routing.pool import Broken, Finished, Gathered, Limits, Pool, Taken
+from zflow.devices.routing.walk import Node, Walk
 
 
 class Member:

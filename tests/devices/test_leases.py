@@ -12,7 +12,7 @@ from zflow.devices import arena
 from zflow.devices.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.leases import Leases
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.walk import Walk
+from zflow.devices.routing.walk import Walk
 
 
 class Flow:

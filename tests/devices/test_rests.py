@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from zflow.devices.balancing.replica import Replica
-from zflow.devices.pool import Limits, Pool
 from zflow.devices.rests import Rests
-from zflow.devices.walk import Node
+from zflow.devices.routing.pool import Limits, Pool
+from zflow.devices.routing.walk import Node
 
 
 class Told(list[Any]):

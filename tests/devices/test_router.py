@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices.protocol.parts import Payload
-from zflow.devices.router import Answer, Router, Visit, side_by_side
-from zflow.devices.walk import DEFAULT, ENTRANCE, Node, Walk
+from zflow.devices.routing.router import Answer, Router, Visit, side_by_side
+from zflow.devices.routing.walk import DEFAULT, ENTRANCE, Node, Walk
 
 DOCS = [b"docs"]
 

@@ -22,9 +22,9 @@ from zflow.devices.balancing import replica
 from zflow.devices.broker import Broker
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs
+from zflow.devices.routing.walk import Walk
 from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory, zap
-from zflow.devices.walk import Walk
 
 from . import checks
 from .clock import Clock

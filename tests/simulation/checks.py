@@ -9,7 +9,7 @@ from collections import Counter
 
 from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Batching
-from zflow.devices.fanout import ALONE_LIMIT
+from zflow.devices.routing.fanout import ALONE_LIMIT
 
 from .ledger import Violation
 from .watch import Holding, Part, WatchedPool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from zflow.devices.protocol.parts import EACH_SHARD
-from zflow.devices.walk import DEFAULT, Node
+from zflow.devices.routing.walk import DEFAULT, Node
 
 Key = tuple[int, int]  # whose result: node, shard; the request itself is (-1, 0)
 Shape = list[tuple[str, list[Key]]]  # what arrives: (from whom, whose results)

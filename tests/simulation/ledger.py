@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from zflow.devices.protocol.parts import Inputs
-from zflow.devices.walk import Node, Walk
+from zflow.devices.routing.walk import Node, Walk
 
 from .expected import END, shapes
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices.fanout import Listener
 from zflow.devices.protocol import messages
+from zflow.devices.routing.fanout import Listener
 from zflow.devices.tickets import Tickets
 
 from .clock import Line

@@ -13,10 +13,10 @@ from typing import Any
 
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch
-from zflow.devices.fanout import Fanout, Publish
-from zflow.devices.pool import Actions, Gathered, Limits, Outcome, Pool
 from zflow.devices.protocol.parts import Inputs
-from zflow.devices.walk import Node, Walk
+from zflow.devices.routing.fanout import Fanout, Publish
+from zflow.devices.routing.pool import Actions, Gathered, Limits, Outcome, Pool
+from zflow.devices.routing.walk import Node, Walk
 
 from .ledger import Ledger, Request, Violation
 from .turns import Turns

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from zflow.devices.protocol.parts import EACH_SHARD, Inputs, Payload
-from zflow.devices.walk import ENTRANCE, Node, Walk
+from zflow.devices.routing.walk import ENTRANCE, Node, Walk
 
 
 class Visit(NamedTuple):

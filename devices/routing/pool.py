@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Action, Batching, Cut, Fail, Replica, Task
-from zflow.devices.fanout import Fanout, Publish, Scatter
 from zflow.devices.protocol.parts import Inputs
-from zflow.devices.walk import DEFAULT, Node, Walk
+from zflow.devices.routing.fanout import Fanout, Publish, Scatter
+from zflow.devices.routing.walk import DEFAULT, Node, Walk
 
 Actions = Sequence[Action | Publish]
 
