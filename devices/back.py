@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices import answers, tickets
-from zflow.devices.arena import references
+from zflow.devices import answers
 from zflow.devices.balancing.replica import Batching, Replica, Task
+from zflow.devices.local import tickets
+from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Pool

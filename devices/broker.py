@@ -18,13 +18,13 @@ from typing import Any
 import zmq
 
 from zflow.devices import answers
-from zflow.devices.arena import Arena
 from zflow.devices.back import Back
 from zflow.devices.balancing.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
 from zflow.devices.control import Control, ManagerLine
 from zflow.devices.external import Externals
 from zflow.devices.front import Front
 from zflow.devices.leases import Leases
+from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.rests import Rests

@@ -18,8 +18,8 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from zflow.devices import answers
-from zflow.devices.arena import references
 from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Pool

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from zflow.devices import answers, arena
+from zflow.devices import answers
+from zflow.devices.local import arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zflow.devices.arena import Arena, Reference, Stale, references
+from zflow.devices.local.arena import Arena, Reference, Stale, references
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.routing.walk import Walk
 

@@ -18,7 +18,7 @@ from test_malformed import PAYLOAD, back, dealer, front, header, malformed, requ
 from test_remote import Work, joined
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
-from zflow.devices import arena
+from zflow.devices.local import arena
 from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
 from zflow.exchange import Exchange
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 
 from zflow import process, worker
-from zflow.devices.regions import Regions
+from zflow.devices.local.regions import Regions
 from zflow.seat import Seat, identity
 
 if TYPE_CHECKING:

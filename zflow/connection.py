@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.devices.arena import Arena
+from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 from zflow import errors, wire
-from zflow.devices.arena import Arena, Stale, references
+from zflow.devices.local.arena import Arena, Stale, references
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from zflow import process
-from zflow.devices import tickets
-from zflow.devices.arena import Arena
+from zflow.devices.local import tickets
+from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap

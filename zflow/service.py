@@ -14,7 +14,7 @@ import msgpack
 
 from zflow import errors, uses, wire
 from zflow.call import RESULTS, Call, Miscounted, alike, join, share
-from zflow.devices.arena import Arena
+from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split
 from zflow.document import DocumentArray

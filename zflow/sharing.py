@@ -11,8 +11,8 @@ import resource
 from dataclasses import dataclass, replace
 
 from zflow import process
-from zflow.devices import arena
-from zflow.devices.arena import Arena
+from zflow.devices.local import arena
+from zflow.devices.local.arena import Arena
 
 AUTOMATIC = -1
 PART = 8  # of the machine's memory may be shared by a Flow that does not say how much

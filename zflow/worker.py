@@ -18,7 +18,7 @@ import msgpack
 
 from zflow import cuda, errors, process, uses
 from zflow.call import Call
-from zflow.devices.arena import Arena
+from zflow.devices.local.arena import Arena
 from zflow.link import IDLE, Answer, Link, Stop, StopNow, Task
 from zflow.logs import name_lines
 from zflow.seat import Seat

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.devices import arena
-from zflow.devices.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
+from zflow.devices.local import arena
+from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
+from zflow.devices.local.regions import Regions
 from zflow.devices.protocol.parts import flat, split
-from zflow.devices.regions import Regions
 from zflow.wire import INLINE
 
 LIMIT = 16 * SHARED_FROM

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from zflow.devices import arena
-from zflow.devices.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.leases import Leases
+from zflow.devices.local import arena
+from zflow.devices.local.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.routing.walk import Walk
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zflow.devices.slots import PAGE, Slot, Slots, capacity_for
+from zflow.devices.local.allocator import PAGE, Slot, Slots, capacity_for
 
 WINDOW = 64 * PAGE
 BEGIN = 3 * PAGE

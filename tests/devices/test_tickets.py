@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zflow.devices import tickets
-from zflow.devices.tickets import Tickets
+from zflow.devices.local import tickets
+from zflow.devices.local.tickets import Tickets
 
 BOTH = tuple[Tickets, Tickets]  # the broker's end, and the replica's
 

@@ -16,10 +16,11 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, front, tickets
+from zflow.devices import back, front
 from zflow.devices import broker as real
 from zflow.devices.balancing import replica
 from zflow.devices.broker import Broker
+from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.walk import Walk

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgpack
 
+from zflow.devices.local.tickets import Tickets
 from zflow.devices.protocol import messages
 from zflow.devices.routing.fanout import Listener
-from zflow.devices.tickets import Tickets
 
 from .clock import Line
 

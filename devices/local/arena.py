@@ -30,8 +30,8 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
+from zflow.devices.local.allocator import PAGE, Slot, Slots
 from zflow.devices.protocol.parts import MARK
-from zflow.devices.slots import PAGE, Slot, Slots
 
 SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
 CLIENT = 0  # the region of the process that has started the Flow

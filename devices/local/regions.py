@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zflow.devices.arena import CLIENT, REGIONS, Arena
+from zflow.devices.local.arena import CLIENT, REGIONS, Arena
 
 
 class Regions:
