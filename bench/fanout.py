@@ -28,8 +28,8 @@ from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
-from zflow.devices.broker import Broker
-from zflow.devices.front import Front
+from zflow.devices.broker.broker import Broker
+from zflow.devices.broker.front import Front
 from zflow.devices.protocol import messages
 from zflow.wire import pack
 

@@ -17,7 +17,7 @@ import pytest
 from helpers import kill, replicas, wait_for
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
-from zflow.devices import back
+from zflow.devices.broker import back
 from zflow.errors import DeadlineExceeded, ExecutorError, InvalidFlow, ReplicaCrashed
 
 

@@ -13,8 +13,8 @@ import msgpack
 import zmq
 
 from zflow import process
-from zflow.devices import broker
-from zflow.devices.settings import Settings
+from zflow.devices.broker import broker
+from zflow.devices.broker.settings import Settings
 from zflow.logs import name_lines
 from zflow.plan import Plan
 

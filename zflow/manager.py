@@ -24,7 +24,7 @@ import msgpack
 from zflow import broker_process, process
 from zflow.changes import Changes
 from zflow.children import LOOP, Child, Children, backoff
-from zflow.devices.settings import Settings
+from zflow.devices.broker.settings import Settings
 from zflow.logs import name_lines
 from zflow.plan import Plan
 

@@ -10,9 +10,9 @@ from itertools import product
 from typing import Any
 
 from zflow import address, cuda, polling, sharing
+from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
-from zflow.devices.settings import Settings
 from zflow.keys import keys_of
 from zflow.seat import Seat
 from zflow.sharing import Sharing

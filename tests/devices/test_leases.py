@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zflow.devices.leases import Leases
+from zflow.devices.broker.leases import Leases
 from zflow.devices.local import arena
 from zflow.devices.local.arena import SHARED_FROM, Arena, Reference, references
 from zflow.devices.protocol.messages import Malformed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zflow.devices.balancing.replica import Replica
-from zflow.devices.rests import Rests
+from zflow.devices.broker.draining import Rests
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node
 

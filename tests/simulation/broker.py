@@ -16,15 +16,15 @@ from unittest import mock
 import msgpack
 import zmq
 
-from zflow.devices import back, front
-from zflow.devices import broker as real
 from zflow.devices.balancing import replica
-from zflow.devices.broker import Broker
+from zflow.devices.broker import back, front
+from zflow.devices.broker import broker as real
+from zflow.devices.broker.broker import Broker
+from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.walk import Walk
-from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory, zap
 
 from . import checks

@@ -16,12 +16,12 @@ from typing import Any
 import msgpack
 
 from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.broker.settings import Settings
 from zflow.devices.local.tickets import Tickets
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
-from zflow.devices.settings import Settings
 
 from . import checks
 from .broker import VirtualBroker, virtual_time

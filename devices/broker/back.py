@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices import answers
 from zflow.devices.balancing.replica import Batching, Replica, Task
+from zflow.devices.broker import failures
+from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Pool
-from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import Port
 from zflow.devices.sockets.zap import REPLICAS
@@ -104,7 +104,7 @@ class Line:
 
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
-        walk, parts, frames = answers.task_frames(task)
+        walk, parts, frames = failures.task_frames(task)
         if task.count > 1:
             self._waiting.append(((messages.VERSION, messages.TASKS, task.id, walk.endpoint, frames), ()))
             return
@@ -114,7 +114,7 @@ class Line:
 
     def give_ahead(self, task: Task, ticket: int) -> None:
         """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
-        walk, parts, frames = answers.task_frames(task)
+        walk, parts, frames = failures.task_frames(task)
         self._waiting.append(((messages.VERSION, messages.AHEAD, task.id, walk.endpoint, parts, ticket), frames))
 
     def give_together(self, tasks: Sequence[Task]) -> None:
@@ -280,7 +280,7 @@ class Back:
         if why:
             if why not in self._refused and len(self._refused) < MOST_REFUSALS:
                 self._refused.add(why)
-                log.warning("a replica that calls itself %r is refused: %s", answers.name_of(identity), why)
+                log.warning("a replica that calls itself %r is refused: %s", failures.name_of(identity), why)
             line.say(messages.REFUSED, why)
 
     def _ready(
@@ -346,7 +346,7 @@ class Back:
             line.tickets = replica.tickets = tickets.find(self._address, identity)
         self._members[line.port][identity] = pool
         self._lines[identity] = line
-        pool.names[identity] = answers.name_of(identity)
+        pool.names[identity] = failures.name_of(identity)
         line.say(messages.ACCEPTED, self._owner.joined(pool, replica, group))
 
     def _forget(self, identity: bytes) -> Pool | None:
@@ -391,7 +391,7 @@ class Back:
             self._next_probe = now + PROBE_EVERY
             for identity, line in list(self._lines.items()):
                 if line.port is self._remote and identity not in self._lost and not line.reached():
-                    log.warning("%s on another machine is gone", answers.name_of(identity))
+                    log.warning("%s on another machine is gone", failures.name_of(identity))
                     self.unreachable(identity)
 
     def unreachable(self, identity: bytes, unsent: int | None = None) -> None:

@@ -17,22 +17,22 @@ from typing import Any
 
 import zmq
 
-from zflow.devices import answers
-from zflow.devices.back import Back
 from zflow.devices.balancing.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
-from zflow.devices.control import Control, ManagerLine
-from zflow.devices.external import Externals
-from zflow.devices.front import Front
-from zflow.devices.leases import Leases
+from zflow.devices.broker import failures
+from zflow.devices.broker.addresses import Externals
+from zflow.devices.broker.back import Back
+from zflow.devices.broker.control import Control, ManagerLine
+from zflow.devices.broker.draining import Rests
+from zflow.devices.broker.front import Front
+from zflow.devices.broker.leases import Leases
+from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
-from zflow.devices.rests import Rests
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Answer, Router, Visit
 from zflow.devices.routing.walk import Walk
-from zflow.devices.settings import Settings
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.port import BATCH, Port
 
@@ -314,7 +314,7 @@ class Broker:
             self._take(walk, self._router.done(walk, pool.index, *payloads), now)
             return
         if outcome.errors:
-            walk.note(pool.node.name, answers.shards_note(pool, outcome.errors))
+            walk.note(pool.node.name, failures.shards_note(pool, outcome.errors))
         self._take(walk, self._router.gathered(walk, pool.index, outcome.results), now)
 
     # -- for the back and for external Executors ------------------------------------------------------------------
@@ -445,7 +445,7 @@ class Broker:
                 self._given.setdefault(line, [])
             elif type(action) is Fail:
                 now = time.monotonic()
-                outcome, more = pool.failed(action, answers.why(pool, action), now)
+                outcome, more = pool.failed(action, failures.why(pool, action), now)
                 self._do(pool, more)
                 if outcome is not None:
                     self._go_on(pool, outcome, now)

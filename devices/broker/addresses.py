@@ -17,8 +17,8 @@ import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from zflow.devices import answers
 from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.broker import failures
 from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
@@ -108,7 +108,7 @@ class Address:
 
     def give(self, task: Task, kind: int = messages.REQUEST) -> None:
         """Send a task, when `flush` is called."""
-        walk, parts, frames = answers.task_frames(task)
+        walk, parts, frames = failures.task_frames(task)
         header = (messages.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
         self._waiting.append((header, self._owner.plain(frames)))
 

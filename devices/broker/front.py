@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from zflow.devices import answers
+from zflow.devices.broker import failures
+from zflow.devices.broker.settings import Settings
 from zflow.devices.local import arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk
-from zflow.devices.settings import Settings
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import BATCH, Port
 from zflow.devices.sockets.zap import CLIENTS
@@ -211,7 +211,7 @@ class Front:
         walk.size = arena.size(frames)
         error = self._objection(walk)
         if error:
-            self.fail(walk, answers.error(*error))
+            self.fail(walk, failures.error(*error))
         else:
             self._owner.begin(walk, payloads)
 
@@ -239,7 +239,7 @@ class Front:
         version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
         message = f"this Flow speaks version {messages.VERSION} of the protocol, not {version}"
         header = (messages.VERSION, messages.FAILED, id, 0)
-        self._say(port, frames[0], header, [answers.error("BadRequest", message)])
+        self._say(port, frames[0], header, [failures.error("BadRequest", message)])
 
     # -- what they are told ---------------------------------------------------------------------------------------
 
