@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow import address
 from zflow.errors import BadRequest, InvalidFlow, ZflowError
+from zflow.network import address
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,10}(\.[a-z][a-z0-9-]{0,10}){0,3}", fullmatch=True)
 HOSTS = st.one_of(NAMES, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))

@@ -13,8 +13,8 @@ import zmq
 from helpers import wait_for
 from zmq.auth import load_certificate
 
-from zflow import keys
 from zflow.errors import InvalidKeys, ZflowError
+from zflow.network import keys
 
 
 @pytest.fixture

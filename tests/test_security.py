@@ -16,10 +16,11 @@ import pytest
 import zmq
 from helpers import Gate, Upper, begun, in_background, let_go, texts, wait_for
 
-from zflow import AsyncClient, Client, Document, Flow, cli, keys, remote
+from zflow import AsyncClient, Client, Document, Flow, cli, remote
 from zflow.devices.protocol import messages
 from zflow.devices.sockets import factory
 from zflow.errors import ChangeRefused, FlowUnreachable, InvalidFlow, InvalidKeys, Overloaded, StartupFailed
+from zflow.network import keys
 
 
 @pytest.fixture(scope="module")

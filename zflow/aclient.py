@@ -15,14 +15,14 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.address import address_of
 from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets.port import Port, buffers
 from zflow.document import DocumentArray
 from zflow.exchange import Exchange
 from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
-from zflow.keys import Folder, Keys, keys_of
+from zflow.network.address import address_of
+from zflow.network.keys import Folder, Keys, keys_of
 from zflow.response import Callback, Callbacks, Response, ready, together
 from zflow.shortcuts import Shortcuts
 

@@ -17,12 +17,12 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.address import address_of
 from zflow.connection import CONNECTING, Connection, ask
 from zflow.devices.local.arena import Arena
 from zflow.exchange import Exchange
 from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
-from zflow.keys import Folder, keys_of
+from zflow.network.address import address_of
+from zflow.network.keys import Folder, keys_of
 from zflow.response import Callback, Callbacks, Response, ready, together
 from zflow.shortcuts import Shortcuts
 

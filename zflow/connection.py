@@ -17,7 +17,7 @@ from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.exchange import Exchange
-from zflow.keys import Keys
+from zflow.network.keys import Keys
 from zflow.response import Response
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there

@@ -9,8 +9,8 @@ import os
 from collections.abc import Collection
 from typing import Any, Final
 
-from zflow import address
 from zflow.errors import InvalidFlow
+from zflow.network import address
 from zflow.suggest import listed, short
 
 #: The keywords of `Flow.add` that an external Executor takes. The others are its own Flow's business.

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from zflow import address, cuda, polling, sharing
+from zflow import cuda, polling, sharing
 from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
-from zflow.keys import keys_of
+from zflow.network import address
+from zflow.network.keys import keys_of
 from zflow.seat import Seat
 from zflow.sharing import Sharing
 from zflow.topology import ExecutorSpec, Topology
@@ -136,7 +137,7 @@ def _server_keys(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
     """What the broker needs of a key folder."""
     if folder is None:
         return {}
-    from zflow import keys
+    from zflow.network import keys
 
     return {"secret": keys.server_keys(folder).secret, "lists": keys.Lists(os.path.abspath(folder))}
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from zflow import address, errors, plan, prepare, spawn
+from zflow import errors, plan, prepare, spawn
 from zflow.connection import ask
-from zflow.keys import Keys, keys_of
 from zflow.launch import Launched
+from zflow.network import address
+from zflow.network.keys import Keys, keys_of
 from zflow.options import FIELDS
 from zflow.plan import Plan
 from zflow.seat import Seat

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zflow.address import spell
 from zflow.errors import InvalidFlow
 from zflow.executor import Executor
 from zflow.flow import DEFAULTS, Flow
+from zflow.network.address import spell
 from zflow.options import FIELDS, GATEWAY, UNSUPPORTED
 from zflow.suggest import did_you_mean, listed, short
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zflow import DocumentArray, Executor, requests
-from zflow.address import parse
+from zflow.network.address import parse
 
 
 class Encoder(Executor):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zflow import Client, Document, DocumentArray, Flow
-from zflow.address import parse
+from zflow.network.address import parse
 
 NEAR, FAR = "localhost:12345", "127.0.0.1:12346"
 PATIENCE = 60.0  # seconds until it gives up on something that has to happen

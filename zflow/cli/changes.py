@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from zflow import address
 from zflow.cli.command import Command, counted
 from zflow.client import Client
 from zflow.errors import BadRequest
+from zflow.network import address
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:

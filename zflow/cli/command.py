@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zflow.address import spell
 from zflow.flow import Flow
+from zflow.network.address import spell
 from zflow.topology import ExecutorSpec
 
 

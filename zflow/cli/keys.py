@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from zflow import keys
 from zflow.cli.command import Command
+from zflow.network import keys
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,10 +8,10 @@ import sys
 import time
 from typing import Any
 
-from zflow import address
 from zflow.cli.command import Command, counted
 from zflow.client import Client
 from zflow.errors import BadRequest, ZflowError
+from zflow.network import address
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,9 @@ import ipaddress
 import re
 from typing import Any, Final
 
-from zflow import address, errors
+from zflow import errors
 from zflow.errors import BadRequest, ZflowError
+from zflow.network import address
 from zflow.suggest import short
 
 _FORMS: Final = "'HOST:PORT', 'tcp://HOST:PORT' or '[IPV6]:PORT'"
