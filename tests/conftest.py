@@ -14,7 +14,7 @@ import psutil
 import pytest
 from helpers import children, socket_folders, title, wait_for
 
-from zflow import process
+from zflow.system import process
 
 ENDING = 10.0  # seconds that what a test has told to end may take
 

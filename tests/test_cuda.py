@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow import cuda
-from zflow.cuda import Devices
 from zflow.errors import InvalidFlow
+from zflow.system import cuda
+from zflow.system.cuda import Devices
 
 UUIDS = tuple(f"GPU-0{letter * 7}-74d2-7297-d557-12771b6a79d5" for letter in "abcd")
 MIGS = ("MIG-1aaaaaaa-0000-5555-8888-000000000001", "MIG-1bbbbbbb-0000-5555-8888-000000000002")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from helpers import run_script
 
-from zflow import Document, DocumentArray, Flow, hub, process
+from zflow import Document, DocumentArray, Flow, hub
 from zflow.errors import InvalidExecutor, NotSupported, StartupFailed
 from zflow.executor import Executor
+from zflow.system import process
 from zflow.uses import home, load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import run_script
 
-from zflow import process
+from zflow.system import process
 
 SOURCE = """
 import resource

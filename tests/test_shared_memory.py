@@ -17,10 +17,11 @@ from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, rig
 from test_malformed import PAYLOAD, back, dealer, front, header, malformed, request
 from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, process, requests, wire
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
 from zflow.devices.local import arena
 from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
 from zflow.exchange import Exchange
+from zflow.system import process
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
 

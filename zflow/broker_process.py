@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import zmq
 
-from zflow import process
 from zflow.devices.broker import broker
 from zflow.devices.broker.settings import Settings
-from zflow.logs import name_lines
 from zflow.plan import Plan
+from zflow.system import process
+from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 
-from zflow import process, worker
+from zflow import worker
 from zflow.devices.local.regions import Regions
 from zflow.seat import Seat, identity
+from zflow.system import process
 
 if TYPE_CHECKING:
     import selectors

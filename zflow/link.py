@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
-from zflow import process
 from zflow.devices.local import tickets
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
@@ -21,6 +20,7 @@ from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.seat import Seat, identity
+from zflow.system import process
 
 if TYPE_CHECKING:
     from zflow.batching import Batching

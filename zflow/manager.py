@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from zflow import broker_process, process
+from zflow import broker_process
 from zflow.changes import Changes
 from zflow.children import LOOP, Child, Children, backoff
 from zflow.devices.broker.settings import Settings
-from zflow.logs import name_lines
 from zflow.plan import Plan
+from zflow.system import process
+from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from zflow import batching, cuda, external
+from zflow import batching, external
 from zflow.batching import Batching
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.polling import Polling
 from zflow.polling import check as check_polling
 from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed, short
+from zflow.system import cuda
 
 #: The name of the entrance: what the first Executor needs.
 GATEWAY: Final = "gateway"

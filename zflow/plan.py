@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from zflow import cuda, polling, sharing
+from zflow import polling, sharing
 from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
@@ -17,6 +17,7 @@ from zflow.network import address
 from zflow.network.keys import keys_of
 from zflow.seat import Seat
 from zflow.sharing import Sharing
+from zflow.system import cuda
 from zflow.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")

@@ -10,9 +10,9 @@ import os
 import resource
 from dataclasses import dataclass, replace
 
-from zflow import process
 from zflow.devices.local import arena
 from zflow.devices.local.arena import Arena
+from zflow.system import process
 
 AUTOMATIC = -1
 PART = 8  # of the machine's memory may be shared by a Flow that does not say how much

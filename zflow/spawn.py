@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgpack
 
-from zflow import cuda, errors, process
+from zflow import errors
 from zflow.suggest import short
+from zflow.system import cuda, process
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

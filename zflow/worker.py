@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 
-from zflow import cuda, errors, process, uses
+from zflow import errors, uses
 from zflow.call import Call
 from zflow.devices.local.arena import Arena
 from zflow.link import IDLE, Answer, Link, Stop, StopNow, Task
-from zflow.logs import name_lines
 from zflow.seat import Seat
 from zflow.service import Job, Service, as_error
+from zflow.system import cuda, process
+from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
     import asyncio

@@ -14,7 +14,7 @@ from statistics import median
 
 from helpers import children, title
 
-from zflow.process import give_back_memory
+from zflow.system.process import give_back_memory
 
 USER = "user's process"
 MIB = 2**20
