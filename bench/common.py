@@ -8,7 +8,7 @@ from typing import Any
 
 from zflow import Document, DocumentArray, Executor, requests
 from zflow.devices.protocol import messages
-from zflow.wire import pack
+from zflow.documents.codec import pack
 
 TEXT = "the quick brown fox jumps over the lazy dog"
 

@@ -31,7 +31,7 @@ from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.front import Front
 from zflow.devices.protocol import messages
-from zflow.wire import pack
+from zflow.documents.codec import pack
 
 WARM_UP = 20  # requests
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, Append, begun, in_background, let_go, pid_of, wait_for
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests, wire
+from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests
 from zflow.call import Miscounted
+from zflow.documents import codec
 from zflow.link import Task
 from zflow.seat import Seat
 from zflow.service import Service
@@ -278,7 +279,7 @@ class TestBadOnes:
     def test_why_it_is_so_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
-        tasks = [Task(number, "/fewer", None, wire.pack(DocumentArray(some("a")))) for number in range(2)]
+        tasks = [Task(number, "/fewer", None, codec.pack(DocumentArray(some("a")))) for number in range(2)]
         for _ in range(2):
             (job,) = service.jobs(tasks)
             working = service.begin(*job)
@@ -291,7 +292,7 @@ class TestBadOnes:
     def test_what_cannot_be_decoded_is_no_part_of_a_batch(self) -> None:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
-        frames = [wire.pack(DocumentArray(some("a"))), [b"?"], wire.pack(DocumentArray(some("b")))]
+        frames = [codec.pack(DocumentArray(some("a"))), [b"?"], codec.pack(DocumentArray(some("b")))]
         tasks = [Task(number, "/new", None, each) for number, each in enumerate(frames)]
         jobs = service.jobs(tasks)
         assert [([task.id for task in some], len(calls)) for some, calls in jobs] == [([1], 0), ([0, 2], 2)]

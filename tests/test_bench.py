@@ -140,7 +140,7 @@ def test_the_yardstick_takes_large_frames(kind: Any) -> None:
 
 def test_the_yardstick_gets_what_zflow_sends() -> None:
     from zflow.devices.protocol import messages
-    from zflow.wire import unpack
+    from zflow.documents.codec import unpack
 
     header, *payload = common.same_bytes()
     assert messages.decode(header, messages.FROM_CLIENT)[1] == messages.REQUEST

@@ -21,8 +21,9 @@ import pytest
 import zmq
 from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests, wire
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests
 from zflow.devices.protocol import bundles, messages
+from zflow.documents import codec
 
 # What the forks do is what is tested; newer Pythons warn of forks where there are threads.
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -189,12 +190,12 @@ def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: Non
 LIES: dict[str, tuple[Any, list[bytes]]] = {
     "no payload": (None, []),
     "no documents": (None, [b"\xc1"]),
-    "parts for more frames than there are": ([["a", [1]], ["b", [1]]], wire.pack(DocumentArray())),
-    "parts for fewer": ([["a", [1]]], wire.pack(DocumentArray()) * 2),
-    "a count below one": ([["a", [0, 1]]], wire.pack(DocumentArray())),
-    "a count that is no number": ([["a", ["x"]]], wire.pack(DocumentArray())),
-    "parts that are no pairs": ([1, 2], wire.pack(DocumentArray())),
-    "empty parts": ([], wire.pack(DocumentArray())),
+    "parts for more frames than there are": ([["a", [1]], ["b", [1]]], codec.pack(DocumentArray())),
+    "parts for fewer": ([["a", [1]]], codec.pack(DocumentArray()) * 2),
+    "a count below one": ([["a", [0, 1]]], codec.pack(DocumentArray())),
+    "a count that is no number": ([["a", ["x"]]], codec.pack(DocumentArray())),
+    "parts that are no pairs": ([1, 2], codec.pack(DocumentArray())),
+    "empty parts": ([], codec.pack(DocumentArray())),
 }
 
 

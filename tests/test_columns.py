@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.columns import gather, read, readable, replaced, scatter
-from zflow.document import Document, DocumentArray
+from zflow.documents.codec import INLINE, pack, unpack
+from zflow.documents.columns import gather, read, readable, replaced, scatter
+from zflow.documents.document import Document, DocumentArray
 from zflow.inputs import batches
-from zflow.wire import INLINE, pack, unpack
 
 WIDTH = 3
 
@@ -410,7 +410,7 @@ def test_arrays_of_columns_are_lists_whatever_happens(count: int, steps: list[tu
 
 def test_a_fork_waits_for_no_thread_that_its_parent_has() -> None:
     """A thread may be making Documents when another one forks."""
-    from zflow import storage
+    from zflow.documents import storage
 
     held_by_parent, done = threading.Event(), threading.Event()
 

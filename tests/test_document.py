@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.document import Document, DocumentArray, NamedScore
+from zflow.documents.document import Document, DocumentArray, NamedScore
 
 
 def letters(names: str) -> DocumentArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from zflow.ids import random_id
+from zflow.documents.ids import random_id
 
 
 def test_they_are_32_hex_digits() -> None:

@@ -28,11 +28,12 @@ from helpers import (
     wait_for,
 )
 
-from zflow import Client, Document, DocumentArray, Flow, errors, wire
+from zflow import Client, Document, DocumentArray, Flow, errors
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
+from zflow.documents import codec
 
-PAYLOAD = bytes(wire.pack(DocumentArray([Document(text="a")]))[0])
+PAYLOAD = bytes(codec.pack(DocumentArray([Document(text="a")]))[0])
 NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
 DEEP = b"\x91" * 50_000 + b"\x01"
 
@@ -406,7 +407,7 @@ def answered(stranger: zmq.Socket[bytes]) -> tuple[int, list[str]]:
     version, kind, id, parts, notes, took = msgpack.unpackb(answer)
     assert (version, kind, parts, notes) == (VERSION, messages.REPLY, None, None)
     assert 0 <= took < PATIENCE * 1e6
-    return id, list(wire.unpack([payload])[0].texts)
+    return id, list(codec.unpack([payload])[0].texts)
 
 
 def test_one_id_for_several_requests_in_turn(flow: Flow) -> None:
@@ -442,7 +443,7 @@ def test_a_cancelled_request_is_not_answered_nor_begun(gated: Flow, tmp_path: Pa
         stranger.send_multipart([request(id=1, endpoint="/hold"), PAYLOAD])
         begun(tmp_path, "a")
         for id in (2, 3):
-            text = bytes(wire.pack(DocumentArray([Document(text=f"b{id}")]))[0])
+            text = bytes(codec.pack(DocumentArray([Document(text=f"b{id}")]))[0])
             stranger.send_multipart([request(id=id, endpoint="/hold"), text])
         wait_for(lambda: client.info()["requests"] == 3)
         for id in (2, 2, 4, -(2**63), 2**64 - 1):  # twice, and some that were never there

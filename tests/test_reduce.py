@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zflow.document import Document, DocumentArray
-from zflow.merging import reduce
+from zflow.documents.document import Document, DocumentArray
+from zflow.documents.merging import reduce
 
 
 def test_the_document_of_one_id_is_one() -> None:

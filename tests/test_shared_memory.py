@@ -17,9 +17,10 @@ from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, rig
 from test_malformed import PAYLOAD, back, dealer, front, header, malformed, request
 from test_remote import Work, joined
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, wire
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.devices.local import arena
 from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
+from zflow.documents import codec
 from zflow.exchange import Exchange
 from zflow.system import process
 
@@ -146,14 +147,14 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     request = exchange.next()
     assert request is not None
     assert len(arena.references(request[1])) == 1
-    stale = replica.share(wire.pack(arrays(1)))
+    stale = replica.share(codec.pack(arrays(1)))
     assert memory.reclaim(1)
     reply = [VERSION, REPLY, 1, None, None, 0]
     assert not exchange.take(reply, stale)
     assert [frames for _, frames in exchange.again()] == [request[1]]
     assert not exchange.finished
     assert memory.holds(arena.references(request[1]))
-    good = replica.share(wire.pack(arrays(1)))
+    good = replica.share(codec.pack(arrays(1)))
     assert exchange.take(reply, good)
     assert right(next(exchange.ready()).docs, 1, more=0.0)
     assert not memory.holds(arena.references([*request[1], *good]))

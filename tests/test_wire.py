@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from zflow import wire
-from zflow.document import Document, DocumentArray, NamedScore
+from zflow.documents import codec
+from zflow.documents.codec import INLINE, WIRE_VERSION, largest, pack, unpack
+from zflow.documents.document import Document, DocumentArray, NamedScore
 from zflow.errors import BadRequest, SerializationError
-from zflow.wire import INLINE, WIRE_VERSION, largest, pack, unpack
 
 LARGE = INLINE + 1
 
@@ -547,4 +547,4 @@ class TestMalformed:
 def test_whatever_is_packed_comes_back(docs: list[Document]) -> None:
     array = DocumentArray(docs)
     assert unpack(received(pack(array)))[0] == array
-    assert wire.WIRE_VERSION == 1
+    assert codec.WIRE_VERSION == 1

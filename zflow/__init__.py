@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zflow import serve as _serve  # noqa: F401  # puts Executor.serve in place
 from zflow.batching import dynamic_batching
-from zflow.document import Document, DocumentArray
+from zflow.documents.document import Document, DocumentArray
 from zflow.errors import ZflowError
 from zflow.executor import Executor, requests
 from zflow.flow import Flow

@@ -18,7 +18,7 @@ from zflow import errors
 from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets.port import Port, buffers
-from zflow.document import DocumentArray
+from zflow.documents.document import DocumentArray
 from zflow.exchange import Exchange
 from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
 from zflow.network.address import address_of

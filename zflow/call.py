@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from zflow import values
-from zflow.document import DocumentArray
+from zflow.documents import values
+from zflow.documents.document import DocumentArray
 
 if TYPE_CHECKING:
     from zflow.handlers import Handler

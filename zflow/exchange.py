@@ -14,13 +14,14 @@ from typing import Any
 
 import msgpack
 
-from zflow import errors, wire
+from zflow import errors
 from zflow.devices.local.arena import Arena, Stale, references
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split
-from zflow.document import DocumentArray
-from zflow.merging import gather, reduce
+from zflow.documents import codec
+from zflow.documents.document import DocumentArray
+from zflow.documents.merging import gather, reduce
 from zflow.response import Response
 
 FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
@@ -121,12 +122,12 @@ class Exchange:
 
     def request(self, docs: DocumentArray) -> messages.Message:
         """The message of a request with these Documents; raises as `next`."""
-        frames = wire.pack(docs, self._parameters)
+        frames = codec.pack(docs, self._parameters)
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
                 f"a request of {len(docs)} Documents has {size} bytes, over the Flow's limit of {self._limit}"
-                f" (max_message_bytes); the largest is {wire.largest(docs)}; send fewer with request_size=,"
+                f" (max_message_bytes); the largest is {codec.largest(docs)}; send fewer with request_size=,"
                 " or raise the limit"
             )
         if self._memory is not None and len(frames) > 1:
@@ -238,7 +239,7 @@ class Exchange:
             if header[1] == messages.FAILED:
                 return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
             if header[3] is None:
-                docs, parameters = wire.unpack(frames)
+                docs, parameters = codec.unpack(frames)
             else:
                 arrays, parameters = gather(split(header[3], frames))
                 docs = reduce(list(arrays.values()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from zflow import errors
 from zflow.devices.protocol import messages
-from zflow.document import Document, DocumentArray
+from zflow.documents.document import Document, DocumentArray
 from zflow.suggest import listed, short
 
 PREFETCH = 128  # requests of one post in flight

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zflow import errors
-from zflow.document import DocumentArray
+from zflow.documents.document import DocumentArray
 
 
 @dataclass

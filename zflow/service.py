@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from zflow import errors, uses, wire
+from zflow import errors, uses
 from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split
-from zflow.document import DocumentArray
+from zflow.documents import codec
+from zflow.documents.document import DocumentArray
+from zflow.documents.merging import gather, reduce
 from zflow.executor import Executor, instantiate
 from zflow.handlers import DEFAULT, handlers
 from zflow.link import Answer, Task
-from zflow.merging import gather, reduce
 from zflow.seat import Seat
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Service:
             frames = self._memory.fetch(frames)
         handler, function = self._bound.get(task.endpoint) or self._bound.get(DEFAULT) or (None, None)
         if task.parts is None:
-            docs, parameters = wire.unpack(frames)
+            docs, parameters = codec.unpack(frames)
             return Call(handler, function, docs, parameters, None, None)
         try:
             pieces = split(task.parts, frames)
@@ -174,12 +175,12 @@ class Service:
             )
 
     def _encode(self, docs: DocumentArray, parameters: dict[str, Any]) -> Sequence[Any]:
-        frames = wire.pack(docs, parameters)
+        frames = codec.pack(docs, parameters)
         size = sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
                 f"the result of {self.name} has {size} bytes, over the limit of {self._limit} (max_message_bytes);"
-                f" the largest is {wire.largest(docs)}"
+                f" the largest is {codec.largest(docs)}"
             )
         return frames
 

@@ -15,7 +15,7 @@ from zflow.devices.local import arena
 from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
 from zflow.devices.local.regions import Regions
 from zflow.devices.protocol.parts import flat, split
-from zflow.wire import INLINE
+from zflow.documents.codec import INLINE
 
 LIMIT = 16 * SHARED_FROM
 OTHER = 1  # a replica's region

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zflow.fields import ARRAYS, FIELDS, NESTED, is_empty
-from zflow.tensor import describe
+from zflow.documents.fields import ARRAYS, FIELDS, NESTED, is_empty
+from zflow.documents.tensor import describe
 
 Row = Mapping[str, Any]
 

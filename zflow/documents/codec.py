@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from zflow import culprit, tensor, values
-from zflow.columns import Columns, gather
-from zflow.culprit import largest
-from zflow.document import DocumentArray
+from zflow.documents import diagnosis, tensor, values
+from zflow.documents.columns import Columns, gather
+from zflow.documents.diagnosis import largest
+from zflow.documents.document import DocumentArray
+from zflow.documents.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Scores
 from zflow.errors import BadRequest, SerializationError
-from zflow.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Scores
 from zflow.suggest import short
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -
         columns = _pack_columns(docs._as_columns(), frames, 0) if docs is not None else {}
         frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
     except Exception as error:  # foreign tensors may raise anything; which value it was is searched only now
-        raise SerializationError(culprit.explain(docs, parameters, error)) from error
+        raise SerializationError(diagnosis.explain(docs, parameters, error)) from error
     return frames
 
 
@@ -115,7 +115,7 @@ def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> Any
 def _pack_nested(column: list[Any], frames: list[Frame], depth: int) -> list[Any]:
     docs = [doc for nested in column if nested for doc in nested]
     if depth == _CHECKED_DEPTH:
-        culprit.refuse_wrong_nesting(docs)
+        diagnosis.refuse_wrong_nesting(docs)
     counts = [len(nested) if nested else 0 for nested in column]
     return [counts, _pack_columns(gather([doc.__dict__ for doc in docs]), frames, depth)]
 

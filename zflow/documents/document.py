@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableSequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from zflow import subscript
-from zflow import tensor as _tensor
-from zflow.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
-from zflow.ids import random_id
-from zflow.storage import Column, Storage
+from zflow.documents import subscript
+from zflow.documents import tensor as _tensor
+from zflow.documents.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
+from zflow.documents.ids import random_id
+from zflow.documents.storage import Column, Storage
 from zflow.suggest import short
 
 if TYPE_CHECKING:
@@ -185,12 +185,12 @@ class Document:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        from zflow import display
+        from zflow.documents import display
 
         return display.document(self.__dict__)
 
     def _repr_html_(self) -> str:
-        from zflow import display
+        from zflow.documents import display
 
         return display.document_html(self.__dict__)
 
@@ -419,18 +419,18 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         self._docs, self._columns, self._blocks, self._offsets, self._stamp = docs, None, None, None, 0
 
     def __repr__(self) -> str:
-        from zflow import display
+        from zflow.documents import display
 
         return display.array(self._rows())
 
     def _repr_html_(self) -> str:
-        from zflow import display
+        from zflow.documents import display
 
         return display.array_html(self._rows())
 
     def summary(self) -> None:
         """Print which fields are in use, in how many Documents, and an example of each."""
-        from zflow import display
+        from zflow.documents import display
 
         print(display.summary(self._rows()))
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from zflow import tensor
-from zflow.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
-from zflow.fields import ARRAYS
+from zflow.documents import tensor
+from zflow.documents.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
+from zflow.documents.fields import ARRAYS
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from operator import is_, itemgetter
 from typing import Any
 
-from zflow import tensor
-from zflow.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
+from zflow.documents import tensor
+from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
 
 #: `id` is always there, and its length is the number of Documents; None stands for a value that is not set.
 Columns = dict[str, Any]

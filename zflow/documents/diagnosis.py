@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zflow import tensor, values
-from zflow.fields import ARRAYS, FIELDS, NESTED, is_empty
+from zflow.documents import tensor, values
+from zflow.documents.fields import ARRAYS, FIELDS, NESTED, is_empty
 from zflow.suggest import short
 
 if TYPE_CHECKING:
-    from zflow.document import Document
+    from zflow.documents.document import Document
 
 #: How many levels of matches and chunks can be sent; the recursion of either end allows for more.
 DEEPEST_DOCUMENTS = 100

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zflow.document import Document, DocumentArray
-from zflow.fields import NESTED, is_empty
-from zflow.wire import unpack
+from zflow.documents.codec import unpack
+from zflow.documents.document import Document, DocumentArray
+from zflow.documents.fields import NESTED, is_empty
 
 Payload = Sequence[Any]  # frames, as `codec.pack` makes them
 

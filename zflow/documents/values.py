@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from zflow import tensor
+from zflow.documents import tensor
 
 # Packers that no thread is using: making one takes as long as packing something small. One that has failed is not
 # used again, nor is one that had to grow, for it never shrinks.
