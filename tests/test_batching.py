@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from zflow import Executor, Flow, dynamic_batching, errors, requests
-from zflow.batching import Batching, mark
-from zflow.handlers import handlers
-from zflow.uses import load
+from zflow.executors.batching import Batching, mark
+from zflow.executors.handlers import handlers
+from zflow.executors.uses import load
 
 
 class Said(Executor):

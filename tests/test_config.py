@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zflow.config import ExecutorConfig, dump, load
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
-from zflow.executor import BaseExecutor, Executor
+from zflow.executors.executor import BaseExecutor, Executor
 from zflow.options import check_defaults
 from zflow.topology import ExecutorSpec, Topology
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from zflow.errors import InvalidExecutor
-from zflow.executor import BaseExecutor, Executor, find_class, instantiate, requests
-from zflow.handlers import ARGUMENTS, DEFAULT, handlers
+from zflow.executors.executor import BaseExecutor, Executor, find_class, instantiate, requests
+from zflow.executors.handlers import ARGUMENTS, DEFAULT, handlers
 
 CALL = {name: f"<{name}>" for name in ARGUMENTS}
 

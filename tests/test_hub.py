@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from helpers import run_script
 
-from zflow import Document, DocumentArray, Flow, hub
+from zflow import Document, DocumentArray, Flow
 from zflow.errors import InvalidExecutor, NotSupported, StartupFailed
-from zflow.executor import Executor
+from zflow.executors import hub
+from zflow.executors.executor import Executor
+from zflow.executors.uses import home, load
 from zflow.system import process
-from zflow.uses import home, load
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE
 
-from zflow import Flow, requirements
+from zflow import Flow
 from zflow.errors import InvalidFlow
+from zflow.executors import requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "--no-index\n--find-links .\n"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
-from zflow.executor import Executor
+from zflow.executors.executor import Executor
 from zflow.options import FIELDS, GATEWAY, check_defaults
 from zflow.topology import ExecutorSpec, Topology
 

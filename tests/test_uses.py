@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from zflow.errors import InvalidExecutor, NotSupported
-from zflow.executor import BaseExecutor, Executor, requests
-from zflow.uses import Loaded, check, check_kind, is_path, load, reference
+from zflow.executors.executor import BaseExecutor, Executor, requests
+from zflow.executors.uses import Loaded, check, check_kind, is_path, load, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 

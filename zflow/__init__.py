@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zflow import serve as _serve  # noqa: F401  # puts Executor.serve in place
-from zflow.batching import dynamic_batching
 from zflow.documents.document import Document, DocumentArray
 from zflow.errors import ZflowError
-from zflow.executor import Executor, requests
+from zflow.executors.batching import dynamic_batching
+from zflow.executors.executor import Executor, requests
 from zflow.flow import Flow
 from zflow.version import __version__ as __version__
 

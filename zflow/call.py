@@ -13,7 +13,7 @@ from zflow.documents import values
 from zflow.documents.document import DocumentArray
 
 if TYPE_CHECKING:
-    from zflow.handlers import Handler
+    from zflow.executors.handlers import Handler
 
 RESULTS: Final = "__results__"  # of parameters: what Executors have returned as dicts, by replica
 

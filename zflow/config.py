@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from zflow.batching import Batching
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
-from zflow.executor import Executor
+from zflow.executors.batching import Batching
+from zflow.executors.executor import Executor
+from zflow.executors.uses import is_path, reference
 from zflow.options import FIELDS, GATEWAY, SHARED, check_defaults
 from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed, short
 from zflow.topology import ExecutorSpec, Topology
-from zflow.uses import is_path, reference
 from zflow.yamlsource import YamlSource, read
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from zflow.seat import Seat, identity
 from zflow.system import process
 
 if TYPE_CHECKING:
-    from zflow.batching import Batching
+    from zflow.executors.batching import Batching
 
 log = logging.getLogger("zflow.link")
 

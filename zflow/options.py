@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from zflow import batching, external
-from zflow.batching import Batching
+from zflow import external
 from zflow.errors import InvalidFlow, NotSupported
+from zflow.executors import batching
+from zflow.executors.batching import Batching
 from zflow.polling import Polling
 from zflow.polling import check as check_polling
 from zflow.scaling import Limits
@@ -225,7 +226,7 @@ def _path(key: str, value: Any, owner: str) -> str:
 
 
 def _uses(key: str, value: Any, owner: str) -> Any:
-    from zflow.uses import check_kind
+    from zflow.executors.uses import check_kind
 
     return check_kind(value, owner)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from zflow import hub, requirements, uses
+from zflow.executors import hub, requirements, uses
 from zflow.topology import ExecutorSpec
 
 

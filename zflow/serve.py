@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zflow.errors import InvalidFlow
-from zflow.executor import Executor
+from zflow.executors.executor import Executor
 from zflow.flow import DEFAULTS, Flow
 from zflow.network.address import spell
 from zflow.options import FIELDS, GATEWAY, UNSUPPORTED

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from zflow import errors, uses
+from zflow import errors
 from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Malformed
@@ -20,8 +20,9 @@ from zflow.devices.protocol.parts import split
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
-from zflow.executor import Executor, instantiate
-from zflow.handlers import DEFAULT, handlers
+from zflow.executors import uses
+from zflow.executors.executor import Executor, instantiate
+from zflow.executors.handlers import DEFAULT, handlers
 from zflow.link import Answer, Task
 from zflow.seat import Seat
 

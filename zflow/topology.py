@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from zflow import batching, external
-from zflow.batching import Batching
+from zflow import external
 from zflow.errors import InvalidFlow
+from zflow.executors import batching
+from zflow.executors.batching import Batching
 from zflow.options import FIELDS, GATEWAY, check_known
 from zflow.polling import ANY, Polling
 from zflow.polling import by_endpoint as by_polling

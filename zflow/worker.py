@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 
-from zflow import errors, uses
+from zflow import errors
 from zflow.call import Call
 from zflow.devices.local.arena import Arena
+from zflow.executors import uses
 from zflow.link import IDLE, Answer, Link, Stop, StopNow, Task
 from zflow.seat import Seat
 from zflow.service import Job, Service, as_error

@@ -14,9 +14,9 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, overload
 
-from zflow import batching
 from zflow.errors import InvalidExecutor
-from zflow.handlers import endpoints_of, handlers, mark
+from zflow.executors import batching
+from zflow.executors.handlers import endpoints_of, handlers, mark
 
 _classes: dict[str, type[Executor]] = {}
 

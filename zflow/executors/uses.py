@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, TypeGuard
 
-from zflow import hub, requirements
-from zflow.batching import Batching
-from zflow.description import Description, describe, module_list
 from zflow.errors import InvalidExecutor, NotSupported
-from zflow.executor import BaseExecutor, Executor, class_names, find_class
-from zflow.handlers import handlers
-from zflow.modules import import_all, import_in, not_imported, path_of
+from zflow.executors import hub, requirements
+from zflow.executors.batching import Batching
+from zflow.executors.description import Description, describe, module_list
+from zflow.executors.executor import BaseExecutor, Executor, class_names, find_class
+from zflow.executors.handlers import handlers
+from zflow.executors.modules import import_all, import_in, not_imported, path_of
 from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, is_text
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from zflow import batching
-from zflow.batching import Batching
 from zflow.errors import InvalidExecutor
+from zflow.executors import batching
+from zflow.executors.batching import Batching
 from zflow.suggest import did_you_mean, listed, short
 
 #: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.

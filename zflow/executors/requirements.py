@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from zflow.errors import StartupFailed
-from zflow.hub import REQUIREMENTS
+from zflow.executors.hub import REQUIREMENTS
 
 log = logging.getLogger("zflow.requirements")
 

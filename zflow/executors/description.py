@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zflow import hub
-from zflow.batching import Batching, by_endpoint
 from zflow.errors import InvalidExecutor
-from zflow.executor import find_class
+from zflow.executors import hub
+from zflow.executors.batching import Batching, by_endpoint
+from zflow.executors.executor import find_class
 from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, YamlSource, is_text, read
 
