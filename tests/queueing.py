@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zflow.autoscale import Autoscaler
-from zflow.scaling import Limits
+from zflow.topology.scaling import Limits
 
 EVERY = 0.5  # seconds between two looks
 SMOOTHING = 0.2  # as the balancer smooths the work of a replica

@@ -27,8 +27,8 @@ from zflow.devices.routing.pool import NO_GROUP, Load, Pool
 from zflow.devices.routing.pool import Limits as PoolLimits
 from zflow.devices.routing.walk import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
-from zflow.scaling import Limits
-from zflow.topology import Topology
+from zflow.topology.scaling import Limits
+from zflow.topology.topology import Topology
 
 DATA = Path(__file__).parent / "data"
 LIMITS = Limits(min=1, max=16)

@@ -20,7 +20,7 @@ from zflow.documents import codec
 from zflow.link import Task
 from zflow.seat import Seat
 from zflow.service import Service
-from zflow.topology import ExecutorSpec
+from zflow.topology.topology import ExecutorSpec
 
 
 class Batches(Executor):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zflow.config import ExecutorConfig, dump, load
 from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executors.executor import BaseExecutor, Executor
-from zflow.options import check_defaults
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology.config import ExecutorConfig, dump, load
+from zflow.topology.options import check_defaults
+from zflow.topology.topology import ExecutorSpec, Topology
 
 
 def yaml(text):

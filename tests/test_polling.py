@@ -3,7 +3,7 @@
 import pytest
 
 from zflow.errors import InvalidFlow
-from zflow.polling import by_endpoint, check
+from zflow.topology.polling import by_endpoint, check
 
 
 @pytest.mark.parametrize(

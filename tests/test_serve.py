@@ -14,8 +14,8 @@ from helpers import PATIENCE, Append, Gate, Script, Upper, begun, in_background,
 
 from zflow import Client, Document, Executor, errors, requests
 from zflow.flow import DEFAULTS
-from zflow.options import FIELDS
 from zflow.serve import KEYWORDS, UNFIT, flow_of, name_of, serve
+from zflow.topology.options import FIELDS
 
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 

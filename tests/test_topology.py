@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executors.executor import Executor
-from zflow.options import FIELDS, GATEWAY, check_defaults
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology.options import FIELDS, GATEWAY, check_defaults
+from zflow.topology.topology import ExecutorSpec, Topology
 
 
 class Mine(Executor):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from zflow.scaling import Limits
+from zflow.topology.scaling import Limits
 
 EARLY = 0.5  # of `wait`: to grow when it has been reached would be late
 SMOOTH = 2.0  # seconds, and requests, over which the load is smoothed

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zflow import errors
-from zflow.options import SHARED, check_defaults
 from zflow.shortcuts import Shortcuts
 from zflow.suggest import short
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology.options import SHARED, check_defaults
+from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Flow(Shortcuts):
         Raises:
             InvalidConfig: a wrong key or value; the message begins with file and line.
         """
-        from zflow import config
+        from zflow.topology import config
 
         found = config.load(source, context)
         with found.located("with"):
@@ -234,7 +234,7 @@ class Flow(Shortcuts):
         Raises:
             InvalidConfig: a value has no form in YAML.
         """
-        from zflow import config
+        from zflow.topology import config
 
         folder = os.path.dirname(os.path.abspath(path))
         text = config.dump(self._given, self._topology.specs, folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from zflow import polling, sharing
+from zflow import sharing
 from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
@@ -18,7 +18,8 @@ from zflow.network.keys import keys_of
 from zflow.seat import Seat
 from zflow.sharing import Sharing
 from zflow.system import cuda
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology import polling
+from zflow.topology.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 
 from zflow.executors import hub, requirements, uses
-from zflow.topology import ExecutorSpec
+from zflow.topology.topology import ExecutorSpec
 
 
 def check(specs: Iterable[ExecutorSpec]) -> None:

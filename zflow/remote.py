@@ -16,11 +16,11 @@ from zflow.connection import ask
 from zflow.launch import Launched
 from zflow.network import address
 from zflow.network.keys import Keys, keys_of
-from zflow.options import FIELDS
 from zflow.plan import Plan
 from zflow.seat import Seat
 from zflow.suggest import did_you_mean, listed
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology.options import FIELDS
+from zflow.topology.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zflow.topology import ExecutorSpec
+    from zflow.topology.topology import ExecutorSpec
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from zflow.errors import InvalidFlow
 from zflow.executors.executor import Executor
 from zflow.flow import DEFAULTS, Flow
 from zflow.network.address import spell
-from zflow.options import FIELDS, GATEWAY, UNSUPPORTED
 from zflow.suggest import did_you_mean, listed, short
+from zflow.topology.options import FIELDS, GATEWAY, UNSUPPORTED
 
 log = logging.getLogger("zflow")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from zflow.plan import Plan
-    from zflow.topology import ExecutorSpec
+    from zflow.topology.topology import ExecutorSpec
 
 log = logging.getLogger("zflow")
 

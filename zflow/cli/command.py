@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zflow.flow import Flow
 from zflow.network.address import spell
-from zflow.topology import ExecutorSpec
+from zflow.topology.topology import ExecutorSpec
 
 
 @dataclass(frozen=True)

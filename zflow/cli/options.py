@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from zflow.errors import InvalidConfig
 from zflow.flow import DEFAULTS
-from zflow.options import FIELDS
+from zflow.topology.options import FIELDS
 
 #: What the Flow's own keywords do, and those of an Executor that need other words here.
 _ABOUT: Final[Mapping[str, str]] = {

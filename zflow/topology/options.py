@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from zflow import external
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.executors import batching
 from zflow.executors.batching import Batching
-from zflow.polling import Polling
-from zflow.polling import check as check_polling
-from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed, short
 from zflow.system import cuda
+from zflow.topology import external
+from zflow.topology.polling import Polling
+from zflow.topology.polling import check as check_polling
+from zflow.topology.scaling import Limits
 
 #: The name of the entrance: what the first Executor needs.
 GATEWAY: Final = "gateway"

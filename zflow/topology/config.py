@@ -18,10 +18,10 @@ from zflow.errors import InvalidConfig, InvalidExecutor, InvalidFlow, NotSupport
 from zflow.executors.batching import Batching
 from zflow.executors.executor import Executor
 from zflow.executors.uses import is_path, reference
-from zflow.options import FIELDS, GATEWAY, SHARED, check_defaults
-from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology import ExecutorSpec, Topology
+from zflow.topology.options import FIELDS, GATEWAY, SHARED, check_defaults
+from zflow.topology.scaling import Limits
+from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.yamlsource import YamlSource, read
 
 if TYPE_CHECKING:

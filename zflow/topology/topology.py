@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from zflow import external
 from zflow.errors import InvalidFlow
 from zflow.executors import batching
 from zflow.executors.batching import Batching
-from zflow.options import FIELDS, GATEWAY, check_known
-from zflow.polling import ANY, Polling
-from zflow.polling import by_endpoint as by_polling
-from zflow.scaling import Limits
 from zflow.suggest import did_you_mean, listed
+from zflow.topology import external
+from zflow.topology.options import FIELDS, GATEWAY, check_known
+from zflow.topology.polling import ANY, Polling
+from zflow.topology.polling import by_endpoint as by_polling
+from zflow.topology.scaling import Limits
 
 
 @dataclass(frozen=True)
