@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import wait_for
 
-from zflow import Document, DocumentArray, Executor, Flow, client, requests
+from zflow import Document, DocumentArray, Executor, Flow, requests
+from zflow.clients import client
 
 SIZE = 16 * 1024  # numbers in an array: more bytes than a leak could hide among the tables
 LITTLE = 96 * 1024  # bytes that the tables of an arena may take when there is nothing in them

@@ -17,7 +17,8 @@ import pytest
 from helpers import Gate, Upper, let_go, run_script, texts
 from test_client import greeting, stranger
 
-from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, aclient, errors, requests
+from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
+from zflow.clients import async_client
 from zflow.devices.protocol import messages
 
 
@@ -400,9 +401,9 @@ def test_info(flow: Flow) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aclient, "LOOK", 50)
-    monkeypatch.setattr(aclient, "CONNECTING", 0.3)
-    monkeypatch.setattr(aclient, "SILENCE", 0.3)
+    monkeypatch.setattr(async_client, "LOOK", 50)
+    monkeypatch.setattr(async_client, "CONNECTING", 0.3)
+    monkeypatch.setattr(async_client, "SILENCE", 0.3)
 
 
 def test_nobody_answers(impatient: None) -> None:

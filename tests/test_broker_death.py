@@ -35,7 +35,8 @@ from helpers import (
     wait_for,
 )
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, manager, requests
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, manager, requests
+from zflow.clients import connection
 
 COUNT = 2000  # requests
 HERE = str(Path(__file__).parent)

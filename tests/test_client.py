@@ -21,7 +21,8 @@ import pytest
 import zmq
 from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, connection, errors, requests
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow.clients import connection
 from zflow.devices.protocol import bundles, messages
 from zflow.documents import codec
 

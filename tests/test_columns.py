@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zflow.clients.inputs import batches
 from zflow.documents.codec import INLINE, pack, unpack
 from zflow.documents.columns import gather, read, readable, replaced, scatter
 from zflow.documents.document import Document, DocumentArray
-from zflow.inputs import batches
 
 WIDTH = 3
 

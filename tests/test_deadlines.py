@@ -14,19 +14,8 @@ from helpers import PATIENCE, Append, Gate, begun, in_background, let_go, texts,
 from test_aclient import _awaited, soon
 from test_client import greeting, stranger
 
-from zflow import (
-    AsyncClient,
-    Client,
-    Document,
-    DocumentArray,
-    Executor,
-    Flow,
-    aclient,
-    connection,
-    errors,
-    exchange,
-    requests,
-)
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow.clients import async_client, connection, exchange
 from zflow.devices.protocol import messages
 
 KINDS = ["sync", "async"]
@@ -195,7 +184,7 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LOOK", 50)
-    monkeypatch.setattr(aclient, "LOOK", 50)
+    monkeypatch.setattr(async_client, "LOOK", 50)
     monkeypatch.setattr(exchange, "LATE", 0.1)
 
     async def post(port: int) -> None:

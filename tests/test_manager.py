@@ -34,7 +34,8 @@ from helpers import (
     wait_for,
 )
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, connection, errors, requests, worker
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, worker
+from zflow.clients import connection
 
 HERE = str(Path(__file__).parent)
 

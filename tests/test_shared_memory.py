@@ -18,10 +18,10 @@ from test_malformed import PAYLOAD, back, dealer, front, header, malformed, requ
 from test_remote import Work, joined
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow.clients.exchange import Exchange
 from zflow.devices.local import arena
 from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
 from zflow.documents import codec
-from zflow.exchange import Exchange
 from zflow.system import process
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures

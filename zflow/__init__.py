@@ -25,9 +25,9 @@ from zflow.flow import Flow
 from zflow.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from zflow.aclient import AsyncClient
-    from zflow.client import Client
-    from zflow.response import Response
+    from zflow.clients.async_client import AsyncClient
+    from zflow.clients.client import Client
+    from zflow.clients.response import Response
 
 __all__ = [
     "AsyncClient",

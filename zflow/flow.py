@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zflow import errors
-from zflow.shortcuts import Shortcuts
+from zflow.clients.shortcuts import Shortcuts
 from zflow.suggest import short
 from zflow.topology.options import SHARED, check_defaults
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
 
 if TYPE_CHECKING:
-    from zflow.client import Client
+    from zflow.clients.client import Client
     from zflow.launch import Launched
 
 log = logging.getLogger("zflow")
@@ -284,7 +284,7 @@ class Flow(Shortcuts):
         if not hasattr(os, "fork"):
             raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
         from zflow import plan, prepare, spawn
-        from zflow.client import Client
+        from zflow.clients.client import Client
         from zflow.launch import Launched
 
         method = spawn.choose(self._options["start_method"])

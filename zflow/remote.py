@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zflow import errors, plan, prepare, spawn
-from zflow.connection import ask
+from zflow.clients.connection import ask
 from zflow.launch import Launched
 from zflow.network import address
 from zflow.network.keys import Keys, keys_of

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow import Document, DocumentArray
-from zflow.exchange import Exchange
-from zflow.response import Response
+from zflow.clients.exchange import Exchange
+from zflow.clients.response import Response
 
 from . import executors, rig, schedule
 from .account import Account

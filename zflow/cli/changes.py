@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zflow.cli.command import Command, counted
-from zflow.client import Client
+from zflow.clients.client import Client
 from zflow.errors import BadRequest
 from zflow.network import address
 

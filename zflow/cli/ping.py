@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from zflow.cli.command import Command, counted
-from zflow.client import Client
+from zflow.clients.client import Client
 from zflow.errors import BadRequest, ZflowError
 from zflow.network import address
 

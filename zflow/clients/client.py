@@ -17,14 +17,14 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.connection import CONNECTING, Connection, ask
+from zflow.clients.connection import CONNECTING, Connection, ask
+from zflow.clients.exchange import Exchange
+from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
+from zflow.clients.response import Callback, Callbacks, Response, ready, together
+from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.local.arena import Arena
-from zflow.exchange import Exchange
-from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
 from zflow.network.address import address_of
 from zflow.network.keys import Folder, keys_of
-from zflow.response import Callback, Callbacks, Response, ready, together
-from zflow.shortcuts import Shortcuts
 
 KEPT = 128 * 1024 * 1024  # bytes of shared memory that a client keeps for its next post
 
@@ -76,7 +76,7 @@ class Client(Shortcuts):
     ) -> Any:
         """Make a Client, or an AsyncClient if that is asked for."""
         if asyncio:
-            from zflow.aclient import AsyncClient
+            from zflow.clients.async_client import AsyncClient
 
             return AsyncClient(host, port, curve=curve)
         return super().__new__(cls)
@@ -321,7 +321,7 @@ class Client(Shortcuts):
             exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
-                from zflow.progress import shown
+                from zflow.clients.progress import shown
 
                 responses = shown(responses, inputs)
             try:

@@ -15,16 +15,16 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
+from zflow.clients.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
+from zflow.clients.exchange import Exchange
+from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
+from zflow.clients.response import Callback, Callbacks, Response, ready, together
+from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets.port import Port, buffers
 from zflow.documents.document import DocumentArray
-from zflow.exchange import Exchange
-from zflow.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
 from zflow.network.address import address_of
 from zflow.network.keys import Folder, Keys, keys_of
-from zflow.response import Callback, Callbacks, Response, ready, together
-from zflow.shortcuts import Shortcuts
 
 
 class _Stream:
@@ -423,7 +423,7 @@ async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> mes
 
 
 async def _shown(responses: AsyncIterator[Response], inputs: Any) -> AsyncIterator[Response]:
-    from zflow.progress import bar
+    from zflow.clients.progress import bar
 
     with bar(inputs) as progress:
         async for response in responses:

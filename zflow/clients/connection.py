@@ -11,14 +11,14 @@ from typing import Any
 import zmq
 
 from zflow import errors
+from zflow.clients.exchange import Exchange
+from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller
 from zflow.devices.sockets.port import BATCH, Port, buffers
-from zflow.exchange import Exchange
 from zflow.network.keys import Keys
-from zflow.response import Response
 
 LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it

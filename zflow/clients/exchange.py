@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from zflow import errors
+from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena, Stale, references
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
@@ -22,7 +23,6 @@ from zflow.devices.protocol.parts import split
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
-from zflow.response import Response
 
 FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
 LONGEST_PAUSE = 1.0  # seconds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zflow.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from zflow.response import Response
+    from zflow.clients.response import Response
 
 
 def bar(inputs: Any) -> Any:
