@@ -15,11 +15,11 @@ import pytest
 from helpers import PATIENCE, Append, begun, in_background, let_go, pid_of, wait_for
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests
-from zflow.call import Miscounted
 from zflow.documents import codec
-from zflow.link import Task
-from zflow.seat import Seat
-from zflow.service import Service
+from zflow.replicas.call import Miscounted
+from zflow.replicas.link import Task
+from zflow.replicas.seat import Seat
+from zflow.replicas.service import Service
 from zflow.topology.topology import ExecutorSpec
 
 

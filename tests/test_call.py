@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow import Document, DocumentArray, Executor, requests
-from zflow.call import Call, Miscounted, alike, join, share
 from zflow.executors.batching import Batching
 from zflow.executors.handlers import handlers
+from zflow.replicas.call import Call, Miscounted, alike, join, share
 
 
 class Calls(Executor):

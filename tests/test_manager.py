@@ -34,8 +34,9 @@ from helpers import (
     wait_for,
 )
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests, worker
+from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import connection
+from zflow.replicas import worker
 
 HERE = str(Path(__file__).parent)
 

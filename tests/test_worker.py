@@ -22,7 +22,7 @@ from helpers import PATIENCE, Upper, alive, in_background, pid_of, replicas, tex
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.devices.protocol import messages
-from zflow.link import Stop, StopNow
+from zflow.replicas.link import Stop, StopNow
 
 
 class Tell(Executor):

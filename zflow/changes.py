@@ -17,7 +17,7 @@ from typing import Any
 
 from zflow.autoscale import Autoscaler
 from zflow.children import Child, Children
-from zflow.seat import Seat
+from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed, short
 
 log = logging.getLogger("zflow.manager")

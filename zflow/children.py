@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 
-from zflow import worker
 from zflow.devices.local.regions import Regions
-from zflow.seat import Seat, identity
+from zflow.replicas import worker
+from zflow.replicas.seat import Seat, identity
 from zflow.system import process
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
 from zflow.network import address
 from zflow.network.keys import keys_of
-from zflow.seat import Seat
+from zflow.replicas.seat import Seat
 from zflow.sharing import Sharing
 from zflow.system import cuda
 from zflow.topology import polling

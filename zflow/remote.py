@@ -17,7 +17,7 @@ from zflow.launch import Launched
 from zflow.network import address
 from zflow.network.keys import Keys, keys_of
 from zflow.plan import Plan
-from zflow.seat import Seat
+from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed
 from zflow.topology.options import FIELDS
 from zflow.topology.topology import ExecutorSpec, Topology

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 
 from zflow import errors
-from zflow.call import Call
 from zflow.devices.local.arena import Arena
 from zflow.executors import uses
-from zflow.link import IDLE, Answer, Link, Stop, StopNow, Task
-from zflow.seat import Seat
-from zflow.service import Job, Service, as_error
+from zflow.replicas.call import Call
+from zflow.replicas.link import IDLE, Answer, Link, Stop, StopNow, Task
+from zflow.replicas.seat import Seat
+from zflow.replicas.service import Job, Service, as_error
 from zflow.system import cuda, process
 from zflow.system.logs import name_lines
 

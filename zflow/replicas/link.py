@@ -19,7 +19,7 @@ from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Teller
 from zflow.devices.sockets.port import BATCH, Port, buffers
-from zflow.seat import Seat, identity
+from zflow.replicas.seat import Seat, identity
 from zflow.system import process
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from zflow import errors
-from zflow.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split
@@ -23,8 +22,9 @@ from zflow.documents.merging import gather, reduce
 from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate
 from zflow.executors.handlers import DEFAULT, handlers
-from zflow.link import Answer, Task
-from zflow.seat import Seat
+from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
+from zflow.replicas.link import Answer, Task
+from zflow.replicas.seat import Seat
 
 if TYPE_CHECKING:
     import asyncio
