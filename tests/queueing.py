@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from zflow.autoscale import Autoscaler
+from zflow.processes.autoscaler import Autoscaler
 from zflow.topology.scaling import Limits
 
 EVERY = 0.5  # seconds between two looks

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from queueing import Report, Request, Simulation, enough, poisson
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, remote, requests
-from zflow.autoscale import AGAIN, GAP, STEP, Autoscaler
 from zflow.devices.balancing.replica import Replica
 from zflow.devices.routing.pool import NO_GROUP, Load, Pool
 from zflow.devices.routing.pool import Limits as PoolLimits
 from zflow.devices.routing.walk import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
+from zflow.processes.autoscaler import AGAIN, GAP, STEP, Autoscaler
 from zflow.topology.scaling import Limits
 from zflow.topology.topology import Topology
 

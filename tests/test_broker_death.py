@@ -35,8 +35,9 @@ from helpers import (
     wait_for,
 )
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, manager, requests
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import connection
+from zflow.processes import manager
 
 COUNT = 2000  # requests
 HERE = str(Path(__file__).parent)

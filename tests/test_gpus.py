@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from helpers import Script, kill, pid_of, replicas, run_script, wait_for
 
-from zflow import Document, DocumentArray, Executor, Flow, launch, requests
+from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import InvalidConfig, InvalidFlow
+from zflow.processes import launch
 from zflow.system import cuda
 
 ROOT = Path(__file__).resolve().parent.parent

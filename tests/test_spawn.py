@@ -30,8 +30,9 @@ from helpers import (
     wait_for,
 )
 
-from zflow import Document, Executor, Flow, requests, spawn
+from zflow import Document, Executor, Flow, requests
 from zflow.errors import InvalidExecutor, InvalidFlow, StartupFailed
+from zflow.processes import spawn
 from zflow.system import cuda
 
 # A library that uses GPUs, as far as zflow looks at it.

@@ -19,7 +19,7 @@ from zflow.version import __version__ as version
 
 if TYPE_CHECKING:
     from zflow.clients.client import Client
-    from zflow.launch import Launched
+    from zflow.processes.launch import Launched
 
 log = logging.getLogger("zflow")
 
@@ -283,16 +283,16 @@ class Flow(Shortcuts):
             raise errors.FlowNotRunning("the Flow is already started")
         if not hasattr(os, "fork"):
             raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
-        from zflow import plan, prepare, spawn
         from zflow.clients.client import Client
-        from zflow.launch import Launched
+        from zflow.processes import plan, preflight, spawn
+        from zflow.processes.launch import Launched
 
         method = spawn.choose(self._options["start_method"])
         specs = self._topology.order()
-        prepare.check(specs)
+        preflight.check(specs)
         ready = plan.make(self._topology, self._options, version)
         try:
-            prepare.install(specs)
+            preflight.install(specs)
         except BaseException:
             os.rmdir(ready.folder)
             raise

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from zflow import errors, plan, prepare, spawn
+from zflow import errors
 from zflow.clients.connection import ask
-from zflow.launch import Launched
 from zflow.network import address
 from zflow.network.keys import Keys, keys_of
-from zflow.plan import Plan
+from zflow.processes import plan, preflight, spawn
+from zflow.processes.launch import Launched
+from zflow.processes.plan import Plan
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed
 from zflow.topology.options import FIELDS
@@ -78,8 +79,8 @@ def join(
     keys = keys_of(curve, "replica")
     info = _told(url, keys)
     spec = _spec(executor, uses, options, info, shard)
-    prepare.check([spec])
-    prepare.install([spec])
+    preflight.check([spec])
+    preflight.install([spec])
     seats = _seats(spec, url, shard, info["max_message_bytes"], keys)
     launched = Launched(Plan(None, seats, plan.private_folder()), spawn.choose(None))
     try:

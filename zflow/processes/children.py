@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import selectors
     from multiprocessing.connection import Connection
 
-    from zflow.sharing import Sharing
+    from zflow.processes.memory import Sharing
 
 log = logging.getLogger("zflow.manager")
 

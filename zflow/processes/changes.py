@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zflow.autoscale import Autoscaler
-from zflow.children import Child, Children
+from zflow.processes.autoscaler import Autoscaler
+from zflow.processes.children import Child, Children
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed, short
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from zflow import sharing
 from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
 from zflow.network import address
 from zflow.network.keys import keys_of
+from zflow.processes import memory
+from zflow.processes.memory import Sharing
 from zflow.replicas.seat import Seat
-from zflow.sharing import Sharing
 from zflow.system import cuda
 from zflow.topology import polling
 from zflow.topology.topology import ExecutorSpec, Topology
@@ -45,7 +45,7 @@ class Plan:
     folder: str
     externals: Mapping[str, float] = field(default_factory=dict)
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    sharing: Sharing = field(default_factory=Sharing)
+    memory: Sharing = field(default_factory=Sharing)
 
 
 def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
@@ -98,7 +98,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
 def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> Sharing:
     most = [spec.replicas if spec.autoscale is None else spec.autoscale.max for spec in specs]
     processes = sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
-    return Sharing(sharing.limit(wanted), processes)
+    return Sharing(memory.limit(wanted), processes)
 
 
 def _retries(spec: ExecutorSpec) -> int:

@@ -14,7 +14,7 @@ import zmq
 
 from zflow.devices.broker import broker
 from zflow.devices.broker.settings import Settings
-from zflow.plan import Plan
+from zflow.processes.plan import Plan
 from zflow.system import process
 from zflow.system.logs import name_lines
 

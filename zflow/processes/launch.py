@@ -18,7 +18,8 @@ from typing import Any
 
 import msgpack
 
-from zflow import errors, manager, plan, spawn
+from zflow import errors
+from zflow.processes import manager, plan, spawn
 from zflow.system import cuda, process
 
 LOOK = 0.2  # seconds between two looks at what could end a Flow that serves

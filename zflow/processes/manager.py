@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from zflow import broker_process
-from zflow.changes import Changes
-from zflow.children import LOOP, Child, Children, backoff
 from zflow.devices.broker.settings import Settings
-from zflow.plan import Plan
+from zflow.processes import broker_process
+from zflow.processes.changes import Changes
+from zflow.processes.children import LOOP, Child, Children, backoff
+from zflow.processes.plan import Plan
 from zflow.system import process
 from zflow.system.logs import name_lines
 

@@ -25,7 +25,7 @@ from zflow.system import cuda, process
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from zflow.plan import Plan
+    from zflow.processes.plan import Plan
     from zflow.topology.topology import ExecutorSpec
 
 log = logging.getLogger("zflow")
@@ -171,7 +171,7 @@ def _run() -> int:
     import shutil
     from multiprocessing.connection import Connection
 
-    from zflow import manager
+    from zflow.processes import manager
 
     process.ignore_terminal()
     with contextlib.suppress(OSError):  # there may be none
