@@ -24,8 +24,9 @@ from typing import Any
 from bench.common import percentile
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
+from zflow.devices.balancing.actions import SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Batching, Replica, SendBatch, Task
+from zflow.devices.balancing.replica import Batching, Replica, Task
 
 SIZE = 32  # Documents in a batch
 CALL, EACH = 0.010, 0.001  # seconds

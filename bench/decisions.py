@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from bench.harness.result import Cell, Ratio, Result, Table
+from zflow.devices.balancing.actions import Send
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Replica, Send, Task
+from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk

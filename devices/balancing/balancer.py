@@ -26,20 +26,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from zflow.devices.balancing.actions import Action, Fail, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.overruns import GivenUp
-from zflow.devices.balancing.replica import (
-    MAX_WINDOW,
-    Action,
-    Cut,
-    Fail,
-    Recall,
-    Replica,
-    Send,
-    SendAhead,
-    SendBatch,
-    Task,
-)
+from zflow.devices.balancing.replica import MAX_WINDOW, Cut, Replica, Task
 from zflow.devices.balancing.stealing import PATIENCE, STUCK, SentAhead, is_stuck, stealable
 from zflow.devices.balancing.tasks import Tasks
 from zflow.devices.balancing.waiting import Waiting

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from itertools import islice
 
-from zflow.devices.balancing.replica import Action, Fail, Kill, Replica
+from zflow.devices.balancing.actions import Action, Fail, Kill
+from zflow.devices.balancing.replica import Replica
 from zflow.devices.balancing.tasks import Tasks
 
 

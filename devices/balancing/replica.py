@@ -1,4 +1,4 @@
-"""Tasks and replicas as the balancer sees them, and what it says is to be done with them: pure data.
+"""Tasks and replicas as the balancer sees them: pure data.
 
 A replica learns from its answers how long it works and how long the way to it takes, and from that how many tasks it
 may hold at a time: its window. That is just large enough to hide the way, and one larger where work is short or a task
@@ -261,54 +261,3 @@ class Replica:
             self.window = min(self.widest, self.slots + enough + more)
         else:
             self.window = self.widest
-
-
-class Send(NamedTuple):
-    """Send the task to the replica."""
-
-    replica: Replica
-    task: Task
-
-
-class SendAhead(NamedTuple):
-    """Send the task to the replica, which is busy, and which is to begin it only if it gets its ticket."""
-
-    replica: Replica
-    task: Task
-    ticket: int
-
-
-class SendBatch(NamedTuple):
-    """Send the tasks to the replica, to be worked on in one go."""
-
-    replica: Replica
-    tasks: list[Task]
-
-
-class Recall(NamedTuple):
-    """Tell the replica to skip the task if it has not begun it."""
-
-    replica: Replica
-    task: Task
-
-
-class Fail(NamedTuple):
-    """The task has ended without a result.
-
-    `reason` is `'crashed'`, `'expired'` or `'overran'`; a pool has more of them.
-    """
-
-    task: Task
-    reason: str
-    held_by: Any = None  # the name of the replica that had it, if one had
-    seconds: float = 0.0  # for how long that had it, or it was queued
-    begun: bool = True  # whether that had begun it, as far as can be told
-
-
-class Kill(NamedTuple):
-    """End the replica's process: it has been at a task for too long."""
-
-    replica: Replica
-
-
-Action = Send | SendAhead | SendBatch | Recall | Fail | Kill

@@ -17,7 +17,8 @@ from typing import Any
 
 import zmq
 
-from zflow.devices.balancing.replica import Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch, Task
+from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
+from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Externals
 from zflow.devices.broker.back import Back

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgpack
 
-from zflow.devices.balancing.replica import Fail, Task
+from zflow.devices.balancing.actions import Fail
+from zflow.devices.balancing.replica import Task
 from zflow.devices.protocol.parts import Parts, flat
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk

@@ -118,7 +118,7 @@ class Front:
             except messages.Malformed as error:
                 self._owner.malformed(error, frames)
         for client, said in arrived.items():
-            for header, payload in bundles.fold(said) if len(messages) > 1 else messages:
+            for header, payload in bundles.fold(said) if len(said) > 1 else said:
                 try:
                     self._heard(port, client, header, payload)
                 except messages.Malformed as error:

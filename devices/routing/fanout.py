@@ -23,9 +23,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from zflow.devices.balancing.actions import Action, Send
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Action, Replica, Send, Task
+from zflow.devices.balancing.replica import Replica, Task
 
 BEACON_EVERY = 0.1  # seconds between two beacons to a group that has fan-outs under way
 ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take the next one any sooner

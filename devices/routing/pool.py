@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Action, Batching, Cut, Fail, Replica, Task
+from zflow.devices.balancing.replica import Batching, Cut, Replica, Task
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
 from zflow.devices.routing.walk import DEFAULT, Node, Walk

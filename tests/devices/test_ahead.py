@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from zflow.devices.balancing.actions import Action, Fail, Send, SendAhead
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import LONG, SAMPLES, Action, Fail, Replica, Send, SendAhead, Task
+from zflow.devices.balancing.replica import LONG, SAMPLES, Replica, Task
 
 WAY = 0.0004  # seconds
 WORK = 0.02

@@ -8,20 +8,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from zflow.devices.balancing.actions import Action, Fail, Kill, Recall, Send
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import (
-    CLEARLY_LONGER,
-    MAX_WINDOW,
-    REMEASURE,
-    SAMPLES,
-    Action,
-    Fail,
-    Kill,
-    Recall,
-    Replica,
-    Send,
-    Task,
-)
+from zflow.devices.balancing.replica import CLEARLY_LONGER, MAX_WINDOW, REMEASURE, SAMPLES, Replica, Task
 from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 WAY = 0.00029  # seconds

@@ -27,23 +27,12 @@ from hypothesis.stateful import (
 )
 
 from zflow.devices.balancing import replica as replicas
+from zflow.devices.balancing.actions import Action, Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import (
-    SAMPLES,
-    Action,
-    Batching,
-    Fail,
-    Kill,
-    Recall,
-    Replica,
-    Send,
-    SendAhead,
-    SendBatch,
-    Task,
-)
+from zflow.devices.balancing.replica import SAMPLES, Batching, Replica, Task
 from zflow.devices.balancing.waiting import Waiting
 
 MOMENT = 10e-6  # seconds that pass with every step

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zflow.devices.balancing.actions import Action, Fail, Kill, Send, SendBatch
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Action, Batching, Fail, Kill, Replica, Send, SendBatch, Task
+from zflow.devices.balancing.replica import Batching, Replica, Task
 
 FOUR = Batching("/four", 4)
 TWO = Batching("/two", 2)

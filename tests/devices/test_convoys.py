@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zflow.devices.balancing.actions import Fail, Recall, Send
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import MAX_WINDOW, SAMPLES, Batching, Fail, Recall, Replica, Send, Task
+from zflow.devices.balancing.replica import MAX_WINDOW, SAMPLES, Batching, Replica, Task
 from zflow.devices.balancing.stealing import PATIENCE
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (

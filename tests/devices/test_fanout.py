@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from zflow.devices.balancing.actions import Fail, Recall, Send
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Fail, Recall, Replica, Send, Task
+from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.routing.fanout import Fanout, Listener, Publish, Scatter
 from zflow.devices.routing.pool import Broken, Finished, Gathered, Limits, Pool, Taken
 from zflow.devices.routing.walk import Node, Walk

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from zflow.devices.balancing.actions import Action
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Action, Cut, Replica, Task
+from zflow.devices.balancing.replica import Cut, Replica, Task
 from zflow.devices.balancing.tasks import Tasks
 from zflow.devices.balancing.waiting import Waiting
 

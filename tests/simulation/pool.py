@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zflow.devices.balancing.actions import Action, Fail, Recall, Send, SendAhead
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Action, Fail, Recall, Replica, Send, SendAhead, Task
+from zflow.devices.balancing.replica import Replica, Task
 
 from .clock import Clock
 from .process import Pipe

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Batching, Cut, Fail, Kill, Recall, Replica, Send, SendAhead, SendBatch
+from zflow.devices.balancing.replica import Batching, Cut, Replica
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.fanout import Fanout, Publish
 from zflow.devices.routing.pool import Actions, Gathered, Limits, Outcome, Pool

@@ -124,7 +124,7 @@ class Connection:
             self._make_sure()
             return []
         if any(not message[0] for message in arrived):
-            arrived = [message for message in messages if message[0]]
+            arrived = [message for message in arrived if message[0]]
             self._greeted()
         try:
             said = [one for message in arrived for one in bundles.read(message, 0, messages.TO_CLIENT)]

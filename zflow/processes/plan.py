@@ -45,7 +45,7 @@ class Plan:
     folder: str
     externals: Mapping[str, float] = field(default_factory=dict)
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    memory: Sharing = field(default_factory=Sharing)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
