@@ -312,7 +312,7 @@ def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
 
 
 def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zflow.children.FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.001)
     monkeypatch.setattr(manager, "BROKER_STEADY", 3600.0)  # however long it takes here to find it
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
@@ -353,7 +353,7 @@ def test_a_broker_that_cannot_start_again_says_why(monkeypatch: pytest.MonkeyPat
     """Somebody else listens at its port by then."""
     import socket
 
-    monkeypatch.setattr("zflow.children.FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(manager, "BROKER_DEATHS", 3)
     with Flow().add(name="square", uses=Square) as flow:
         port = flow.port

@@ -36,7 +36,7 @@ class TestFields:
 
     def test_ids_differ_after_a_fork(self) -> None:
         script = (
-            "import os; from zflow.document import Document; Document()\n"
+            "import os; from zflow.documents.document import Document; Document()\n"
             "if not os.fork(): print(Document().id, flush=True); os._exit(0)\n"
             "os.wait(); print(Document().id)"
         )
@@ -503,7 +503,7 @@ class TestShowing:
 
 def test_numpy_is_imported_only_for_arrays() -> None:
     script = (
-        "import sys; from zflow.document import Document, DocumentArray; from zflow.wire import pack, unpack\n"
+        "import sys; from zflow.documents.document import Document, DocumentArray; from zflow.documents.codec import pack, unpack\n"
         "doc = Document(text='x', tags={'a': 2**70}, matches=[Document()]); unpack(pack(DocumentArray(doc)))\n"
         "assert doc == Document(id=doc.id, text='x', tags={'a': 2**70}, matches=doc.matches); repr(doc)\n"
         "print(sorted({'numpy', 'yaml', 'asyncio', 'html'} & set(sys.modules)))"

@@ -276,7 +276,7 @@ def test_when_all_are_gone_each_request_ends_with_an_error_after_timeout_send() 
 
 
 def test_without_a_deadline_a_request_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zflow.devices.pool.NOBODY", 0.3)
+    monkeypatch.setattr("zflow.devices.routing.pool.NOBODY", 0.3)
     far = served("a").start()
     with Flow().add(name="far", external=True, port=far.port) as flow:
         far.close()

@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
     write(
         tmp_path / "executor.py",
         """
-        from zflow.executor import Executor, requests
+        from zflow.executors.executor import Executor, requests
         import beside
 
         class FromFile(Executor):
@@ -82,7 +82,7 @@ def test_files_are_loaded_once_however_they_are_spelled(folder, monkeypatch):
 
 
 def test_a_file_that_is_imported_already_is_not_run_again(folder, monkeypatch):
-    write(folder / "once_only.py", "from zflow.executor import Executor\nclass Once(Executor): ...")
+    write(folder / "once_only.py", "from zflow.executors.executor import Executor\nclass Once(Executor): ...")
     monkeypatch.syspath_prepend(folder)
     import once_only
 
@@ -94,7 +94,7 @@ def test_the_running_script_is_not_run_again(tmp_path):
         tmp_path / "script.py",
         """
         print("running")
-        from zflow.executor import Executor
+        from zflow.executors.executor import Executor
         from zflow.uses import load
 
         class Mine(Executor): ...
@@ -109,9 +109,9 @@ def test_the_running_script_is_not_run_again(tmp_path):
 
 
 def test_modules_are_looked_for_beside_the_folder_too(folder):
-    write(folder / "zflow_test_module.py", "from zflow.executor import Executor\nclass Inner(Executor): ...")
+    write(folder / "zflow_test_module.py", "from zflow.executors.executor import Executor\nclass Inner(Executor): ...")
     assert load("zflow_test_module:Inner", folder=str(folder)).cls.__name__ == "Inner"
-    assert load("zflow.executor:BaseExecutor").cls is BaseExecutor
+    assert load("zflow:BaseExecutor").cls is BaseExecutor
 
 
 def test_a_dict_describes_an_executor_and_arguments_go_over_it():
@@ -163,10 +163,10 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
         ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
         ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module named"),
         ("not a module:Mine", "'not a module' is neither a .py file nor the name of a module"),
-        ("zflow.executor:Nothing", "uses='zflow.executor:Nothing': zflow.executor has no 'Nothing'; Executors there"),
-        ("zflow.executor:BaseExecuter", "uses='zflow.executor:BaseExecuter': zflow.executor has no 'BaseExecuter'; "
+        ("zflow.executors.executor:Nothing", "uses='zflow.executors.executor:Nothing': zflow.executors.executor has no 'Nothing'; Executors there"),
+        ("zflow.executors.executor:BaseExecuter", "uses='zflow.executors.executor:BaseExecuter': zflow.executors.executor has no 'BaseExecuter'; "
          "did you mean 'BaseExecutor'?"),
-        ("zflow.executor:requests", "uses='zflow.executor:requests' is <function requests"),
+        ("zflow.executors.executor:requests", "uses='zflow.executors.executor:requests' is <function requests"),
         ({"jtype": "Known", "wiht": {}}, "uses: unknown key 'wiht'; did you mean 'with'?"),
         ({"with": {}}, "uses: jtype must name the Executor class, not None"),
         ({"jtype": "Known", "with": [1]}, "uses: with must map names to values, not [1]"),
@@ -233,8 +233,8 @@ def test_what_takes_importing_or_reading_is_left_to_the_replicas(uses, py_module
 
 
 def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
-    write(tmp_path / "none.py", "from zflow.executor import BaseExecutor, Executor")
-    two = "from zflow.executor import Executor\nclass First(Executor): ...\nclass Second(Executor): ..."
+    write(tmp_path / "none.py", "from zflow.executors.executor import BaseExecutor, Executor")
+    two = "from zflow.executors.executor import Executor\nclass First(Executor): ...\nclass Second(Executor): ..."
     write(tmp_path / "two.py", two)
     with pytest.raises(InvalidExecutor, match=r"uses='none.py' holds no Executor: define one"):
         load("none.py", folder=str(tmp_path))
@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
         load("broken.py", folder=str(tmp_path), owner="executor 'x'")
     assert str(caught.value).startswith(message)
     assert caught.value.__cause__ is not None
-    write(path, "from zflow.executor import Executor\nclass Mended(Executor): ...")
+    write(path, "from zflow.executors.executor import Executor\nclass Mended(Executor): ...")
     assert load("broken.py", folder=str(tmp_path)).cls.__name__ == "Mended"
 
 
@@ -300,7 +300,7 @@ def test_a_reference_finds_the_class_again(folder):
     from_file = load("executor.py", folder=str(folder)).cls
     assert reference(from_file) == f"{folder / 'executor.py'}:FromFile"
     assert load(reference(from_file)).cls is from_file
-    assert reference(BaseExecutor) == "zflow.executor:BaseExecutor"
+    assert reference(BaseExecutor) == "zflow:BaseExecutor"
 
     class Local(Executor):
         pass

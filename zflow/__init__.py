@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zflow import serve as _serve  # noqa: F401  # puts Executor.serve in place
-from zflow.documents.document import Document, DocumentArray
+from zflow.documents.document import Document, DocumentArray, NamedScore
 from zflow.errors import ZflowError
 from zflow.executors.batching import dynamic_batching
-from zflow.executors.executor import Executor, requests
+from zflow.executors.executor import BaseExecutor, Executor, requests
 from zflow.flow import Flow
 from zflow.version import __version__ as __version__
 
@@ -28,22 +28,31 @@ if TYPE_CHECKING:
     from zflow.clients.async_client import AsyncClient
     from zflow.clients.client import Client
     from zflow.clients.response import Response
+    from zflow.documents.merging import reduce
 
 __all__ = [
     "AsyncClient",
+    "BaseExecutor",
     "Client",
     "Document",
     "DocumentArray",
     "Executor",
     "Flow",
+    "NamedScore",
     "Response",
     "ZflowError",
     "dynamic_batching",
+    "reduce",
     "requests",
 ]
 
 # Imported when they are first asked for: pyzmq and asyncio, which they need, are larger than everything else together.
-_LAZY = {"AsyncClient": "zflow.aclient", "Client": "zflow.client", "Response": "zflow.response"}
+_LAZY = {
+    "AsyncClient": "zflow.clients.async_client",
+    "Client": "zflow.clients.client",
+    "Response": "zflow.clients.response",
+    "reduce": "zflow.documents.merging",
+}
 
 
 def __getattr__(name: str) -> Any:

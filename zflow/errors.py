@@ -18,6 +18,8 @@ class ZflowError(Exception):
         details: further attributes of the error.
     """
 
+    __module__ = "zflow"
+
     def __init__(self, message: str = "", **details: str) -> None:
         super().__init__(message)
         self.__dict__.update(details)

@@ -69,6 +69,8 @@ class Flow(Shortcuts):
             print(flow.search(Document(text="hello")).texts)
     """
 
+    __module__ = "zflow"
+
     def __init__(
         self,
         *,

@@ -1,6 +1,6 @@
 """The real broker, with queues of frames instead of sockets and virtual time instead of the clock.
 
-All that `zflow.devices.broker.Broker` does between reading a message and sending one is its own code.
+All that `zflow.devices.broker.broker.Broker` does between reading a message and sending one is its own code.
 """
 
 from __future__ import annotations

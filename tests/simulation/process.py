@@ -1,6 +1,6 @@
 """A replica's process in the simulation: its lines to the broker, what has arrived, what it works on.
 
-It does what `zflow.worker` and `zflow.link` do, with the real `Listener`; time passes elsewhere.
+It does what `zflow.replicas.worker` and `zflow.replicas.link` do, with the real `Listener`; time passes elsewhere.
 """
 
 from __future__ import annotations

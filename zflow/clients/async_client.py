@@ -261,6 +261,8 @@ class AsyncClient(Shortcuts):
             ...
     """
 
+    __module__ = "zflow"
+
     def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None) -> None:
         self._address = address_of(host, port, "AsyncClient")
         self._keys = keys_of(curve)

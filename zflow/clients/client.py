@@ -66,6 +66,8 @@ class Client(Shortcuts):
         docs = client.post("/search", Document(text="hello"))
     """
 
+    __module__ = "zflow"
+
     def __new__(
         cls,
         host: str = "127.0.0.1",

@@ -23,6 +23,8 @@ class Response:
         error: None, or why there is no result.
     """
 
+    __module__ = "zflow"
+
     docs: DocumentArray
     parameters: dict[str, Any] = field(default_factory=dict)
     endpoint: str = "/"

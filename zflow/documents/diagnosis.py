@@ -123,7 +123,7 @@ def _walk(doc: Document, above: set[int], finished: set[int]) -> None:
 def largest(docs: Sequence[Document]) -> str:
     """Return a phrase that names the largest Document, its largest field and that field's size.
 
-    >>> from zflow.document import Document
+    >>> from zflow import Document
     >>> largest([Document(id="a", text="x"), Document(id="b", blob=bytes(2_000_000))])
     "Document 'b' (field 'blob', 2.0 MB)"
     """

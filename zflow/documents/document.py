@@ -80,6 +80,8 @@ class Document:
     ('hello', 3, 0.5)
     """
 
+    __module__ = "zflow"
+
     id: str
     parent_id: str = ""
     text: str = ""
@@ -250,6 +252,8 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
     >>> da["b"].text, da.texts, da[:, "id"], "a" in da
     ('two', ['one', 'two'], ['a', 'b'], True)
     """
+
+    __module__ = "zflow"
 
     __slots__ = ()
 

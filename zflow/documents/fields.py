@@ -45,6 +45,8 @@ class NamedScore:
         description: anything to tell about it.
     """
 
+    __module__ = "zflow"
+
     __slots__ = ("description", "op_name", "value")
 
     def __init__(self, value: float | None = None, op_name: str = "", description: str = "") -> None:

@@ -26,7 +26,7 @@ def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
     Raises:
         ValueError: there is nothing to reduce.
 
-    >>> from zflow.document import Document, DocumentArray
+    >>> from zflow import Document, DocumentArray
     >>> left, right = DocumentArray(Document(id="a", text="x")), DocumentArray(Document(id="a", uri="y"))
     >>> doc = reduce([left, right])["a"]
     >>> doc.text, doc.uri
@@ -40,6 +40,9 @@ def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
         for right in others:
             _reduce_into(left, known, right)
     return left
+
+
+reduce.__module__ = "zflow"
 
 
 def _numbered(docs: DocumentArray) -> Iterator[tuple[tuple[str, int], Document]]:

@@ -55,6 +55,9 @@ def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callab
     return lambda function: mark(function, said)
 
 
+dynamic_batching.__module__ = "zflow"
+
+
 def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
     """Return what `@requests(batch_size=..., batch_timeout=...)` says; None where it says nothing.
 

@@ -70,6 +70,9 @@ def requests(
     return lambda function: mark(function, endpoints, batches)
 
 
+requests.__module__ = "zflow"
+
+
 class Executor:
     """Base class of Executors: subclass it, decorate methods with `@requests`, give the class to `Flow.add`.
 
@@ -99,6 +102,8 @@ class Executor:
     >>> Greet(greeting="bye").greet(docs="you")
     'bye you'
     """
+
+    __module__ = "zflow"
 
     runtime_args: SimpleNamespace
     metas: SimpleNamespace
@@ -233,3 +238,5 @@ def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
 
 class BaseExecutor(Executor):
     """What runs where `uses` is left out: it binds no endpoint, so every request passes through unchanged."""
+
+    __module__ = "zflow"

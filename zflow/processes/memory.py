@@ -1,6 +1,6 @@
 """Whether a Flow's processes share memory, and how much: decided once, before the first of them is forked.
 
-What is done with it is the business of `zflow.devices.arena`.
+What is done with it is the business of `zflow.devices.local.arena`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _command() -> list[str]:
 
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    code = f"import sys; sys.path[:] = {path!r}; from zflow.spawn import main; main()"
+    code = f"import sys; sys.path[:] = {path!r}; from zflow.processes.spawn import main; main()"
     return [os.fsdecode(spawn.get_executable()), *flags, "-c", code]
 
 
