@@ -26,7 +26,7 @@ from bench.harness.result import Cell, Ratio, Result, Table, ratio
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
 from zflow.devices.balancing.actions import SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Batching, Replica, Task
+from zflow.devices.balancing.replica import BatchKey, Replica, Task
 
 SIZE = 32  # Documents in a batch
 CALL, EACH = 0.010, 0.001  # seconds
@@ -76,7 +76,7 @@ def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> lis
     """Return the latencies if zflow's balancer says who gets what, and only calls take time: `sleep` of their size."""
     balancer = Balancer()
     balancer.join(Replica("model"), 0.0)
-    rule = Batching("/", SIZE, hold)
+    rule = BatchKey("/", SIZE, hold)
     latencies = [0.0] * len(at)
     due: list[tuple[float, list[int]]] = []  # when, and which tasks are done then
     came = 0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zflow.processes.autoscaler import Autoscaler
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 
 EVERY = 0.5  # seconds between two looks
 SMOOTHING = 0.2  # as the balancer smooths the work of a replica
@@ -63,7 +63,7 @@ class Simulation:
         fails: whether a replica that is asked for at that time fails to get ready.
     """
 
-    def __init__(self, limits: Limits, startup: float = 0.3, fails: Callable[[float], bool] = lambda now: False):
+    def __init__(self, limits: ReplicaRange, startup: float = 0.3, fails: Callable[[float], bool] = lambda now: False):
         self.scaler = Autoscaler(limits)
         self.limits = limits
         self.startup = startup

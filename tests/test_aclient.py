@@ -401,7 +401,7 @@ def test_info(flow: Flow) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_client, "LOOK", 50)
+    monkeypatch.setattr(async_client, "PING_AFTER", 50)
     monkeypatch.setattr(async_client, "CONNECTING", 0.3)
     monkeypatch.setattr(async_client, "SILENCE", 0.3)
 

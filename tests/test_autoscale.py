@@ -27,11 +27,11 @@ from zflow.devices.routing.pool import Limits as PoolLimits
 from zflow.devices.routing.walk import Node, Walk
 from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
 from zflow.processes.autoscaler import AGAIN, GAP, STEP, Autoscaler
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import Topology
 
 DATA = Path(__file__).parent / "data"
-LIMITS = Limits(min=1, max=16)
+LIMITS = ReplicaRange(min=1, max=16)
 TAIL = 300.0  # seconds without load at the end of a simulation: time to get small again
 Rate = Callable[[float], float]
 
@@ -47,7 +47,7 @@ EVEN = ["constant", "step", "ramp", "day"]  # those that don't change so quickly
 
 
 def play(
-    load: Rate, work: float, startup: float = 0.3, seed: int = 1, limits: Limits = LIMITS, seconds: float = 1000.0
+    load: Rate, work: float, startup: float = 0.3, seed: int = 1, limits: ReplicaRange = LIMITS, seconds: float = 1000.0
 ) -> Report:
     chance = random.Random(seed)
     highest = max(load(now / 2) for now in range(int(2 * seconds)))
@@ -57,7 +57,7 @@ def play(
     return Simulation(limits, startup).run(coming, seconds + TAIL)
 
 
-def known(load: Rate, work: float, limits: Limits = LIMITS, seconds: float = 1000.0) -> float:
+def known(load: Rate, work: float, limits: ReplicaRange = LIMITS, seconds: float = 1000.0) -> float:
     """The replica-seconds of somebody who knows the load in advance, and changes the number every second."""
     wait = limits.wait / 1000
     wanted = (enough(load(now), work, wait) if load(now) else 0 for now in range(int(seconds)))
@@ -116,7 +116,7 @@ def test_a_load_that_comes_and_goes_does_not_make_replicas_come_and_go():
 
 def test_a_queue_that_is_gone_before_new_replicas_would_be_ready_is_sat_out():
     def wanted(*queued: int) -> int:
-        scaler = Autoscaler(Limits(min=4, max=16))
+        scaler = Autoscaler(ReplicaRange(min=4, max=16))
         for at, waiting in enumerate(queued[:-1]):
             scaler.observe(at / 2, waiting, 4, 4, 0.1, hold=True)
         return scaler.observe(len(queued) / 2, queued[-1], 4, 4, 0.1)
@@ -147,7 +147,7 @@ def recorded() -> list[Request]:
 @pytest.mark.parametrize("startup", [0.3, 5.0])
 def test_a_load_from_a_file_is_followed(startup):
     load = recorded()
-    report = Simulation(Limits(1, 8), startup).run(load, 2400.0 + TAIL)
+    report = Simulation(ReplicaRange(1, 8), startup).run(load, 2400.0 + TAIL)
     assert len(report.waits) == len(load)
     assert report.late(0.5) < 0.005
     assert report.replicas == 1
@@ -172,7 +172,7 @@ def test_the_first_requests_may_take_longer_than_anything_seen_before():
 def test_crashes_that_are_over_soon_change_nothing():
     def run(crashes: int) -> Report:
         chance = random.Random(5)
-        simulation = Simulation(Limits(min=1, max=8), startup=0.3)
+        simulation = Simulation(ReplicaRange(min=1, max=8), startup=0.3)
         for number in range(crashes):
             simulation.at(300.0 + 10 * number, lambda: simulation.crash(0.3))
         coming = poisson(chance, lambda now: 30.0, 30.0, 1000.0, lambda: chance.expovariate(10.0))
@@ -185,7 +185,7 @@ def test_crashes_that_are_over_soon_change_nothing():
 
 
 def test_while_nothing_can_be_changed_nothing_is_asked_for_and_nothing_is_forgotten():
-    scaler = Autoscaler(Limits(min=1, max=8, idle=10_000))
+    scaler = Autoscaler(ReplicaRange(min=1, max=8, idle=10_000))
     wanted = [scaler.observe(at / 2, 0, 3, 4, 0.1) for at in range(8)]
     wanted += [scaler.observe(at / 2, 100, 4, 4, 0.1, hold=True) for at in range(8, 40)]  # 16 s of a rolling restart
     assert set(wanted) == {4}
@@ -194,7 +194,7 @@ def test_while_nothing_can_be_changed_nothing_is_asked_for_and_nothing_is_forgot
 
 
 def test_after_a_gap_it_is_looked_for_as_long_as_ever_before_there_are_fewer():
-    scaler = Autoscaler(Limits(min=1, max=8, idle=10_000))
+    scaler = Autoscaler(ReplicaRange(min=1, max=8, idle=10_000))
     for at in range(100):
         scaler.observe(at / 2, 0, 0 if at > 95 else 4, 5, 0.1)
     back = 50.0 + 2 * GAP  # the broker was started anew, say
@@ -216,14 +216,14 @@ def test_replicas_that_do_not_get_ready_are_asked_for_less_and_less_often():
 
 
 def test_a_number_out_of_range_is_put_right():
-    scaler = Autoscaler(Limits(min=2, max=4))
+    scaler = Autoscaler(ReplicaRange(min=2, max=4))
     assert scaler.observe(0.0, 0, 0, 7, 0.1) == 4
     assert scaler.observe(0.5, 0, 0, 1, 0.1) == 2
     assert scaler.why == "there are to be from 2 to 4"
 
 
 def test_it_says_why():
-    scaler = Autoscaler(Limits(min=1, max=8, idle=2000))
+    scaler = Autoscaler(ReplicaRange(min=1, max=8, idle=2000))
     assert scaler.observe(0.0, 26, 2, 2, 0.1) == 4
     assert scaler.why == "requests would wait 1.3 s"
     looks = [scaler.observe(1.0 + at / 2, 0, 0, 4, 0.1) for at in range(8)]
@@ -248,7 +248,7 @@ looks = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 20), st.integers(1, 5000), st.integers(1, 60_000), looks)
 def test_whatever_is_seen_size_and_speed_are_limited(least, more, wait, idle, seen):
-    limits = Limits(least, least + more, wait, idle)
+    limits = ReplicaRange(least, least + more, wait, idle)
     scaler = Autoscaler(limits)
     now, replicas = 0.0, limits.min
     coming, held = replicas, 0
@@ -341,9 +341,9 @@ def test_what_replicas_on_other_machines_do_is_not_left_to_do():
 @pytest.mark.parametrize(
     ("said", "limits"),
     [
-        ({"min": 1, "max": 8}, Limits(1, 8)),
-        ({"max": 3}, Limits(1, 3)),
-        ({"min": 2, "max": 2, "wait": 100, "idle": 1}, Limits(2, 2, 100, 1)),
+        ({"min": 1, "max": 8}, ReplicaRange(1, 8)),
+        ({"max": 3}, ReplicaRange(1, 3)),
+        ({"min": 2, "max": 2, "wait": 100, "idle": 1}, ReplicaRange(2, 2, 100, 1)),
     ],
 )
 def test_a_dict_says_from_where_to_where(said, limits):
@@ -380,9 +380,9 @@ def test_a_wrong_range_is_named_with_the_way_out(said, message):
 def test_a_range_may_be_a_default_of_the_flow_and_be_overridden():
     flow = Flow(replicas={"min": 2, "max": 4}).add().add(replicas=3).add(replicas={"min": 1, "max": 9})
     assert [(spec.replicas, spec.autoscale) for spec in flow.executors] == [
-        (2, Limits(2, 4)),
+        (2, ReplicaRange(2, 4)),
         (3, None),
-        (1, Limits(1, 9)),
+        (1, ReplicaRange(1, 9)),
     ]
 
 
@@ -391,12 +391,15 @@ def test_yaml_holds_a_range_and_gives_it_back(tmp_path):
     text = "jtype: Flow\nexecutors:\n- name: encoder\n  replicas: {min: 1, max: 8}\n- replicas: {max: 3, idle: 5000}\n"
     path.write_text(text)
     flow = Flow.load_config(path)
-    assert [spec.autoscale for spec in flow.executors] == [Limits(1, 8), Limits(1, 3, idle=5000)]
+    assert [spec.autoscale for spec in flow.executors] == [ReplicaRange(1, 8), ReplicaRange(1, 3, idle=5000)]
     flow.save_config(tmp_path / "copy.yaml")
     assert Flow.load_config(tmp_path / "copy.yaml").executors == flow.executors
     shared = Flow(replicas={"min": 1, "max": 4}).add().add(replicas=1)
     shared.save_config(tmp_path / "shared.yaml")
-    assert [spec.autoscale for spec in Flow.load_config(tmp_path / "shared.yaml").executors] == [Limits(1, 4), None]
+    assert [spec.autoscale for spec in Flow.load_config(tmp_path / "shared.yaml").executors] == [
+        ReplicaRange(1, 4),
+        None,
+    ]
 
 
 def test_yaml_with_a_wrong_range_is_an_error_with_its_line():

@@ -17,7 +17,7 @@ from helpers import PATIENCE, Append, begun, in_background, let_go, pid_of, wait
 from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests
 from zflow.documents import codec
 from zflow.replicas.call import Miscounted
-from zflow.replicas.link import Task
+from zflow.replicas.link import Assignment
 from zflow.replicas.seat import Seat
 from zflow.replicas.service import Service
 from zflow.topology.topology import ExecutorSpec
@@ -279,7 +279,7 @@ class TestBadOnes:
     def test_why_it_is_so_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
-        tasks = [Task(number, "/fewer", None, codec.pack(DocumentArray(some("a")))) for number in range(2)]
+        tasks = [Assignment(number, "/fewer", None, codec.pack(DocumentArray(some("a")))) for number in range(2)]
         for _ in range(2):
             (job,) = service.jobs(tasks)
             working = service.begin(*job)
@@ -293,7 +293,7 @@ class TestBadOnes:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
         frames = [codec.pack(DocumentArray(some("a"))), [b"?"], codec.pack(DocumentArray(some("b")))]
-        tasks = [Task(number, "/new", None, each) for number, each in enumerate(frames)]
+        tasks = [Assignment(number, "/new", None, each) for number, each in enumerate(frames)]
         jobs = service.jobs(tasks)
         assert [([task.id for task in some], len(calls)) for some, calls in jobs] == [([1], 0), ([0, 2], 2)]
 

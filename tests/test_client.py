@@ -55,7 +55,7 @@ def own(flow: Flow) -> Iterator[Client]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client gives up after tenths of a second."""
-    monkeypatch.setattr(connection, "LOOK", 50)
+    monkeypatch.setattr(connection, "PING_AFTER", 50)
     monkeypatch.setattr(connection, "CONNECTING", 0.3)
     monkeypatch.setattr(connection, "SILENCE", 0.3)
 
@@ -182,7 +182,7 @@ def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: Non
 
     def answer(header: list[Any]) -> list[bytes]:
         welcome = msgpack.unpackb(greeting(header)[0])
-        return [msgpack.packb([messages.VERSION, bundles.TRAIN, [failed, [welcome]]])]
+        return [msgpack.packb([messages.VERSION, bundles.BUNDLE, [failed, [welcome]]])]
 
     with stranger(answer) as port, Client(port=port) as mine:
         assert mine.info()["instance"] == "one"
@@ -418,7 +418,7 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 
 def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
-    monkeypatch.setattr(connection, "LOOK", 100)
+    monkeypatch.setattr(connection, "PING_AFTER", 100)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -183,8 +183,8 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LOOK", 50)
-    monkeypatch.setattr(async_client, "LOOK", 50)
+    monkeypatch.setattr(connection, "PING_AFTER", 50)
+    monkeypatch.setattr(async_client, "PING_AFTER", 50)
     monkeypatch.setattr(exchange, "LATE", 0.1)
 
     async def post(port: int) -> None:

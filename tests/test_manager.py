@@ -341,7 +341,7 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
 def test_the_death_of_the_manager_is_an_error_and_no_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, words: str
 ) -> None:
-    monkeypatch.setattr(connection, "LOOK", 100)
+    monkeypatch.setattr(connection, "PING_AFTER", 100)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
@@ -394,7 +394,7 @@ def _refused(outer: Client) -> bool:
 
 def test_answers_that_come_late_in_the_closing_are_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks after the Flow now and then; that it is closing is no reason to give up."""
-    monkeypatch.setattr(connection, "LOOK", 50)
+    monkeypatch.setattr(connection, "PING_AFTER", 50)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}).start()
     held = in_background(flow.post, "/hold", Document(text="held"))
     begun(tmp_path, "held")

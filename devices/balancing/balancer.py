@@ -4,12 +4,12 @@ The caller says what happened and when (`now`, in seconds of any monotonic clock
 that come back. What holds here:
 
 - A task goes to the replica that holds fewest; among equals to the one that has been waiting longest.
-- No replica holds more than its window, which is just large enough to hide the way to it (`replica`).
+- No replica holds more than its window, which is just large enough to hide the round trip to it (`replica`).
 - No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
   the first of them cannot end by its deadline any more, the last one goes first.
 - Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
   nothing else follows. So whatever has come meanwhile goes together, and at low load nothing waits for anything.
-- A convoy is one task as long as it can be: it is cut where a replica has less room, or has answered a part, and taken
+- A bulk is one task as long as it can be: it is cut where a replica has less room, or has answered a part, and taken
   apart when something is to become of one of its tasks alone.
 - What waits at a replica can be taken back from there (`stealing`); from one that is stuck it is, and that gets no more
   to park until it answers.
@@ -40,7 +40,7 @@ class Balancer:
 
     Args:
         retries: how many crashes of replicas a task survives, 0 or more.
-        cut: cuts the payload of a convoy: returns that of its first so many tasks, and that of the others.
+        cut: cuts the payload of a bulk: returns that of its first so many tasks, and that of the others.
 
     Example:
         >>> balancer = Balancer()
@@ -360,15 +360,15 @@ class Balancer:
             actions += self._take_back(holder, now)
             break
 
-    # -- convoys --------------------------------------------------------------------------------------------------
+    # -- bulks --------------------------------------------------------------------------------------------------
 
     @property
-    def takes_convoys(self) -> bool:
-        """Whether convoys may be submitted: not where each task is to be begun once at most, or in a batch."""
+    def takes_bulks(self) -> bool:
+        """Whether bulks may be submitted: not where each task is to be begun once at most, or in a batch."""
         return self.tasks.can_be_cut and self.retries > 0 and self._waiting.batches is None
 
     def single(self, id: int) -> None:
-        """Make each task of the convoy that begins with this one a task of its own."""
+        """Make each task of the bulk that begins with this one a task of its own."""
         task = self.tasks[id]
         if task.count > 1:
             self._take_apart(task)
@@ -379,7 +379,7 @@ class Balancer:
         return 1 if replica is None else self.tasks.fit(replica, id, count)
 
     def _take_apart(self, task: Task) -> list[Task]:
-        """Put its tasks in the place of a convoy, and return them."""
+        """Put its tasks in the place of a bulk, and return them."""
         return self._waiting.take_apart(task) if task.holder is None else self.tasks.take_apart(task)
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -496,5 +496,5 @@ class Balancer:
         replica.batch.update(task.id for task in tasks)
         for task in tasks:
             self.place(task, replica, now)
-            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the way
+            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
         return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])

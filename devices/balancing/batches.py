@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Batching, Task
+from zflow.devices.balancing.replica import BatchKey, Task
 
 
 class BatchQueue:
@@ -21,7 +21,7 @@ class BatchQueue:
     Args:
         waiting: a plain queue that this one takes the place of; it is emptied.
 
-    >>> pairs = Batching("/encode", size=2)
+    >>> pairs = BatchKey("/encode", size=2)
     >>> queue = BatchQueue(FairQueue())
     >>> for number, batching in enumerate([pairs, None, pairs, pairs]):
     ...     queue.append(Task(number, batching=batching))
@@ -32,7 +32,7 @@ class BatchQueue:
     __slots__ = ("_lines", "_size", "_turns")
 
     def __init__(self, waiting: FairQueue[Task]) -> None:
-        self._lines: dict[Batching | None, Line] = {}  # none of them empty
+        self._lines: dict[BatchKey | None, BatchLane] = {}  # none of them empty
         self._size = 0
         self._turns: OrderedDict[Any, int] = OrderedDict()  # how many tasks each client has; whose turn it is in front
         while waiting:
@@ -96,7 +96,7 @@ class BatchQueue:
         """In how many seconds more will be due, if nothing else happens; infinity for never."""
         return min((line.due_at - now for line in self._lines.values() if line.due_at > now), default=math.inf)
 
-    def _turn(self, now: float) -> tuple[Any, Line] | None:
+    def _turn(self, now: float) -> tuple[Any, BatchLane] | None:
         """Whose turn it is, and where its oldest task is that is due."""
         due = [line for line in self._lines.values() if line.due_at <= now]
         for client in self._turns if due else ():
@@ -105,13 +105,13 @@ class BatchQueue:
                 return client, min(lines, key=lambda line: line.queue.of(client)[0].id)
         return None
 
-    def _line(self, batching: Batching | None) -> Line:
+    def _line(self, batching: BatchKey | None) -> BatchLane:
         line = self._lines.get(batching)
         if line is None:
-            line = self._lines[batching] = Line(batching)
+            line = self._lines[batching] = BatchLane(batching)
         return line
 
-    def _left(self, line: Line, task: Task) -> None:
+    def _left(self, line: BatchLane, task: Task) -> None:
         """The task does not wait any more."""
         self._size -= 1
         line.left(task)
@@ -122,12 +122,12 @@ class BatchQueue:
             del self._turns[task.client]
 
 
-class Line:
+class BatchLane:
     """Tasks that can be put together, or, with None, those that cannot be put together with any."""
 
     __slots__ = ("_docs", "_since", "batching", "queue")
 
-    def __init__(self, batching: Batching | None) -> None:
+    def __init__(self, batching: BatchKey | None) -> None:
         self.batching = batching
         self.queue: FairQueue[Task] = FairQueue()
         self._docs = 0

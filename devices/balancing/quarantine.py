@@ -9,8 +9,8 @@ from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.replica import Replica, Task
 
 
-class Suspects(deque[Task]):
-    """Suspects that wait for a replica that holds nothing.
+class Quarantine(deque[Task]):
+    """Quarantine that wait for a replica that holds nothing.
 
     Args:
         levels: the replicas that have room.

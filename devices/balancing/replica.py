@@ -1,8 +1,8 @@
 """Tasks and replicas as the balancer sees them: pure data.
 
-A replica learns from its answers how long it works and how long the way to it takes, and from that how many tasks it
-may hold at a time: its window. That is just large enough to hide the way, and one larger where work is short or a task
-can be reclaimed, as not all take equally long. While the work takes longer than the way, the next task is sent ahead
+A replica learns from its answers how long it works and how long the round trip to it takes besides, and from that how many tasks it
+may hold at a time: its window. That is just large enough to hide the round trip, and one larger where work is short or a task
+can be reclaimed, as not all take equally long. While the work takes longer than the round trip, the next task is sent ahead
 with a ticket; where there are no tickets, nothing is parked behind work that clearly takes longer.
 """
 
@@ -15,20 +15,22 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 MAX_WINDOW = 64  # requests; beyond this a larger window hides nothing more
-CLEARLY_LONGER = 0.1  # way / work below which the window is as small as can be: that costs less than 1 part in 10
+CLEARLY_LONGER = (
+    0.1  # round trip / work below which the window is as small as can be: that costs less than 1 part in 10
+)
 SMOOTHING = 0.2  # weight of a new sample of the work
 HICCUP = 4  # times the usual work: a longer sample counts as so long where what the machine does is to be ignored
-SAMPLES = 7  # of the way; their median is believed: one hiccup of the machine must not open the window
+SAMPLES = 7  # of the round trip; their median is believed: one hiccup of the machine must not open the window
 WORTH = 500e-6  # seconds of work that one replica is given though others have room: divided, it takes more messages
 NO_TIME = 1e-9  # seconds; nothing is quicker
 LONG = 2e-3  # seconds of work from which a ticket is worth what it costs: the next task is sent ahead with one
-REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its way again
+REMEASURE = 0.2  # seconds; a replica that is always busy is let run dry this often, to measure its round trip again
 
 
 Cut = Callable[[Any, int], tuple[Any, Any]]  # cuts a payload: returns that of the first so many, and of the others
 
 
-class Batching(NamedTuple):
+class BatchKey(NamedTuple):
     """How requests are put together: those with equal ones of these can be worked on in one go.
 
     Args:
@@ -53,7 +55,7 @@ class Task:
         client: whose it is; clients take turns in the queue.
         docs: how many Documents it has, 1 or more.
         batching: which others it can be put together with; None for none.
-        count: how many tasks it is: those of a convoy are one as long as the same becomes of all. Their ids follow one
+        count: how many tasks it is: those of a bulk are one as long as the same becomes of all. Their ids follow one
             another, and they are worked on in this order.
     """
 
@@ -83,7 +85,7 @@ class Task:
         shard: int | None = None,
         client: Any = None,
         docs: int = 1,
-        batching: Batching | None = None,
+        batching: BatchKey | None = None,
         count: int = 1,
     ) -> None:
         self.id = id
@@ -106,7 +108,7 @@ class Task:
         return f"Task({self.id})"
 
     def cut(self, count: int, cut: Cut) -> Task:
-        """Return a task for the first `count` of a convoy; this one is for the others from now on."""
+        """Return a task for the first `count` of a bulk; this one is for the others from now on."""
         head = Task(self.id, None, self.deadline, None, self.client, count=count)
         head.payload, self.payload = cut(self.payload, count)
         head.holder, head.assigned, head.waited = self.holder, self.assigned, self.waited
@@ -116,7 +118,7 @@ class Task:
         return head
 
 
-class Tickets(Protocol):
+class TicketIssuer(Protocol):
     """Tickets of the tasks that were sent ahead to a replica, which takes them when it begins those."""
 
     def give(self, task: int) -> int:
@@ -157,14 +159,14 @@ class Replica:
         "slots",
         "tickets",
         "usual",
-        "way",
-        "ways",
+        "round_trip",
+        "round_trips",
         "widest",
         "window",
         "work",
     )
 
-    def __init__(self, name: Any, slots: int = 1, shard: int = 0, tickets: Tickets | None = None) -> None:
+    def __init__(self, name: Any, slots: int = 1, shard: int = 0, tickets: TicketIssuer | None = None) -> None:
         self.name = name
         self.line: Any = None
         self.tickets = tickets
@@ -174,7 +176,7 @@ class Replica:
         self.window = slots
         self.widest = max(slots, MAX_WINDOW)
         self.held: dict[int, Task | None] = {}  # in the order sent; None: given up, but still being worked on
-        self.more = 0  # how many tasks that is more than it seems, for convoys are one
+        self.more = 0  # how many tasks that is more than it seems, for bulks are one
         self.batch: set[int] = set()  # of these, what it was given in one go; it takes one of the slots
         self.parked = 0
         self.level = -1  # where it stands in the balancer's levels; -1: has no room
@@ -184,9 +186,9 @@ class Replica:
         self.last_done = -math.inf
         self.work = 0.0  # seconds, smoothed
         self.usual = 0.0  # the same, without hiccups
-        self.ways: deque[float] = deque(maxlen=SAMPLES)  # seconds
-        self.way = math.inf  # their median; infinity until there are enough
-        self.measured = -math.inf  # when a sample of the way was last taken
+        self.round_trips: deque[float] = deque(maxlen=SAMPLES)  # seconds
+        self.round_trip = math.inf  # their median; infinity until there are enough
+        self.measured = -math.inf  # when a sample of the round trip was last taken
 
     def __repr__(self) -> str:
         return f"Replica({self.name!r})"
@@ -203,13 +205,13 @@ class Replica:
 
     @property
     def first_parked(self) -> Task | None:
-        """The first task that it holds and cannot have begun, or the convoy with it."""
+        """The first task that it holds and cannot have begun, or the bulk with it."""
         ends = accumulate(1 if task is None else task.count for task in self.held.values())
         parked = (task for task, end in zip(self.held.values(), ends, strict=True) if end > self.working)
         return next((task for task in parked if task is not None), None)
 
     def put(self, id: int, pieces: Sequence[Task]) -> None:
-        """Put these tasks in the place of the convoy that they are cut from, whose id was that."""
+        """Put these tasks in the place of the bulk that they are cut from, whose id was that."""
         entries = list(self.held.items())
         self.held.clear()
         for key, task in entries:
@@ -226,7 +228,7 @@ class Replica:
         return self.work * (self.load / self.slots) - (now - begun)
 
     def share(self, count: int, peers: int) -> int:
-        """How many tasks of a convoy it is given, as one of so many equals: what is soon done is not divided."""
+        """How many tasks of a bulk it is given, as one of so many equals: what is soon done is not divided."""
         if self.ahead:
             return 1
         fair = -(-count // peers)
@@ -234,7 +236,7 @@ class Replica:
         return min(self.window - self.load, max(fair, soon))
 
     def had_better_wait(self, count: int) -> bool:
-        """Whether a convoy of so many is to wait until it need not be cut: work so short is sooner done whole."""
+        """Whether a bulk of so many is to wait until it need not be cut: work so short is sooner done whole."""
         if count <= self.window - self.load or self.window < self.widest:
             return False
         return self.load >= max(self.slots, self.window // 2)
@@ -245,17 +247,17 @@ class Replica:
         self.usual = usual + SMOOTHING * (min(service, HICCUP * usual) - usual) if usual else service
         work = self.work = self.work + SMOOTHING * (service - self.work) if self.work else service
         if sent is not None:
-            self.ways.append(max(0.0, now - sent - service))
+            self.round_trips.append(max(0.0, now - sent - service))
             self.measured = now
-            if len(self.ways) == SAMPLES:
-                self.way = sorted(self.ways)[SAMPLES // 2]
-        way = self.way
-        brief = way < CLEARLY_LONGER * work
-        self.ahead = self.tickets is not None and way < work and work >= LONG
-        if way == math.inf or (now - self.measured > REMEASURE and not brief) or (brief and not self.ahead):
+            if len(self.round_trips) == SAMPLES:
+                self.round_trip = sorted(self.round_trips)[SAMPLES // 2]
+        round_trip = self.round_trip
+        brief = round_trip < CLEARLY_LONGER * work
+        self.ahead = self.tickets is not None and round_trip < work and work >= LONG
+        if round_trip == math.inf or (now - self.measured > REMEASURE and not brief) or (brief and not self.ahead):
             self.window = self.slots
-        elif self.slots * way < MAX_WINDOW * work:
-            enough = math.ceil(self.slots * way / work)  # if all took equally long
+        elif self.slots * round_trip < MAX_WINDOW * work:
+            enough = math.ceil(self.slots * round_trip / work)  # if all took equally long
             # One more is not held up by it where it can be reclaimed, or all of it is short.
             more = not brief and (self.ahead or work < LONG)
             self.window = min(self.widest, self.slots + enough + more)

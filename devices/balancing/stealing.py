@@ -52,7 +52,7 @@ def _waits(replica: Replica, now: float) -> tuple[float, float]:
     """For how many seconds the first parked task has waited at the replica, and for how many it may."""
     first = replica.first_parked
     waited = 0.0 if first is None else now - max(first.assigned, replica.last_done)
-    return waited, max(PATIENCE, 4 * replica.way, 2 * replica.work)
+    return waited, max(PATIENCE, 4 * replica.round_trip, 2 * replica.work)
 
 
 def is_stuck(replica: Replica, now: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
-from zflow.devices.balancing.quarantine import Suspects
+from zflow.devices.balancing.quarantine import Quarantine
 from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.balancing.tasks import Tasks
@@ -20,7 +20,7 @@ class Waiting:
     """All that waits.
 
     Args:
-        tasks: all tasks that have not ended; convoys are cut there.
+        tasks: all tasks that have not ended; bulks are cut there.
         levels: the replicas that have room.
 
     Attributes:
@@ -36,7 +36,7 @@ class Waiting:
         self.queue: FairQueue[Task] | BatchQueue = FairQueue()
         self.batches: BatchQueue | None = None
         self.parts: dict[int, Task] = {}
-        self.suspects = Suspects(levels)
+        self.suspects = Quarantine(levels)
         self._tasks = tasks
         self._levels = levels
 
@@ -89,8 +89,8 @@ class Waiting:
             self.parts.pop(task.id, None)
 
     def take_apart(self, task: Task) -> list[Task]:
-        """Put its tasks in the place of a convoy in the queue, and return them."""
-        assert isinstance(self.queue, FairQueue)  # there are no convoys where there are batches
+        """Put its tasks in the place of a bulk in the queue, and return them."""
+        assert isinstance(self.queue, FairQueue)  # there are no bulks where there are batches
         pieces = self._tasks.pieces(task)
         self.queue.replace(task, pieces)
         return pieces

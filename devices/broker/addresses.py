@@ -29,13 +29,13 @@ from zflow.devices.sockets.port import Port
 log = logging.getLogger("zflow.broker")
 
 ASK_EVERY = 1.0  # seconds between two questions to an address how it is
-PATIENCE = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
+SILENT_FOR = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
 MAX_SLOTS = 1024  # requests an address may say it works on at once
 NEVER_MIND = 10_000  # requests remembered that an address need not answer any more
 
 
-class Owner(Protocol):
+class AddressOwner(Protocol):
     """What an address tells the broker."""
 
     def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
@@ -80,7 +80,7 @@ class Address:
         owner: whom to tell.
     """
 
-    def __init__(self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: Owner) -> None:
+    def __init__(self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: AddressOwner) -> None:
         self.pool = pool
         self.url = url
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
@@ -121,7 +121,7 @@ class Address:
         waiting, self._waiting = self._waiting, []
         # Never waits: where a connection was refused there is nobody to send to.
         with contextlib.suppress(zmq.Again):
-            for frames in bundles.couple(waiting, self._encode):
+            for frames in bundles.frames_of(waiting, self._encode):
                 self._port.send(frames)
         return True
 
@@ -161,7 +161,7 @@ class Address:
         if self._lost_at is not None and now - self._lost_at > GRACE:
             self._gone()
         if self.here and self._lost_at is None:
-            if self._asked > self._heard and now - self._asked > PATIENCE:
+            if self._asked > self._heard and now - self._asked > SILENT_FOR:
                 self._cut(now)
             elif now - self._asked > ASK_EVERY:
                 self._ask(now)
@@ -260,7 +260,7 @@ class Externals:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         pools: Sequence[Pool],
-        owner: Owner,
+        owner: AddressOwner,
         secure: Callable[[Pool, zmq.Socket[bytes]], None],
     ) -> None:
         self._addresses = []

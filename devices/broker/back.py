@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices.balancing.replica import Batching, Replica, Task
+from zflow.devices.balancing.replica import BatchKey, Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
@@ -35,7 +35,7 @@ MOST_REFUSALS = 100  # different reasons that are logged
 PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
 
 
-class Owner(Protocol):
+class BackOwner(Protocol):
     """What the back tells the broker."""
 
     def learned(self, pool: Pool, endpoints: frozenset[str] | None) -> None:
@@ -148,7 +148,7 @@ class Line:
 
     def _send(self, outgoing: Sequence[messages.Message]) -> bool:
         try:
-            for frames in bundles.couple(outgoing, self._encode):
+            for frames in bundles.frames_of(outgoing, self._encode):
                 self.port.send([self.identity, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
@@ -173,7 +173,7 @@ class Back:
         context: zmq.Context[zmq.Socket[bytes]],
         settings: Settings,
         pools: dict[str, Pool],
-        owner: Owner,
+        owner: BackOwner,
         guard: Callable[[zmq.Socket[bytes], bytes], None],
     ) -> None:
         self._owner = owner
@@ -316,7 +316,7 @@ class Back:
             self._owner.learned(pool, frozenset(endpoints))
         if not all(map(_is_batching, batching.items())):
             return "how it takes requests in batches cannot be read"
-        pool.batching = {name: Batching(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
+        pool.batching = {name: BatchKey(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
         replica = Replica(line.identity, slots, shard)
         replica.line = line
         self._joining[line.identity] = (pool, replica, group)

@@ -23,7 +23,7 @@ from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Externals
 from zflow.devices.broker.back import Back
 from zflow.devices.broker.control import Control, ManagerLine
-from zflow.devices.broker.draining import Rests
+from zflow.devices.broker.draining import Draining
 from zflow.devices.broker.front import Front
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
@@ -32,7 +32,7 @@ from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
-from zflow.devices.routing.router import Answer, Router, Visit
+from zflow.devices.routing.router import Reply, Router, Visit
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.port import BATCH, Port
@@ -84,7 +84,7 @@ class Broker:
         self._commands = settings.epoch << 32  # the manager may still answer those of the broker before
         self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
-        self._rests = Rests(self._by_name, self.lost, self.found, self._front.controlled)
+        self._draining = Draining(self._by_name, self.lost, self.found, self._front.controlled)
         self._autoscaled = [pool for pool in joinable.values() if pool.node.autoscaled]
         self._tell_load_at = 0.0
         self.closing = False
@@ -140,8 +140,8 @@ class Broker:
     def _tick(self) -> None:
         self._back.tick()
         self._gate.tick()
-        if self._rests:
-            self._rests.tick()
+        if self._draining:
+            self._draining.tick()
         if self._externals:
             self._externals.tick(time.monotonic())
         for pool in self._pools:
@@ -176,7 +176,7 @@ class Broker:
         return self._by_name.keys()
 
     def under_way(self, origin: Any) -> Walk | None:
-        """The request of that origin, if it has not ended; maybe within a convoy."""
+        """The request of that origin, if it has not ended; maybe within a bulk."""
         return self._walks.get(origin)
 
     def single(self, origin: Any) -> Walk:
@@ -188,7 +188,7 @@ class Broker:
         return self._walks[origin]
 
     def _cut(self, request: tuple[Walk, Inputs], count: int) -> tuple[tuple[Walk, Inputs], tuple[Walk, Inputs]]:
-        """Cut a convoy: return the walk of its first so many requests with their inputs, and that of the others."""
+        """Cut a bulk: return the walk of its first so many requests with their inputs, and that of the others."""
         walk, ((name, (frames,)),) = request
         head = walk.cut(count)
         self._walks.update(dict.fromkeys(head.origins, head))
@@ -219,7 +219,7 @@ class Broker:
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
         if command in ("drain", "undrain"):
-            self._rests.begin(origin, command, arguments.get("replica"))
+            self._draining.begin(origin, command, arguments.get("replica"))
         else:
             self._commands += 1
             self._commanded[self._commands] = origin
@@ -243,12 +243,12 @@ class Broker:
 
     # -- the walk -------------------------------------------------------------------------------------------------
 
-    def _take(self, walk: Walk, steps: Iterable[Visit | Answer], now: float) -> None:
+    def _take(self, walk: Walk, steps: Iterable[Visit | Reply], now: float) -> None:
         """Carry out what the router says."""
         for step in steps:
             if walk.over:
                 return
-            if isinstance(step, Answer):
+            if isinstance(step, Reply):
                 self._answer(walk, step.inputs, now)
                 continue
             pool = self._pools[step.node]
@@ -262,7 +262,7 @@ class Broker:
             self._do(pool, pool.submit(walk, step.inputs, id, now))
 
     def _singles(self, walk: Walk, inputs: Inputs) -> Iterator[tuple[Walk, Inputs]]:
-        """Take a convoy apart: yield each request's walk and its inputs."""
+        """Take a bulk apart: yield each request's walk and its inputs."""
         rest = walk, inputs
         while walk.count > 1:
             head, rest = self._cut(rest, 1)

@@ -11,7 +11,7 @@ from typing import Any
 from zflow.devices.routing.pool import Pool
 
 
-class Rests:
+class Draining:
     """The replicas that rest, and who waits for that.
 
     Args:

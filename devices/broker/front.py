@@ -26,7 +26,7 @@ from zflow.devices.sockets.zap import CLIENTS
 MOST_TARGETS = 1000  # names of Executors in one request
 
 
-class Owner(Protocol):
+class FrontOwner(Protocol):
     """What the front tells the broker, and asks it."""
 
     @property
@@ -41,7 +41,7 @@ class Owner(Protocol):
         """A request has come in."""
 
     def under_way(self, origin: Any) -> Walk | None:
-        """The request of that origin, if it has not ended; maybe within a convoy."""
+        """The request of that origin, if it has not ended; maybe within a bulk."""
 
     def single(self, origin: Any) -> Walk:
         """The request of that origin, which has not ended, as a walk of its own."""
@@ -79,7 +79,7 @@ class Front:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         settings: Settings,
-        owner: Owner,
+        owner: FrontOwner,
         guard: Callable[[zmq.Socket[bytes], bytes], None],
     ) -> None:
         self._owner = owner
@@ -110,7 +110,7 @@ class Front:
     # -- what clients say -----------------------------------------------------------------------------------------
 
     def _read(self, port: Port) -> None:
-        """Take in what has arrived: what a client has sent message by message can be a convoy all the same."""
+        """Take in what has arrived: what a client has sent message by message can be a bulk all the same."""
         arrived: dict[bytes, list[bundles.Heard]] = {}
         for frames in port.receive_some(BATCH):
             try:
@@ -170,7 +170,7 @@ class Front:
         self._say(port, client, (messages.VERSION, messages.CONTROLLED, id, result))
 
     def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
-        """Take in a convoy, if nothing is to be said about any of its requests."""
+        """Take in a bulk, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
         if arena.references(payloads) and not self.shares_memory((port, client, id)):
             raise messages.Malformed("a reference to memory from elsewhere")
@@ -273,7 +273,7 @@ class Front:
     def flush(self) -> None:
         """Send what there is to say."""
         for (port, client), outgoing in self._to_send.items():
-            for frames in bundles.couple(outgoing, self._encode):
+            for frames in bundles.frames_of(outgoing, self._encode):
                 port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
         self._to_send.clear()
 

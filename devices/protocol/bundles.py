@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from zflow.devices.protocol.messages import (
-    BUNDLED,
     DONE,
     DONES,
     MAX_HEADER,
@@ -14,6 +13,7 @@ from zflow.devices.protocol.messages import (
     REPLY,
     REQUEST,
     REQUESTS,
+    SMALL,
     TASK,
     TASKS,
     VERSION,
@@ -26,50 +26,50 @@ from zflow.devices.protocol.messages import (
     fields_of,
 )
 
-CARS = 64  # messages in a train, at most
-CARGO = 32 * 1024  # bytes of payload in a train, at most
-MOST_ID = 2**63  # in a convoy, where others follow it
-TRAIN = 0
-_TRAIN_BEGINS = bytes((0x93, VERSION, TRAIN))  # msgpack of three elements, and the first two of them
+MAX_ENTRIES = 64  # messages in a bundle, at most
+MAX_BYTES = 32 * 1024  # bytes of payload in a bundle, at most
+MOST_ID = 2**63  # in a bulk, where others follow it
+BUNDLE = 0
+_BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))  # msgpack of three elements, and the first two of them
 Heard = tuple[list[Any], Sequence[Any]]  # as `Message`
 
 
 def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
-    """Return what a message says: its header, which is the frame `at`, and its payload; of a train, each car's.
+    """Return what a message says: its header, which is the frame `at`, and its payload; of a bundle, each one's in it.
 
-    Of convoys, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart.
+    Of bulks, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart.
 
-    Raises: as `decode`. Of a train, either all of it is right or nothing.
+    Raises: as `decode`. Of a bundle, either all of it is right or nothing.
     """
     first = frames[at]
-    if first[:3] != _TRAIN_BEGINS:
+    if first[:3] != _BUNDLE_BEGINS:
         header = decode(first, shapes)
-        if header[1] in _CONVOYS:
-            return _of_convoy(header, frames[at + 1 :])
+        if header[1] in _BULKS:
+            return _of_bulk(header, frames[at + 1 :])
         return [(header, frames[at + 1 :])]
-    cars = fields_of(first)[2]
-    if len(frames) > at + 1 or type(cars) is not list or not 0 < len(cars) <= CARS:
-        raise Malformed("a train that is none")
+    entries = fields_of(first)[2]
+    if len(frames) > at + 1 or type(entries) is not list or not 0 < len(entries) <= MAX_ENTRIES:
+        raise Malformed("a bundle that is none")
     messages: list[Heard] = []
-    for car in cars:
-        payload = car[1:] if type(car) is list else None
-        if not car or payload is None or not _plain(payload):
-            raise Malformed("a car of a train that is none")
-        header = checked(car[0], shapes)
-        if header[1] in _CONVOYS:
-            messages += _of_convoy(header, payload)
+    for entry in entries:
+        payload = entry[1:] if type(entry) is list else None
+        if not entry or payload is None or not _plain(payload):
+            raise Malformed("a message in a bundle that is none")
+        header = checked(entry[0], shapes)
+        if header[1] in _BULKS:
+            messages += _of_bulk(header, payload)
         else:
             messages.append((header, payload))
     return messages
 
 
-def _of_convoy(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
-    """Check a convoy, and take it apart if it is not for the broker."""
+def _of_bulk(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
+    """Check a bulk, and take it apart if it is not for the broker."""
     kind, first, payloads = header[1], header[2], header[-1]
-    if frames or not 1 < len(payloads) <= CARS or not _all(bytes, payloads):
-        raise Malformed("a convoy that is none")
-    if not all(payloads) or sum(map(len, payloads)) > CARGO or not 0 <= first < MOST_ID:
-        raise Malformed("a convoy that is none")
+    if frames or not 1 < len(payloads) <= MAX_ENTRIES or not _all(bytes, payloads):
+        raise Malformed("a bulk that is none")
+    if not all(payloads) or sum(map(len, payloads)) > MAX_BYTES or not 0 <= first < MOST_ID:
+        raise Malformed("a bulk that is none")
     if kind == TASKS:
         endpoint = header[3]
         return [([VERSION, TASK, first + at, endpoint, None], [frame]) for at, frame in enumerate(payloads)]
@@ -78,7 +78,7 @@ def _of_convoy(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
         return [([VERSION, REPLY, first + at, None, None, took], [frame]) for at, frame in enumerate(payloads)]
     docs = header[-2]
     if len(docs) != len(payloads) or not _all(int, docs):
-        raise Malformed("a convoy that is none")
+        raise Malformed("a bulk that is none")
     return [(header, ())]
 
 
@@ -92,7 +92,7 @@ def _plain(payload: Sequence[Any]) -> bool:
 
 
 def fold(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages, with convoys in place of what can be one: small payloads, for ids that follow one another.
+    """Return the messages, with bulks in place of what can be one: small payloads, for ids that follow one another.
 
     >>> said = [((VERSION, TASK, id, "/", None), [b"."]) for id in (7, 8, 9, 11)]
     >>> fold(said)
@@ -104,27 +104,27 @@ def fold(messages: Sequence[Message]) -> Sequence[Message]:
     for message in messages:
         header, payload = message
         same = _SAME.get(header[1])
-        if same is None or len(payload) != 1 or type(frame := payload[0]) is not bytes or not 0 < len(frame) <= BUNDLED:
+        if same is None or len(payload) != 1 or type(frame := payload[0]) is not bytes or not 0 < len(frame) <= SMALL:
             if run:
-                folded += _convoy(run)
+                folded += _bulk(run)
                 run = []
             folded.append(message)
             continue
         this = header[1], header[same]
         cargo += len(frame)
-        if not run or header[2] != next_id or this != like or cargo > CARGO or len(run) == CARS:
+        if not run or header[2] != next_id or this != like or cargo > MAX_BYTES or len(run) == MAX_ENTRIES:
             if run:
-                folded += _convoy(run)
+                folded += _bulk(run)
             run, like, cargo = [], this, len(frame)
         run.append(message)
         next_id = header[2] + 1
     if run:
-        folded += _convoy(run)
+        folded += _bulk(run)
     return folded
 
 
-def _convoy(run: list[Message]) -> list[Message]:
-    """Return a convoy for messages that are alike, if there are several and none has parts or notes."""
+def _bulk(run: list[Message]) -> list[Message]:
+    """Return a bulk for messages that are alike, if there are several and none has parts or notes."""
     header = run[0][0]
     kind, first = header[1], header[2]
     if len(run) == 1 or not 0 <= first < MOST_ID or any(header[at] is not None for at in _NOTHING[kind]):
@@ -141,46 +141,47 @@ def _convoy(run: list[Message]) -> list[Message]:
     return [((VERSION, REQUESTS, first, header[3], header[4], header[6], docs, payloads), ())]
 
 
-_CONVOYS = {REQUESTS, TASKS, DONES, REPLIES}
+_BULKS = {REQUESTS, TASKS, DONES, REPLIES}
 
 # By kind, what of the header must be the same in all, and which fields must be None.
 _SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slice(3, 5)}
 _NOTHING = {REQUEST: (5,), TASK: (4,), DONE: (), REPLY: (3, 4)}
 
 
-def couple(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterable[Frames]:
-    """Give the frames of each message to be sent; small ones that follow one another are made convoys and trains.
+def frames_of(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterable[Frames]:
+    """Give the frames of each message to be sent; small ones that follow one another are made bulks and bundles.
 
-    >>> said = list(couple([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
+    >>> from zflow.devices.protocol.messages import FROM_CLIENT, HELLO, encoder
+    >>> said = list(frames_of([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
     >>> [header for header, payload in read(said[0], 0, FROM_CLIENT)]
     [[1, 1, 7], [1, 1, 8]]
     """
     if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
         header, payload = messages[0]
         return ([encode(header), *payload],)
-    return _trains(fold(messages), encode)
+    return _bundles(fold(messages), encode)
 
 
-def _trains(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
+def _bundles(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
     begin = cargo = 0
     for at, (_, payload) in enumerate(messages):
         size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
-        small = size <= BUNDLED and _plain(payload)
+        small = size <= SMALL and _plain(payload)
         cargo += size
-        if not small or cargo > CARGO or at - begin == CARS:
-            yield from _train(messages[begin:at], encode)
+        if not small or cargo > MAX_BYTES or at - begin == MAX_ENTRIES:
+            yield from _bundle(messages[begin:at], encode)
             begin, cargo = at, size
             if not small:
                 yield [encode(messages[at][0]), *payload]
                 begin, cargo = at + 1, 0
-    yield from _train(messages[begin:], encode)
+    yield from _bundle(messages[begin:], encode)
 
 
-def _train(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
+def _bundle(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
     if len(messages) > 1:
-        train = encode((VERSION, TRAIN, [(header, *payload) for header, payload in messages]))
-        if len(train) <= MAX_HEADER:
-            yield [train]
+        bundle = encode((VERSION, BUNDLE, [(header, *payload) for header, payload in messages]))
+        if len(bundle) <= MAX_HEADER:
+            yield [bundle]
             return
     for header, payload in messages:
         yield [encode(header), *payload]

@@ -35,9 +35,9 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                                                       + payload   the task of shard s is base + s; not for those to skip
                          BEACON number                            the last fan-out was this
 
-Small messages that are said in one go travel as a train: one frame, `[VERSION, TRAIN, [[header, frame, ...], ...]]`.
-It says what its cars say, one after the other. Those whose ids follow one another and that say the same otherwise are a
-single message, a convoy, with a list in place of each thing that differs, and no frames but the header:
+Small messages that are said in one go travel as a bundle: one frame, `[VERSION, BUNDLE, [[header, frame, ...], ...]]`.
+It says what those in it say, one after the other. Those whose ids follow one another and that say the same otherwise are a
+single message, a bulk, with a list in place of each thing that differs, and no frames but the header:
 
     REQUESTS first endpoint targets timeout_ms [docs] [payload]   TASKS first endpoint [payload]
     DONES first service_us [docs] [payload]                       REPLIES first took_us [payload]
@@ -69,7 +69,7 @@ import msgpack
 VERSION = 1
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_ENDPOINT = 1024  # characters
-BUNDLED = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
+SMALL = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
 STRANGER = b"\x01"  # and those of others
 

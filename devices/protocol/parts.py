@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zflow.devices.protocol.messages import BUNDLED, Malformed
+from zflow.devices.protocol.messages import SMALL, Malformed
 
 Payload = Sequence[Any]  # frames
 Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)
@@ -61,7 +61,7 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
         counts = []
         for payload in payloads:
             first = payload[0]
-            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= BUNDLED and first[0] != MARK:
+            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= SMALL and first[0] != MARK:
                 counts.append(-len(first))
                 bundle.append(first)
             else:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Batching, Cut, Replica, Task
+from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
 from zflow.devices.routing.walk import DEFAULT, Node, Walk
@@ -95,7 +95,7 @@ class Pool:
         node: the node.
         retries: how many crashed replicas a request survives.
         limits: what a request may take here, and how many may wait.
-        cut: cuts the walk and the inputs of a convoy, as the balancer asks.
+        cut: cuts the walk and the inputs of a bulk, as the balancer asks.
     """
 
     def __init__(self, index: int, node: Node, retries: int, limits: Limits, cut: Cut | None = None) -> None:
@@ -111,7 +111,7 @@ class Pool:
         self._scatters: dict[int, Scatter] = {}  # by base
         self._elsewhere: set[Any] = set()  # replicas on other machines, by name
         self.names: dict[bytes, str] = {}  # for people
-        self.batching: dict[str, Batching] = {}  # by endpoint; its replicas say so
+        self.batching: dict[str, BatchKey] = {}  # by endpoint; its replicas say so
         self._nobody_since = math.inf  # when the last address was lost
 
     def info(self) -> dict[str, Any]:
@@ -192,9 +192,9 @@ class Pool:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def takes(self, walk: Walk) -> bool:
-        """Whether this convoy may visit the node as one: not where something is to be known of each request."""
+        """Whether this bulk may visit the node as one: not where something is to be known of each request."""
         limits = self.limits
-        if self.fanout is not None or self.node.addresses or self.batching or not self.balancer.takes_convoys:
+        if self.fanout is not None or self.node.addresses or self.batching or not self.balancer.takes_bulks:
             return False
         if limits.run is not None or limits.queue_bytes is not None:
             return False
@@ -226,7 +226,7 @@ class Pool:
             task.batching = self._batching_of(walk.endpoint)
         return (self.balancer if self.fanout is None else self._settled()).submit(task, now)
 
-    def _batching_of(self, endpoint: str) -> Batching | None:
+    def _batching_of(self, endpoint: str) -> BatchKey | None:
         """How requests for this endpoint are put together, by what serves them."""
         bound = self.node.endpoints
         served = endpoint if bound is None or endpoint in bound else DEFAULT
@@ -252,7 +252,7 @@ class Pool:
         return 1 if self.fanout is not None else self.balancer.fit(name, id, count)
 
     def single(self, id: int) -> None:
-        """Take apart the convoy whose visit has this task id."""
+        """Take apart the bulk whose visit has this task id."""
         self.balancer.single(id)
 
     def answered(

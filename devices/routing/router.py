@@ -26,7 +26,7 @@ class Visit(NamedTuple):
     inputs: Inputs
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """The walk is over; these inputs are its result."""
 
     inputs: Inputs
@@ -52,7 +52,7 @@ class Router:
         >>> router.done(walk, 0, [b"vectors"])
         [Visit(node=1, inputs=[('encoder', [[b'vectors']])])]
         >>> router.done(walk, 1, [b"stored"])
-        [Answer(inputs=[('indexer', [[b'stored']])])]
+        [Reply(inputs=[('indexer', [[b'stored']])])]
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
@@ -85,21 +85,21 @@ class Router:
     def _needs(self, index: int) -> tuple[str, ...]:
         return self._ends if index == len(self.nodes) else self.nodes[index].needs
 
-    def start(self, walk: Walk, *payloads: Payload) -> list[Visit | Answer]:
+    def start(self, walk: Walk, *payloads: Payload) -> list[Visit | Reply]:
         """The request has come in with this payload, or with several, still to be reduced."""
-        steps: list[Visit | Answer] = []
+        steps: list[Visit | Reply] = []
         self._go_on(walk, -1, [(ENTRANCE, list(payloads))], steps)
         return steps
 
-    def done(self, walk: Walk, node: int, *payloads: Payload) -> list[Visit | Answer]:
+    def done(self, walk: Walk, node: int, *payloads: Payload) -> list[Visit | Reply]:
         """A replica of the node has returned this payload, or several, still to be reduced."""
-        steps: list[Visit | Answer] = []
+        steps: list[Visit | Reply] = []
         self._go_on(walk, node, [(self.nodes[node].name, list(payloads))], steps)
         return steps
 
-    def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Answer]:
+    def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Reply]:
         """Shards of the node have returned these payloads; the lower shard comes first."""
-        steps: list[Visit | Answer] = []
+        steps: list[Visit | Reply] = []
         name, shards = self.nodes[node].name, range(self.nodes[node].shards)
         if len(results) == len(shards):
             output: Inputs = [(name + EACH_SHARD, [results[shard] for shard in shards])]
@@ -108,10 +108,10 @@ class Router:
         self._go_on(walk, node, output, steps)
         return steps
 
-    def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Answer]) -> None:
+    def _go_on(self, walk: Walk, index: int, output: Inputs, steps: list[Visit | Reply]) -> None:
         while (only := self._only[index + 1]) is not None:
             if only == len(self.nodes):
-                steps.append(Answer(output))
+                steps.append(Reply(output))
                 return
             if self.nodes[only].visited(walk.endpoint, walk.targets):
                 walk.visits += 1
@@ -131,7 +131,7 @@ class Router:
                 del walk.inputs[next_index]
                 inputs = [named for need in needs for named in arrived[need]]
             if end:
-                steps.append(Answer(inputs))
+                steps.append(Reply(inputs))
             elif self.nodes[next_index].visited(walk.endpoint, walk.targets):
                 walk.visits += 1
                 steps.append(Visit(next_index, inputs))

@@ -60,13 +60,13 @@ class Node:
 
 
 class Walk:
-    """Where one request is, or a convoy of them.
+    """Where one request is, or a bulk of them.
 
-    A convoy is several small requests that came together and are alike: each is one frame, and they walk as one payload
+    A bulk is several small requests that came together and are alike: each is one frame, and they walk as one payload
     of so many frames until something is to be done for one of them alone. Only on a graph without branches.
 
     Args:
-        origin: the caller's business: whom to answer, and as what. Of a convoy the first one's: a tuple that ends with
+        origin: the caller's business: whom to answer, and as what. Of a bulk the first one's: a tuple that ends with
             a number, which is one more for each of the others.
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
@@ -77,7 +77,7 @@ class Walk:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
         blocks: the blocks of shared memory that results on its way are in, if there are any.
-        docs: how many Documents it has at the moment; of a convoy, a list of that.
+        docs: how many Documents it has at the moment; of a bulk, a list of that.
     """
 
     __slots__ = (

@@ -12,7 +12,7 @@ from zflow.devices.protocol.messages import MAX_HEADER, STRANGER
 BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
 HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
 SILENT = 4000  # ms without any, until a connection counts as cut
-LAST_WORDS = 1000  # ms that what was sent last may take to get out when a socket is closed
+LINGER = 1000  # ms that what was sent last may take to get out when a socket is closed
 RECONNECT = 20  # ms until a connection that is gone is tried again; doubled up to
 RECONNECT_AT_MOST = 1000  # ms
 
@@ -31,7 +31,7 @@ def listen(
         zmq.ZMQError: an address cannot be listened on (EADDRINUSE and the like); the text names it.
     """
     socket = _socket(context, kind)
-    socket.set(zmq.LINGER, LAST_WORDS)
+    socket.set(zmq.LINGER, LINGER)
     if kind == zmq.ROUTER:
         socket.set(zmq.PROBE_ROUTER, 1)
         socket.set(zmq.BACKLOG, BACKLOG)

@@ -6,21 +6,21 @@ import threading
 from collections.abc import Callable
 
 
-class Teller:
+class Flusher:
     """Sends what waits when whoever is to send it has not come back from user code in time.
 
     Args:
-        tell: sends what waits; only called by a thread whose turn it is.
+        flush: sends what waits; only called by a thread whose turn it is.
         patience: the seconds that something waits, about.
 
     Attributes:
         turn: whose turn it is to use the sockets: that of the thread that made this, until it is released.
     """
 
-    def __init__(self, tell: Callable[[], object], patience: float) -> None:
+    def __init__(self, flush: Callable[[], object], patience: float) -> None:
         self.turn = threading.Lock()
         self.turn.acquire()
-        self._tell = tell
+        self._flush = flush
         self._patience = patience
         self._waits = threading.Event()  # something may wait
         self._thread: threading.Thread | None = None
@@ -31,7 +31,7 @@ class Teller:
         if not self._waits.is_set():
             self._waits.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="zflow teller", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="zflow flusher", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
@@ -41,7 +41,7 @@ class Teller:
             with self.turn:
                 self._waits.clear()
                 if not self._closed.is_set():
-                    self._tell()
+                    self._flush()
 
     def close(self) -> None:
         """End the thread, in which nothing is sent any more; who calls this has the turn, and keeps it."""

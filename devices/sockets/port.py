@@ -7,8 +7,8 @@ from typing import Any
 
 import zmq
 
-from zflow.devices.protocol.bundles import couple
-from zflow.devices.protocol.messages import BUNDLED, Frames, Message
+from zflow.devices.protocol.bundles import frames_of
+from zflow.devices.protocol.messages import SMALL, Frames, Message
 
 BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
@@ -53,7 +53,7 @@ class Port:
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
-            frames.append(frame.bytes if len(frames) < small or len(frame) <= BUNDLED else frame)
+            frames.append(frame.bytes if len(frames) < small or len(frame) <= SMALL else frame)
         return frames
 
     def receive_some(self, limit: int) -> list[Frames]:
@@ -81,7 +81,7 @@ class Port:
     def say(self, messages: Sequence[Message], encode: Callable[[Any], bytes]) -> list[zmq.MessageTracker]:
         """Send these messages, with `encode` for the headers, in as few as possible; returns as `send_tracked`."""
         trackers: list[zmq.MessageTracker] = []
-        for frames in couple(messages, encode):
+        for frames in frames_of(messages, encode):
             trackers += self.send_tracked(frames)
         return trackers
 

@@ -99,7 +99,7 @@ class TestWhat:
         window = pool.balancer.replicas["a"].window
         assert pool.submit(2) == ([sent] if sent else ["a < 2"][: window - 1])
 
-    def test_each_task_of_a_convoy_for_itself(self) -> None:
+    def test_each_task_of_a_bulk_for_itself(self) -> None:
         balancer = Balancer(cut=lambda payload, count: (payload[:count], payload[count:]))
         replica = Replica("a", tickets=Slips())
         balancer.join(replica, 0.0)

@@ -192,7 +192,7 @@ class TestWindow:
         for id in range(60):
             now += work
             finish(balancer, "a", id, now, service=work)  # each has waited for the four before it
-        assert balancer.replicas["a"].way == pytest.approx(WAY)
+        assert balancer.replicas["a"].round_trip == pytest.approx(WAY)
 
     def test_a_replica_that_is_always_busy_is_let_run_dry_now_and_then_to_measure_the_way_again(self) -> None:
         balancer = pool("a")
@@ -206,7 +206,7 @@ class TestWindow:
             free = max(arrives[id], free) + work
             _, actions = balancer.finish("a", id, work, free + longer / 2)
             arrives.update((a.task.id, free + longer) for a in actions if isinstance(a, Send))
-        assert balancer.replicas["a"].way == pytest.approx(longer)
+        assert balancer.replicas["a"].round_trip == pytest.approx(longer)
         assert balancer.replicas["a"].window == 10
         assert free - now < 1.15 * 20_000 * work  # most of what it lost, it lost before it knew
         assert free - now > SAMPLES * REMEASURE

@@ -32,11 +32,11 @@ from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import SAMPLES, Batching, Replica, Task
+from zflow.devices.balancing.replica import SAMPLES, BatchKey, Replica, Task
 from zflow.devices.balancing.waiting import Waiting
 
 MOMENT = 10e-6  # seconds that pass with every step
-KINDS = (None, Batching("/three", 3), Batching("/five", 5, timeout=0.002))
+KINDS = (None, BatchKey("/three", 3), BatchKey("/five", 5, timeout=0.002))
 SETTINGS = settings(deadline=None, max_examples=250, stateful_step_count=60, derandomize=True)
 
 
@@ -239,17 +239,17 @@ class Machine(RuleBasedStateMachine):
         kind=st.sampled_from(KINDS),
         docs=st.integers(1, 6),
     )
-    def submit(self, seconds: float | None, client: str, kind: Batching | None, docs: int) -> None:
+    def submit(self, seconds: float | None, client: str, kind: BatchKey | None, docs: int) -> None:
         self.take(seconds, client, kind, docs)
         self.end_turn()
 
     @rule(count=st.integers(2, 12), kind=st.sampled_from(KINDS))
-    def submit_many(self, count: int, kind: Batching | None) -> None:
+    def submit_many(self, count: int, kind: BatchKey | None) -> None:
         for number in range(count):
             self.take(None, "a", kind, 1 + number % 2)
         self.end_turn()
 
-    def take(self, seconds: float | None, client: str, kind: Batching | None, docs: int) -> None:
+    def take(self, seconds: float | None, client: str, kind: BatchKey | None, docs: int) -> None:
         deadline = math.inf if seconds is None else self.now + seconds
         kind = kind if self.batches else None
         task = Task(len(self.open) + len(self.ended), None, deadline, client=client, docs=docs, batching=kind)
@@ -485,7 +485,7 @@ class Machine(RuleBasedStateMachine):
                 set(each.tickets) & set(list(each.held)[each.slots :]) for each in self.processes.values()
             ), "idle"
 
-    def due(self, kind: Batching | None) -> bool:
+    def due(self, kind: BatchKey | None) -> bool:
         """Whether there are tasks of that kind that need not wait for others."""
         waiting = [task for task in self.waiting() if task.batching == kind and not task.suspect]
         if kind is None or not waiting:

@@ -14,11 +14,11 @@ from zflow.devices.balancing.actions import Action, Fail, Kill, Send, SendBatch
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Batching, Replica, Task
+from zflow.devices.balancing.replica import BatchKey, Replica, Task
 
-FOUR = Batching("/four", 4)
-TWO = Batching("/two", 2)
-LATE = Batching("/late", 4, timeout=0.1)
+FOUR = BatchKey("/four", 4)
+TWO = BatchKey("/two", 2)
+LATE = BatchKey("/late", 4, timeout=0.1)
 
 
 def queue_of(*tasks: Task) -> BatchQueue:
@@ -59,7 +59,7 @@ def sent(actions: Iterable[Action]) -> list[tuple[str, list[int]]]:
     return found
 
 
-def some(count: int, batching: Batching | None = FOUR, first: int = 1, client: str = "") -> list[Task]:
+def some(count: int, batching: BatchKey | None = FOUR, first: int = 1, client: str = "") -> list[Task]:
     return [Task(id, client=client, batching=batching) for id in range(first, first + count)]
 
 
@@ -107,7 +107,7 @@ class TestWhatGoesTogether:
         st.lists(st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40)
     )
     def test_each_comes_out_once_in_the_order_of_its_client_and_kind(
-        self, drawn: list[tuple[Batching, str, int]]
+        self, drawn: list[tuple[BatchKey, str, int]]
     ) -> None:
         tasks = [Task(id, client=client, docs=docs, batching=kind) for id, (kind, client, docs) in enumerate(drawn)]
         queue = queue_of(*tasks)

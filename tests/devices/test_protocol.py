@@ -222,7 +222,7 @@ class TestTrains:
     @SETTINGS
     @given(messages)
     def test_what_is_coupled_is_read_as_it_was_and_in_its_order(self, said: list[Any]) -> None:
-        sent = list(bundles.couple(said, encoder()))
+        sent = list(bundles.frames_of(said, encoder()))
         heard = [message for frames in sent for message in bundles.read(frames, 0, TO_REPLICA)]
         assert [(header, list(payload)) for header, payload in heard] == [tuple(message) for message in said]
         assert all(len(frames[0]) <= MAX_HEADER for frames in sent)
@@ -231,16 +231,16 @@ class TestTrains:
     def test_small_messages_travel_together_and_large_ones_alone(self) -> None:
         def lengths(*sizes: int) -> list[int]:
             said = [([VERSION, messages.RECALL, at], [bytes(size)]) for at, size in enumerate(sizes)]
-            return [len(bundles.read(frames, 0, TO_REPLICA)) for frames in bundles.couple(said, encoder())]
+            return [len(bundles.read(frames, 0, TO_REPLICA)) for frames in bundles.frames_of(said, encoder())]
 
         assert lengths() == []
         assert lengths(*[10] * 5) == [5]
-        assert lengths(10, 10, messages.BUNDLED + 1, 10, 10) == [2, 1, 2]
-        assert lengths(*[1] * (2 * bundles.CARS + 1)) == [bundles.CARS, bundles.CARS, 1]
+        assert lengths(10, 10, messages.SMALL + 1, 10, 10) == [2, 1, 2]
+        assert lengths(*[1] * (2 * bundles.MAX_ENTRIES + 1)) == [bundles.MAX_ENTRIES, bundles.MAX_ENTRIES, 1]
         assert lengths(*[4096] * 20) == [8, 8, 4]
 
     @pytest.mark.parametrize(
-        "train",
+        "bundle",
         [
             [],
             7,
@@ -253,25 +253,25 @@ class TestTrains:
             [[[VERSION, messages.RECALL, 7], None]],
             [[[VERSION, messages.RECALL, "7"]]],
             [[[VERSION, messages.RECALL, 7]], [[VERSION, messages.HELLO, 7]]],
-            [[[VERSION, bundles.TRAIN, [[[VERSION, messages.RECALL, 7]]]]]],
-            [[[VERSION, messages.RECALL, 7]]] * (bundles.CARS + 1),
+            [[[VERSION, bundles.BUNDLE, [[[VERSION, messages.RECALL, 7]]]]]],
+            [[[VERSION, messages.RECALL, 7]]] * (bundles.MAX_ENTRIES + 1),
         ],
     )
-    def test_what_is_no_train(self, train: Any) -> None:
+    def test_what_is_no_train(self, bundle: Any) -> None:
         with pytest.raises(Malformed):
-            bundles.read([msgpack.packb([VERSION, bundles.TRAIN, train])], 0, TO_REPLICA)
+            bundles.read([msgpack.packb([VERSION, bundles.BUNDLE, bundle])], 0, TO_REPLICA)
 
     def test_a_train_has_no_frames_behind_it(self) -> None:
-        train = msgpack.packb([VERSION, bundles.TRAIN, [[[VERSION, messages.RECALL, 7]]]])
-        assert bundles.read([train], 0, TO_REPLICA) == [([VERSION, messages.RECALL, 7], [])]
+        bundle = msgpack.packb([VERSION, bundles.BUNDLE, [[[VERSION, messages.RECALL, 7]]]])
+        assert bundles.read([bundle], 0, TO_REPLICA) == [([VERSION, messages.RECALL, 7], [])]
         with pytest.raises(Malformed):
-            bundles.read([train, b"payload"], 0, TO_REPLICA)
+            bundles.read([bundle, b"payload"], 0, TO_REPLICA)
 
     @SETTINGS
     @given(anything)
-    def test_anything_in_a_train(self, train: Any) -> None:
+    def test_anything_in_a_bundle(self, bundle: Any) -> None:
         try:
-            heard = bundles.read([msgpack.packb([VERSION, bundles.TRAIN, train])], 0, TO_REPLICA)
+            heard = bundles.read([msgpack.packb([VERSION, bundles.BUNDLE, bundle])], 0, TO_REPLICA)
         except Malformed:
             return
         assert all(tuple(map(type, header)) in TO_REPLICA[header[1]] for header, _ in heard)
@@ -311,7 +311,7 @@ class TestSplit:
     @SETTINGS
     @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.lists(st.binary(max_size=3), min_size=1), max_size=3))))
     def test_it_undoes_what_the_broker_did(self, inputs: list[tuple[str, list[list[bytes]]]]) -> None:
-        large = b"x" * (messages.BUNDLED + 1)
+        large = b"x" * (messages.SMALL + 1)
         inputs = [(name, [*payloads, [large], [b"small"]]) for name, payloads in inputs]
         parts, frames = flat([("first", [[b"a", b"b"], [b"c"]]), *inputs])
         assert split(parts, frames) == [("first", [[b"a", b"b"], [b"c"]]), *inputs]

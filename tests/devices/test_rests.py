@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zflow.devices.balancing.replica import Replica
-from zflow.devices.broker.draining import Rests
+from zflow.devices.broker.draining import Draining
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node
 
@@ -34,11 +34,13 @@ def told() -> Told:
 
 
 @pytest.fixture
-def rests(pool: Pool, told: Told) -> Rests:
-    return Rests({"work": pool}, lambda pool, name: pool.lose(name, 0.0), lambda pool, name: pool.find(name, 0.0), told)
+def rests(pool: Pool, told: Told) -> Draining:
+    return Draining(
+        {"work": pool}, lambda pool, name: pool.lose(name, 0.0), lambda pool, name: pool.find(name, 0.0), told
+    )
 
 
-def test_one_that_rests_competes_again(pool: Pool, rests: Rests, told: Told) -> None:
+def test_one_that_rests_competes_again(pool: Pool, rests: Draining, told: Told) -> None:
     rests.begin("me", "drain", "work/rep-0")
     assert told == [("me", {"replica": "work/rep-0"})]
     assert pool.balancer.replicas[b"work/rep-0#1"].lost
@@ -48,13 +50,13 @@ def test_one_that_rests_competes_again(pool: Pool, rests: Rests, told: Told) -> 
     assert told[1:] == [("me", {"replica": "work/rep-0"})] * 2
 
 
-def test_one_that_is_lost_for_another_reason_is_not_called_back(pool: Pool, rests: Rests, told: Told) -> None:
+def test_one_that_is_lost_for_another_reason_is_not_called_back(pool: Pool, rests: Draining, told: Told) -> None:
     pool.lose(b"work/rep-0#1", 0.0)
     rests.begin("me", "undrain", "work/rep-0")
     assert pool.balancer.replicas[b"work/rep-0#1"].lost
 
 
-def test_the_last_one_does_not_rest(pool: Pool, rests: Rests, told: Told) -> None:
+def test_the_last_one_does_not_rest(pool: Pool, rests: Draining, told: Told) -> None:
     rests.begin("me", "drain", "work/rep-0")
     rests.begin("me", "drain", "work/rep-1")
     assert "the last one" in told[-1][1]["error"]

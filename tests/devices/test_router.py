@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices.protocol.parts import Payload
-from zflow.devices.routing.router import Answer, Router, Visit, side_by_side
+from zflow.devices.routing.router import Reply, Router, Visit, side_by_side
 from zflow.devices.routing.walk import DEFAULT, ENTRANCE, Node, Walk
 
 DOCS = [b"docs"]
@@ -32,7 +32,7 @@ def walk_through(
     while steps:
         step = min(steps, key=lambda step: isinstance(step, Visit) and router.nodes[step.node].name in late)
         steps.remove(step)
-        if isinstance(step, Answer):
+        if isinstance(step, Reply):
             answers.append(written(step.inputs))
             continue
         name = router.nodes[step.node].name
@@ -120,7 +120,7 @@ class TestPassedBy:
         router = Router([node])
         assert router.start(Walk("", "/x"), DOCS) == [Visit(0, [(ENTRANCE, [DOCS])])]
         node.endpoints = frozenset({"/y"})
-        assert router.start(Walk("", "/x"), DOCS) == [Answer([("a", [DOCS])])]
+        assert router.start(Walk("", "/x"), DOCS) == [Reply([("a", [DOCS])])]
 
     def test_who_is_not_among_the_targets(self) -> None:
         nodes = [Node("a"), Node("b", ("a",)), Node("c", ("b",))]
@@ -276,7 +276,7 @@ def test_any_graph_in_any_order(case: Case, data: st.DataObject) -> None:
     answers: list[Any] = []
     while True:
         for step in steps:
-            if isinstance(step, Answer):
+            if isinstance(step, Reply):
                 answers.append(read(step.inputs))
                 continue
             node = router.nodes[step.node]

@@ -64,7 +64,7 @@ def report(total: Account, seeds: int, spent: float) -> None:
         f"{total.begun:,} tasks begun, {total.repeated:,} of them again; {total.deaths:,} replicas killed;"
         f" {total.turns:,} turns of the broker; {total.seconds:,.0f} s of virtual time"
     )
-    print(f"{total.convoys:,} came in convoys, {total.ahead:,} were sent ahead, {total.reclaimed:,} of them taken back")
+    print(f"{total.bulks:,} came in bulks, {total.ahead:,} were sent ahead, {total.reclaimed:,} of them taken back")
     print(f"{spent:.0f} s, {total.requests / spent:,.0f} requests/s")
 
 

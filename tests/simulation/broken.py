@@ -189,7 +189,7 @@ class Grasping(Balancer):
 
 
 class Stubborn(Balancer):
-    """Believes a replica that died to have been at all of a convoy."""
+    """Believes a replica that died to have been at all of a bulk."""
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)

@@ -59,15 +59,15 @@ class Queue:
         return [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send a message, or each one of a train, or say that its receiver is gone."""
-        for message in _uncoupled(frames):
+        """Send a message, or each one of a bundle, or say that its receiver is gone."""
+        for message in _unbundled(frames):
             if not self.to(message):
                 raise zmq.ZMQError(zmq.EHOSTUNREACH)
 
 
-def _uncoupled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _unbundled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
     header = msgpack.unpackb(frames[1])
-    for fields, *payload in header[2] if header[1] == bundles.TRAIN else [(header, *frames[2:])]:
+    for fields, *payload in header[2] if header[1] == bundles.BUNDLE else [(header, *frames[2:])]:
         if fields[1] in (messages.TASKS, messages.REPLIES):
             shapes = messages.TO_REPLICA if fields[1] == messages.TASKS else messages.TO_CLIENT
             for one, some in bundles.read([msgpack.packb(fields), *payload], 0, shapes):
@@ -127,7 +127,7 @@ class VirtualBroker(Broker):
         clock: the time.
         ledger: where requests are kept.
         turn: seconds from one turn to the next, at least.
-        balancer: makes the balancers, given `retries` and how to cut a convoy.
+        balancer: makes the balancers, given `retries` and how to cut a bulk.
 
     Attributes:
         ports: its ends of the lines, each a `Queue`.

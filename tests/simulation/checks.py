@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from zflow.devices.balancing.queue import FairQueue
-from zflow.devices.balancing.replica import Batching
+from zflow.devices.balancing.replica import BatchKey
 from zflow.devices.routing.fanout import ALONE_LIMIT
 
 from .ledger import Violation
@@ -47,7 +47,7 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
 
 
 def _better_waits(pool: WatchedPool) -> bool:
-    """Whether the convoy in front need not be cut if it waits, and all replicas have enough to do meanwhile."""
+    """Whether the bulk in front need not be cut if it waits, and all replicas have enough to do meanwhile."""
     queue, replica = pool.balancer._waiting.queue, pool.balancer._levels.least()
     if not isinstance(queue, FairQueue) or not queue or replica is None:
         return False
@@ -57,7 +57,7 @@ def _better_waits(pool: WatchedPool) -> bool:
     return held >= max(replica.slots, replica.window // 2)
 
 
-def _is_due(kind: Batching, waiting: list[Part], now: float) -> bool:
+def _is_due(kind: BatchKey, waiting: list[Part], now: float) -> bool:
     """Whether some of them need not wait for others."""
     parts = [part for part in waiting if part.batching == kind and not part.suspect]
     return sum(part.docs for part in parts) >= kind.size or min(part.since for part in parts) + kind.timeout <= now

@@ -47,14 +47,14 @@ class Account:
     repeated: int = 0  # of these, how many had been begun before
     deaths: int = 0
     turns: int = 0
-    convoys: int = 0  # requests and visits that came in convoys
+    bulks: int = 0  # requests and visits that came in bulks
     ahead: int = 0  # tasks that were sent ahead
     reclaimed: int = 0  # of these, how many were taken back
     seconds: float = 0.0  # of virtual time
 
     def add(self, other: Account) -> None:
         """Add another run's account."""
-        for name in ("requests", "begun", "repeated", "deaths", "turns", "convoys", "ahead", "reclaimed", "seconds"):
+        for name in ("requests", "begun", "repeated", "deaths", "turns", "bulks", "ahead", "reclaimed", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
@@ -80,7 +80,7 @@ class Cluster:
 
     Args:
         scenario: what to play.
-        balancer: makes the balancers, given `retries` and how to cut a convoy.
+        balancer: makes the balancers, given `retries` and how to cut a bulk.
     """
 
     def __init__(self, scenario: Scenario, balancer: Callable[..., Any] = Balancer) -> None:
@@ -142,7 +142,7 @@ class Cluster:
         account.seconds = self.clock.now
         for pool in self.broker.pools:
             account.begun += sum(pool.begun.values())
-            account.convoys += pool.convoys
+            account.bulks += pool.bulks
             account.ahead += pool.ahead
             account.reclaimed += pool.reclaimed
             account.repeated += sum(pool.begun.values()) - len(pool.begun)
@@ -185,7 +185,7 @@ class Cluster:
 
     def _delay(self) -> float:
         network, draw = self._network, self._random.random
-        delay = network.way + network.jitter * draw()
+        delay = network.round_trip + network.jitter * draw()
         if network.slow and draw() < network.slow:
             delay += network.held_up * draw()
         return delay
@@ -259,7 +259,7 @@ class Cluster:
     def _ask(self, number: int, outgoing: list[messages.Message]) -> None:
         """A client says something to the broker."""
         port = "public" if self._clients[number].public else "front"
-        for frames in bundles.couple(outgoing, self._encode):
+        for frames in bundles.frames_of(outgoing, self._encode):
             at = self._client_lines[number][0].arrival(self.clock.now, self._delay())
             self.clock.at(at, self.broker.arrive, port, [b"client-%d" % number, *frames])
 
@@ -389,7 +389,7 @@ class Cluster:
         answers, process.answers = process.answers, []
         sharded = self.scenario.stages[process.stage].shards > 1
         port, line = ("collector", process.collector) if sharded else ("back", process.back)
-        for frames in bundles.couple(answers if process.alive else [], self._encode):
+        for frames in bundles.frames_of(answers if process.alive else [], self._encode):
             self._say(process, port, line, [process.identity, *frames])
 
     # -- what goes wrong ------------------------------------------------------------------------------------------

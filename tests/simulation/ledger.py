@@ -78,7 +78,7 @@ class Ledger:
         return request
 
     def all_of(self, walk: Walk) -> list[Request]:
-        """The requests that a walk is for: several, if it is a convoy."""
+        """The requests that a walk is for: several, if it is a bulk."""
         number: int = walk.origin[2]
         return self.requests[number : number + walk.count]
 

@@ -179,7 +179,7 @@ def draw(seed: int, requests: int) -> Scenario:
     network, most = _network(rng), rng.choice([3, 10_000, 10_000])
     stages = tuple(_with_batches(rng, stage) for stage in stages)
     if rng.random() < 0.6:
-        stages, clients = _with_trains(rng, stages, clients, network.way, size != "shards")
+        stages, clients = _with_trains(rng, stages, clients, network.round_trip, size != "shards")
     return Scenario(seed, stages, clients, faults, tuple(poison), network, most)
 
 
@@ -237,7 +237,7 @@ def _with_batches(rng: random.Random, stage: Stage) -> Stage:
 def _with_trains(
     rng: random.Random, stages: tuple[Stage, ...], clients: tuple[Client, ...], way: float, may_be_plain: bool
 ) -> tuple[tuple[Stage, ...], tuple[Client, ...]]:
-    """Clients post several requests in one go; at times everything is as convoys need it, and work short."""
+    """Clients post several requests in one go; at times everything is as bulks need it, and work short."""
     stages = tuple(replace(stage, gathers=rng.choice([0.0, 0.5, 0.9])) for stage in stages)
     if may_be_plain and rng.random() < 0.6 and all(stage.process for stage in stages):
         plain = {"run": None, "queue_bytes": None, "batch": 0, "shards": 1}

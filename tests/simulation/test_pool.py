@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import MAX_WINDOW, Replica, Tickets
+from zflow.devices.balancing.replica import MAX_WINDOW, Replica, TicketIssuer
 from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 from .pool import DEADLY, Simulation, Work, list_schedule
@@ -21,7 +21,7 @@ WAY = 400e-6  # seconds
 class FixedWindow(Replica):
     """A replica that is always given as many as the largest window allows."""
 
-    def __init__(self, name: str, slots: int = 1, tickets: Tickets | None = None) -> None:
+    def __init__(self, name: str, slots: int = 1, tickets: TicketIssuer | None = None) -> None:
         super().__init__(name, slots)
         self.window = MAX_WINDOW
 
@@ -104,7 +104,7 @@ class TestIdleFirst:
 
 class TestWindow:
     @pytest.mark.parametrize("work", [15e-6, 60e-6, 200e-6])
-    @pytest.mark.parametrize("way", [100e-6, 400e-6, 1e-3, 5e-3])
+    @pytest.mark.parametrize("round_trip", [100e-6, 400e-6, 1e-3, 5e-3])
     def test_short_work_is_as_quick_as_with_a_large_fixed_window(self, way: float, work: float) -> None:
         adaptive = Simulation([constant(work)], way=way).run(10_000, in_flight=128)
         fixed = Simulation([constant(work)], way=way, replica=FixedWindow).run(10_000, in_flight=128)
@@ -116,7 +116,7 @@ class TestWindow:
 
     def test_it_follows_a_way_that_gets_longer(self) -> None:
         simulation = Simulation([constant(60e-6)])
-        simulation.at(0.2, setattr, simulation, "way", 1600e-6)
+        simulation.at(0.2, setattr, simulation, "round_trip", 1600e-6)
         report = simulation.run(100_000, in_flight=128)
         assert report.throughput >= 0.85 / 60e-6
         assert report.widest == 2 + math.ceil(1600e-6 / 60e-6)

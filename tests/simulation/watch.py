@@ -13,7 +13,7 @@ from typing import Any
 
 from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Batching, Cut, Replica
+from zflow.devices.balancing.replica import BatchKey, Cut, Replica
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.fanout import Fanout, Publish
 from zflow.devices.routing.pool import Actions, Gathered, Limits, Outcome, Pool
@@ -63,7 +63,7 @@ class Part:
         self.shared = 0  # of these, how many were another request's fault
         self.suspect = False
         self.direct = False  # sent to its holder, not only published
-        self.batching: Batching | None = None  # with which others it can be put together
+        self.batching: BatchKey | None = None  # with which others it can be put together
         self.docs = 1
         self.since = 0.0  # when it was sent last, or else came
 
@@ -149,7 +149,7 @@ class WatchedPool(Pool):
         self._ahead: set[tuple[bytes, int]] = set()  # which replica was sent which task ahead
         self._taken: set[tuple[bytes, int]] = set()  # and of these, what was taken back, or withdrawn
         self._begun: set[tuple[bytes, int]] = set()  # which replica has begun which task since it was sent there last
-        self.convoys = 0  # requests that came in convoys
+        self.bulks = 0  # requests that came in bulks
         self._ledger = ledger
 
     # -- replicas -------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class WatchedPool(Pool):
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """A request comes."""
         if walk.count > 1:
-            return self._submit_convoy(walk, inputs, id, now)
+            return self._submit_bulk(walk, inputs, id, now)
         request = self._ledger.of(walk)
         self._ledger.visit(request, self.index, inputs)
         may_be = self._refusal(walk, request, now)
@@ -257,13 +257,13 @@ class WatchedPool(Pool):
         self.most = max(self.most, len(self.open))
         return self._note(actions, now)
 
-    def _submit_convoy(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
+    def _submit_bulk(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
-        self.convoys += walk.count
+        self.bulks += walk.count
         for at, (request, own) in enumerate(self._ledger.each(walk, inputs)):
             self._ledger.visit(request, self.index, own)
             if self._refusal(walk, request, now) != {None}:
-                raise Violation(f"request {request.number} should be refused, and is taken with a convoy")
+                raise Violation(f"request {request.number} should be refused, and is taken with a bulk")
             self.open[id + at] = part = Part(id + at, id + at, request, deadline, None, walk.size)
             request.open += 1
             part.since = now
@@ -312,7 +312,7 @@ class WatchedPool(Pool):
     ) -> tuple[Outcome | None, Actions]:
         """A replica answers."""
         if count > 1:
-            return self._answered_convoy(name, id, service, payload, now, count)
+            return self._answered_bulk(name, id, service, payload, now, count)
         holding = self.holdings[name]
         holding.answered = now
         holding.release(id)
@@ -335,7 +335,7 @@ class WatchedPool(Pool):
             failures[self.index] = frozenset(outcome.errors)
         return outcome, self._note(actions, now)
 
-    def _answered_convoy(
+    def _answered_bulk(
         self, name: Any, id: int, service: float, payload: Sequence[Any], now: float, count: int
     ) -> tuple[Outcome | None, Actions]:
         holding = self.holdings[name]
@@ -488,8 +488,8 @@ class WatchedPool(Pool):
                 self._taken.add((holding.name, id))
                 holding.release(id)
 
-    def _sent(self, replica: Replica, ids: list[int], now: float, convoy: int = 1) -> None:
-        """The replica is sent a task, or a convoy, or a batch of them."""
+    def _sent(self, replica: Replica, ids: list[int], now: float, bulk: int = 1) -> None:
+        """The replica is sent a task, or a bulk, or a batch of them."""
         parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
         holding = self.holdings[replica.name]
         self._let_go(holding)
@@ -502,7 +502,7 @@ class WatchedPool(Pool):
                 raise Violation(f"task {part.id} for shard {part.shard} goes to {replica.name!r} of {replica.shard}")
         if first.batching is not None and not first.suspect:
             self._together(holding, parts)
-        elif len(parts) > convoy or len(holding.held) > (1 if first.suspect else replica.window):
+        elif len(parts) > bulk or len(holding.held) > (1 if first.suspect else replica.window):
             raise Violation(
                 f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its window is"
                 f" {replica.window}, and the first is {'a suspect' if first.suspect else 'none'}"

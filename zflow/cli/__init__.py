@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from zflow.cli import changes, executor, flow, keys, ping, replica
+from zflow.cli import control, executor, flow, keys, ping, replica
 from zflow.cli.command import Command
 from zflow.errors import ZflowError
 from zflow.suggest import did_you_mean
@@ -23,10 +23,10 @@ COMMANDS: dict[str, Command] = {
     "replica": replica.COMMAND,
     "keys": keys.COMMAND,
     "ping": ping.COMMAND,
-    "scale": changes.SCALE,
-    "restart": changes.RESTART,
-    "drain": changes.DRAIN,
-    "undrain": changes.UNDRAIN,
+    "scale": control.SCALE,
+    "restart": control.RESTART,
+    "drain": control.DRAIN,
+    "undrain": control.UNDRAIN,
 }
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C has cut short, as shells have it

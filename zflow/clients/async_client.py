@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, LAST_WORDS, LOOK, SILENCE, check_same_flow, nobody, open_socket
+from zflow.clients.connection import CONNECTING, FINAL_READ, PING_AFTER, SILENCE, check_same_flow, nobody, open_socket
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
@@ -57,7 +57,7 @@ class _Link:
         self.info: dict[str, Any] = {}
         self._anew = False  # connected anew: the broker may be another one, or have missed something
         loop.add_reader(self._socket.fileno(), self._drain)
-        self._timer = loop.call_later(LOOK / 1000, self._look)
+        self._timer = loop.call_later(PING_AFTER / 1000, self._look)
         # Were a context collected as garbage together with its socket, it might wait for that for ever.
         self._shut = weakref.finalize(self, _shut, self._context, self._socket)
         self._shut.atexit = False
@@ -71,7 +71,7 @@ class _Link:
         while (left := deadline - time.monotonic()) > 0:
             self._say_hello()  # once more after a while: a broker that has died may have taken the question with it
             with contextlib.suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(asyncio.shield(welcome), min(LOOK / 1000, left))
+                return await asyncio.wait_for(asyncio.shield(welcome), min(PING_AFTER / 1000, left))
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _say_hello(self) -> None:
@@ -173,7 +173,7 @@ class _Link:
     async def refresh(self) -> None:
         """Ask who the broker is, at first and when the last use was long ago: another Flow may listen there by now."""
         now = time.monotonic()
-        if not self.info or (not self._streams and now - self._used > LOOK / 1000):
+        if not self.info or (not self._streams and now - self._used > PING_AFTER / 1000):
             await self.hello()
         self._used = now
 
@@ -182,16 +182,16 @@ class _Link:
         silent = time.monotonic() - self._heard
         if not self._streams:
             self._heard = time.monotonic()
-            self._timer = self._loop.call_later(LOOK / 1000, self._look)
+            self._timer = self._loop.call_later(PING_AFTER / 1000, self._look)
             return
         for stream in set(self._streams.values()):
             if stream.exchange.expire(self._address):
                 stream.arrived.set()
         if silent > SILENCE:
             self._break(errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {silent:.0f} s ago"))
-        elif silent > LOOK / 1000:
+        elif silent > PING_AFTER / 1000:
             self._say_hello()
-        self._timer = self._loop.call_later(LOOK / 1000, self._look)
+        self._timer = self._loop.call_later(PING_AFTER / 1000, self._look)
 
     def _break(self, error: errors.ZflowError) -> None:
         streams, self._streams = set(self._streams.values()), {}
@@ -211,7 +211,7 @@ class _Link:
 
 
 def _shut(context: zmq.Context[Any], socket: zmq.Socket[bytes]) -> None:
-    socket.close(LAST_WORDS)
+    socket.close(FINAL_READ)
     context.term()
 
 

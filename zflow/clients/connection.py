@@ -16,16 +16,16 @@ from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.sockets import factory, zap
-from zflow.devices.sockets.flusher import Teller
+from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.network.keys import Keys
 
-LOOK = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+PING_AFTER = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it
 STREAM = 16  # requests, from which on those of a generator may wait for the next one
 PROMPT = 100e-6  # seconds that it may have taken for one that does
 LONGEST_HOLD = 0.002  # seconds that such a request waits if the next one takes long
-LAST_WORDS = 100  # ms that what a Flow sent before its end may take to be read
+FINAL_READ = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
 
@@ -35,7 +35,7 @@ def open_socket(
 ) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = factory.dealer(context, kind)
-    socket.set(zmq.RCVTIMEO, LOOK)
+    socket.set(zmq.RCVTIMEO, PING_AFTER)
     if keys is not None:
         zap.secure(socket, *keys)
     try:
@@ -91,7 +91,7 @@ class Connection:
 
     def refresh(self, timeout: float | None) -> None:
         """Ask anew who the broker is if there is news or the last use was long ago: it may be another Flow's by now."""
-        if self._port.readable() or time.monotonic() - self.used > LOOK / 1000:
+        if self._port.readable() or time.monotonic() - self.used > PING_AFTER / 1000:
             self._anew = False  # nothing is under way
             self.info = self.hello(timeout)
 
@@ -103,7 +103,7 @@ class Connection:
         deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
         while (left := deadline - time.monotonic()) > 0:
             before = max(1, self._greetings)
-            arrived = self._socket.poll(min(LOOK, int(left * 1000) + 1))
+            arrived = self._socket.poll(min(PING_AFTER, int(left * 1000) + 1))
             if not arrived:
                 self._make_sure()
             for header, _ in self._receive_some() if arrived else ():
@@ -117,7 +117,7 @@ class Connection:
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
     def _receive_some(self) -> list[tuple[list[Any], Sequence[Any]]]:
-        """What has arrived, as headers and payloads; nothing after `LOOK` ms of silence."""
+        """What has arrived, as headers and payloads; nothing after `PING_AFTER` ms of silence."""
         try:
             arrived = self._port.receive_some(BATCH)
         except zmq.Again:
@@ -149,7 +149,7 @@ class Connection:
         try:
             self._check()
         except errors.ZflowError:
-            if not self._socket.poll(LAST_WORDS):
+            if not self._socket.poll(FINAL_READ):
                 raise
 
     def _receive(self, expire: Callable[[], bool], pause: float | None = None) -> list[tuple[list[Any], Sequence[Any]]]:
@@ -157,7 +157,7 @@ class Connection:
 
         After `pause` seconds there may be nothing.
         """
-        if pause is not None and not self._socket.poll(min(LOOK, int(pause * 1000) + 1)):
+        if pause is not None and not self._socket.poll(min(PING_AFTER, int(pause * 1000) + 1)):
             return []
         asked = 0.0
         while True:
@@ -177,17 +177,17 @@ class Connection:
         `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
         might take its time, and even wait for what the first request brings about: then a thread sends that one.
         """
-        teller = None if at_hand else Teller(self._tell, LONGEST_HOLD)
+        flusher = None if at_hand else Flusher(self._flush, LONGEST_HOLD)
         try:
-            yield from self._run(exchange, teller)
+            yield from self._run(exchange, flusher)
         finally:
-            if teller is not None:
-                teller.close()
+            if flusher is not None:
+                flusher.close()
 
-    def _run(self, exchange: Exchange, teller: Teller | None) -> Iterator[Response]:
+    def _run(self, exchange: Exchange, flusher: Flusher | None) -> Iterator[Response]:
         while True:
             while exchange.has_room:
-                self._send_some(exchange, teller)
+                self._send_some(exchange, flusher)
             if exchange.finished:
                 return
             self._port.say(list(exchange.due()), self.encode)
@@ -199,13 +199,13 @@ class Connection:
                     exchange.take(header, payload)
             yield from exchange.ready()
 
-    def _send_some(self, exchange: Exchange, teller: Teller | None) -> None:
+    def _send_some(self, exchange: Exchange, flusher: Flusher | None) -> None:
         """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
         clock = time.perf_counter
         begun = now = clock()
         while exchange.has_room:
             asked = now
-            message = exchange.next() if teller is None else self._next(exchange, teller)
+            message = exchange.next() if flusher is None else self._next(exchange, flusher)
             if message is None:
                 break
             self._together.append(message)
@@ -213,22 +213,22 @@ class Connection:
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
             if now - begun > GATHERING or not all(type(frame) is bytes for frame in message[1]):
                 break
-            if teller is not None and (now - asked > PROMPT or exchange.made < STREAM):
+            if flusher is not None and (now - asked > PROMPT or exchange.made < STREAM):
                 break
-        for tracker in self._tell():
+        for tracker in self._flush():
             tracker.wait()
 
-    def _next(self, exchange: Exchange, teller: Teller) -> messages.Message | None:
+    def _next(self, exchange: Exchange, flusher: Flusher) -> messages.Message | None:
         """Let a generator make the next request, while what waits can be sent without this thread."""
         if self._together:
-            teller.hold()
-        teller.turn.release()
+            flusher.hold()
+        flusher.turn.release()
         try:
             return exchange.next()
         finally:
-            teller.turn.acquire()
+            flusher.turn.acquire()
 
-    def _tell(self) -> list[zmq.MessageTracker]:
+    def _flush(self) -> list[zmq.MessageTracker]:
         """Send the requests that wait."""
         together, self._together = self._together, []
         return self._port.say(together, self.encode)
@@ -261,7 +261,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket when what it has to say is out, but soon."""
-        self._socket.close(LAST_WORDS)
+        self._socket.close(FINAL_READ)
 
 
 def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 
 EARLY = 0.5  # of `wait`: to grow when it has been reached would be late
 SMOOTH = 2.0  # seconds, and requests, over which the load is smoothed
@@ -44,7 +44,7 @@ class Autoscaler:
     Attributes:
         why: the reason for the last number that was not the one there was, for people.
 
-    >>> scaler = Autoscaler(Limits(min=1, max=8))
+    >>> scaler = Autoscaler(ReplicaRange(min=1, max=8))
     >>> scaler.observe(0.0, queued=0, busy=1, replicas=1, work_seconds=0.1)
     1
     >>> scaler.observe(0.5, queued=30, busy=1, replicas=1, work_seconds=0.1)
@@ -53,7 +53,7 @@ class Autoscaler:
     'requests would wait 3.0 s'
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ReplicaRange) -> None:
         self.limits = limits
         self.why = ""
         self._wait = limits.wait / 1000

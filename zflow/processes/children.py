@@ -69,7 +69,7 @@ class Child:
         return self.seat.spec.name
 
 
-class Owner(Protocol):
+class ChildrenOwner(Protocol):
     """What the process manager does for its children, and is told about them."""
 
     @property
@@ -96,7 +96,9 @@ class Owner(Protocol):
 class Children:
     """All replicas of this process manager."""
 
-    def __init__(self, seats: list[Seat], selector: selectors.BaseSelector, owner: Owner, sharing: Sharing) -> None:
+    def __init__(
+        self, seats: list[Seat], selector: selectors.BaseSelector, owner: ChildrenOwner, sharing: Sharing
+    ) -> None:
         self._all = [Child(seat) for seat in seats]
         self._selector = selector
         self._owner = owner

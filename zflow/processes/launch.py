@@ -22,7 +22,7 @@ from zflow import errors
 from zflow.processes import manager, plan, spawn
 from zflow.system import cuda, process
 
-LOOK = 0.2  # seconds between two looks at what could end a Flow that serves
+CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that serves
 
 
 class Display:
@@ -163,7 +163,7 @@ class Launched:
         with _noting_sigterm() as told_to_end:
             while not told_to_end and not (stop_event is not None and stop_event.is_set()):
                 self.check()
-                time.sleep(LOOK)
+                time.sleep(CHECK_EVERY)
 
     def _look(self) -> None:
         try:

@@ -17,7 +17,7 @@ from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
-from zflow.devices.sockets.flusher import Teller
+from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.replicas.seat import Seat, identity
 from zflow.system import process
@@ -33,7 +33,7 @@ MOST_APART = 1000  # tasks in one message
 REGISTERING = 10_000  # ms to wait for the broker's word
 
 
-class Task(NamedTuple):
+class Assignment(NamedTuple):
     """One request as it came from the broker."""
 
     id: int
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
         docs: how many Documents are in the result; None: it is an error.
     """
 
-    tasks: Sequence[Task]
+    tasks: Sequence[Assignment]
     frames: Sequence[Any]
     docs: int | None
 
@@ -85,7 +85,7 @@ class Link:
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
         self._memory = memory
-        self._rested = True
+        self._gave_back = True
         self._slots = slots
         self._seat = seat
         self._context = zmq.Context()
@@ -109,7 +109,7 @@ class Link:
             self._join_fan_out(seat.fan, seat.collector)
         self._listener = Listener()
         self._encode = messages.encoder()
-        self._backlog: dict[int, Task] = {}
+        self._backlog: dict[int, Assignment] = {}
         self._ahead: dict[int, int] = {}  # of these, whose that is their tickets say: the numbers of those, by task
         self._tickets: tickets.Tickets | None = None
         self._together: set[int] = set()  # of these, a batch
@@ -120,9 +120,9 @@ class Link:
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
         self._answers: list[messages.Message] = []  # that wait to be sent
-        self._teller = Teller(self.tell, LONGEST_HOLD)
-        self.turn = self._teller.turn  # the main thread's, but while it calls the Executor
-        self.hold = self._teller.hold  # let the answers wait for those of the tasks to come
+        self._flusher = Flusher(self.flush, LONGEST_HOLD)
+        self.turn = self._flusher.turn  # the main thread's, but while it calls the Executor
+        self.hold = self._flusher.hold  # let the answers wait for those of the tasks to come
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -223,12 +223,12 @@ class Link:
         kind = header[1]
         if kind == messages.TASK:
             self._recalled.discard(header[2])  # given to this one once more
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
+            self._backlog[header[2]] = Assignment(header[2], header[3], header[4], buffers(payload))
             if self._coming:
                 self._coming -= 1
                 self._together.add(header[2])
         elif kind == messages.AHEAD:
-            self._backlog[header[2]] = Task(header[2], header[3], header[4], buffers(payload))
+            self._backlog[header[2]] = Assignment(header[2], header[3], header[4], buffers(payload))
             self._ahead[header[2]] = header[5]
         elif kind == messages.TOGETHER:
             self._together.clear()
@@ -257,14 +257,14 @@ class Link:
             self._say([((messages.VERSION, messages.MISSED, *missed), ())])
         if new and self._seat.shard_id not in header[6]:
             id = header[3] + self._seat.shard_id
-            self._backlog[id] = Task(id, header[4], header[5], buffers(frames[2:]))
+            self._backlog[id] = Assignment(id, header[4], header[5], buffers(frames[2:]))
 
     @property
     def has_more(self) -> bool:
         """Whether anything has arrived that is not begun."""
         return bool(self._backlog)
 
-    def next(self) -> list[Task]:
+    def next(self) -> list[Assignment]:
         """The oldest task that has arrived and was not recalled, and with it the batch that it belongs to; or none."""
         first = next(iter(self._backlog), None)
         while first in self._ahead and not self._may_begin(first):
@@ -288,9 +288,9 @@ class Link:
     def answer(self, answers: Sequence[Answer], seconds: float) -> None:
         """Answer tasks that were worked on for so long, each.
 
-        Small answers wait for those that come with them, until `tell` is called.
+        Small answers wait for those that come with them, until `flush` is called.
         """
-        self._rested = False
+        self._gave_back = False
         took = int(seconds * 1e6)
         mutable = False
         for tasks, frames, docs in answers:
@@ -307,7 +307,7 @@ class Link:
                 mutable = mutable or not all(type(frame) is bytes for frame in frames)
             self._answers.append((header, frames))
         if mutable:
-            self.tell()  # the Executor may write to this memory again
+            self.flush()  # the Executor may write to this memory again
 
     def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
         # The last ones first: each message puts its tasks in front of all that wait.
@@ -315,7 +315,7 @@ class Link:
             header = (messages.VERSION, messages.APART, ids[at : at + MOST_APART], took)
             self._answers.append((header, frames))
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Send the answers, and return when the memory of all results is free to be written to by the Executor."""
         if self._answers:
             answers, self._answers = self._answers, []
@@ -326,16 +326,16 @@ class Link:
         if self._collector is None:
             return self._back.say(outgoing, self._encode)
         trackers: list[zmq.MessageTracker] = []
-        for frames in bundles.couple(outgoing, self._encode):
+        for frames in bundles.frames_of(outgoing, self._encode):
             trackers += self._collector.send_tracked([self._identity, *frames])
         return trackers
 
-    def rest(self) -> None:
+    def give_back_memory(self) -> None:
         """There is nothing to do at the moment: give back what memory is free."""
         if self._memory is not None:
             self._memory.trim()
-        if not self._rested:
-            self._rested = True
+        if not self._gave_back:
+            self._gave_back = True
             process.give_back_memory()
 
     def leave(self) -> None:

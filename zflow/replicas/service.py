@@ -23,7 +23,7 @@ from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate
 from zflow.executors.handlers import DEFAULT, handlers
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
-from zflow.replicas.link import Answer, Task
+from zflow.replicas.link import Answer, Assignment
 from zflow.replicas.seat import Seat
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ log = logging.getLogger("zflow.worker")
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
-Job = tuple[list[Task], list[Call]]  # that one call is made for; without calls, they are still to be decoded
+Job = tuple[list[Assignment], list[Call]]  # that one call is made for; without calls, they are still to be decoded
 
 
 class Working(NamedTuple):
     """Tasks that share a call: their own calls, how many Documents each has, and the call that is made for all."""
 
-    tasks: list[Task]
+    tasks: list[Assignment]
     calls: list[Call]
     counts: list[int]
     made: Call
@@ -96,7 +96,7 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.slots = ASYNC_SLOTS if self.is_async else 1
 
-    def prepare(self, task: Task) -> Call:
+    def prepare(self, task: Assignment) -> Call:
         """Decode a request, and put its parts together where several branches met.
 
         Raises:
@@ -120,7 +120,7 @@ class Service:
         together = DocumentArray(doc for docs in matrix for doc in docs)
         return Call(handler, function, together, parameters, matrix, docs_map)
 
-    def jobs(self, tasks: list[Task]) -> list[Job]:
+    def jobs(self, tasks: list[Assignment]) -> list[Job]:
         """Put together what one call can be made for. What cannot be decoded is left to fail alone."""
         if len(tasks) == 1:
             return [(tasks, [])]
@@ -145,7 +145,7 @@ class Service:
                 docs = value
         return self._encode(docs, call.parameters), len(docs)
 
-    def begin(self, tasks: list[Task], calls: list[Call]) -> Working:
+    def begin(self, tasks: list[Assignment], calls: list[Call]) -> Working:
         """Return the call that is to be made for all of them."""
         return Working(tasks, calls, [len(call.docs) for call in calls], join(calls))
 
@@ -198,7 +198,7 @@ class Service:
                 error,
             )
 
-    def failure(self, tasks: Sequence[Task], error: BaseException) -> Answer:
+    def failure(self, tasks: Sequence[Assignment], error: BaseException) -> Answer:
         """Encode an error as the answer to tasks."""
         what = f"raised at {tasks[0].endpoint!r}"
         if len(tasks) > 1:

@@ -20,7 +20,7 @@ from zflow import errors
 from zflow.devices.local.arena import Arena
 from zflow.executors import uses
 from zflow.replicas.call import Call
-from zflow.replicas.link import IDLE, Answer, Link, Stop, StopNow, Task
+from zflow.replicas.link import IDLE, Answer, Assignment, Link, Stop, StopNow
 from zflow.replicas.seat import Seat
 from zflow.replicas.service import Job, Service, as_error
 from zflow.system import cuda, process
@@ -105,7 +105,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         arrived = link.wait()
         stop.waiting = False
         if not arrived:
-            link.rest()
+            link.give_back_memory()
         if not arrived and (os.getppid() != manager or link.turned_away):
             return  # who was turned away is not asked for anew over the same connection
         drained = clock()
@@ -113,7 +113,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
             for some, calls in service.jobs(tasks):
                 endpoint = some[0].endpoint
                 if not service.is_brief(endpoint):
-                    link.tell()  # else the broker might think that one of those answered takes so long
+                    link.flush()  # else the broker might think that one of those answered takes so long
                 begun = clock()
                 link.turn.release()
                 answers = _work(service, some, calls)
@@ -124,15 +124,15 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                 if stop.asked:
                     break
                 if ended - drained > gather:
-                    link.tell()
+                    link.flush()
                     link.drain()  # what is next may have been recalled meanwhile
                     drained = ended
                 elif link.has_more:
                     link.hold()
-        link.tell()
+        link.flush()
 
 
-def _work(service: Service, tasks: list[Task], calls: list[Call]) -> list[Answer]:
+def _work(service: Service, tasks: list[Assignment], calls: list[Call]) -> list[Answer]:
     try:
         call = calls[0] if calls else service.prepare(tasks[0])
         if call.handler is None or call.handler.batching is None:
@@ -186,7 +186,7 @@ class _AsyncLoop:
             running.add_done_callback(self._done)
         self._end_if_idle()
 
-    async def _work(self, tasks: list[Task], calls: list[Call]) -> None:
+    async def _work(self, tasks: list[Assignment], calls: list[Call]) -> None:
         begun = time.perf_counter()
         service = self._service
         try:
@@ -199,7 +199,7 @@ class _AsyncLoop:
         except BaseException as error:
             answers = [service.failure(tasks, error)]
         self._link.answer(answers, (time.perf_counter() - begun) / len(tasks))
-        self._loop.call_soon(self._link.tell)  # with what others have to answer at this moment
+        self._loop.call_soon(self._link.flush)  # with what others have to answer at this moment
 
     async def _called(self, call: Call) -> Any:
         value = call.start()
@@ -213,7 +213,7 @@ class _AsyncLoop:
         if os.getppid() != self._manager or self._link.turned_away:
             self._stop()
         if not self._running:
-            self._link.rest()
+            self._link.give_back_memory()
         self._loop.call_later(IDLE / 1000, self._look)
 
     def _stop(self) -> None:

@@ -20,7 +20,7 @@ from zflow.executors.executor import Executor
 from zflow.executors.uses import is_path, reference
 from zflow.suggest import did_you_mean, listed, short
 from zflow.topology.options import FIELDS, GATEWAY, SHARED, check_defaults
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.yamlsource import YamlSource, read
 
@@ -238,7 +238,7 @@ def _written(key: str, value: Any, move: Callable[[str], str]) -> Any:
     """Return the form in which YAML holds a checked value."""
     if isinstance(value, type) and issubclass(value, Executor):
         return reference(value)
-    if isinstance(value, (Limits, Batching)):
+    if isinstance(value, (ReplicaRange, Batching)):
         return value.written
     if key == "uses_dynamic_batching":
         return {endpoint: _written("", said, move) for endpoint, said in value.items()}

@@ -19,7 +19,7 @@ from zflow.system import cuda
 from zflow.topology import external
 from zflow.topology.polling import Polling
 from zflow.topology.polling import check as check_polling
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 
 #: The name of the entrance: what the first Executor needs.
 GATEWAY: Final = "gateway"
@@ -120,12 +120,12 @@ def _count(key: str, value: Any, owner: str) -> int:
     return number
 
 
-def _replicas(key: str, value: Any, owner: str) -> int | Limits:
-    if isinstance(value, Limits):  # checked before, as a default of the Flow's
+def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
+    if isinstance(value, ReplicaRange):  # checked before, as a default of the Flow's
         return value
     if not isinstance(value, Mapping):
         return _count(key, value, owner)
-    known = [field.name for field in fields(Limits)]
+    known = [field.name for field in fields(ReplicaRange)]
     for name in value:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known are {listed(known)}"
@@ -133,7 +133,7 @@ def _replicas(key: str, value: Any, owner: str) -> int | Limits:
     said = {name: _count(f"{key}[{name!r}]", number, owner) for name, number in value.items()}
     if "max" not in said:
         raise InvalidFlow(f"{key} must say how many there may be, as in {{'min': 1, 'max': 8}}, not {value} ({owner})")
-    limits = Limits(**{"min": 1, **said})
+    limits = ReplicaRange(**{"min": 1, **said})
     if limits.max < limits.min:
         raise InvalidFlow(f"{key}['max'] must be {limits.min} or more, as 'min' is, not {limits.max} ({owner})")
     return limits

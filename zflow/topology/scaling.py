@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReplicaRange:
     """What `replicas={'min': 1, 'max': 8}` says.
 
     Args:
@@ -27,5 +27,5 @@ class Limits:
     @property
     def written(self) -> dict[str, int]:
         """The dict that says the same, without what goes without saying."""
-        plain = asdict(Limits(self.min, self.max))
+        plain = asdict(ReplicaRange(self.min, self.max))
         return {key: value for key, value in asdict(self).items() if key in ("min", "max") or value != plain[key]}

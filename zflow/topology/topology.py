@@ -19,7 +19,7 @@ from zflow.topology import external
 from zflow.topology.options import FIELDS, GATEWAY, check_known
 from zflow.topology.polling import ANY, Polling
 from zflow.topology.polling import by_endpoint as by_polling
-from zflow.topology.scaling import Limits
+from zflow.topology.scaling import ReplicaRange
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ExecutorSpec:
     host: tuple[str, ...] = ()
     port: tuple[int, ...] = ()
     curve: str | None = None
-    autoscale: Limits | None = None
+    autoscale: ReplicaRange | None = None
     folder: str | None = None
     pure_join: bool = False
 
@@ -126,7 +126,7 @@ class Topology:
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
         checked = {key: FIELDS[key].check(key, value, owner) for key, value in given.items() if value is not None}
         checked["env"] = {**defaults.get("env", {}), **checked.get("env", {})}
-        if isinstance(limits := checked.get("replicas"), Limits):
+        if isinstance(limits := checked.get("replicas"), ReplicaRange):
             checked |= {"replicas": limits.min, "autoscale": limits}
         spec = ExecutorSpec(folder=folder, **checked)
         said = [key for key, value in kwargs.items() if value is not None]
