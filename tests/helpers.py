@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,14 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
-from zflow import Document, DocumentArray, Executor, requests
+from zflow import Document, DocumentArray, Executor, Flow, requests
 
 T = TypeVar("T")
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 
 PATIENCE = 30.0  # seconds until a test gives up on something that must happen; generous, for busy machines
 ORPHANS_END = 2.0  # seconds within which nothing of a Flow may be left when its user's process was killed
@@ -253,3 +258,54 @@ def let_go(folder: Path, *names: str) -> None:
     """Let held requests go."""
     for name in names:
         (folder / f"{name}.go").touch()
+
+
+async def soon(condition: Callable[[], Any]) -> None:
+    """Wait on the event loop."""
+    async with asyncio.timeout(30) if hasattr(asyncio, "timeout") else contextlib.AsyncExitStack():
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def awaited(results: Any) -> Any:
+    return await results
+
+
+SOURCE = """
+import time
+from zflow import Executor, requests
+
+class Work(Executor):
+    @requests
+    def work(self, docs, **kwargs):
+        time.sleep(0.002)
+        for doc in docs:
+            doc.tags["by"] = self.runtime_args.name
+            doc.tags["shard"] = self.runtime_args.shard_id
+"""
+
+
+class Work(Executor):
+    @requests
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        time.sleep(0.002)
+        for doc in docs:
+            doc.tags["by"] = self.runtime_args.name
+            doc.tags["shard"] = self.runtime_args.shard_id
+
+
+@contextmanager
+def joined(flow: Flow, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`zflow-run replica`, running."""
+    file = folder / "work.py"
+    file.write_text(SOURCE)
+    where = ["--broker", f"localhost:{flow.replica_port}", "--executor", "work", "--uses", f"{file}:Work"]
+    command = [sys.executable, "-m", "zflow", "replica", *where, *options]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert "here, until Ctrl-C" in process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE)

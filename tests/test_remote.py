@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, free_port, in_background, texts, wait_for
+from helpers import PATIENCE, Work, free_port, in_background, joined, texts, wait_for
 
-from zflow import Client, DocumentArray, Executor, Flow, remote, requests
+from zflow import Client, Executor, Flow, remote
 from zflow.errors import FlowUnreachable, InvalidFlow, StartupFailed
-
-SOURCE = """
-import time
-from zflow import Executor, requests
-
-class Work(Executor):
-    @requests
-    def work(self, docs, **kwargs):
-        time.sleep(0.002)
-        for doc in docs:
-            doc.tags["by"] = self.runtime_args.name
-            doc.tags["shard"] = self.runtime_args.shard_id
-"""
-
-
-class Work(Executor):
-    @requests
-    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
-        time.sleep(0.002)
-        for doc in docs:
-            doc.tags["by"] = self.runtime_args.name
-            doc.tags["shard"] = self.runtime_args.shard_id
-
-
-@contextmanager
-def joined(flow: Flow, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """`zflow-run replica`, running."""
-    file = folder / "work.py"
-    file.write_text(SOURCE)
-    where = ["--broker", f"localhost:{flow.replica_port}", "--executor", "work", "--uses", f"{file}:Work"]
-    command = [sys.executable, "-m", "zflow", "replica", *where, *options]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert "here, until Ctrl-C" in process.stdout.readline()
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.communicate(timeout=PATIENCE)
 
 
 def names(flow: Flow) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, Append, Gate, Script, Upper, begun, in_background, let_go, replicas, wait_for
+from helpers import PATIENCE, TESTS, Append, Gate, Script, Upper, begun, in_background, let_go, replicas, wait_for
 
 from zflow import Client, Document, Executor, errors, requests
 from zflow.flow import DEFAULTS
@@ -94,7 +94,7 @@ print("after", flush=True)
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_script_that_serves_ends_in_good_order(tmp_path: Path, how: signal.Signals) -> None:
-    with Script(SERVE, tmp_path, Path(__file__).parent) as script:
+    with Script(SERVE, tmp_path, TESTS) as script:
         name, address = script.line().split(" serves at ")
         assert name == "Shout"
         with Client(address) as client:

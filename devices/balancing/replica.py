@@ -1,9 +1,10 @@
 """Tasks and replicas as the balancer sees them: pure data.
 
-A replica learns from its answers how long it works and how long the round trip to it takes besides, and from that how many tasks it
-may hold at a time: its window. That is just large enough to hide the round trip, and one larger where work is short or a task
-can be reclaimed, as not all take equally long. While the work takes longer than the round trip, the next task is sent ahead
-with a ticket; where there are no tickets, nothing is parked behind work that clearly takes longer.
+A replica learns from its answers how long it works and how long the round trip to it takes besides, and from that how
+many tasks it may hold at a time: its window. That is just large enough to hide the round trip, and one larger where
+work is short or a task can be reclaimed, as not all take equally long. While the work takes longer than the round trip,
+the next task is sent ahead with a ticket; where there are no tickets, nothing is parked behind work that clearly takes
+longer.
 """
 
 from __future__ import annotations
@@ -155,12 +156,12 @@ class Replica:
         "more",
         "name",
         "parked",
+        "round_trip",
+        "round_trips",
         "shard",
         "slots",
         "tickets",
         "usual",
-        "round_trip",
-        "round_trips",
         "widest",
         "window",
         "work",

@@ -36,8 +36,8 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          BEACON number                            the last fan-out was this
 
 Small messages that are said in one go travel as a bundle: one frame, `[VERSION, BUNDLE, [[header, frame, ...], ...]]`.
-It says what those in it say, one after the other. Those whose ids follow one another and that say the same otherwise are a
-single message, a bulk, with a list in place of each thing that differs, and no frames but the header:
+It says what those in it say, one after the other. Those whose ids follow one another and that say the same otherwise
+are a single message, a *bulk*, with a list in place of each thing that differs, and no frames but the header:
 
     REQUESTS first endpoint targets timeout_ms [docs] [payload]   TASKS first endpoint [payload]
     DONES first service_us [docs] [payload]                       REPLIES first took_us [payload]

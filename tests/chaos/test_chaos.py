@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from . import executors, rig, schedule
 from .account import Account
 from .usage import MIB, History, Sample
 
-ROOT = Path(__file__).parent.parent.parent
 SECONDS = 2.0  # of load where something is broken on purpose
 
 

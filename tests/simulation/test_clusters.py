@@ -6,16 +6,14 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from .broken import BROKEN, Forgetful
 from .cluster import Account, Cluster
 from .scenario import Client, Fault, Network, Scenario, Stage, draw, from_json, to_json
 from .shrink import failure, shrink
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run(*stages: Stage, clients: int = 1, network: Network | None = None, **rest: object) -> Account:

@@ -104,7 +104,7 @@ class TestIdleFirst:
 
 class TestWindow:
     @pytest.mark.parametrize("work", [15e-6, 60e-6, 200e-6])
-    @pytest.mark.parametrize("round_trip", [100e-6, 400e-6, 1e-3, 5e-3])
+    @pytest.mark.parametrize("way", [100e-6, 400e-6, 1e-3, 5e-3])
     def test_short_work_is_as_quick_as_with_a_large_fixed_window(self, way: float, work: float) -> None:
         adaptive = Simulation([constant(work)], way=way).run(10_000, in_flight=128)
         fixed = Simulation([constant(work)], way=way, replica=FixedWindow).run(10_000, in_flight=128)
@@ -116,7 +116,7 @@ class TestWindow:
 
     def test_it_follows_a_way_that_gets_longer(self) -> None:
         simulation = Simulation([constant(60e-6)])
-        simulation.at(0.2, setattr, simulation, "round_trip", 1600e-6)
+        simulation.at(0.2, setattr, simulation, "way", 1600e-6)
         report = simulation.run(100_000, in_flight=128)
         assert report.throughput >= 0.85 / 60e-6
         assert report.widest == 2 + math.ceil(1600e-6 / 60e-6)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,16 @@ from helpers import (
     in_background,
     let_go,
     replicas,
-    socket_folders,
     texts,
     wait_for,
 )
+from peers import PAYLOAD, back, dealer, front, header, malformed, request
 
 from zflow import Client, Document, DocumentArray, Flow, errors
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
 from zflow.documents import codec
 
-PAYLOAD = bytes(codec.pack(DocumentArray([Document(text="a")]))[0])
 NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
 DEEP = b"\x91" * 50_000 + b"\x01"
 
@@ -48,56 +46,6 @@ def serves(flow: Flow) -> None:
     """The Flow goes on serving, with the replicas it had."""
     assert flow.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
     assert len(replicas("upper")) == 2
-
-
-def malformed(flow: Flow) -> dict[str, int]:
-    with Client(port=flow.port) as client:
-        return dict(client.info()["malformed"])
-
-
-@contextlib.contextmanager
-def dealer(address: str, identity: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    """A connection that the broker has greeted."""
-    context = zmq.Context()
-    dealing = context.socket(zmq.DEALER)
-    dealing.set(zmq.RCVTIMEO, int(PATIENCE * 1000))
-    if identity:
-        dealing.set(zmq.ROUTING_ID, identity)
-    dealing.connect(address)
-    try:
-        assert dealing.recv_multipart() == [b""]
-        yield dealing
-    finally:
-        context.destroy(linger=0)
-
-
-def front(flow: Flow) -> str:
-    return f"tcp://127.0.0.1:{flow.port}"
-
-
-def back() -> str:
-    """Where the Flow that was started last takes replicas."""
-    folder = max(socket_folders(), key=lambda name: os.stat(os.path.join(tempfile.gettempdir(), name)).st_ctime)
-    return f"ipc://{tempfile.gettempdir()}/{folder}/back"
-
-
-def header(*fields: Any) -> bytes:
-    packed: bytes = msgpack.packb(fields)
-    return packed
-
-
-def request(**changes: Any) -> bytes:
-    fields = {
-        "version": VERSION,
-        "kind": REQUEST,
-        "id": 7,
-        "endpoint": "/",
-        "targets": None,
-        "parts": None,
-        "ms": 0,
-        "docs": 1,
-    }
-    return header(*{**fields, **changes}.values())
 
 
 ANYWHERE = {

@@ -4,15 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executors.executor import BaseExecutor, Executor, requests
 from zflow.executors.uses import Loaded, check, check_kind, is_path, load, reference
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Known(Executor):
@@ -163,10 +161,10 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
         ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
         ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module named"),
         ("not a module:Mine", "'not a module' is neither a .py file nor the name of a module"),
-        ("zflow.executors.executor:Nothing", "uses='zflow.executors.executor:Nothing': zflow.executors.executor has no 'Nothing'; Executors there"),
-        ("zflow.executors.executor:BaseExecuter", "uses='zflow.executors.executor:BaseExecuter': zflow.executors.executor has no 'BaseExecuter'; "
+        ("zflow:Nothing", "uses='zflow:Nothing': zflow has no 'Nothing'; Executors there"),
+        ("zflow:BaseExecuter", "uses='zflow:BaseExecuter': zflow has no 'BaseExecuter'; "
          "did you mean 'BaseExecutor'?"),
-        ("zflow.executors.executor:requests", "uses='zflow.executors.executor:requests' is <function requests"),
+        ("zflow:requests", "uses='zflow:requests' is <function requests"),
         ({"jtype": "Known", "wiht": {}}, "uses: unknown key 'wiht'; did you mean 'with'?"),
         ({"with": {}}, "uses: jtype must name the Executor class, not None"),
         ({"jtype": "Known", "with": [1]}, "uses: with must map names to values, not [1]"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import kill, pid_of
+from helpers import ROOT, kill, pid_of
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "search"
+EXAMPLE = ROOT / "examples" / "search"
 QUERY = "parse json from a string"
 
 

@@ -15,6 +15,7 @@ import pytest
 from helpers import (
     ORPHANS_END,
     PATIENCE,
+    TESTS,
     Script,
     Upper,
     alive,
@@ -175,7 +176,7 @@ if __name__ == "__main__":
         print(multiprocessing.get_start_method(allow_none=True))
     multiprocessing.set_start_method("forkserver")
 """
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     assert run_script(source, tmp_path, env={**os.environ, "PYTHONPATH": path}) == (0, "None\n", "")
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Script, kill, pid_of, replicas, run_script, wait_for
+from helpers import ROOT, Script, kill, pid_of, replicas, run_script, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import InvalidConfig, InvalidFlow
 from zflow.processes import launch
 from zflow.system import cuda
 
-ROOT = Path(__file__).resolve().parent.parent
 UUIDS = [f"GPU-0{letter * 7}-74d2-7297-d557-12771b6a79d5" for letter in "abcd"]
 MEMORY = 15 * 2**20  # bytes that a replica may have of its own
 

@@ -6,16 +6,14 @@ import sys
 import sysconfig
 import textwrap
 import zipfile
-from pathlib import Path
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, ROOT
 
 from zflow import Flow
 from zflow.errors import InvalidFlow
 from zflow.executors import requirements
 
-ROOT = Path(__file__).resolve().parent.parent
 HERE = "--no-index\n--find-links .\n"
 
 FLOW = """

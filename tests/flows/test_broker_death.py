@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from helpers import (
     PATIENCE,
+    TESTS,
     Gate,
     Script,
     alive,
@@ -40,7 +41,7 @@ from zflow.clients import connection
 from zflow.processes import manager
 
 COUNT = 2000  # requests
-HERE = str(Path(__file__).parent)
+HERE = str(TESTS)
 
 
 class Square(Executor):

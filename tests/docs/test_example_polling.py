@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ROOT
 
 from zflow import Document, Executor, Flow, requests
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "polling"
+EXAMPLE = ROOT / "examples" / "polling"
 
 TABLE = """\
            | polling='ALL'     | polling='ANY'

@@ -503,7 +503,7 @@ class TestShowing:
 
 def test_numpy_is_imported_only_for_arrays() -> None:
     script = (
-        "import sys; from zflow.documents.document import Document, DocumentArray; from zflow.documents.codec import pack, unpack\n"
+        "import sys; from zflow import Document, DocumentArray; from zflow.documents.codec import pack, unpack\n"
         "doc = Document(text='x', tags={'a': 2**70}, matches=[Document()]); unpack(pack(DocumentArray(doc)))\n"
         "assert doc == Document(id=doc.id, text='x', tags={'a': 2**70}, matches=doc.matches); repr(doc)\n"
         "print(sorted({'numpy', 'yaml', 'asyncio', 'html'} & set(sys.modules)))"

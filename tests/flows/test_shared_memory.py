@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Gate, Script, in_background, let_go, wait_for
+from helpers import PATIENCE, Gate, Script, Work, in_background, joined, let_go, wait_for
+from peers import PAYLOAD, back, dealer, front, header, malformed, request
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
-from test_malformed import PAYLOAD, back, dealer, front, header, malformed, request
-from test_remote import Work, joined
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients.exchange import Exchange

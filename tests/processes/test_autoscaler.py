@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import in_background, kill, pid_of, run_script, texts, wait_for
+from helpers import TESTS, in_background, kill, pid_of, run_script, texts, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queueing import Report, Request, Simulation, enough, poisson
@@ -30,7 +30,7 @@ from zflow.processes.autoscaler import AGAIN, GAP, STEP, Autoscaler
 from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import Topology
 
-DATA = Path(__file__).parent / "data"
+DATA = TESTS / "data"
 LIMITS = ReplicaRange(min=1, max=16)
 TAIL = 300.0  # seconds without load at the end of a simulation: time to get small again
 Rate = Callable[[float], float]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import threading
@@ -14,8 +13,8 @@ from typing import Any
 import msgpack
 import psutil
 import pytest
-from helpers import Gate, Upper, let_go, run_script, texts
-from test_client import greeting, stranger
+from helpers import Gate, Upper, awaited, let_go, run_script, soon, texts
+from peers import greeting, stranger
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.clients import async_client
@@ -56,13 +55,6 @@ def run(flow: Flow, body: Body) -> Any:
             return await asyncio.wait_for(body(client), 60)
 
     return asyncio.run(main())
-
-
-async def soon(condition: Callable[[], Any]) -> None:
-    """Wait on the event loop."""
-    async with asyncio.timeout(30) if hasattr(asyncio, "timeout") else contextlib.AsyncExitStack():
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def test_await_gives_all_documents_in_order(flow: Flow) -> None:
@@ -115,19 +107,15 @@ def test_posts_at_once_before_there_is_a_connection_share_one(flow: Flow) -> Non
 
 def test_a_request_that_waits_holds_up_no_other(gated: Flow, tmp_path: Path) -> None:
     async def body(client: AsyncClient) -> None:
-        held = asyncio.ensure_future(_awaited(client.post("/hold", Document(text="held"))))
+        held = asyncio.ensure_future(awaited(client.post("/hold", Document(text="held"))))
         await soon(lambda: (tmp_path / "held.begun").exists())
-        queued = [asyncio.ensure_future(_awaited(client.post("/", Document(text=str(n))))) for n in range(20)]
+        queued = [asyncio.ensure_future(awaited(client.post("/", Document(text=str(n))))) for n in range(20)]
         assert not held.done()
         let_go(tmp_path, "held")
         assert (await held).texts == ["held"]
         assert [(await each).texts for each in queued] == [[str(number)] for number in range(20)]
 
     run(gated, body)
-
-
-async def _awaited(results: Any) -> Any:
-    return await results
 
 
 async def agen(count: int, given: list[int] | None = None) -> AsyncIterator[Document]:
@@ -163,7 +151,7 @@ def test_no_more_in_flight_than_prefetch_allows(gated: Flow, tmp_path: Path, kin
 
     async def body(client: AsyncClient) -> None:
         inputs = sync_inputs() if kind == "sync" else async_inputs()
-        posting = asyncio.ensure_future(_awaited(client.post("/hold", inputs, request_size=3, prefetch=4)))
+        posting = asyncio.ensure_future(awaited(client.post("/hold", inputs, request_size=3, prefetch=4)))
         await soon(lambda: len(given) >= 12)
         await soon(lambda: (tmp_path / "same.begun").exists())
         assert (await client.info())["requests"] == 4
@@ -228,7 +216,7 @@ def test_callbacks(flow: Flow) -> None:
 
 def test_errors_are_raised_where_it_is_awaited_and_harm_no_other(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
-        good = [asyncio.ensure_future(_awaited(client.post("/", texts(20), request_size=1))) for _ in range(10)]
+        good = [asyncio.ensure_future(awaited(client.post("/", texts(20), request_size=1))) for _ in range(10)]
         for _ in range(5):
             with pytest.raises(errors.ExecutorError, match="bad text"):
                 await client.post("/", Document(text="bad"))
@@ -268,7 +256,7 @@ def test_async_inputs_that_raise_or_hold_no_documents(flow: Flow) -> None:
 
 def test_a_cancelled_post_is_forgotten(gated: Flow, tmp_path: Path) -> None:
     async def body(client: AsyncClient) -> None:
-        held = asyncio.ensure_future(_awaited(client.post("/hold", Document(text="held"))))
+        held = asyncio.ensure_future(awaited(client.post("/hold", Document(text="held"))))
         await soon(lambda: (tmp_path / "held.begun").exists())
         held.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -281,7 +269,7 @@ def test_a_cancelled_post_is_forgotten(gated: Flow, tmp_path: Path) -> None:
 
 def test_cancelling_one_of_many_first_posts_harms_no_other(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
-        posts = [asyncio.ensure_future(_awaited(client.post("/", Document(text="a")))) for _ in range(10)]
+        posts = [asyncio.ensure_future(awaited(client.post("/", Document(text="a")))) for _ in range(10)]
         await asyncio.sleep(0)  # they have begun to connect
         posts[0].cancel()
         assert [(await each).texts for each in posts[1:]] == [["A"]] * 9
@@ -381,7 +369,7 @@ def test_a_closed_client_connects_anew(flow: Flow) -> None:
 
 def test_closing_ends_what_still_waits(gated: Flow, tmp_path: Path) -> None:
     async def body(client: AsyncClient) -> None:
-        held = asyncio.ensure_future(_awaited(client.post("/hold", Document(text="held"))))
+        held = asyncio.ensure_future(awaited(client.post("/hold", Document(text="held"))))
         await soon(lambda: (tmp_path / "held.begun").exists())
         await client.close()
         with pytest.raises(errors.FlowUnreachable, match="closed"):
@@ -409,7 +397,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_answers(impatient: None) -> None:
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:
-            posts = [asyncio.ensure_future(_awaited(client.post("/", Document()))) for _ in range(3)]
+            posts = [asyncio.ensure_future(awaited(client.post("/", Document()))) for _ in range(3)]
             for each in posts:
                 with pytest.raises(errors.FlowUnreachable, match=str(port)):
                     await each

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, ROOT
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "external"
+EXAMPLE = ROOT / "examples" / "external"
 OUTAGE = """\
 before: 1000 answered by 2 processes
 one killed half way: 1000 answered, none lost

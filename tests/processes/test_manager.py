@@ -8,15 +8,16 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty import Start, Stuck
 from helpers import (
     ORPHANS_END,
     PATIENCE,
+    TESTS,
     Gate,
     Script,
     Upper,
@@ -34,85 +35,11 @@ from helpers import (
     wait_for,
 )
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow import Client, Document, Executor, Flow, errors
 from zflow.clients import connection
 from zflow.replicas import worker
 
-HERE = str(Path(__file__).parent)
-
-
-class Start(Executor):
-    """Fails to start in the way it is told, if the file `only_if` is there."""
-
-    def __init__(self, way: str = "", only: int = 0, only_if: str = "/", closed: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.closed = closed
-        if self.runtime_args.replica_id != only or not Path(only_if).exists():
-            return
-        if way == "raise":
-            raise LookupError("no model at this path")
-        if way == "odd":
-            raise Odd
-        if way == "exit":
-            sys.exit("gives up")
-        if way == "vanish":
-            os._exit(3)
-        if way == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if way == "hang":
-            time.sleep(3600)
-        if way == "busy":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            while True:
-                pass
-
-    @requests
-    def pid(self, docs: DocumentArray, **kwargs: Any) -> None:
-        for doc in docs:
-            doc.tags["pid"] = os.getpid()
-
-    def close(self) -> None:
-        if self.closed:
-            with open(self.closed, "a", encoding="utf-8") as file:
-                file.write(f"{self.runtime_args.name}\n")
-
-
-class Odd(Exception):
-    """Cannot be printed."""
-
-    def __str__(self) -> str:
-        raise ValueError("not printable")
-
-
-class Stuck(Executor):
-    """Gets stuck where it is told to."""
-
-    def __init__(self, where: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.where = where
-
-    @requests
-    def work(self, parameters: dict[str, Any], **kwargs: Any) -> None:
-        Path(parameters["begun"]).touch()
-        if self.where == "work":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep(3600)
-
-    def close(self) -> None:
-        if self.where == "close":
-            time.sleep(3600)
-
-
-class Parent(Executor):
-    """Has a program of its own running, in a session of its own."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
-
-    @requests
-    def pid(self, docs: DocumentArray, **kwargs: Any) -> None:
-        docs[0].tags["pid"] = self.child.pid
+HERE = str(TESTS)
 
 
 # -- a start that fails -----------------------------------------------------------------------------------------------
@@ -241,7 +168,7 @@ RESTARTS = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_manager import Start
+from faulty import Start
 from zflow import Flow
 with Flow().add(name="start", uses=Start, replicas=2, timeout_ready=int(sys.argv[4]),
                 uses_with={"way": sys.argv[2], "only_if": sys.argv[3]}) as flow:
@@ -284,7 +211,7 @@ OWNER = """
 import os, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from helpers import Gate, texts
-from test_manager import Parent, Stuck
+from faulty import Parent, Stuck
 from zflow import Document, Flow
 folder, way = sys.argv[2], sys.argv[3]
 flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": folder}, replicas=2)

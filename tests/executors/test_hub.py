@@ -3,10 +3,9 @@
 import os
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
-from helpers import run_script
+from helpers import ROOT, run_script
 
 from zflow import Document, DocumentArray, Flow
 from zflow.errors import InvalidExecutor, NotSupported, StartupFailed
@@ -14,8 +13,6 @@ from zflow.executors import hub
 from zflow.executors.executor import Executor
 from zflow.executors.uses import home, load
 from zflow.system import process
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SAY = """
     from zflow import Executor, requests

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-import zmq
-from helpers import Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
+from helpers import TESTS, Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
+from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import connection
@@ -113,38 +113,6 @@ def test_something_that_speaks_no_zeromq(impatient: None) -> None:
         with Client(port=server.getsockname()[1]) as mine, pytest.raises(errors.FlowUnreachable):
             mine.post("/")
         server.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]:
-    """A ROUTER that answers headers by itself; its port."""
-    context = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.set(zmq.PROBE_ROUTER, 1)  # greets as a broker does
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    stop = threading.Event()
-
-    def serve() -> None:
-        while not stop.is_set():
-            if router.poll(20):
-                identity, header, *_ = router.recv_multipart()
-                frames = answer(msgpack.unpackb(header))
-                if frames is not None:
-                    router.send_multipart([identity, *frames])
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield port
-    finally:
-        stop.set()
-        thread.join()
-        context.destroy(linger=0)
-
-
-def greeting(header: list[Any]) -> list[bytes]:
-    info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"}
-    return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]
 
 
 @pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([1, 999])], [msgpack.packb([99, 11, 1, {}])]])
@@ -422,7 +390,7 @@ def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = (port, tmp_path, Path(__file__).parent)
+    arguments = (port, tmp_path, TESTS)
     with Client(port=port) as mine:
         with Script(SERVE, tmp_path, *arguments) as first:
             assert first.line() == "serving"

@@ -209,7 +209,7 @@ class TestDecode:
         assert encode([VERSION, messages.HELLO, 7]) == b"\x93\x01\x01\x07"
 
 
-messages = st.lists(
+said_in_one_go = st.lists(
     st.tuples(
         st.builds(lambda id, endpoint: [VERSION, messages.TASK, id, endpoint, None], ids, st.text(max_size=2000)),
         st.lists(st.binary(max_size=30) | st.integers(0, 8000).map(bytes) | st.just(memoryview(b"large")), max_size=3),
@@ -220,7 +220,7 @@ messages = st.lists(
 
 class TestTrains:
     @SETTINGS
-    @given(messages)
+    @given(said_in_one_go)
     def test_what_is_coupled_is_read_as_it_was_and_in_its_order(self, said: list[Any]) -> None:
         sent = list(bundles.frames_of(said, encoder()))
         heard = [message for frames in sent for message in bundles.read(frames, 0, TO_REPLICA)]

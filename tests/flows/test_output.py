@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import (
     PATIENCE,
+    TESTS,
     Script,
     Upper,
     pid_of,
@@ -21,7 +22,7 @@ from helpers import (
 
 from zflow import Flow
 
-HERE = str(Path(__file__).parent)
+HERE = str(TESTS)
 
 # -- printing ---------------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, Append, Gate, begun, in_background, let_go, texts, wait_for
-from test_aclient import _awaited, soon
-from test_client import greeting, stranger
+from helpers import PATIENCE, Append, Gate, awaited, begun, in_background, let_go, soon, texts, wait_for
+from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import async_client, connection, exchange
@@ -263,7 +262,7 @@ def test_an_async_post_that_is_given_up_takes_its_requests_with_it(gated: Flow, 
                     assert docs.texts == ["0"]
                     break
             else:
-                posting = asyncio.ensure_future(_awaited(mine.post("/hold", texts(20), request_size=1)))
+                posting = asyncio.ensure_future(awaited(mine.post("/hold", texts(20), request_size=1)))
                 await soon(lambda: (tmp_path / "0.begun").exists())
                 await asyncio.wait_for(requests_are(20), PATIENCE)
                 if way.startswith("cancelled"):
@@ -287,9 +286,9 @@ def test_an_async_post_that_is_given_up_takes_its_requests_with_it(gated: Flow, 
 def test_giving_up_one_post_leaves_the_others(gated: Flow, tmp_path: Path) -> None:
     async def main() -> None:
         async with AsyncClient(port=gated.port) as mine:
-            held = asyncio.ensure_future(_awaited(mine.post("/hold", Document(text="held"))))
+            held = asyncio.ensure_future(awaited(mine.post("/hold", Document(text="held"))))
             await soon(lambda: (tmp_path / "held.begun").exists())
-            posts = [asyncio.ensure_future(_awaited(mine.post("/", Document(text=str(n))))) for n in range(40)]
+            posts = [asyncio.ensure_future(awaited(mine.post("/", Document(text=str(n))))) for n in range(40)]
             await asyncio.sleep(0)
             for each in posts[::2]:
                 each.cancel()
@@ -308,7 +307,7 @@ def test_a_fan_out_that_is_given_up_is_not_begun_by_those_that_have_not(tmp_path
         async with AsyncClient(port=port) as mine, AsyncClient(port=port) as other:
             await mine.info()  # it is connected, so that what is posted first is sent first
             posts = [
-                asyncio.ensure_future(_awaited(mine.post("/hold", Document(), {"until": f"{until}{n}"})))
+                asyncio.ensure_future(awaited(mine.post("/hold", Document(), {"until": f"{until}{n}"})))
                 for n in range(30)
             ]
             await soon(lambda: Path(f"{until}0.begun").exists())

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from bench.yardsticks import ideal
 from bench.yardsticks.proxy import ProxyEcho, seconds_frame, seconds_in
 from bench.yardsticks.scatter import RouterFanout
 
-ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
     "commit": "abc1234",

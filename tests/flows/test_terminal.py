@@ -22,6 +22,7 @@ import pytest
 from helpers import (
     ORPHANS_END,
     PATIENCE,
+    TESTS,
     Script,
     alive,
     pid_of,
@@ -32,7 +33,7 @@ from helpers import (
 
 from zflow import Client, Document, errors
 
-HERE = str(Path(__file__).parent)
+HERE = str(TESTS)
 
 
 class Terminal:
@@ -102,7 +103,7 @@ import contextlib, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import Gate
-from test_manager import Start, Stuck
+from faulty import Start, Stuck
 from zflow import Document, Flow, errors
 way, folder = sys.argv[2:]
 
