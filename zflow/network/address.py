@@ -9,9 +9,7 @@ import ipaddress
 import re
 from typing import Any, Final
 
-from zflow import errors
 from zflow.errors import BadRequest, ZflowError
-from zflow.network import address
 from zflow.suggest import short
 
 _FORMS: Final = "'HOST:PORT', 'tcp://HOST:PORT' or '[IPV6]:PORT'"
@@ -151,7 +149,7 @@ def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
         BadRequest: there is no port, or it is no number from 1 to 65535.
     """
     if port is not None:
-        return address.endpoint(host, address.port_of(port))
+        return endpoint(host, port_of(port))
     if not isinstance(host, str) or ":" not in host:
-        raise errors.BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
-    return address.endpoint(*address.parse(host))
+        raise BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
+    return endpoint(*parse(host))
