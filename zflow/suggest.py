@@ -45,3 +45,15 @@ def short(value: object, limit: int = 80) -> str:
     except Exception:
         text = f"<{type(value).__name__} whose repr() fails>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def seconds_meant(milliseconds: float) -> str:
+    """Return the way out for a time in ms that is so short that seconds were meant.
+
+    >>> seconds_meant(0.5)
+    '500 is half a second'
+    >>> seconds_meant(0.005)
+    '5 is 0.005 seconds'
+    """
+    words = "half a second" if milliseconds == 0.5 else f"{milliseconds:g} seconds"
+    return f"{milliseconds * 1000:g} is {words}"

@@ -125,7 +125,7 @@ class Pool:
             "addresses": list(self.node.addresses),
             "queued": self.waiting,
             "endpoints": None if endpoints is None else sorted(endpoints),
-            "batching": {name: [said.size, said.timeout] for name, said in self.batching.items()},
+            "batching": {name: [said.size, round(said.timeout * 1000, 3)] for name, said in self.batching.items()},
         }
 
     def load(self, now: float) -> Load:

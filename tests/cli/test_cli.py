@@ -121,7 +121,9 @@ def test_wrong_usage_is_refused_with_the_way_out(folder: Path, capsys: pytest.Ca
     assert "--uses-with size: '[1' is no YAML value" in said
     assert "--env takes NAME=VALUE, not '=4'" in refused(capsys, "executor", "--uses", "encoder.py", "--env", "=4")
     assert "names no port: write 'HOST:PORT'" in refused(capsys, "ping", "localhost")
-    assert "--timeout must be a number of seconds above 0, not 0.0" in refused(capsys, "ping", "5555", "--timeout", "0")
+    assert "--timeout must be a number of ms above 0" in refused(capsys, "ping", "5555", "--timeout", "0")
+    said = refused(capsys, "ping", "5555", "--timeout", "0.5")
+    assert "--timeout is in milliseconds: 0.5 is less than one; 500 is half a second" in said
     assert "--count must be 1 or more, not 0" in refused(capsys, "ping", "5555", "--count", "0")
 
 
@@ -233,12 +235,12 @@ def test_ping_fails_where_nothing_answers(capsys: pytest.CaptureFixture[str]) ->
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, but not listening
         port = str(nobody.getsockname()[1])
-        assert cli.main(["ping", port, "--timeout", "0.1"]) == 1
+        assert cli.main(["ping", port, "--timeout", "100"]) == 1
         out, err = capsys.readouterr()
         assert (out, err.startswith("zflow-run: ")) == ("", True)
         assert f"127.0.0.1:{port}" in err
         assert "is it running, is the port right" in err
-        assert cli.main(["ping", port, "--timeout", "0.1", "--quiet"]) == 1
+        assert cli.main(["ping", port, "--timeout", "100", "--quiet"]) == 1
         assert capsys.readouterr() == ("", "")
 
 
@@ -248,7 +250,7 @@ def test_ping_waits_for_a_flow_that_is_just_starting(folder: Path, capsys: pytes
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "zflow", "executor", "--uses", "encoder.py", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        assert cli.main(["ping", str(port), "--timeout", str(PATIENCE)]) == 0
+        assert cli.main(["ping", str(port), "--timeout", str(1000 * PATIENCE)]) == 0
         assert "executor0: " in capsys.readouterr().out
         process.terminate()
 

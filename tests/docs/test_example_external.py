@@ -72,7 +72,7 @@ def test_both_spellings_use_both_servers(example: Path, ports: list[str]) -> Non
         running("-m", "zflow", "executor", "--uses", f"{encoder}:Encoder", "--port", ports[1]),
     ):
         for port in ports:
-            pinged = run("-m", "zflow", "ping", port, "--timeout", str(PATIENCE))
+            pinged = run("-m", "zflow", "ping", port, "--timeout", str(1000 * PATIENCE))
             assert "Encoder: " in pinged.stdout, pinged.stderr
         done = run(str(example / "flow.py"))
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ class Said(Executor):
     @requests(on="/size", batch_size=32)
     def size(self, **kwargs: Any) -> None: ...
 
-    @requests(on=["/both", "/other"], batch_size=8, batch_timeout=0.5)
+    @requests(on=["/both", "/other"], batch_size=8, batch_timeout=500)
     def both(self, **kwargs: Any) -> None: ...
 
     @requests(on="/jina")
@@ -82,9 +82,16 @@ class TestDecorators:
             ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
             ({"batch_size": 2.5}, "batch_size must be a whole number of 1 or more, not 2.5"),
             ({"batch_size": True}, "batch_size must be a whole number of 1 or more, not True"),
-            ({"batch_size": 4, "batch_timeout": -1}, "batch_timeout must be seconds of 0 or more, not -1"),
-            ({"batch_size": 4, "batch_timeout": float("inf")}, "batch_timeout must be seconds of 0 or more, not inf"),
-            ({"batch_size": 4, "batch_timeout": "1"}, "batch_timeout must be seconds of 0 or more, not '1'"),
+            ({"batch_size": 4, "batch_timeout": -1}, "batch_timeout must be milliseconds of 0 or more, not -1"),
+            (
+                {"batch_size": 4, "batch_timeout": float("inf")},
+                "batch_timeout must be milliseconds of 0 or more, not inf",
+            ),
+            ({"batch_size": 4, "batch_timeout": "1"}, "batch_timeout must be milliseconds of 0 or more, not '1'"),
+            (
+                {"batch_size": 4, "batch_timeout": 0.05},
+                "batch_timeout is in milliseconds: 0.05 is less than one; 50 is 0.05 seconds",
+            ),
             ({"batch_timeout": 1.0}, "add batch_size="),
         ],
     )
@@ -97,6 +104,7 @@ class TestDecorators:
         [
             ({"preferred_batch_size": 0}, "preferred_batch_size must be a whole number of 1 or more"),
             ({"preferred_batch_size": 4, "timeout": -5}, "timeout must be milliseconds of 0 or more, not -5"),
+            ({"preferred_batch_size": 4, "timeout": 0.5}, "timeout is in milliseconds: .*; 500 is half a second"),
         ],
     )
     def test_what_dynamic_batching_cannot_say(self, options: dict[str, Any], words: str) -> None:
@@ -121,13 +129,13 @@ class TestFlows:
         assert (found["/size"], found["/jina"], found["/above"]) == (Batching(2), Batching(4), Batching(10))
 
     def test_yaml_keeps_it(self, tmp_path: Path) -> None:
-        said = {"/a": {"preferred_batch_size": 32, "timeout": 100}, "/b": {"preferred_batch_size": 4, "timeout": 0.5}}
+        said = {"/a": {"preferred_batch_size": 32, "timeout": 100}, "/b": {"preferred_batch_size": 4, "timeout": 2.5}}
         more = {"/c": {"preferred_batch_size": 2}}
         flow = Flow().add(name="a", uses_dynamic_batching={**said, **more})
         flow.save_config(tmp_path / "flow.yaml")
         assert "preferred_batch_size: 32\n      timeout: 100\n" in (tmp_path / "flow.yaml").read_text()
         (spec,) = Flow.load_config(tmp_path / "flow.yaml")._topology.specs
-        assert spec.uses_dynamic_batching == {"/a": Batching(32, 0.1), "/b": Batching(4, 0.0005), "/c": Batching(2)}
+        assert spec.uses_dynamic_batching == {"/a": Batching(32, 0.1), "/b": Batching(4, 0.0025), "/c": Batching(2)}
 
     @pytest.mark.parametrize(
         ("value", "words"),

@@ -90,11 +90,11 @@ class Batches(Executor):
         if "endless" in docs.texts:
             time.sleep(1000)
 
-    @requests(on="/patient", batch_size=2, batch_timeout=1000)
+    @requests(on="/patient", batch_size=2, batch_timeout=1_000_000)
     def patient(self, docs: DocumentArray, **kwargs: Any) -> None:
         self.told(docs)
 
-    @requests(on="/hesitant", batch_size=2, batch_timeout=0.01)
+    @requests(on="/hesitant", batch_size=2, batch_timeout=10)
     def hesitant(self, docs: DocumentArray, **kwargs: Any) -> None:
         self.told(docs)
 
@@ -209,7 +209,7 @@ class TestSharing:
                 return {"text": docs[0].text}
 
         class After(Executor):
-            @requests(batch_size=4, batch_timeout=1000)
+            @requests(batch_size=4, batch_timeout=1_000_000)
             def tell(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
                 return {"together": len(docs), "saw": sorted(parameters)}
 
@@ -222,7 +222,7 @@ class TestSharing:
 
     def test_a_join_is_batched_after_it_was_reduced(self) -> None:
         class Count(Executor):
-            @requests(batch_size=4, batch_timeout=1000)
+            @requests(batch_size=4, batch_timeout=1_000_000)
             def count(self, docs: DocumentArray, **kwargs: Any) -> None:
                 for doc in docs:
                     doc.tags["together"] = len(docs)
@@ -346,14 +346,14 @@ class TestSaying:
         said = {"/in_place": {"preferred_batch_size": 2, "timeout": 1_000_000}, "/new": {"preferred_batch_size": 1}}
         with make(folder, uses_dynamic_batching=said) as flow:
             assert Client(port=flow.port).info()["executors"]["batches"]["batching"] == {
-                "/in_place": [2, 1000.0],
+                "/in_place": [2, 1_000_000.0],
                 "/async": [8, 0.0],
                 "/dict": [8, 0.0],
                 "/set": [8, 0.0],
                 "/fewer": [8, 0.0],
                 "/bad": [8, 0.0],
-                "/patient": [2, 1000.0],
-                "/hesitant": [2, 0.01],
+                "/patient": [2, 1_000_000.0],
+                "/hesitant": [2, 10.0],
             }
             found = flow.post("/in_place", some("a", "b", "c", "d"), request_size=1)
             assert [doc.tags["together"] for doc in found] == [2] * 4

@@ -84,6 +84,13 @@ def test_a_timeout_is_a_number_of_ms(ask: Ask, timeout: Any) -> None:
         ask("127.0.0.1", 5555, timeout=timeout)
 
 
+def test_a_timeout_in_seconds_is_refused_with_the_unit(ask: Ask) -> None:
+    with pytest.raises(
+        errors.BadRequest, match=r"timeout is in milliseconds: 0\.5 is less than one; 500 is half a second"
+    ):
+        ask("127.0.0.1", 5555, timeout=0.5)
+
+
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_an_address_must_name_a_port(kind: Any) -> None:
     with pytest.raises(errors.BadRequest, match="needs the port of a Flow"):

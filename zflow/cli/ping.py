@@ -10,6 +10,7 @@ from typing import Any
 
 from zflow.cli.command import Command, counted
 from zflow.clients.client import Client
+from zflow.clients.inputs import seconds
 from zflow.errors import BadRequest, ZflowError
 from zflow.network import address
 
@@ -17,7 +18,7 @@ from zflow.network import address
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="HOST:PORT", help="where it listens; a port alone is one of 127.0.0.1")
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="SECONDS", help="how long its answer may take (default: 5)"
+        "--timeout", type=float, default=5000, metavar="MS", help="ms that its answer may take (default: 5000)"
     )
     parser.add_argument("--count", type=int, default=5, help="round trips to measure (default: 5)")
     parser.add_argument("--curve", metavar="DIR", help="the key folder that lets a client in")
@@ -25,8 +26,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    if not 0 < given.timeout < float("inf"):
-        parser.error(f"--timeout must be a number of seconds above 0, not {given.timeout}")
+    try:
+        seconds(given.timeout)
+    except BadRequest as error:
+        parser.error(f"--{error.message}")
     if given.count < 1:
         parser.error(f"--count must be 1 or more, not {given.count}")
     try:
@@ -35,7 +38,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         parser.error(error.message)
     try:
         with Client(host, port, curve=given.curve) as client:
-            client.info(1000 * given.timeout)  # connects, which is no round trip
+            client.info(given.timeout)  # connects, which is no round trip
             trips = [_round_trip(client, given.timeout) for _ in range(given.count)]
     except ZflowError as error:
         if not given.quiet:
@@ -48,7 +51,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 def _round_trip(client: Client, timeout: float) -> tuple[float, dict[str, Any]]:
     begun = time.perf_counter()
-    info = client.info(1000 * timeout)
+    info = client.info(timeout)
     return time.perf_counter() - begun, info
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from zflow import errors
 from zflow.devices.protocol import messages
 from zflow.documents.document import Document, DocumentArray
-from zflow.suggest import listed, short
+from zflow.suggest import listed, seconds_meant, short
 
 PREFETCH = 128  # requests of one post in flight
 REQUEST_SIZE = 100  # Documents in one request
@@ -107,4 +107,6 @@ def seconds(timeout: float) -> float:
     """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
         raise errors.BadRequest(f"timeout must be a number of ms above 0, not {timeout!r}")
+    if timeout < 1:
+        raise errors.BadRequest(f"timeout is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)}")
     return timeout / 1000

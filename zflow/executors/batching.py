@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError
-from zflow.suggest import did_you_mean, listed, short
+from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +40,7 @@ class Batching(NamedTuple):
 def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callable[[F], F]:
     """Let a method get the Documents of several requests in one call; stands beside `@requests`.
 
-    The same as `@requests(batch_size=..., batch_timeout=...)`, with the names and units that Jina has for it.
+    The same as `@requests(batch_size=..., batch_timeout=...)`, with the names that Jina has for it.
 
     Args:
         preferred_batch_size: how many Documents a call gets at most; a single request with more is never cut. 1 for
@@ -51,7 +51,7 @@ def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callab
     Raises:
         InvalidExecutor: a value cannot be, or the method says it twice.
     """
-    said = _checked(preferred_batch_size, timeout, _KEYS, 1000, "@dynamic_batching", InvalidExecutor)
+    said = _checked(preferred_batch_size, timeout, _KEYS, "@dynamic_batching", InvalidExecutor)
     return lambda function: mark(function, said)
 
 
@@ -68,7 +68,7 @@ def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
         if batch_timeout:
             raise InvalidExecutor("batch_timeout says how long a batch may take to fill: add batch_size= (@requests)")
         return None
-    return _checked(batch_size, batch_timeout, ("batch_size", "batch_timeout"), 1, "@requests", InvalidExecutor)
+    return _checked(batch_size, batch_timeout, ("batch_size", "batch_timeout"), "@requests", InvalidExecutor)
 
 
 def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> dict[str, Batching]:
@@ -94,7 +94,7 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
                 hint = did_you_mean(name, _KEYS) or f"; known are {listed(_KEYS)}"
                 raise error(f"{label} has an unknown key {short(name)}{hint} ({owner})")
         names = (f"{label}['preferred_batch_size']", f"{label}['timeout']")
-        checked[endpoint] = _checked(said["preferred_batch_size"], said.get("timeout", 0), names, 1000, owner, error)
+        checked[endpoint] = _checked(said["preferred_batch_size"], said.get("timeout", 0), names, owner, error)
     return checked
 
 
@@ -123,16 +123,15 @@ def check_fits(
             )
 
 
-def _checked(
-    size: Any, timeout: Any, names: Sequence[str], units: int, owner: str, error: type[ZflowError]
-) -> Batching:
-    """Check both values; `units` of the timeout are a second."""
+def _checked(size: Any, timeout: Any, names: Sequence[str], owner: str, error: type[ZflowError]) -> Batching:
+    """Check both values; the timeout is in ms."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise error(f"{names[0]} must be a whole number of 1 or more, not {short(size)} ({owner})")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
-        unit = "milliseconds" if units == 1000 else "seconds"
-        raise error(f"{names[1]} must be {unit} of 0 or more, not {short(timeout)} ({owner})")
-    return Batching(size, timeout / units)
+        raise error(f"{names[1]} must be milliseconds of 0 or more, not {short(timeout)} ({owner})")
+    if 0 < timeout < 1:
+        raise error(f"{names[1]} is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)} ({owner})")
+    return Batching(size, timeout / 1000)
 
 
 def mark(function: F, said: Batching) -> F:

@@ -30,7 +30,7 @@ def requests(func: F, /) -> F: ...
 
 @overload
 def requests(
-    *, on: str | Iterable[str] | None = None, batch_size: int | None = None, batch_timeout: float = 0.0
+    *, on: str | Iterable[str] | None = None, batch_size: int | None = None, batch_timeout: float = 0
 ) -> Callable[[F], F]: ...
 
 
@@ -40,7 +40,7 @@ def requests(
     *,
     on: str | Iterable[str] | None = None,
     batch_size: int | None = None,
-    batch_timeout: float = 0.0,
+    batch_timeout: float = 0,
 ) -> Any:
     """Bind a method of an Executor, sync or `async def`, to endpoints. The method stays an ordinary one.
 
@@ -49,8 +49,8 @@ def requests(
             to when it is left out.
         batch_size: how many Documents the method gets at most in one call, if those of several requests wait for it; a
             single request with more is never cut. One request at a time when it is left out.
-        batch_timeout: seconds that a request may wait for others while a replica is idle and they are too few for a
-            full batch.
+        batch_timeout: ms that a request may wait for others while a replica is idle and they are too few for a full
+            batch.
 
     Raises:
         InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function, or a batch cannot be
