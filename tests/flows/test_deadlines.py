@@ -36,6 +36,11 @@ def gate(folder: Path, **options: Any) -> Flow:
     return flow
 
 
+def rounded(seconds: float) -> float:
+    """The most that a message may say for so many seconds: it gives three digits."""
+    return seconds * 1.005 + 0.001
+
+
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Flow]:
     with gate(tmp_path) as running:
@@ -73,7 +78,7 @@ def test_a_request_that_runs_too_long_fails_with_where_it_was_and_for_how_long(
         r"not answered within timeout=300 ms; it was running in gate/rep-0 for ([\d.]+) s", str(caught.value)
     )
     assert found, caught.value
-    assert 0 < float(found[1]) < time.monotonic() - begin + 0.005
+    assert 0 < float(found[1]) < rounded(time.monotonic() - begin)
     begun(tmp_path, "held")
     assert in_progress(gated) == 0
     let_go(tmp_path, "held")
@@ -93,7 +98,7 @@ def test_a_request_that_waits_too_long_fails_with_where_it_was_and_is_never_begu
         r"not answered within timeout=300 ms; it was queued for Executor 'gate' for ([\d.]+) s", str(caught.value)
     )
     assert found, caught.value
-    assert 0.3 <= float(found[1]) < time.monotonic() - begin + 0.005, "it was nowhere else"
+    assert 0.3 <= float(found[1]) < rounded(time.monotonic() - begin), "it was nowhere else"
     assert in_progress(gated) == 1
     let_go(tmp_path, "held", "late")
     assert held.result(PATIENCE).texts == ["held"]
@@ -164,7 +169,7 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
             post("/hold", Document(), {"until": str(until)}, timeout=300)
         found = re.search(r"timeout=300 ms; it was running in e/shard-0/rep-0 for ([\d.]+) s$", str(caught.value))
         assert found, caught.value
-        assert float(found[1]) < time.monotonic() - begin + 0.005
+        assert float(found[1]) < rounded(time.monotonic() - begin)
         assert Path(f"{until}.begun").exists()
         # Shard 0 is still busy; so many that no more may be sent ahead.
         waiting = [in_background(post, "/hold", Document(), {"until": str(until)}, timeout=300) for _ in range(3)]
@@ -177,7 +182,7 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
             message,
         )
         assert found, message
-        assert float(found[1]) < time.monotonic() - begin + 0.005, message
+        assert float(found[1]) < rounded(time.monotonic() - begin), message
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -252,7 +252,7 @@ def test_whatever_is_seen_size_and_speed_are_limited(least, more, wait, idle, se
     scaler = Autoscaler(limits)
     now, replicas = 0.0, limits.min
     coming, held = replicas, 0
-    grown = -math.inf  # when more were asked for, or came
+    asked = grown = -math.inf  # when more were asked for; when they were, or came
     for passed, queued, busy, work, takes, succeeds in seen:
         now += passed
         if coming != replicas and held == 0:
@@ -267,8 +267,8 @@ def test_whatever_is_seen_size_and_speed_are_limited(least, more, wait, idle, se
         elif wanted > replicas:
             assert queued
             assert wanted <= 2 * replicas
-            assert now - grown >= STEP or succeeds
-            coming, held, grown = wanted, takes, now
+            assert now >= asked + STEP
+            coming, held, asked, grown = wanted, takes, now, now
         elif wanted < replicas:
             assert not queued
             assert wanted >= math.ceil(replicas / 2)

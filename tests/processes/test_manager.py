@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -342,9 +341,7 @@ def test_close_ends_within_its_grace(tmp_path: Path, where: str) -> None:
     parameters = {"begun": str(tmp_path / "begun")}
     stuck = in_background(flow.post, "/", None, parameters, target_executor="stuck")
     wait_for((tmp_path / "begun").exists)
-    begin = time.monotonic()
-    flow.close()
-    assert time.monotonic() - begin < 5, "the grace of 0.4 s, and some for a busy machine"
+    in_background(flow.close).result(PATIENCE)  # what is stuck would be so for an hour
     assert (tmp_path / f"{gate}.closed").exists(), "others could close"
     if where == "work":
         assert isinstance(stuck.exception(PATIENCE), errors.FlowNotRunning)
