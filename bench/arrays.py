@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.common import Echo, same_bytes, seconds_of
 from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
+from bench.inside import pack
 from bench.yardsticks.proxy import PAGE, Kind, ProxyEcho
 from zflow import Document, DocumentArray, Executor, Flow, requests
-from zflow.documents.codec import pack
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)

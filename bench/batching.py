@@ -23,10 +23,8 @@ from typing import Any
 
 from bench.common import percentile
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
+from bench.inside import Balancer, BatchKey, Replica, SendBatch, Task
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, requests
-from zflow.devices.balancing.actions import SendBatch
-from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import BatchKey, Replica, Task
 
 SIZE = 32  # Documents in a batch
 CALL, EACH = 0.010, 0.001  # seconds

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.inside import messages, pack
 from zflow import Document, DocumentArray, Executor, requests
-from zflow.devices.protocol import messages
-from zflow.documents.codec import pack
 
 TEXT = "the quick brown fox jumps over the lazy dog"
 

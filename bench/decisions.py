@@ -10,12 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from bench.harness.result import Cell, Ratio, Result, Table
-from zflow.devices.balancing.actions import Send
-from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import Replica, Task
-from zflow.devices.routing.fanout import Publish
-from zflow.devices.routing.pool import Limits, Pool
-from zflow.devices.routing.walk import Node, Walk
+from bench.inside import Balancer, Limits, Node, Pool, Publish, Replica, Send, Task, Walk
 
 SHARDS = (2, 8, 64)
 LONG = 0.05  # seconds of work that replicas say they did: so long that nothing is parked

@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.common import TEXT, Echo, same_bytes, seconds_of
 from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
+from bench.inside import pack, unpack
 from bench.yardsticks.proxy import ProxyEcho
 from zflow import Document, DocumentArray, Flow
-from zflow.documents.codec import pack, unpack
 
 COUNTS = (1, 10, 100, 1_000, 10_000)
 FLOATS = 512

@@ -26,12 +26,9 @@ from typing import Any
 from bench.common import percentile, same_bytes, small_documents
 from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
+from bench.inside import Broker, Front, messages, pack
 from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
-from zflow.devices.broker.broker import Broker
-from zflow.devices.broker.front import Front
-from zflow.devices.protocol import messages
-from zflow.documents.codec import pack
 
 WARM_UP = 20  # requests
 

@@ -1,157 +1,15 @@
 """Import rules: what may import what. Lazy imports and those for type checkers count like all others.
 
-The rules are those of `docs/architecture.md`, "Import rules".
+The rules stand in `structure.py`, and in words in `docs/architecture.md`.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Iterator, Mapping
+import re
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
-
-GROUND = {"errors", "suggest"}
-DEVICES = {f"devices.{name}" for name in ("balancing", "broker", "local", "protocol", "routing", "sockets")}
-FACE = {"flow", "serve", "remote"}
-BELOW = {
-    *("clients", "documents", "executors", "network", "processes", "replicas", "system", "topology"),
-    *("yamlsource", "version"),
-    *DEVICES,
-}
-
-#: By package, what it may import besides itself and `GROUND`.
-MAY: Mapping[str, set[str]] = {
-    "errors": set(),
-    "suggest": set(),
-    "version": set(),
-    "yamlsource": set(),
-    "system": set(),
-    "network": set(),
-    "documents": set(),
-    "executors": {"yamlsource"},
-    "topology": {"executors", "network", "system", "yamlsource"},
-    "clients": {"documents", "network", "devices.protocol", "devices.sockets", "devices.local"},
-    "replicas": {"executors", "documents", "system", "topology", *DEVICES} - {"devices.broker"},
-    "processes": {"replicas", "topology", "executors", "network", "system", *DEVICES},
-    "flow": BELOW,
-    "serve": BELOW | {"flow"},
-    "remote": BELOW,
-    "__init__": BELOW | FACE,
-    "cli": BELOW | FACE,
-    "__main__": {"cli"},
-    "devices.protocol": set(),
-    "devices.balancing": set(),
-    "devices.routing": {"devices.balancing", "devices.protocol"},
-    "devices.local": {"devices.protocol"},
-    "devices.sockets": {"devices.protocol"},
-    "devices.broker": DEVICES,
-    "devices": set(),
-}
-
-#: Packages of the data plane import nothing of zflow but the data plane; these know no sockets and no clock either.
-PURE = {"devices.protocol", "devices.balancing", "devices.routing"}
-NOT_PURE = {"zmq", "time", "datetime", "socket", "select", "selectors", "asyncio", "threading"}
-
-#: What a package may import for type checkers only.
-FOR_TYPES_ONLY = {("replicas", "topology")}
-
-
-def modules(root: Path) -> dict[str, Path]:
-    """The modules of zflow by name, as in `'zflow.devices.protocol.messages'`; a package by its own name."""
-    found = {}
-    for top, prefix in ((root / "zflow", "zflow"), (root / "devices", "zflow.devices")):
-        for path in sorted(top.rglob("*.py")):
-            parts = path.relative_to(top).with_suffix("").parts
-            if top.name == "zflow" and parts[0] == "devices":
-                continue  # the link: read where it leads
-            name = ".".join((prefix, *parts))
-            found[name.removesuffix(".__init__")] = path
-    return found
-
-
-def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """Yield each module that a module imports, anywhere in it, and whether that is for type checkers only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for branch in node.body
-        for inner in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node in for_types
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            origin = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{origin}.{alias.name}"
-                yield (inner if inner in known else origin), node in for_types
-
-
-def package_of(module: str) -> str:
-    """The package by which the rules go: `'documents'`, `'devices.protocol'`, or a module of the root: `'flow'`."""
-    parts = module.split(".")[1:]
-    if not parts:
-        return "__init__"
-    return ".".join(parts[:2]) if parts[0] == "devices" else parts[0]
-
-
-def violations(root: Path) -> list[str]:
-    """What is against the rules, one line each."""
-    known = modules(root)
-    wrong = []
-    for name, path in known.items():
-        package = package_of(name)
-        is_face = path.name == "__init__.py" and package not in ("__init__", "cli")
-        for imported, for_types in imports(name, path, known):
-            if package in PURE and imported.partition(".")[0] in NOT_PURE:
-                wrong.append(f"{name} imports {imported}: {package} is pure, without sockets and without a clock")
-            if imported.partition(".")[0] != "zflow":
-                continue
-            target = package_of(imported)
-            if is_face:
-                wrong.append(f"{name} imports {imported}: a folder's face imports nothing")
-            elif target != package and target not in MAY[package] | (set() if "devices" in package else GROUND):
-                wrong.append(f"{name} imports {imported}: {package} may not import {target}")
-            elif (package, target) in FOR_TYPES_ONLY and not for_types:
-                wrong.append(f"{name} imports {imported}: {package} may import {target} for types only")
-    return wrong
-
-
-def circles(root: Path) -> list[list[str]]:
-    """The groups of modules each of which imports all others of its group, by whatever detour (Tarjan 1972)."""
-    known = modules(root)
-    graph = {name: {to for to, _ in imports(name, path, known) if to in known} for name, path in known.items()}
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
-
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for to in sorted(graph[name]):
-            if to not in index:
-                visit(to)
-                low[name] = min(low[name], low[to])
-            elif to in stack:
-                low[name] = min(low[name], index[to])
-        if low[name] == index[name]:
-            group = stack[stack.index(name) :]
-            del stack[stack.index(name) :]
-            if len(group) > 1 or name in graph[name]:
-                found.append(sorted(group))
-
-    for name in graph:
-        if name not in index:
-            visit(name)
-    return found
+from structure import MAY, ROOT, circles, modules, package_of, violations
 
 
 def test_each_package_imports_only_what_it_may() -> None:
@@ -164,6 +22,23 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_there_is_a_rule_for_every_package() -> None:
     assert {package_of(name) for name in modules(ROOT)} == set(MAY)
+
+
+PUBLIC = {"zflow", "zflow.errors"}
+
+
+def imported_by(source: str) -> set[str]:
+    """The modules of zflow that Python code imports by name."""
+    return set(re.findall(r"^\s*(?:from|import) (zflow(?:\.\w+)*)", source, re.MULTILINE))
+
+
+@pytest.mark.parametrize("folder", ["examples", "docs", "bench"])
+def test_what_users_read_imports_what_is_public(folder: str) -> None:
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")]
+    files = [path for path in files if path != ROOT / "bench" / "inside.py" and ".peers" not in path.parts]
+    inner = {str(path): imported_by(path.read_text(encoding="utf-8")) - PUBLIC for path in files}
+    assert {path: names for path, names in inner.items() if names} == {}
+    assert imported_by("from zflow.flow import Flow\n    import zflow.errors\n") == {"zflow.flow", "zflow.errors"}
 
 
 @pytest.fixture

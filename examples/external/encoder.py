@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from zflow import DocumentArray, Executor, requests
-from zflow.network.address import parse
 
 
 class Encoder(Executor):
@@ -29,5 +28,5 @@ class Encoder(Executor):
 
 
 if __name__ == "__main__":
-    host, port = parse(sys.argv[1])
-    Encoder.serve(host=host, port=port)
+    host, _, port = sys.argv[1].rpartition(":")
+    Encoder.serve(host=host, port=int(port))

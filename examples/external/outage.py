@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zflow import Client, Document, DocumentArray, Flow
-from zflow.network.address import parse
 
 NEAR, FAR = "localhost:12345", "127.0.0.1:12346"
 PATIENCE = 60.0  # seconds until it gives up on something that has to happen
@@ -44,7 +43,8 @@ class Server:
         self._process.wait()
         with contextlib.suppress(OSError):
             while True:
-                socket.create_connection(parse(self._address), timeout=1).close()
+                host, _, port = self._address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=1).close()
                 time.sleep(0.01)
 
     def stop(self) -> None:
