@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIME_LIMIT = 90.0  # seconds that one block may run
 GONE_WITHIN = 3.0  # seconds that what a block started may outlive it
 MARK = "ZFLOW_PAGES_RUN"  # environment variable by which a block's processes are known
-LANGUAGES = {"python", "yaml", "bash", "console", "text"}
+LANGUAGES = {"python", "yaml", "bash", "console", "text", "mermaid"}
 DIRECTIVES = {"continues", "output", "file", "serves", "ci", "not run"}
 # What a copy of the tree has no use for; the copy is where commands run.
 IGNORED = shutil.ignore_patterns(
@@ -98,7 +98,7 @@ def _parse(page: Path) -> Iterator[Block]:
 
 def runnable(block: Block) -> bool:
     """Whether the block is run at all: it is code, and no comment says otherwise."""
-    if "not run" in block.directives or "ci" in block.directives or block.language == "text":
+    if "not run" in block.directives or "ci" in block.directives or block.language in ("text", "mermaid"):
         return False
     return block.language != "yaml" or block.code.lstrip().startswith("jtype: Flow")
 
