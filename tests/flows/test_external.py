@@ -14,10 +14,22 @@ from typing import Any
 
 import pytest
 from cable import Cable
-from helpers import Append, Script, Upper, free_port, in_background, pid_of, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Append,
+    Gate,
+    Script,
+    begun,
+    free_port,
+    in_background,
+    let_go,
+    pid_of,
+    texts,
+    wait_for,
+)
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
-from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, InvalidConfig, InvalidFlow, StartupFailed
+from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, InvalidConfig, StartupFailed
 
 
 class Slow(Executor):
@@ -119,38 +131,6 @@ def test_requests_are_spread_over_both_and_none_is_lost_when_one_is_killed_and_i
         wait_for(lambda: "back" in by(flow.post("/", texts(20), request_size=1)), what="it serves again")
 
 
-def test_no_reduce_with_several_predecessors_is_a_value_error() -> None:
-    flow = Flow().add(name="a").add(name="b", needs="gateway")
-    with pytest.raises(ValueError, match="no_reduce=True is not for an external Executor with several predecessors"):
-        flow.add(needs=["a", "b"], external=True, host="localhost:12345", no_reduce=True)
-    flow.add(needs="a", external=True, host="localhost:12345", no_reduce=True)
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"host": ["a", "b"], "port": [1, 2, 3]}, "2 hosts and 3 ports"),
-        ({"host": ["a:1", "b:2"], "port": [1, 3]}, "'b:2' names a port, and port=3 another one"),
-        ({"host": ["a:1", "a:1"]}, "'a:1' is there more than once"),
-        ({"host": "a"}, "names no port"),
-        ({"host": "a:70000"}, "from 1 to 65535, not '70000'"),
-        ({"host": "http://a:7"}, "only tcp:// is spoken"),
-        ({"host": 7}, "host must be an address"),
-        ({"host": []}, "host must be an address"),
-        ({"port": "x"}, "from 1 to 65535, not 'x'"),
-        ({"port": True}, "not True"),
-        ({}, "external=True needs to know where"),
-        ({"host": "a:1", "replicas": 2}, "replicas is the business of the Flow where"),
-        ({"host": "a:1", "uses": Upper}, "uses is the business of the Flow where"),
-        ({"external": False, "host": "a:1"}, "host says where an external Executor runs: add external=True"),
-    ],
-)
-def test_what_cannot_be_is_said_at_once(said: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidFlow, match=message) as refused:
-        Flow().add(**{"name": "far", "external": True, **said})
-    assert "executor 'far'" in str(refused.value)
-
-
 def test_a_wrong_address_in_yaml_gets_its_line() -> None:
     with pytest.raises(InvalidConfig, match=r"YAML text:4: executors\[0\]: .*names no port"):
         Flow.load_config("jtype: Flow\nexecutors:\n- external: true\n  host: elsewhere")
@@ -221,16 +201,21 @@ def test_what_shards_far_away_failed_is_told() -> None:
         assert (note["shards"], note["succeeded"], list(note["failed"])) == (2, 1, [1])
 
 
-def test_a_far_side_with_four_replicas_gets_four_at_a_time() -> None:
-    with served("a", 100, replicas=4) as far, Flow().add(name="far", external=True, port=far.port) as flow:
-        assert Client(port=flow.port).info()["executors"]["far"]["slots"] == 4
-        most = 0
-        posted = in_background(flow.post, "/", texts(24), request_size=1)
-        client = Client(port=far.port)
-        while not posted.done():
-            most = max(most, client.info()["requests"])
-        posted.result()
-        assert most == 4
+def test_a_far_side_with_four_replicas_gets_four_at_a_time(tmp_path: Path) -> None:
+    with (
+        Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=4) as far,
+        Flow().add(name="far", external=True, port=far.port) as flow,
+        Client(port=flow.port) as near,
+        Client(port=far.port) as beyond,
+    ):
+        assert near.info()["executors"]["far"]["slots"] == 4
+        names = [str(number) for number in range(24)]
+        posted = in_background(flow.post, "/hold", texts(24), request_size=1)
+        begun(tmp_path, *names[:4])
+        wait_for(lambda: near.info()["executors"]["far"]["queued"] == 20, what="the others wait here")
+        assert beyond.info()["requests"] == 4
+        let_go(tmp_path, *names)
+        assert posted.result(PATIENCE).texts == names
 
 
 def test_the_quicker_address_gets_more() -> None:
