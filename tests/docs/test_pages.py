@@ -32,10 +32,21 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         assert block.directives.get("not run", "x"), f"{block}: 'not run' has to give a reason"
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as hosts of Markdown make them."""
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{page.name}: the link to {target} leads nowhere"
+    for target, anchor in re.findall(
+        r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")
+    ):
+        to = page.parent / target if target else page
+        assert to.exists(), f"{page.name}: the link to {target} leads nowhere"
+        assert not anchor or anchor in anchors(to), f"{page.name}: {target} has no heading #{anchor}"
 
 
 def written(folder: Path, text: str) -> list[Block]:
