@@ -1,12 +1,9 @@
 """What `uses` may be, and what a wrong one says."""
 
-import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
-from helpers import ROOT
 
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executors.executor import BaseExecutor, Executor, requests
@@ -68,50 +65,6 @@ def test_classes_and_names_of_classes():
     assert load("Local").cls is Local
 
 
-def test_files_are_loaded_once_however_they_are_spelled(folder, monkeypatch):
-    cls = load("executor.py:FromFile", folder=str(folder)).cls
-    assert cls.__name__ == "FromFile"
-    assert cls().foo(docs=None) == 42
-    assert load(f"{folder}/./executor.py").cls is cls
-    assert load(folder / "executor.py").cls is cls
-    monkeypatch.chdir(folder)
-    assert load("executor.py").cls is cls
-    assert load("FromFile", py_modules=["executor.py"]).cls is cls
-
-
-def test_a_file_that_is_imported_already_is_not_run_again(folder, monkeypatch):
-    write(folder / "once_only.py", "from zflow.executors.executor import Executor\nclass Once(Executor): ...")
-    monkeypatch.syspath_prepend(folder)
-    import once_only
-
-    assert load("once_only.py:Once", folder=str(folder)).cls is once_only.Once
-
-
-def test_the_running_script_is_not_run_again(tmp_path):
-    script = write(
-        tmp_path / "script.py",
-        """
-        print("running")
-        from zflow.executors.executor import Executor
-        from zflow.uses import load
-
-        class Mine(Executor): ...
-
-        assert load(__file__ + ":Mine").cls is Mine
-        assert load("Mine").cls is Mine
-        """,
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "running\n"
-
-
-def test_modules_are_looked_for_beside_the_folder_too(folder):
-    write(folder / "zflow_test_module.py", "from zflow.executors.executor import Executor\nclass Inner(Executor): ...")
-    assert load("zflow_test_module:Inner", folder=str(folder)).cls.__name__ == "Inner"
-    assert load("zflow:BaseExecutor").cls is BaseExecutor
-
-
 def test_a_dict_describes_an_executor_and_arguments_go_over_it():
     loaded = load(
         {"jtype": "Known", "with": {"size": 2, "a": 1}, "metas": {"name": "x"}, "requests": {"/x": "foo"}},
@@ -165,14 +118,6 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
         ("zflow:BaseExecuter", "uses='zflow:BaseExecuter': zflow has no 'BaseExecuter'; "
          "did you mean 'BaseExecutor'?"),
         ("zflow:requests", "uses='zflow:requests' is <function requests"),
-        ({"jtype": "Known", "wiht": {}}, "uses: unknown key 'wiht'; did you mean 'with'?"),
-        ({"with": {}}, "uses: jtype must name the Executor class, not None"),
-        ({"jtype": "Known", "with": [1]}, "uses: with must map names to values, not [1]"),
-        ({"jtype": "Known", "py_modules": 5}, "py_modules must be a list of .py files or module names, not 5"),
-        ("jtype: Known\nwihth: 1", "YAML text:2: unknown key 'wihth'; did you mean 'with'?"),
-        ("jtype: Known\nwith: [", "YAML text:2: not YAML: "),
-        ("!Known\nwith: {}", "YAML text:1: the tag !Known means nothing here; write jtype: Known"),
-        ("- Known\n- x", "YAML text:1: an Executor is described by a mapping with jtype, not ['Known', 'x']"),
     ],
 )  # fmt: skip
 def test_what_is_no_executor_is_named(uses, message):
@@ -242,27 +187,6 @@ def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
         load("two.py", folder=str(tmp_path))
     with pytest.raises(InvalidExecutor, match=r"two.py has no 'Secnd'; did you mean 'Second'\?"):
         load("two.py:Secnd", folder=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        (
-            "import no_such_package",
-            "importing 'broken.py' failed: ModuleNotFoundError: No module named 'no_such_package'",
-        ),
-        ("def (", "importing 'broken.py' failed: SyntaxError"),
-        ("raise SystemExit(3)", "importing 'broken.py' failed: SystemExit: 3"),
-    ],
-)
-def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path, code, message):
-    path = write(tmp_path / "broken.py", code)
-    with pytest.raises(InvalidExecutor) as caught:
-        load("broken.py", folder=str(tmp_path), owner="executor 'x'")
-    assert str(caught.value).startswith(message)
-    assert caught.value.__cause__ is not None
-    write(path, "from zflow.executors.executor import Executor\nclass Mended(Executor): ...")
-    assert load("broken.py", folder=str(tmp_path)).cls.__name__ == "Mended"
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,9 @@ from zflow.devices.balancing.replica import Replica
 from zflow.devices.routing.pool import NO_GROUP, Load, Pool
 from zflow.devices.routing.pool import Limits as PoolLimits
 from zflow.devices.routing.walk import Node, Walk
-from zflow.errors import ChangeRefused, InvalidConfig, InvalidFlow
+from zflow.errors import ChangeRefused, InvalidFlow
 from zflow.processes.autoscaler import AGAIN, GAP, STEP, Autoscaler
 from zflow.topology.scaling import ReplicaRange
-from zflow.topology.topology import Topology
 
 DATA = TESTS / "data"
 LIMITS = ReplicaRange(min=1, max=16)
@@ -333,78 +332,6 @@ def test_what_replicas_on_other_machines_do_is_not_left_to_do():
     assert pool.load(0.0).busy == 1
     pool.leave("far", 0.0)
     assert pool.load(0.0) == Load(1, 1, 0)
-
-
-# -- what users say ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("said", "limits"),
-    [
-        ({"min": 1, "max": 8}, ReplicaRange(1, 8)),
-        ({"max": 3}, ReplicaRange(1, 3)),
-        ({"min": 2, "max": 2, "wait": 100, "idle": 1}, ReplicaRange(2, 2, 100, 1)),
-    ],
-)
-def test_a_dict_says_from_where_to_where(said, limits):
-    spec = Topology().add({}, replicas=said)
-    assert (spec.replicas, spec.autoscale) == (limits.min, limits)
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"min": 0, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not 0"),
-        ({"min": 1, "max": 8.0}, "replicas['max'] must be a whole number of 1 or more, not 8.0"),
-        ({"min": True, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not True"),
-        ({"min": 1, "max": "8"}, "replicas['max'] must be a whole number of 1 or more, not '8' (a text: leave the q"),
-        ({"min": 1, "max": None}, "replicas['max'] must be a whole number of 1 or more, not None"),
-        ({"min": 1, "max": 8, "wait": 0.5}, "replicas['wait'] must be a whole number of 1 or more, not 0.5"),
-        ({"min": 1, "max": 8, "idle": -1}, "replicas['idle'] must be a whole number of 1 or more, not -1"),
-        ({"min": 3, "max": 2}, "replicas['max'] must be 3 or more, as 'min' is, not 2"),
-        ({"min": 1}, "replicas must say how many there may be, as in {'min': 1, 'max': 8}, not {'min': 1}"),
-        ({}, "replicas must say how many there may be"),
-        ({"min": 1, "maxx": 8}, "replicas has an unknown key 'maxx'; did you mean 'max'?"),
-        ({"from": 1, "to": 8}, "replicas has an unknown key 'from'; known are 'min', 'max', 'wait', 'idle'"),
-        ({1: 8}, "replicas has an unknown key 1; known are"),
-        ([1, 8], "replicas must be a whole number of 1 or more, not [1, 8]"),
-    ],
-)
-def test_a_wrong_range_is_named_with_the_way_out(said, message):
-    with pytest.raises(InvalidFlow) as caught:
-        Flow().add(name="encoder", replicas=said)
-    assert str(caught.value).startswith(message)
-    assert str(caught.value).endswith("(executor 'encoder')")
-
-
-def test_a_range_may_be_a_default_of_the_flow_and_be_overridden():
-    flow = Flow(replicas={"min": 2, "max": 4}).add().add(replicas=3).add(replicas={"min": 1, "max": 9})
-    assert [(spec.replicas, spec.autoscale) for spec in flow.executors] == [
-        (2, ReplicaRange(2, 4)),
-        (3, None),
-        (1, ReplicaRange(1, 9)),
-    ]
-
-
-def test_yaml_holds_a_range_and_gives_it_back(tmp_path):
-    path = tmp_path / "flow.yaml"
-    text = "jtype: Flow\nexecutors:\n- name: encoder\n  replicas: {min: 1, max: 8}\n- replicas: {max: 3, idle: 5000}\n"
-    path.write_text(text)
-    flow = Flow.load_config(path)
-    assert [spec.autoscale for spec in flow.executors] == [ReplicaRange(1, 8), ReplicaRange(1, 3, idle=5000)]
-    flow.save_config(tmp_path / "copy.yaml")
-    assert Flow.load_config(tmp_path / "copy.yaml").executors == flow.executors
-    shared = Flow(replicas={"min": 1, "max": 4}).add().add(replicas=1)
-    shared.save_config(tmp_path / "shared.yaml")
-    assert [spec.autoscale for spec in Flow.load_config(tmp_path / "shared.yaml").executors] == [
-        ReplicaRange(1, 4),
-        None,
-    ]
-
-
-def test_yaml_with_a_wrong_range_is_an_error_with_its_line():
-    with pytest.raises(InvalidConfig, match=r"YAML text:4: executors\[0\]: replicas has an unknown key 'mx'; did you"):
-        Flow.load_config("jtype: Flow\nexecutors:\n- name: a\n  replicas: {min: 1, mx: 8}\n")
 
 
 # -- a Flow -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,387 @@
+"""The table of all options: what each takes, what comes out, and what a wrong value says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zflow import Flow
+from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
+from zflow.executors.batching import Batching
+from zflow.executors.executor import Executor
+from zflow.topology.options import FIELDS, GATEWAY, SHARED, UNSUPPORTED, check_defaults, check_known
+from zflow.topology.scaling import ReplicaRange
+from zflow.topology.topology import ExecutorSpec, Topology
+
+OWNER = "executor 'x'"
+
+
+class Mine(Executor):
+    pass
+
+
+def checked(key: str, value: Any) -> Any:
+    return FIELDS[key].check(key, value, OWNER)
+
+
+def refusal(key: str, value: Any) -> str:
+    with pytest.raises(InvalidFlow) as caught:
+        checked(key, value)
+    assert str(caught.value).endswith(f" ({OWNER})")
+    return str(caught.value).removesuffix(f" ({OWNER})")
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_fields_agrees_with_the_spec():
+    own = {"folder", "pure_join", "autoscale"}
+    fields = {field.name: field for field in dataclasses.fields(ExecutorSpec) if field.name not in own}
+    assert set(fields) == set(FIELDS)
+    made = ExecutorSpec(name="x", needs=(GATEWAY,))
+    for name in set(fields) - {"name", "needs"}:
+        assert getattr(made, name) == FIELDS[name].default, name
+
+
+def test_each_default_is_a_value_that_could_be_given_or_says_that_nothing_was() -> None:
+    for key, field in FIELDS.items():
+        if field.default not in (None, ()):
+            assert field.check(key, field.default, OWNER) == field.default, key
+
+
+def test_each_is_described_in_a_line() -> None:
+    for key, field in FIELDS.items():
+        assert field.type, key
+        assert field.about, key
+        assert "\n" not in field.type + field.about, key
+    assert not set(FIELDS) & set(UNSUPPORTED)
+
+
+def test_what_belongs_to_one_executor_is_no_default_for_all() -> None:
+    assert {key for key in FIELDS if key not in SHARED} == {
+        *("name", "needs", "uses_dynamic_batching", "external", "host", "port", "curve"),
+    }
+
+
+# -- through a plan ---------------------------------------------------------------------------------------------------
+
+
+def test_values_come_out_in_their_final_type():
+    spec = Topology().add(
+        {},
+        "/some/folder",
+        uses=Mine,
+        replicas=np.int64(2),
+        polling={"*": "all"},
+        uses_with={"a": 1},
+        uses_requests={"/x": "foo"},
+        py_modules=["a.py", Path("b.py")],
+        env={"A": "x", "B": 3, "C": 0.5},
+        workspace=Path("work"),
+        timeout_send=10,
+        timeout_ready=-1,
+        retries=0,
+        no_reduce=True,
+    )
+    assert spec == ExecutorSpec(
+        name="executor0",
+        needs=(GATEWAY,),
+        uses=Mine,
+        replicas=2,
+        polling={"*": "ALL"},
+        uses_with={"a": 1},
+        uses_requests={"/x": "foo"},
+        py_modules=("a.py", "b.py"),
+        env={"A": "x", "B": "3", "C": "0.5"},
+        workspace="work",
+        timeout_send=10,
+        timeout_ready=-1,
+        retries=0,
+        no_reduce=True,
+        folder="/some/folder",
+    )
+    assert type(spec.replicas) is int
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"replicas": 0}, "replicas must be a whole number of 1 or more, not 0 (executor 'encoder')"),
+        ({"replicas": -2}, "replicas must be a whole number of 1 or more, not -2 (executor 'encoder')"),
+        ({"replicas": 2.0}, "replicas must be a whole number of 1 or more, not 2.0 (executor 'encoder')"),
+        ({"replicas": True}, "replicas must be a whole number of 1 or more, not True (executor 'encoder')"),
+        (
+            {"replicas": "3"},
+            "replicas must be a whole number of 1 or more, not '3' (a text: leave the quotes out) (executor 'encoder')",
+        ),
+        ({"replicas": np.array([1, 2])}, "replicas must be a whole number of 1 or more, not array([1, 2])"),
+        ({"shards": 0}, "shards must be a whole number of 1 or more, not 0"),
+        ({"replica": 3}, "unknown keyword 'replica'; did you mean 'replicas'? (executor 'encoder')"),
+        ({"folder": "x"}, "unknown keyword 'folder'; known are 'name', 'uses', "),
+        ({"polling": "SOME"}, "polling must be ANY or ALL, not 'SOME' (executor 'encoder')"),
+        ({"needs": []}, "needs must name at least one Executor, or 'gateway' (executor 'encoder')"),
+        ({"needs": ["a", "b", "a"]}, "needs names 'a' more than once: name it once (executor 'encoder')"),
+        ({"needs": 5}, "needs must be the name of an Executor, 'gateway', or a list of names, not 5"),
+        ({"needs": ["a", 5]}, "needs must be the name of an Executor, 'gateway', or a list of names, not ['a', 5]"),
+        ({"uses_with": ["a"]}, "uses_with must be a dict, not ['a'] (executor 'encoder')"),
+        ({"uses_with": {1: 2}}, "the keys of uses_with must be texts, not 1 (executor 'encoder')"),
+        ({"uses_metas": "x"}, "uses_metas must be a dict, not 'x'"),
+        ({"uses_requests": {"x": "foo"}}, "uses_requests goes by endpoints, which start with '/', not by 'x'"),
+        ({"uses_requests": {"/x": 1}}, "uses_requests['/x'] must be the name of a method, not 1"),
+        ({"py_modules": [1]}, "py_modules must be a path, not 1"),
+        ({"workspace": ""}, "workspace must be a path, not ''"),
+        ({"env": ["A=1"]}, "env must be a dict, not ['A=1']"),
+        ({"env": {"A": True}}, "env['A'] must be a text or a number, not True: put it in quotes"),
+        ({"env": {"A": None}}, "env['A'] must be a text or a number, not None: put it in quotes"),
+        ({"env": {"A=B": "1"}}, "env['A=B']: the name of an environment variable is a text without '='"),
+        ({"env": {"CUDA_VISIBLE_DEVICES": "RR0-2"}}, "env['CUDA_VISIBLE_DEVICES']='RR0-2' has '0-2', which is no"),
+        ({"timeout_send": 0}, "timeout_send must be a whole number of milliseconds of 1 or more, or -1 for no limit"),
+        (
+            {"timeout_ready": 1.5},
+            "timeout_ready must be a whole number of milliseconds of 1 or more, or -1 for no limit",
+        ),
+        (
+            {"timeout_ready": -2},
+            "timeout_ready must be a whole number of milliseconds of 1 or more, or -1 for no limit",
+        ),
+        ({"retries": -2}, "retries must be a whole number of 0 or more, or -1 for max(3, replicas), not -2"),
+        ({"no_reduce": 1}, "no_reduce must be True or False, not 1 (executor 'encoder')"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_way_out(kwargs, message):
+    topology = Topology()
+    with pytest.raises(InvalidFlow) as caught:
+        topology.add({}, name="encoder", **kwargs)
+    assert str(caught.value).startswith(message)
+    assert topology.specs == []
+
+
+@pytest.mark.parametrize("name", ["", " ", "my exec", "1st", "-x", "a/b", "a.b", "ünï", "a\n", 5, ["a"]])
+def test_a_wrong_name_is_an_error(name):
+    with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_'"):
+        Topology().add({}, name=name)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"gpus": "all"}, "gpus is not supported by this version of zflow: set env={'CUDA_VISIBLE_DEVICES': 'RR'}"),
+        ({"uses": "docker://image"}, "uses='docker://image': containers are not supported"),
+    ],
+)
+def test_what_is_not_carried_out_is_refused(kwargs, message):
+    with pytest.raises(NotSupported) as caught:
+        Topology().add({}, name="x", **kwargs)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("value", ["0,1", "RR", "RR0:2", "rr-2"])
+def test_devices_may_be_named_or_dealt_out(value):
+    assert Topology().add({}, env={"CUDA_VISIBLE_DEVICES": value}).env == {"CUDA_VISIBLE_DEVICES": value}
+
+
+def test_uses_is_checked_when_it_is_said():
+    with pytest.raises(InvalidExecutor, match=r"uses must be a class.* not 5 of type int \(executor 'x'\)"):
+        Topology().add({}, name="x", uses=5)
+
+
+def test_defaults_are_checked_too():
+    with pytest.raises(InvalidFlow, match=r"replicas must be .* not 0 \(Flow\)"):
+        check_defaults({"replicas": 0})
+    with pytest.raises(InvalidFlow, match=r"unknown keyword 'prt'; did you mean 'port'\? \(Flow\)"):
+        check_defaults({"prt": 1}, also=["port"])
+    with pytest.raises(InvalidFlow, match="needs belongs to one Executor"):
+        check_defaults({"needs": "gateway"})
+
+
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        ({"min": 1, "max": 8}, ReplicaRange(1, 8)),
+        ({"max": 3}, ReplicaRange(1, 3)),
+        ({"min": 2, "max": 2, "wait": 100, "idle": 1}, ReplicaRange(2, 2, 100, 1)),
+    ],
+)
+def test_a_dict_says_from_where_to_where(said, limits):
+    spec = Topology().add({}, replicas=said)
+    assert (spec.replicas, spec.autoscale) == (limits.min, limits)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"min": 0, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not 0"),
+        ({"min": 1, "max": 8.0}, "replicas['max'] must be a whole number of 1 or more, not 8.0"),
+        ({"min": True, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not True"),
+        ({"min": 1, "max": "8"}, "replicas['max'] must be a whole number of 1 or more, not '8' (a text: leave the q"),
+        ({"min": 1, "max": None}, "replicas['max'] must be a whole number of 1 or more, not None"),
+        ({"min": 1, "max": 8, "wait": 0.5}, "replicas['wait'] must be a whole number of 1 or more, not 0.5"),
+        ({"min": 1, "max": 8, "idle": -1}, "replicas['idle'] must be a whole number of 1 or more, not -1"),
+        ({"min": 3, "max": 2}, "replicas['max'] must be 3 or more, as 'min' is, not 2"),
+        ({"min": 1}, "replicas must say how many there may be, as in {'min': 1, 'max': 8}, not {'min': 1}"),
+        ({}, "replicas must say how many there may be"),
+        ({"min": 1, "maxx": 8}, "replicas has an unknown key 'maxx'; did you mean 'max'?"),
+        ({"from": 1, "to": 8}, "replicas has an unknown key 'from'; known are 'min', 'max', 'wait', 'idle'"),
+        ({1: 8}, "replicas has an unknown key 1; known are"),
+        ([1, 8], "replicas must be a whole number of 1 or more, not [1, 8]"),
+    ],
+)
+def test_a_wrong_range_is_named_with_the_way_out(said, message):
+    with pytest.raises(InvalidFlow) as caught:
+        Flow().add(name="encoder", replicas=said)
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("(executor 'encoder')")
+
+
+# -- one value --------------------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "replicas": (1, "a whole number of 1 or more"),
+    "shards": (1, "a whole number of 1 or more"),
+    "retries": (-1, "a whole number of 0 or more, or -1 for max(3, replicas)"),
+    "max_queue": (1, "a whole number of 1 or more, or -1 for no limit"),
+    "max_queue_bytes": (1, "a whole number of 1 or more, or -1 for no limit"),
+    "timeout_send": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
+    "timeout_run": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
+    "timeout_ready": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
+}
+
+
+@pytest.mark.parametrize("key", WHOLE)
+@settings(max_examples=25)
+@given(st.integers(-(2**70), 2**70) | st.integers(-3, 3))
+def test_whole_numbers_have_a_least_and_may_be_unlimited(key: str, number: int) -> None:
+    least, words = WHOLE[key]
+    if number >= least or (number == -1 and "-1" in words):
+        assert checked(key, number) == number
+    else:
+        assert refusal(key, number) == f"{key} must be {words}, not {number}"
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_whole_numbers_are_those_of_numpy_too_and_nothing_else(key: str) -> None:
+    for kind in (np.int8, np.uint64):
+        assert (checked(key, kind(3)), type(checked(key, kind(3)))) == (3, int)
+    for wrong in (True, 1.0, None, [1], np.bool_(True), np.array([1]), np.float32(1), b"1"):
+        assert refusal(key, wrong).startswith(f"{key} must be ")
+    assert refusal(key, "3").endswith("not '3' (a text: leave the quotes out)")
+    assert refusal(key, "three").endswith("not 'three'")
+
+
+@pytest.mark.parametrize("key", ["install_requirements", "idempotent", "no_reduce", "external"])
+def test_flags_are_true_or_false_and_nothing_that_counts_as_one(key: str) -> None:
+    assert (checked(key, True), checked(key, False)) == (True, False)
+    for wrong in (1, 0, "true", None, np.bool_(True)):
+        assert refusal(key, wrong).startswith(f"{key} must be True or False, not ")
+
+
+@pytest.mark.parametrize("key", ["uses_with", "uses_metas", "uses_requests", "env", "uses_dynamic_batching"])
+def test_a_dict_is_copied(key: str) -> None:
+    value: dict[str, Any] = {}
+    assert checked(key, value) == {}
+    assert checked(key, value) is not value
+    assert refusal(key, [("a", 1)]).startswith(f"{key} must be a dict")
+
+
+def test_batches_go_by_endpoint() -> None:
+    said = {"/encode": {"preferred_batch_size": 32, "timeout": 100}, "/x": {"preferred_batch_size": 1}}
+    assert checked("uses_dynamic_batching", said) == {"/encode": Batching(32, 0.1), "/x": Batching(1)}
+    assert refusal("uses_dynamic_batching", {"/x": {"preferred_batch_size": 0}}) == (
+        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number of 1 or more, not 0"
+    )
+
+
+def test_one_need_or_several() -> None:
+    assert checked("needs", "a") == ("a",)
+    assert checked("needs", ["b", "a"]) == checked("needs", ("b", "a")) == ("b", "a")
+    assert refusal("needs", {"a"}) == "needs must be the name of an Executor, 'gateway', or a list of names, not {'a'}"
+
+
+def test_names_of_methods_may_be_any_identifier() -> None:
+    assert checked("uses_requests", {"/": "_foo", "/a/b": "größer"}) == {"/": "_foo", "/a/b": "größer"}
+    for wrong in ("a b", "", "a.b", None):
+        assert refusal("uses_requests", {"/x": wrong}) == (
+            f"uses_requests['/x'] must be the name of a method, not {wrong!r}"
+        )
+
+
+def test_what_a_shard_failure_comes_to() -> None:
+    assert [checked("on_shard_failure", word) for word in ("fail", "partial")] == ["fail", "partial"]
+    for wrong in ("FAIL", "", None, 1, ["fail"]):
+        assert refusal("on_shard_failure", wrong) == f"on_shard_failure must be 'fail' or 'partial', not {wrong!r}"
+
+
+def test_environment_variables_are_texts() -> None:
+    assert checked("env", {"A": "", "B": 1e3, "C": -1, "ä": "ö"}) == {"A": "", "B": "1000.0", "C": "-1", "ä": "ö"}
+    for name in ("", "A=B", "A\0"):
+        assert refusal("env", {name: "x"}) == (
+            f"env[{name!r}]: the name of an environment variable is a text without '='"
+        )
+    assert refusal("env", {"A": "x\0"}).startswith("env['A'] must be a text or a number, not 'x\\x00'")
+    assert refusal("env", {1: "x"}) == "the keys of env must be texts, not 1"
+
+
+def test_paths_may_be_objects_and_stay_as_they_are_written() -> None:
+    assert checked("workspace", Path("a") / "b") == "a/b"
+    assert checked("workspace", "~/a/../b") == "~/a/../b"
+    assert checked("py_modules", "a.py") == checked("py_modules", Path("a.py")) == ("a.py",)
+    assert checked("py_modules", []) == ()
+    for wrong in ("", "a\0", 1, None, b"a"):
+        assert refusal("workspace", wrong) == f"workspace must be a path, not {wrong!r}"
+        assert refusal("py_modules", ["a.py", wrong]) == f"py_modules must be a path, not {wrong!r}"
+
+
+@settings(max_examples=25)
+@given(st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(lambda name: name != GATEWAY))
+def test_a_name_is_letters_digits_and_dashes(name: str) -> None:
+    assert checked("name", name) == name
+    for wrong in (f"{name} ", f"{name}.a", f"-{name}", f"1{name}", f"{name}\n", f"{name}ä"):
+        with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_' and hold only letters, digits"):
+            checked("name", wrong)
+
+
+def test_a_range_that_was_checked_before_stays_what_it_is() -> None:
+    limits = checked("replicas", {"max": 4, "wait": np.int64(100)})
+    assert limits == ReplicaRange(1, 4, wait=100)
+    assert type(limits.wait) is int
+    assert checked("replicas", limits) is limits
+
+
+# -- which there are --------------------------------------------------------------------------------------------------
+
+
+def test_known_keywords_pass_and_others_are_named_with_the_nearest() -> None:
+    check_known(FIELDS, "Flow")
+    with pytest.raises(InvalidFlow) as caught:
+        check_known(["replicas", "use"], OWNER)
+    assert str(caught.value) == f"unknown keyword 'use'; did you mean 'uses'? ({OWNER})"
+    with pytest.raises(InvalidFlow, match=r"did you mean 'prot_public'\? \(Flow\)$"):
+        check_known(["prot_publik"], "Flow", also=["prot_public"])
+    with pytest.raises(InvalidFlow) as caught:
+        check_known(["zzzzzz"], OWNER)
+    assert all(repr(key) in str(caught.value) for key in FIELDS)
+
+
+def test_defaults_of_none_are_left_out_and_given_ones_are_not_changed() -> None:
+    given_defaults = {"replicas": None, "env": {"A": 1}, "retries": 0}
+    assert check_defaults(given_defaults) == {"env": {"A": "1"}, "retries": 0}
+    assert given_defaults == {"replicas": None, "env": {"A": 1}, "retries": 0}
+    assert check_defaults({}) == {}
+
+
+@pytest.mark.parametrize("key", sorted(set(FIELDS) - SHARED))
+def test_what_belongs_to_one_executor_is_refused_as_a_default(key: str) -> None:
+    with pytest.raises(InvalidFlow) as caught:
+        check_defaults({key: None})
+    assert str(caught.value) == f"{key} belongs to one Executor: give it to add({key}=...), not to Flow(...)"
+
+
+def test_what_is_not_carried_out_is_refused_as_a_default_too() -> None:
+    with pytest.raises(NotSupported, match=r"^gpus is not supported by this version of zflow: set env=.* \(Flow\)$"):
+        check_defaults({"gpus": "all"})
