@@ -214,3 +214,12 @@ class TestLargest:
 
     def test_a_long_id_is_cut(self) -> None:
         assert len(largest(DocumentArray(Document(id="i" * 10_000)))) < 100
+
+
+def test_levels_are_counted_also_where_documents_stand_in_several_places() -> None:
+    docs: list[Document] = []
+    for _ in range(150):
+        docs.append(Document(matches=docs[-1:] or None))
+    with pytest.raises(SerializationError, match="nested too deeply: at most 100 levels"):
+        pack(DocumentArray(docs))
+    assert len(unpack(pack(DocumentArray(docs[:100])))[0]) == 100

@@ -145,3 +145,17 @@ def test_showing_lists_of_numbers_imports_no_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["<Document id=a embedding=list(2)>", "False"]
+
+
+def test_it_never_raises_for_what_a_field_holds() -> None:
+    class Unprintable:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+        def __hash__(self) -> int:
+            return 1
+
+    doc = Document(granularity=10**5000, tags={"n": 10**5000, Unprintable(): 1})
+    for shown in (repr(doc), doc._repr_html_(), repr(DocumentArray(doc)), DocumentArray(doc)._repr_html_()):
+        assert "Document" in shown
+    assert "<int whose repr() fails>" in repr(doc)

@@ -205,3 +205,15 @@ def test_an_unknown_field_is_named_with_the_nearest_and_with_tags() -> None:
     )
     assert unknown_field("contents").startswith("a Document has no field 'contents'; did you mean 'content'? ")
     assert unknown_field("zzz") == "a Document has no field 'zzz' (your own values go into tags={'zzz': ...})"
+
+
+def test_scores_put_in_by_an_update_in_place_are_converted_too() -> None:
+    doc = Document()
+    doc.scores |= {"cos": 0.3}
+    assert doc.scores["cos"].value == 0.3
+    assert repr(doc).endswith("scores={cos: 0.3}>")
+
+
+def test_a_weight_that_no_float_can_hold_is_refused_like_other_wrong_values() -> None:
+    with pytest.raises(TypeError, match="weight must be float or None"):
+        Document(weight=10**400)

@@ -173,3 +173,9 @@ class TestRowsAndFields:
             f"{shown}: expected da[rows, field] or da[rows, [field, ...]] with fields of a Document (id, text, tags); "
             "several ids or positions go into a list: da[[...]]"
         )
+
+
+def test_a_mask_may_be_a_list_of_numpys_booleans() -> None:
+    docs = DocumentArray([Document(id="a"), Document(id="b")])
+    assert docs[[np.True_, np.False_]].ids == ["a"]
+    assert docs[[np.int64(1)]].ids == ["b"]

@@ -100,24 +100,25 @@ def refuse_wrong_nesting(docs: Iterable[Document]) -> None:
     Raises:
         WrongNesting: one does; the message names it.
     """
-    finished: set[int] = set()
+    below: dict[int, int] = {}
     for doc in docs:
-        _walk(doc, set(), finished)
+        _levels_below(doc, set(), below)
 
 
-def _walk(doc: Document, above: set[int], finished: set[int]) -> None:
+def _levels_below(doc: Document, above: set[int], below: dict[int, int]) -> int:
+    """Return how many levels there are below a Document; `below` remembers it, for it may stand in several places."""
     if id(doc) in above:
         raise WrongNesting(f"Document {short(doc.id, 40)} contains itself through its matches or chunks; give copies")
-    if len(above) > DEEPEST_DOCUMENTS:
+    levels = below.get(id(doc))
+    if len(above) + (levels or 0) > DEEPEST_DOCUMENTS:
         raise WrongNesting(f"matches and chunks are nested too deeply: at most {DEEPEST_DOCUMENTS} levels can be sent")
-    if id(doc) in finished:
-        return
-    above.add(id(doc))
-    for name in NESTED:
-        for nested in doc.__dict__.get(name) or ():
-            _walk(nested, above, finished)
-    above.discard(id(doc))
-    finished.add(id(doc))
+    if levels is None:
+        above.add(id(doc))
+        nested = [doc.__dict__.get(name) or () for name in NESTED]
+        levels = max((1 + _levels_below(one, above, below) for some in nested for one in some), default=0)
+        above.discard(id(doc))
+        below[id(doc)] = levels
+    return levels
 
 
 def largest(docs: Sequence[Document]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from zflow.documents.fields import ARRAYS, FIELDS, NESTED, is_empty
 from zflow.documents.tensor import describe
+from zflow.suggest import short
 
 Row = Mapping[str, Any]
 
@@ -73,18 +74,18 @@ def _short(name: str, value: Any) -> str:
     if name == "id":
         return str(value)
     if name == "scores":
-        return _cut("{" + ", ".join(f"{key}: {score.value}" for key, score in value.items()) + "}")
+        return _cut("{" + ", ".join(f"{key}: {short(score.value)}" for key, score in value.items()) + "}")
     if name == "tags":
-        return _cut("{" + ", ".join(f"{key!r}: {_tag(tag)}" for key, tag in value.items()) + "}")
+        return _cut("{" + ", ".join(f"{short(key)}: {_tag(tag)}" for key, tag in value.items()) + "}")
     if isinstance(value, (str, bytes)):
         return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r}..."
-    return repr(value)
+    return short(value)
 
 
 def _tag(value: Any) -> str:
     if isinstance(value, (str, bytes)):
         return repr(value[:_LONGEST])
-    return repr(value) if value is None or isinstance(value, (bool, int, float)) else describe(value)
+    return short(value) if value is None or isinstance(value, (bool, int, float)) else describe(value)
 
 
 def _short_id(name: str) -> str:

@@ -104,6 +104,10 @@ class Scores(dict[str, NamedScore]):
         for name, score in dict(*others, **scores).items():
             self[name] = score
 
+    def __ior__(self, others: Any) -> Scores:  # type: ignore[override,misc]  # dict's own would put numbers in as they are
+        self.update(others)
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Scores, (dict(self),)
 
@@ -115,7 +119,7 @@ def _named_score(name: str, score: Any) -> NamedScore:
         return NamedScore(**score)
     try:
         return NamedScore(_number(score))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"score {name!r} must be a number or a NamedScore, not {_kind(score)}") from None
 
 
@@ -138,7 +142,7 @@ def converted(name: str, value: Any) -> Any:
         if name == "scores":
             return value if type(value) is Scores else Scores(value)
         return _CONVERT[TYPES[name]](value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if name == "scores" and isinstance(value, Mapping):
             raise
         raise TypeError(f"Document.{name} must be {_WANTED.get(name, 'an array')}, not {_kind(value)}") from error

@@ -47,6 +47,7 @@ def positions(key: Any, size: int, index: Index) -> list[int]:
     keys = key.tolist() if hasattr(key, "tolist") else key
     if not isinstance(keys, (list, range)):
         raise TypeError(f"a DocumentArray is indexed by int, id, slice, list or mask, not {type(key).__name__}")
+    keys = [item.tolist() if hasattr(item, "tolist") else item for item in keys]  # numpy's bools and numbers
     if not any(type(item) is bool for item in keys):
         return [position(item, size, index) for item in keys]
     if len(keys) != size or not all(type(item) is bool for item in keys):
