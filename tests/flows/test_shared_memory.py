@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,8 @@ from peers import PAYLOAD, back, dealer, front, header, malformed, request
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.clients.exchange import Exchange
 from zflow.devices.local import arena
-from zflow.devices.protocol.messages import DONE, REPLY, REQUESTS, VERSION
-from zflow.documents import codec
+from zflow.devices.protocol.messages import DONE, REQUESTS, VERSION
 from zflow.system import process
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
@@ -136,28 +133,6 @@ def test_a_fresh_interpreter() -> None:
         assert right(flow.post("/", arrays(20), request_size=1), 20)
         assert resident(flow)
         comes_back(flow)
-
-
-def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
-    file = arena.create()
-    memory = arena.Arena(file, arena.CLIENT, 2**24)
-    replica = arena.Arena(file, 1, 2**24)
-    exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
-    request = exchange.next()
-    assert request is not None
-    assert len(arena.references(request[1])) == 1
-    stale = replica.share(codec.pack(arrays(1)))
-    assert memory.reclaim(1)
-    reply = [VERSION, REPLY, 1, None, None, 0]
-    assert not exchange.take(reply, stale)
-    assert [frames for _, frames in exchange.again()] == [request[1]]
-    assert not exchange.finished
-    assert memory.holds(arena.references(request[1]))
-    good = replica.share(codec.pack(arrays(1)))
-    assert exchange.take(reply, good)
-    assert right(next(exchange.ready()).docs, 1, more=0.0)
-    assert not memory.holds(arena.references([*request[1], *good]))
-    os.close(file)
 
 
 # -- who does not share it --------------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from zflow import errors
 from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena, Stale, references
 from zflow.devices.protocol import messages
-from zflow.devices.protocol.messages import Malformed
 from zflow.devices.protocol.parts import split
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
+from zflow.suggest import short
 
 FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
 LONGEST_PAUSE = 1.0  # seconds
@@ -246,11 +246,11 @@ class Exchange:
             if header[4]:
                 parameters["__shards__"] = {name: _shards_note(note) for name, note in header[4].items()}
             return Response(docs, parameters, self._endpoint)
-        except Malformed as error:
-            undecodable = errors.BadRequest(f"a message cannot be decoded: {error}")
-            return Response(sent, {}, self._endpoint, undecodable)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)
+        except Exception as error:  # whatever a malformed answer sets off, only its own request fails by it
+            undecodable = errors.BadRequest(f"the answer cannot be decoded: {short(error)}")
+            return Response(sent, {}, self._endpoint, undecodable)
 
     def ready(self) -> Iterator[Response]:
         """The responses whose turn it is, in the order of the inputs."""

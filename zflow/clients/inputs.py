@@ -14,6 +14,7 @@ from zflow.suggest import listed, seconds_meant, short
 
 PREFETCH = 128  # requests of one post in flight
 REQUEST_SIZE = 100  # Documents in one request
+MOST = 2**53  # of anything that is counted, and of ms: what a float still holds exactly
 
 
 def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any) -> None:
@@ -26,6 +27,10 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
         raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
     if len(on) > messages.MAX_ENDPOINT:
         raise errors.BadRequest(f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(on)}")
+    try:
+        on.encode()
+    except UnicodeEncodeError:
+        raise errors.BadRequest(f"an endpoint is a text that can be sent as UTF-8, not {short(on)}") from None
     if parameters is not None and not isinstance(parameters, dict):
         raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
     if on_overload not in ("fail", "wait"):
@@ -34,6 +39,8 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
     for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
+        if value > MOST:
+            raise errors.BadRequest(f"{name} must be a whole number of {MOST} or less, not {short(value)}")
 
 
 def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
@@ -47,14 +54,16 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     """
     if pattern is None:
         return None
+    if not isinstance(pattern, str):
+        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: it is no text")
     try:
         compiled = re.compile(pattern)
-    except (re.error, TypeError) as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: {error}") from None
     known = list(names)
     found = [name for name in known if compiled.match(name)]
     if not found:
-        raise errors.BadRequest(f"target_executor {pattern!r} matches no Executor; there are {listed(known)}")
+        raise errors.BadRequest(f"target_executor {short(pattern)} matches no Executor; there are {listed(known)}")
     return found
 
 
@@ -106,7 +115,9 @@ def check_document(document: Any, place: int) -> None:
 def seconds(timeout: float) -> float:
     """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-        raise errors.BadRequest(f"timeout must be a number of ms above 0, not {timeout!r}")
+        raise errors.BadRequest(f"timeout must be a number of ms above 0, not {short(timeout)}")
+    if timeout > MOST:
+        raise errors.BadRequest(f"timeout must be a number of ms of {MOST} or less, not {short(timeout)}")
     if timeout < 1:
         raise errors.BadRequest(f"timeout is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)}")
     return timeout / 1000

@@ -1,0 +1,326 @@
+"""One connection to a broker: greetings, silence, brokers that are started anew, and what is sent in one go."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+from helpers import PATIENCE, Upper, texts, wait_for
+from peers import front, greeting, stranger
+
+from zflow import Document, DocumentArray, Flow, errors
+from zflow.clients import connection
+from zflow.clients.connection import Connection, ask, check_same_flow, nobody, open_socket
+from zflow.clients.exchange import Exchange
+from zflow.clients.inputs import batches
+from zflow.devices.protocol.bundles import BUNDLE
+from zflow.devices.protocol.messages import (
+    AGAIN,
+    CANCEL,
+    CONTROL,
+    CONTROLLED,
+    HELLO,
+    REPLIES,
+    REPLY,
+    REQUEST,
+    REQUESTS,
+    VERSION,
+    WELCOME,
+)
+from zflow.documents import codec
+
+Answers = Callable[[list[Any]], list[bytes] | None]
+ANSWER = bytes(codec.pack(DocumentArray([Document(text="answered")]))[0])
+GREETED_ANEW = [b""]  # what a broker says to a new connection
+
+
+class Broker:
+    """Answers HELLO as a Flow does, and keeps all headers; what it says to others, the test decides."""
+
+    def __init__(self, answer: Answers = lambda header: None) -> None:
+        self.heard: list[list[Any]] = []
+        self.instance = "one"
+        self._answer = answer
+
+    def __call__(self, header: list[Any]) -> list[bytes] | None:
+        if header[1] == BUNDLE:
+            self.heard += [entry[0] for entry in header[2]]
+            return None
+        self.heard.append(header)
+        if header[1] == HELLO:
+            info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
+            return [msgpack.packb([VERSION, WELCOME, header[2], info])]
+        return self._answer(header)
+
+    def kinds(self, *wanted: int) -> list[int]:
+        """Which of these kinds of messages it has got, in order."""
+        return [header[1] for header in only(self, *wanted)]
+
+
+def only(broker: Broker, *kinds: int) -> list[list[Any]]:
+    """The messages of these kinds that it has got."""
+    return [header for header in broker.heard if header[1] in kinds]
+
+
+def reply(header: list[Any]) -> list[bytes]:
+    return [msgpack.packb([VERSION, REPLY, header[2], None, None, 1]), ANSWER]
+
+
+def replies(header: list[Any]) -> list[bytes]:
+    """The answer to a single request, or to several that came as one."""
+    if header[1] == REQUESTS:
+        return [msgpack.packb([VERSION, REPLIES, header[2], 1, [ANSWER] * len(header[6])])]
+    return reply(header)
+
+
+@contextlib.contextmanager
+def connected(broker: Answers, check: Callable[[], None] = lambda: None) -> Iterator[Connection]:
+    """A connection to that broker."""
+    with stranger(broker) as port:
+        context: zmq.Context[Any] = zmq.Context()
+        try:
+            mine = Connection(context, f"tcp://127.0.0.1:{port}", check)
+            try:
+                yield mine
+            finally:
+                mine.close()
+        finally:
+            context.destroy(linger=0)
+
+
+def exchange_of(mine: Connection, docs: Any, timeout: int | None = None) -> Exchange:
+    return Exchange("/", batches(docs, 1), None, None, (128, timeout, False), 10**6, mine.ids)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed after hundredths of a second."""
+    monkeypatch.setattr(connection, "PING_AFTER", 50)
+
+
+# -- who is there -----------------------------------------------------------------------------------------------------
+
+
+def test_a_broker_is_asked_who_it_is() -> None:
+    with stranger(greeting) as port:
+        assert ask(f"tcp://127.0.0.1:{port}")["executors"] == {"upper": {}}
+
+
+@pytest.mark.parametrize("timeout", [0.05, None])
+def test_nobody_there_is_an_error_that_names_the_address(
+    impatient: None, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    monkeypatch.setattr(connection, "CONNECTING", 0.2)
+    context: zmq.Context[Any] = zmq.Context()
+    listening = context.socket(zmq.PULL)  # speaks ZeroMQ, but does not answer
+    port = listening.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}: is it running"):
+            ask(f"tcp://127.0.0.1:{port}", timeout=timeout)
+    finally:
+        context.destroy(linger=0)
+
+
+def test_the_error_asks_about_keys_as_far_as_there_are_any() -> None:
+    assert nobody("here", None).endswith("and does it ask for keys (curve=)?")
+    assert nobody("here", (b"", b"", b"")).endswith("and are the keys (curve=) those it knows?")
+
+
+@pytest.mark.parametrize("address", ["tcp://", "nonsense://here:1", "no address"])
+def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    with pytest.raises(errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"):
+        open_socket(context, address)
+    context.term()
+
+
+def test_only_the_same_instance_is_the_same_flow() -> None:
+    check_same_flow("here", {"instance": "one", "requests": 1}, {"instance": "one", "requests": 2})
+    check_same_flow("here", {}, {})
+    with pytest.raises(errors.FlowUnreachable, match="the Flow at here has ended; another one listens there now"):
+        check_same_flow("here", {"instance": "one"}, {"instance": "two"})
+
+
+def test_a_connection_that_was_used_just_now_is_not_asked_again() -> None:
+    broker = Broker()
+    with connected(broker) as mine:
+        mine.used += 3600
+        mine.refresh(None)
+        assert broker.kinds(HELLO) == [HELLO]
+        assert mine.info["instance"] == "one"
+
+
+def test_a_connection_that_was_idle_for_long_may_find_another_flow_there() -> None:
+    broker = Broker()
+    with connected(broker) as mine:
+        broker.instance = "two"
+        mine.used -= 3600
+        mine.refresh(None)
+        assert mine.info["instance"] == "two"
+
+
+# -- requests and answers ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flow() -> Iterator[Flow]:
+    with Flow().add(name="upper", uses=Upper, replicas=2) as running:
+        yield running
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_responses_come_in_order_over_one_connection_again_and_again(flow: Flow, at_hand: bool) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    mine = Connection(context, front(flow), lambda: None)
+    try:
+        for _ in range(3):
+            exchange = exchange_of(mine, list(texts(200)) if at_hand else texts(200))
+            found = [response.docs.texts for response in mine.run(exchange, at_hand)]
+            assert found == [[str(number)] for number in range(200)]
+    finally:
+        mine.close()
+        context.term()
+
+
+def test_requests_whose_inputs_are_at_hand_are_sent_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "GATHERING", 60.0)  # however slow this machine is
+    broker = Broker(replies)
+    with connected(broker) as mine:
+        assert len(list(mine.run(exchange_of(mine, DocumentArray(texts(64))), at_hand=True))) == 64
+    assert broker.kinds(REQUEST, REQUESTS) == [REQUESTS]
+
+
+def test_the_first_requests_of_a_generator_do_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATHERING", "PROMPT", "LONGEST_HOLD"):
+        monkeypatch.setattr(connection, name, 60.0)  # later ones would wait so long, however slow this machine is
+    alone = connection.STREAM - 1
+    broker = Broker(replies)
+    with connected(broker) as mine:
+        assert len(list(mine.run(exchange_of(mine, texts(alone + 64)), at_hand=False))) == alone + 64
+    assert broker.kinds(REQUEST, REQUESTS) == [REQUEST] * alone + [REQUESTS]
+
+
+def test_a_generator_may_wait_for_what_its_requests_bring_about() -> None:
+    arrived = threading.Semaphore(0)
+
+    def answer(header: list[Any]) -> list[bytes]:
+        arrived.release()
+        return reply(header)
+
+    def documents() -> Iterator[Document]:
+        for doc in texts(2 * connection.STREAM):
+            yield doc
+            assert arrived.acquire(timeout=PATIENCE), "the request is there before the next one is made"
+
+    broker = Broker(answer)
+    with connected(broker) as mine:
+        assert len(list(mine.run(exchange_of(mine, documents()), at_hand=False))) == 2 * connection.STREAM
+    assert broker.kinds(REQUEST, REQUESTS) == [REQUEST] * 2 * connection.STREAM
+
+
+def test_what_was_not_answered_is_sent_again_when_the_same_broker_greets_anew() -> None:
+    broker = Broker(lambda header: reply(header) if header[1] == AGAIN else GREETED_ANEW)
+    with connected(broker) as mine:
+        [response] = mine.run(exchange_of(mine, Document()), at_hand=True)
+        assert response.docs.texts == ["answered"]
+    first, again = only(broker, REQUEST, AGAIN)
+    assert first[2:] == again[2:]
+
+
+def test_nothing_is_sent_again_to_another_flow_at_the_same_address() -> None:
+    def answer(header: list[Any]) -> list[bytes]:
+        broker.instance = "two"
+        return GREETED_ANEW
+
+    broker = Broker(answer)
+    with connected(broker) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
+        list(mine.run(exchange_of(mine, Document()), at_hand=True))
+    assert broker.kinds(REQUEST, AGAIN) == [REQUEST]
+
+
+def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impatient: None) -> None:
+    """Only after some questions the broker answers the request, too."""
+    broker = Broker()
+
+    def answer(header: list[Any]) -> list[bytes] | None:
+        answered = broker(header)
+        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, REQUEST)) else []
+        return reply(requests[0]) if [header[1] for header in asked].count(HELLO) == 3 else answered
+
+    with connected(answer) as mine:
+        [response] = mine.run(exchange_of(mine, Document()), at_hand=True)
+    assert response.docs.texts == ["answered"]
+    assert broker.kinds(REQUEST, AGAIN) == [REQUEST]
+
+
+def test_a_flow_that_has_ended_is_noticed_while_waiting(impatient: None) -> None:
+    ended = False
+
+    def check() -> None:
+        if ended:
+            raise errors.FlowNotRunning("it was closed")
+
+    def answer(header: list[Any]) -> None:
+        nonlocal ended
+        ended = True
+
+    with connected(Broker(answer), check) as mine, pytest.raises(errors.FlowNotRunning, match="it was closed"):
+        list(mine.run(exchange_of(mine, Document()), at_hand=True))
+
+
+def test_a_request_that_nobody_speaks_of_is_late_in_the_end(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zflow.clients.exchange.LATE", 0.1)
+    with connected(Broker()) as mine:
+        [response] = mine.run(exchange_of(mine, Document(), timeout=100), at_hand=True)
+    assert isinstance(response.error, errors.DeadlineExceeded)
+
+
+def test_what_is_given_up_is_cancelled() -> None:
+    broker = Broker()
+    with connected(broker) as mine:
+        exchange = exchange_of(mine, Document())
+        exchange.next()
+        mine.abandon(exchange)
+        wait_for(lambda: broker.kinds(CANCEL), what="the broker is told")
+    assert [header[2] for header in only(broker, CANCEL)] == [exchange.last_id]
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def controlled(header: list[Any], **result: Any) -> list[bytes]:
+    return [msgpack.packb([VERSION, CONTROLLED, header[2], result])]
+
+
+def test_a_command_returns_what_came_of_it() -> None:
+    broker = Broker(lambda header: controlled(header, replicas=3, before=1))
+    with connected(broker) as mine:
+        assert mine.command("scale", {"executor": "upper", "replicas": 3}) == {"replicas": 3, "before": 1}
+        assert mine.command("scale", {}) == {"replicas": 3, "before": 1}
+    orders = [header[3:] for header in only(broker, CONTROL)]
+    assert orders == [["scale", {"executor": "upper", "replicas": 3}], ["scale", {}]]
+
+
+def test_a_command_is_given_again_to_a_broker_that_was_started_anew_and_to_no_other_flow() -> None:
+    answers = itertools.chain([lambda header: GREETED_ANEW], itertools.repeat(lambda header: controlled(header, ok=1)))
+    broker = Broker(lambda header: next(answers)(header))
+    with connected(broker) as mine:
+        assert mine.command("restart", {}) == {"ok": 1}
+        first, again = only(broker, CONTROL)
+        assert first == again
+
+    def replaced(header: list[Any]) -> list[bytes]:
+        other.instance = "two"
+        return GREETED_ANEW
+
+    other = Broker(replaced)
+    with connected(other) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
+        mine.command("restart", {})
+    assert other.kinds(CONTROL) == [CONTROL]
