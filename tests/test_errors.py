@@ -145,3 +145,17 @@ def test_only_texts_and_numbers_become_attributes() -> None:
     data = {"text": "a", "number": 1, "share": 0.5, "list": [1], "dict": {}, "bytes": b"x", "nothing": None}
     error = from_wire({"type": "BadRequest", "message": "no", **data, 5: "x"})
     assert vars(error) == {"text": "a", "number": 1, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"type": "ExecutorError", "message": "m", "traceback": 5},
+        {"type": "FlowUnreachable", "message": "m", "errno": 5, "strerror": "x"},
+        {"type": "MissingExtra", "message": "m", "msg": "y", "name": "z"},
+        {"type": "ZflowError", "message": "m", "args": "x", "with_traceback": 1},
+    ],
+)
+def test_what_comes_over_the_wire_cannot_replace_what_an_error_says(data: dict[str, object]) -> None:
+    error = from_wire(data)
+    assert (str(error), error.message) == ("m", "m")

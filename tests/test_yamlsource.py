@@ -297,7 +297,7 @@ def test_errors_name_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 MARKS = (
     "a: |\n|- |\n  |{|}|[|]|: |, |&x |*x|<<: |!!int |!!binary |!x |${{ |}}|ENV.A|CONTEXT.x|>|'|\"|? |---"
-    "|...|%|\t|0|0b_|.|=|~|1:2|2020-1-1|#|\ufeff|\0|\u2028"
+    "|!!set |!!omap |!!seq |...|%|\t|0|0b_|.|=|~|1:2|2020-1-1|#|\ufeff|\0|\u2028"
 )
 pieces = st.sampled_from(MARKS.split("|")) | st.text(max_size=3)
 
@@ -313,3 +313,15 @@ def test_every_text_is_data_or_the_error_that_was_asked_for(text: str) -> None:
 def test_so_are_all_bytes(raw: bytes) -> None:
     with contextlib.suppress(InvalidExecutor):
         read(io.BytesIO(raw), error=InvalidExecutor)
+
+
+@pytest.mark.parametrize("tag", ["map", "seq", "set", "omap", "pairs"])
+def test_a_collections_tag_on_a_plain_value_means_nothing(tag: str) -> None:
+    for text in (f"a: !!{tag} x", f"!!{tag} x: 1"):
+        with pytest.raises(InvalidConfig, match=f"the tag !!{tag} means nothing here"):
+            read(text)
+
+
+def test_keys_that_are_no_texts_have_lines_too() -> None:
+    source = read("a:\n  5: x\n  b: y\n")
+    assert source.where("a", 5).endswith(":2")

@@ -6,7 +6,6 @@ over the wire as plain data (`to_wire`, `from_wire`): nothing received is ever u
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 
@@ -134,10 +133,16 @@ def from_wire(data: Any) -> ZflowError:
     if not (isinstance(found, type) and issubclass(found, ZflowError)):
         found = ZflowError
     error = found(str(data.get("message", "")))
+    declared = vars(found).get("__annotations__", {})
     for name, value in data.items():
-        if not isinstance(name, str) or name in ("type", "message") or hasattr(ZflowError, name):
-            continue  # what every error has is not for others to set
-        if isinstance(value, (str, int, float)):
-            with contextlib.suppress(TypeError, AttributeError, ValueError):  # some names are of OSError's
-                setattr(error, name, value)
+        if not isinstance(name, str) or name in ("type", "message"):
+            continue
+        if (
+            isinstance(value, str)
+            if name in declared
+            else isinstance(value, (str, int, float)) and not hasattr(found, name)
+        ):
+            setattr(
+                error, name, value
+            )  # what the class has by itself, such as OSError's errno, is not for others to set
     return error

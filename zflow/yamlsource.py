@@ -23,6 +23,7 @@ YAML_ENDINGS: Final = (".yml", ".yaml")
 _EXPRESSION: Final = re.compile(r"\$\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _VARIABLE: Final = re.compile(r"(ENV|CONTEXT)\.([A-Za-z_][A-Za-z0-9_]*)")
 _STANDARD: Final = "tag:yaml.org,2002:"
+_OF_COLLECTIONS: Final = frozenset(_STANDARD + name for name in ("map", "seq", "set", "omap", "pairs"))
 _PLAIN: Final = (_STANDARD + "merge", _STANDARD + "value")  # '<<' and '=', which YAML 1.1 sets apart
 
 
@@ -123,7 +124,7 @@ class _Reader:
             return self._mapping(node)
         if isinstance(node, yaml.SequenceNode) and node.tag == _STANDARD + "seq":
             return [self.build(item) for item in node.value]
-        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_STANDARD):
+        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_STANDARD) and node.tag not in _OF_COLLECTIONS:
             return self._scalar(node)
         tag = node.tag.replace(_STANDARD, "!!")
         raise self._wrong(node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class")
@@ -225,7 +226,7 @@ def _step(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | No
 
     if isinstance(node, yaml.MappingNode):
         for key, value in reversed(node.value):
-            if key.value == step:
+            if key.value in (step, str(step)):
                 return _line(key), value
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         item = node.value[step]

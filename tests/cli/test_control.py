@@ -100,3 +100,9 @@ def test_each_needs_an_address_and_a_name(capsys: pytest.CaptureFixture[str], ar
     assert "names no port: write 'HOST:PORT'" in refused(capsys, command, "localhost", name)
     assert "port must be a number from 1 to 65535" in refused(capsys, command, "localhost:65536", name)
     assert "the following arguments are required" in refused(capsys, command, "5555")
+
+
+def test_a_number_without_end_is_no_number_of_replicas(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["scale", "localhost:1", "encoder=" + "9" * 5000])
+    assert "say EXECUTOR=REPLICAS" in capsys.readouterr().err

@@ -146,3 +146,9 @@ def test_a_command_may_say_in_its_own_words_what_an_option_does_and_which_it_nee
     with pytest.raises(SystemExit):
         parser.parse_args(["--port", "1"])
     assert "the following arguments are required: --uses\n" in capsys.readouterr().err
+
+
+def test_batching_and_what_is_on_by_default_can_be_said() -> None:
+    said = parse("--uses-dynamic-batching", "/x={preferred_batch_size: 4, timeout: 10}", "--no-idempotent")
+    assert said == {"uses_dynamic_batching": {"/x": {"preferred_batch_size": 4, "timeout": 10}}, "idempotent": False}
+    assert parse("--idempotent") == {"idempotent": True}

@@ -34,7 +34,7 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
 def _scale(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     wanted = {}
     for text in given.wanted:
-        found = re.fullmatch(r"([^=]+)=(\d+)", text)
+        found = re.fullmatch(r"([^=]+)=(\d{1,9})", text)
         if found is None:
             parser.error(f"say EXECUTOR=REPLICAS, such as encoder=5, not {text!r}")
         wanted[found[1]] = int(found[2])

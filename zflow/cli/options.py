@@ -80,8 +80,15 @@ def _default(key: str) -> Any:
 def _form(key: str) -> dict[str, Any]:
     """What argparse has to know about an option; which kind it is shows by its default."""
     default = _default(key)
-    if isinstance(default, bool):
-        return {"action": "store_const", "const": True}
+    if isinstance(default, bool):  # what is on by default can only be switched off
+        return (
+            {"action": argparse.BooleanOptionalAction, "default": None}
+            if default
+            else {
+                "action": "store_const",
+                "const": True,
+            }
+        )
     if isinstance(default, dict):
         return {"action": "append", "metavar": "NAME=VALUE"}
     if isinstance(default, tuple):
@@ -104,7 +111,7 @@ def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> Any:
     default = _default(key)
     if isinstance(default, dict):
         found = pairs(parser, option(key), given)
-        if FIELDS[key].type != "dict":  # but a dict of texts
+        if not FIELDS[key].type.endswith("dict"):  # but a dict of texts
             return found
         return {name: _value(parser, f"{option(key)} {name}", text) for name, text in found.items()}
     if not isinstance(given, str) or default is None or (key in DEFAULTS and isinstance(default, str)):
