@@ -124,10 +124,13 @@ class _Reader:
             return self._mapping(node)
         if isinstance(node, yaml.SequenceNode) and node.tag == _STANDARD + "seq":
             return [self.build(item) for item in node.value]
-        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_STANDARD) and node.tag not in _OF_COLLECTIONS:
+        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_STANDARD):
             return self._scalar(node)
+        raise self._meaningless(node)
+
+    def _meaningless(self, node: yaml.Node) -> ZflowError:
         tag = node.tag.replace(_STANDARD, "!!")
-        raise self._wrong(node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class")
+        return self._wrong(node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class")
 
     def _mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -149,6 +152,8 @@ class _Reader:
     def _construct(self, node: yaml.ScalarNode) -> Any:
         import yaml
 
+        if node.tag in _OF_COLLECTIONS:
+            raise self._meaningless(node)
         try:
             return self._loader.construct_object(node)
         except yaml.YAMLError:

@@ -21,8 +21,6 @@ import pytest
 from helpers import PATIENCE, Upper, alive, in_background, pid_of, replicas, texts, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.devices.protocol import messages
-from zflow.replicas.link import Stop, StopNow
 
 
 class Tell(Executor):
@@ -215,15 +213,6 @@ def test_each_replica_is_a_process_and_an_instance_of_its_own() -> None:
         assert len({result["count"] for result in results}) == len(results)
         seats = {(result["args"]["replica_id"], result["args"]["replicas"]) for result in results}
         assert seats == {(int(name[-1]), 3)}
-
-
-def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may come while a message is decoded, where any other exception says that this is none."""
-    stop = Stop()
-    stop.waiting = True
-    monkeypatch.setattr(messages, "_unpack", stop.ask)
-    with pytest.raises(StopNow):
-        messages.decode(b"\x93\x01\x01\x07", messages.TO_REPLICA)
 
 
 def test_an_interrupt_is_not_for_replicas() -> None:

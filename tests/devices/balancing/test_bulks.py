@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from zflow.devices.balancing.actions import Fail, Recall, Send
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import MAX_WINDOW, SAMPLES, BatchKey, Replica, Task
 from zflow.devices.balancing.stealing import PATIENCE
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import (
-    DONE,
-    DONES,
-    FROM_CLIENT,
-    FROM_REPLICA,
-    REPLIES,
-    REPLY,
-    REQUEST,
-    REQUESTS,
-    TASK,
-    TASKS,
-    TO_CLIENT,
-    TO_REPLICA,
-    VERSION,
-    Malformed,
-)
-from zflow.devices.routing.walk import Walk
 
 LONG = 10.0  # seconds of work, after which a window is as small as can be
 SHORT = 10e-6  # and as wide as can be
@@ -243,115 +222,3 @@ class TestQueue:
         queue.remove(tasks[1])
         assert [queue.popleft().id for _ in range(4)] == [0, 4, 6, 8]
         assert len(queue) == 0
-
-
-class TestWalk:
-    def test_it_is_cut(self) -> None:
-        walk = Walk(("port", b"me", 5), "/", None, 1.0, 4)
-        walk.docs, walk.size, walk.open, walk.client = [1, 2, 3, 4], 40, {(0, 70)}, b"me"
-        head = walk.cut(3)
-        assert head.origins == [("port", b"me", id) for id in (5, 6, 7)]
-        assert walk.origins == [("port", b"me", 8)]
-        assert (head.docs, head.size, head.open, head.timeout) == ([1, 2, 3], 30, {(0, 70)}, 1.0)
-        assert (walk.docs, walk.size, walk.open, walk.count) == (4, 10, {(0, 73)}, 1)
-
-
-def request(id: int, docs: int = 1, endpoint: str = "/", parts: Any = None) -> tuple[Any, ...]:
-    return VERSION, REQUEST, id, endpoint, ["encoder"], parts, 500, docs
-
-
-ALIKE = [
-    (FROM_CLIENT, request, (VERSION, REQUESTS, 7, "/", ["encoder"], 500, [1, 1, 1])),
-    (TO_REPLICA, lambda id: (VERSION, TASK, id, "/", None), (VERSION, TASKS, 7, "/")),
-    (FROM_REPLICA, lambda id: (VERSION, DONE, id, 10 * id, 1), (VERSION, DONES, 7, 80, [1, 1, 1])),
-    (TO_CLIENT, lambda id: (VERSION, REPLY, id, None, None, 3), (VERSION, REPLIES, 7, 3)),
-]
-PAYLOADS = [b"x", b"yy", b"zzz"]
-
-
-class TestMessages:
-    @pytest.mark.parametrize(("shapes", "header", "folded"), ALIKE)
-    def test_messages_that_are_alike_are_one(self, shapes: Any, header: Any, folded: Any) -> None:
-        said = [(header(7 + at), [payload]) for at, payload in enumerate(PAYLOADS)]
-        assert bundles.fold(said) == [((*folded, PAYLOADS), ())]
-        (frames,) = bundles.frames_of(said, messages.encoder())
-        heard = bundles.read(frames, 0, shapes)
-        if folded[1] in (REQUESTS, DONES):
-            assert heard == [([*folded, PAYLOADS], ())]
-        else:
-            assert [(tuple(one), payload) for one, payload in heard] == said
-
-    @pytest.mark.parametrize(
-        "other",
-        [
-            (request(9), [b"."]),
-            (request(8, endpoint="/other"), [b"."]),
-            (request(8), [b".", b"."]),
-            (request(8), [bytes(messages.SMALL + 1)]),
-            (request(8), [memoryview(b".")]),
-            (request(8), [b""]),
-            ((VERSION, messages.AGAIN, *request(8)[2:]), [b"."]),
-            ((VERSION, messages.CANCEL, 8), ()),
-        ],
-    )
-    def test_messages_that_are_not(self, other: Any) -> None:
-        said = [(request(7), [b"."]), other]
-        assert bundles.fold(said) == said
-
-    def test_neither_are_those_with_parts_or_notes(self) -> None:
-        for header in (
-            lambda id: request(id, parts=[["a", [1]]]),
-            lambda id: (VERSION, REPLY, id, None, {"a": {}}, 3),
-            lambda id: (VERSION, TASK, id, "/", [["a", [1]]]),
-        ):
-            said = [(header(id), [b"."]) for id in (7, 8)]
-            assert bundles.fold(said) == said
-
-    def test_a_bulk_is_not_longer_than_a_train(self) -> None:
-        said = [(request(id), [b"."]) for id in range(2 * bundles.MAX_ENTRIES + 1)]
-        assert [len(header[-1]) if not frames else 1 for header, frames in bundles.fold(said)] == [64, 64, 1]
-        said = [(request(id), [bytes(4096)]) for id in range(20)]
-        assert [len(header[-1]) for header, _ in bundles.fold(said)] == [8, 8, 4]
-
-    @pytest.mark.parametrize(
-        "header",
-        [
-            [VERSION, REQUESTS, 7, "/", None, 0, [1], [b"."]],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [b".", "."]],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [b".", b""]],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1], [b".", b"."]],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1, None], [b".", b"."]],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1] * 65, [b"."] * 65],
-            [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [bytes(20_000)] * 2],
-            [VERSION, REQUESTS, 7, "/", None, 0, [], []],
-            [VERSION, REQUESTS, 2**64 - 1, "/", None, 0, [1, 1], [b".", b"."]],
-            [VERSION, REQUESTS, -1, "/", None, 0, [1, 1], [b".", b"."]],
-        ],
-    )
-    def test_what_is_no_bulk(self, header: list[Any]) -> None:
-        for frames in ([msgpack.packb(header)], [msgpack.packb([VERSION, bundles.BUNDLE, [[header]]])]):
-            with pytest.raises(Malformed):
-                bundles.read(frames, 0, FROM_CLIENT)
-
-    def test_nothing_comes_behind_it(self) -> None:
-        header = [VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [b".", b"."]]
-        assert bundles.read([msgpack.packb(header)], 0, FROM_CLIENT) == [(header, ())]
-        with pytest.raises(Malformed):
-            bundles.read([msgpack.packb(header), b"more"], 0, FROM_CLIENT)
-
-    @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.sampled_from("ab")), max_size=30))
-    def test_whatever_is_folded_says_the_same(self, drawn: list[tuple[int, int, str]]) -> None:
-        said: list[Any] = []
-        id = 0
-        for skip, frames, endpoint in drawn:
-            id += 1 + (skip == 0)
-            said.append((request(id, skip, endpoint), [b"%d" % id] * frames))
-        heard: list[Any] = []
-        for header, payload in bundles.fold(said):
-            if header[1] != REQUESTS:
-                heard.append((header, payload))
-                continue
-            _, _, first, endpoint, _, _, docs, payloads = header
-            assert len(payloads) > 1
-            heard += [(request(first + at, docs[at], endpoint), [one]) for at, one in enumerate(payloads)]
-        assert heard == said

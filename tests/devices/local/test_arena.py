@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from zflow.devices.local import arena
 from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
-from zflow.devices.local.regions import Regions
 from zflow.devices.protocol.parts import flat, split
 from zflow.documents.codec import INLINE
 
@@ -187,30 +186,6 @@ def test_a_dead_owners_blocks_are_of_no_use_to_the_next_broker(file: int) -> Non
     assert not broker.reclaim(OTHER)
     broker.epoch += 1
     assert broker.reclaim(OTHER)
-
-
-def test_regions_are_dealt_out_again_when_nothing_of_them_is_needed(file: int) -> None:
-    regions = Regions(Arena(file))
-    first, second = regions.deal(), regions.deal()
-    assert len({CLIENT, first, second}) == 3
-    broker = Arena(file)
-    held = references(Arena(file, first, LIMIT).share([b"", block("a")]))
-    assert broker.accept(held)
-    regions.ended(first, now=10.0)
-    assert regions.deal() not in (CLIENT, first, second)
-    regions.reclaim(now=10.5)
-    assert regions.timers == [11.0]
-    regions.reclaim(now=11.0)
-    assert regions.timers == [12.0]  # somebody needs it still
-    broker.release(held)
-    regions.reclaim(now=12.0)
-    assert regions.timers == []
-    assert regions.deal() == first
-    heir = Arena(file, first, LIMIT).share([b"", block("b")])
-    with pytest.raises(Stale):
-        broker.fetch([held[0].pack()])
-    broker.release(held)
-    assert broker.holds(references(heir))
 
 
 # -- where there is none ----------------------------------------------------------------------------------------------
