@@ -68,7 +68,7 @@ class Levels:
         if parked != replica.parked:
             self.parked += parked - replica.parked
             replica.parked = parked
-        if not replica.lost and held < (1 if replica.alone or replica.batch else replica.window):
+        if not replica.lost and replica.slots and held < (1 if replica.alone or replica.batch else replica.window):
             self.by_load[held][replica] = None
             replica.level = held
             self.room += 1

@@ -41,7 +41,7 @@ class Quarantine(deque[Task]):
             # The one that answered last is the least likely to be stuck.
             shards = {task.shard for task in self}
             some = [replica for replica in replicas if None in shards or replica.shard in shards]
-            busy = [replica for replica in some if not replica.alone and not replica.lost]
+            busy = [replica for replica in some if replica.slots and not replica.alone and not replica.lost]
             self._keep(max(busy, key=lambda replica: replica.last_done, default=None))
 
     def _keep(self, replica: Replica | None) -> None:

@@ -38,7 +38,11 @@ def listen(
         socket.set(zmq.ROUTER_HANDOVER, 1)  # a peer that connects anew may be back before its old connection is gone
     if max_bytes is not None:
         socket.set(zmq.MAXMSGSIZE, max_bytes + MAX_HEADER)
-    return socket, bind(socket, addresses)
+    try:
+        return socket, bind(socket, addresses)
+    except zmq.ZMQError:
+        socket.close()
+        raise
 
 
 def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
@@ -48,7 +52,9 @@ def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
-            raise zmq.ZMQError(error.errno, f"{error.strerror}: {address}") from None
+            # Newer versions of pyzmq name the address by themselves.
+            what = str(error.strerror).removesuffix(f" (addr={address!r})")
+            raise zmq.ZMQError(error.errno, f"{what}: {address}") from None
         bound.append(socket.get_string(zmq.LAST_ENDPOINT))
     return bound
 

@@ -185,7 +185,7 @@ class Cluster:
 
     def _delay(self) -> float:
         network, draw = self._network, self._random.random
-        delay = network.round_trip + network.jitter * draw()
+        delay = network.way + network.jitter * draw()
         if network.slow and draw() < network.slow:
             delay += network.held_up * draw()
         return delay

@@ -86,7 +86,7 @@ class Simulation:
         self.balancer = Balancer() if balancer is None else balancer
         self._clock = Clock()
         self.report = Report()
-        self.round_trip = way
+        self.way = way
         self._slots = slots
         self._back_after = back_after
         self._replica = replica
@@ -183,7 +183,7 @@ class Simulation:
             if isinstance(action, Send | SendAhead):
                 self.report.widest = max(self.report.widest, action.replica.window)
             if process is not None:
-                self.at(self.now + self.round_trip / 2, self._arrive, process, action)
+                self.at(self.now + self.way / 2, self._arrive, process, action)
 
     def _arrive(self, process: Server, action: Send | SendAhead | Recall) -> None:
         if isinstance(action, Recall):
@@ -214,7 +214,7 @@ class Simulation:
         if not process.alive:
             return
         process.running.discard(id)
-        self.at(self.now + self.round_trip / 2, self._answered, process.name, id, seconds)
+        self.at(self.now + self.way / 2, self._answered, process.name, id, seconds)
         self._begin(process)
 
     def _answered(self, name: str, id: int, seconds: float) -> None:

@@ -179,7 +179,7 @@ def draw(seed: int, requests: int) -> Scenario:
     network, most = _network(rng), rng.choice([3, 10_000, 10_000])
     stages = tuple(_with_batches(rng, stage) for stage in stages)
     if rng.random() < 0.6:
-        stages, clients = _with_trains(rng, stages, clients, network.round_trip, size != "shards")
+        stages, clients = _with_bundles(rng, stages, clients, network.way, size != "shards")
     return Scenario(seed, stages, clients, faults, tuple(poison), network, most)
 
 
@@ -234,7 +234,7 @@ def _with_batches(rng: random.Random, stage: Stage) -> Stage:
     return replace(stage, batch=rng.choice([2, 4, 30]), batch_timeout=timeout, apart=rng.choice([0.0, 0.0, 0.1]))
 
 
-def _with_trains(
+def _with_bundles(
     rng: random.Random, stages: tuple[Stage, ...], clients: tuple[Client, ...], way: float, may_be_plain: bool
 ) -> tuple[tuple[Stage, ...], tuple[Client, ...]]:
     """Clients post several requests in one go; at times everything is as bulks need it, and work short."""

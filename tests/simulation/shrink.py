@@ -79,7 +79,7 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
             fewer = replace(client, **changes)
             if fewer != client and (fewer.in_flight or not client.in_flight):
                 yield replace(scenario, clients=_with(scenario.clients, number, fewer))
-    plain = Network(scenario.network.round_trip, jitter=0.0)
+    plain = Network(scenario.network.way, jitter=0.0)
     for name in ("lost", "twice", "late", "slow", "jitter", "turn"):
         if getattr(scenario.network, name):
             yield replace(scenario, network=replace(scenario.network, **{name: getattr(plain, name)}))
