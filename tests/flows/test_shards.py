@@ -216,16 +216,17 @@ def test_all_answers_from_every_shard_while_one_replica_is_gone() -> None:
 
 
 class Killer(threading.Thread):
-    """Kills a random replica every so often, as long as the block lasts."""
+    """Kills a random replica every so often, so many times: one that dies all the time comes back ever later."""
 
-    def __init__(self, executor: str, every: float, seed: int) -> None:
+    def __init__(self, executor: str, every: float, seed: int, times: int) -> None:
         super().__init__(daemon=True)
         self._executor, self._every, self._random = executor, every, random.Random(seed)
         self._ended = threading.Event()
+        self._times = times
         self.killed = 0
 
     def run(self) -> None:
-        while not self._ended.wait(self._every):
+        while self.killed < self._times and not self._ended.wait(self._every):
             found = replicas(self._executor)
             if found:
                 os.kill(self._random.choice(sorted(found.values())), signal.SIGKILL)
@@ -250,7 +251,7 @@ def check_answers(flow: Flow, count: int, shards: int, endpoint: str = "/") -> N
 
 def test_nothing_is_lost_while_replicas_of_random_shards_are_killed() -> None:
     flow = Flow().add(name="e", uses=Where, shards=3, replicas=2, polling="ALL", retries=20)
-    with flow, Killer("e", every=0.2, seed=3) as killer:
+    with flow, Killer("e", every=0.2, seed=3, times=8) as killer:
         posted = 0
         while posted < 5000 or killer.killed < 8:
             check_answers(flow, 500, shards=3)

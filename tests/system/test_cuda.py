@@ -331,7 +331,7 @@ int cuDeviceGetCount(int *count) { *count = 3; return initialised ? 0 : 3; }
 """
 ASK = """
 import ctypes
-from zflow import cuda
+from zflow.system import cuda
 assert cuda.initialised_by() is None
 driver = ctypes.CDLL("libcuda.so.1")
 assert cuda.initialised_by() is None

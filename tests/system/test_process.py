@@ -14,7 +14,7 @@ from zflow.system import process
 
 SOURCE = """
 import resource
-from zflow import process
+from zflow.system import process
 
 def faults(size, times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -43,7 +43,7 @@ def test_memory_is_kept_until_it_is_given_back(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_a_process_that_may_use_one_core_knows_it() -> None:
     script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    script += "from zflow import process; print(process.cores())"
+    script += "from zflow.system import process; print(process.cores())"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 0 < float(found.stdout) <= 1
     assert process.cores() >= float(found.stdout)
