@@ -94,7 +94,8 @@ class Address:
         self.info: dict[str, Any] = {}  # what it said last about itself
         self.here = False
         self._lost_at: float | None = None  # when the connection was cut, if it is to be back soon
-        self._heard = self._asked = 0.0
+        self._heard = self._asked = 0.0  # `_asked`: the oldest question without an answer
+        self._ask_at = 0.0
         self._forgotten: set[int] = set()  # what it was given and others have now
         self._refused = ""
         socket.connect(url)
@@ -163,12 +164,13 @@ class Address:
         if self.here and self._lost_at is None:
             if self._asked > self._heard and now - self._asked > SILENT_FOR:
                 self._cut(now)
-            elif now - self._asked > ASK_EVERY:
+            elif now >= self._ask_at:
                 self._ask(now)
 
     def _ask(self, now: float) -> None:
         if self._asked <= self._heard:
             self._asked = now
+        self._ask_at = now + ASK_EVERY
         self._waiting.append(((messages.VERSION, messages.HELLO, 1), ()))
         self.flush()
 

@@ -213,8 +213,9 @@ def test_a_flow_that_turns_a_replica_of_another_machine_away_is_named(broker: Br
     port = server.bind_to_random_port("tcp://127.0.0.1")
     link = broker.link(replace(broker.seat(), machine="host", back=f"tcp://127.0.0.1:{port}"))
     why = wait_for(lambda: (gate.serve(), link.turned_away)[1])
+    link.drain()
+    link.leave()  # without waiting for somebody whom it could tell
     gate.close()
-    link._context.destroy(linger=0)  # there is nobody whom it could tell that it leaves
     broker.links.clear()
     assert why == (
         f"the Flow at tcp://127.0.0.1:{port} refuses it: it does not know this key, or has too many connections"

@@ -286,7 +286,7 @@ def test_an_error_says_who_raised_it_where_and_with_the_users_own_traceback() ->
 
 def test_the_error_of_a_call_for_several_says_for_how_many() -> None:
     answer = service().failure([task("a"), task("b")], ValueError("no"))
-    assert f"{NAME} raised at '/one', called for 2 requests at once" in error_in(answer)["message"]
+    assert f"{NAME} raised at '/one' (called for 2 requests at once): " in error_in(answer)["message"]
     assert len(answer.tasks) == 2
 
 

@@ -97,6 +97,7 @@ class Link:
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
         self._monitor: zmq.Socket[bytes] | None = None
+        self._turned_away = ""  # why
         if seat.machine is not None:
             self._monitor = zap.watch(back)
         if seat.keys is not None:
@@ -164,8 +165,9 @@ class Link:
     @property
     def turned_away(self) -> str | None:
         """Why the Flow does not let this replica in, if it is on another machine and was told so."""
-        why = zap.turned_away(self._monitor) if self._monitor is not None else ""
-        return f"the Flow at {self._seat.back} refuses it: {why}" if why else None
+        if self._monitor is not None and not self._turned_away:
+            self._turned_away = zap.turned_away(self._monitor)
+        return f"the Flow at {self._seat.back} refuses it: {self._turned_away}" if self._turned_away else None
 
     def _greeted(self) -> None:
         """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
@@ -340,7 +342,8 @@ class Link:
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        self._say([((messages.VERSION, messages.LEAVE), ())])
+        if self.turned_away is None:  # else there is no connection to say it over, and sending would wait for ever
+            self._say([((messages.VERSION, messages.LEAVE), ())])
         if self._monitor is not None:
             zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):

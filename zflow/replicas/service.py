@@ -202,7 +202,7 @@ class Service:
         """Encode an error as the answer to tasks."""
         what = f"raised at {tasks[0].endpoint!r}"
         if len(tasks) > 1:
-            what += f", called for {len(tasks)} requests at once,"
+            what += f" (called for {len(tasks)} requests at once)"
         return Answer(tasks, [_pack(errors.to_wire(as_error(error, self.name, what)))], None)
 
     def is_brief(self, endpoint: str) -> bool:

@@ -441,6 +441,15 @@ def test_one_that_says_nothing_although_it_was_asked_is_lost(rig: Rig) -> None:
     assert rig.told() == [("lost",)]
 
 
+def test_one_that_is_silent_is_asked_once_in_a_while_not_with_each_turn(rig: Rig) -> None:
+    rig.joined()
+    for _ in range(3):
+        rig.now += ASK_EVERY * 1.1
+        for _ in range(50):
+            rig.turn()
+    rig.hears(HELLO, 3)
+
+
 def test_giving_a_task_while_the_connection_is_cut_neither_waits_nor_fails(rig: Rig) -> None:
     line = rig.joined().line
     rig.cut()
