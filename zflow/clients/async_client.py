@@ -15,7 +15,16 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, FINAL_READ, PING_AFTER, SILENCE, check_same_flow, nobody, open_socket
+from zflow.clients.connection import (
+    CONNECTING,
+    FINAL_READ,
+    PING_AFTER,
+    SILENCE,
+    check_same_flow,
+    end,
+    nobody,
+    open_socket,
+)
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
@@ -212,7 +221,7 @@ class _Link:
 
 def _shut(context: zmq.Context[Any], socket: zmq.Socket[bytes]) -> None:
     socket.close(FINAL_READ)
-    context.term()
+    end(context)
 
 
 class AsyncResults:

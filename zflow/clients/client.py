@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, Connection, ask
+from zflow.clients.connection import CONNECTING, Connection, ask, end
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
@@ -45,7 +45,7 @@ class _Pool:
         self._finalizer.detach()
         for connection in self.idle:
             connection.close()
-        self.context.term()
+        end(self.context)
 
 
 class Client(Shortcuts):

@@ -276,4 +276,12 @@ def ask(address: str, keys: Keys | None = None, timeout: float | None = None) ->
         connection.close()
         return connection.info
     finally:
-        context.term()
+        end(context)
+
+
+def end(context: zmq.Context[Any]) -> None:
+    """End a context, with all sockets that nobody uses any more.
+
+    Ctrl-C may have come while a socket was just being made: nobody has closed that one, and the end would wait for it.
+    """
+    context.destroy(FINAL_READ)
