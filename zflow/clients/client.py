@@ -276,7 +276,7 @@ class Client(Shortcuts):
             return_responses: return the list of `Response` objects instead of their Documents.
             target_executor: only Executors whose name matches this regular expression (from its start) are
                 visited; the others pass the request on.
-            show_progress: show a progress bar on a terminal; needs the extra `zflow[progress]`.
+            show_progress: show a progress bar on a terminal; needs the extra `progress`.
             prefetch: how many requests may be in flight.
             timeout: the ms that each request may take, waiting included; any time when left out.
             on_overload: what becomes of a request for which the Flow has no room (`max_queue`): `'fail'`, or `'wait'`
