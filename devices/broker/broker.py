@@ -22,7 +22,7 @@ from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Externals
 from zflow.devices.broker.back import Back
-from zflow.devices.broker.control import Control, ManagerLine
+from zflow.devices.broker.control import Commands, Control, ManagerLine
 from zflow.devices.broker.draining import Draining
 from zflow.devices.broker.front import Front
 from zflow.devices.broker.leases import Leases
@@ -81,8 +81,7 @@ class Broker:
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
         self._encode = messages.encoder()
-        self._commands = settings.epoch << 32  # the manager may still answer those of the broker before
-        self._commanded: dict[int, Any] = {}  # who gave the commands that the manager carries out
+        self._commands = Commands(settings.epoch << 32)
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
         self._draining = Draining(self._by_name, self.lost, self.found, self._front.controlled)
         self._autoscaled = [pool for pool in joinable.values() if pool.node.autoscaled]
@@ -220,10 +219,10 @@ class Broker:
         """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
         if command in ("drain", "undrain"):
             self._draining.begin(origin, command, arguments.get("replica"))
+        elif number := self._commands.begin(origin):
+            self._manager.tell("control", number, command, arguments)
         else:
-            self._commands += 1
-            self._commanded[self._commands] = origin
-            self._manager.tell("control", self._commands, command, arguments)
+            self._front.controlled(origin, {"error": "too many commands are under way: wait until one of them is done"})
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -484,7 +483,7 @@ class Broker:
             elif command == "crashing":
                 self._crashing[arguments[0]] = arguments[1]
             elif command == "controlled":
-                origin = self._commanded.pop(arguments[0], None)
+                origin = self._commands.end(arguments[0])
                 if origin is not None:
                     self._front.controlled(origin, arguments[1])
             elif command == "drain":

@@ -49,3 +49,31 @@ class ManagerLine:
                 yield msgpack.unpackb(self._control.recv_bytes())
         except (EOFError, OSError):
             self.broken = True
+
+
+class Commands:
+    """The commands that the manager carries out: so few that neither of the two ever waits for the other to read.
+
+    Args:
+        first: numbers begin after this one; the manager may still answer those of a broker before.
+    """
+
+    MOST = 64
+    MOST_OF_ONE = 16  # client
+
+    def __init__(self, first: int) -> None:
+        self._number = first
+        self._given: dict[int, tuple[Any, Any, int]] = {}
+
+    def begin(self, origin: tuple[Any, Any, int]) -> int:
+        """Return the number of a new command of this origin (socket, client and id); 0 if too many are under way."""
+        whose = sum(given[:2] == origin[:2] for given in self._given.values())
+        if len(self._given) >= self.MOST or whose >= self.MOST_OF_ONE:
+            return 0
+        self._number += 1
+        self._given[self._number] = origin
+        return self._number
+
+    def end(self, number: int) -> tuple[Any, Any, int] | None:
+        """A command is done; returns who gave it, or None if that was said to a broker before."""
+        return self._given.pop(number, None)

@@ -10,6 +10,8 @@ from typing import Any
 
 from zflow.devices.routing.pool import Pool
 
+MOST_WAITING = 64  # for a replica to finish what it has
+
 
 class Draining:
     """The replicas that rest, and who waits for that.
@@ -39,6 +41,9 @@ class Draining:
 
     def begin(self, origin: Any, command: str, replica: Any) -> None:
         """Let a replica rest (`'drain'`) or compete again (`'undrain'`)."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._tell(origin, {"error": "too many replicas are being drained: wait until one of them is done"})
+            return
         found = [(pool, name) for pool in self._pools.values() for name, text in pool.names.items() if text == replica]
         if not found:
             known = sorted(text for pool in self._pools.values() for text in pool.names.values())

@@ -24,6 +24,9 @@ from zflow.devices.sockets.port import BATCH, Port
 from zflow.devices.sockets.zap import CLIENTS
 
 MOST_TARGETS = 1000  # names of Executors in one request
+MOST_ARGUMENTS = 8  # of a command
+MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
+_PLAIN = frozenset({int, float, bool, type(None)})
 
 
 class FrontOwner(Protocol):
@@ -161,6 +164,10 @@ class Front:
         if origin[0] is self._public and not self._open_to_control:
             error = "a Flow that listens on more than loopback takes that from clients with keys (curve=) only"
             self.controlled(origin, {"error": error})
+        elif not _is_plain(command, arguments):
+            self.controlled(
+                origin, {"error": "a command is a word, and its arguments are a few names with plain values"}
+            )
         else:
             self._owner.control(origin, command, arguments)
 
@@ -276,6 +283,18 @@ class Front:
             for frames in bundles.frames_of(outgoing, self._encode):
                 port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
         self._to_send.clear()
+
+
+def _is_plain(command: str, arguments: dict[Any, Any]) -> bool:
+    """Whether a command is small, and nothing in it is nested: whoever carries it out may show it as it is."""
+    if len(command) > MOST_CHARACTERS or len(arguments) > MOST_ARGUMENTS:
+        return False
+    return all(
+        type(name) is str
+        and len(name) <= MOST_CHARACTERS
+        and (type(value) in _PLAIN or (type(value) is str and len(value) <= MOST_CHARACTERS))
+        for name, value in arguments.items()
+    )
 
 
 def _targets(targets: list[Any]) -> frozenset[str]:

@@ -28,8 +28,20 @@ from helpers import (
 from peers import PAYLOAD, back, dealer, front, header, malformed, request
 
 from zflow import Client, Document, DocumentArray, Flow, errors
-from zflow.devices.protocol import messages
-from zflow.devices.protocol.messages import CANCEL, DONE, ERROR, HELLO, LEAVE, READY, REQUEST, VERSION
+from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
+    CANCEL,
+    CONTROL,
+    CONTROLLED,
+    DONE,
+    ERROR,
+    HELLO,
+    LEAVE,
+    READY,
+    REQUEST,
+    TO_CLIENT,
+    VERSION,
+)
 from zflow.documents import codec
 
 NASTY = {"args": 3, "__class__": "x", "__dict__": 1, "characters_written": "x", "with_traceback": 1}
@@ -462,3 +474,43 @@ def test_answers_to_tasks_that_are_not_there(tmp_path: Path) -> None:
         with Client(port=flow.port) as client:
             wait_for(lambda: client.info()["executors"]["lonely"]["replicas"] == ["lonely/rep-0"])
             assert client.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
+
+
+NESTED: Any = "x"
+for _ in range(1000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize("command", ["scale", "restart", "drain", "undrain", "x" * 2000])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"executor": NESTED, "replica": NESTED},
+        {"replica": "x" * 5000, "executor": "x" * 5000},
+        {"executor": "upper", "replicas": {"min": 1}, "replica": {}},
+        {b"executor": "upper", b"replica": "upper/rep-0"},
+        {str(number): number for number in range(1000)},
+    ],
+)
+def test_a_command_that_is_none_is_refused_and_ends_nothing(flow: Flow, command: str, arguments: Any) -> None:
+    with dealer(front(flow)) as dealing:
+        dealing.send(header(VERSION, CONTROL, 7, command, arguments))
+        ((_, kind, id, result),) = [msgpack.unpackb(frame) for frame in dealing.recv_multipart()]
+    assert (kind, id) == (CONTROLLED, 7)
+    assert "a few names with plain values" in result["error"]
+    serves(flow)
+
+
+def test_many_commands_at_once_block_nobody(flow: Flow) -> None:
+    with dealer(front(flow)) as dealing:
+        for id in range(3000):
+            dealing.send(header(VERSION, CONTROL, id, "restart", {"executor": "nobody" * 100}))
+        results: dict[int, Any] = {}
+        while len(results) < 3000:
+            for said, _ in bundles.read(dealing.recv_multipart(), 0, TO_CLIENT):
+                results[said[2]] = said[3]
+        dealing.send(header(VERSION, CONTROL, 5000, "scale", {"executor": "upper", "replicas": 2}))
+        ((said, _),) = bundles.read(dealing.recv_multipart(), 0, TO_CLIENT)
+    assert all("error" in result for result in results.values())
+    assert said[2:] == [5000, {"executor": "upper", "replicas": 2, "before": 2}]
+    serves(flow)

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 import zmq
 
-from zflow.devices.broker.control import ManagerLine
+from zflow.devices.broker.control import Commands, ManagerLine
 
 Ends = tuple[ManagerLine, Any]  # the broker's, and the manager's
 
@@ -65,3 +65,26 @@ def test_what_a_manager_said_before_its_end_is_heard(ends: Ends) -> None:
     manager.close()
     assert list(line.heard()) == [["drain"]]
     assert line.broken
+
+
+def test_commands_are_numbered_and_each_ends_once() -> None:
+    commands = Commands(7 << 32)
+    first, second = commands.begin(("front", b"a", 1)), commands.begin(("front", b"a", 2))
+    assert 7 << 32 < first < second
+    assert commands.end(second) == ("front", b"a", 2)
+    assert commands.end(second) is None
+    assert commands.end(1) is None, "of a broker before"
+    assert commands.end(first) == ("front", b"a", 1)
+
+
+def test_a_client_has_so_many_commands_under_way_and_all_together_so_many() -> None:
+    commands = Commands(0)
+    begun = [commands.begin(("front", b"a", id)) for id in range(Commands.MOST_OF_ONE + 1)]
+    assert all(begun[:-1])
+    assert begun[-1] == 0
+    assert commands.begin(("public", b"a", 0)), "over another socket it is another client"
+    commands.end(begun[0])
+    assert commands.begin(("front", b"a", 99))
+    others = [commands.begin(("front", b"%d" % client, 1)) for client in range(Commands.MOST)]
+    assert sum(map(bool, others)) == Commands.MOST - Commands.MOST_OF_ONE - 1
+    assert commands.begin(("front", b"another", 1)) == 0
