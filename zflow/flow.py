@@ -129,6 +129,7 @@ class Flow(Shortcuts):
         install_requirements: bool | None = None,
         env: Mapping[str, Any] | None = None,
         workspace: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
         timeout_send: int | None = None,
         timeout_run: int | None = None,
         timeout_ready: int | None = None,
@@ -169,6 +170,8 @@ class Flow(Shortcuts):
             env: environment variables of its processes, over those that `Flow(env=...)` names. CUDA_VISIBLE_DEVICES=RR
                 deals GPUs out to them.
             workspace: the folder under which its `self.workspace` lies.
+            seed: makes the random numbers of `random` and numpy the same in each run; each replica has a seed of its
+                own that follows from this one, in `self.runtime_args.seed`. Otherwise they differ in each process.
             timeout_send: ms that a request may take here, waiting included; -1 for any time.
             timeout_run: ms that a replica may be at one request; then the request fails, and the replica is killed and
                 started anew. -1 for any time.

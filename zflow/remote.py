@@ -37,6 +37,7 @@ TAKES: Final = (
     "install_requirements",
     "env",
     "workspace",
+    "seed",
     "timeout_ready",
 )
 CLOSING = 10.0  # seconds that requests under way and the Executors' close() may take at the end

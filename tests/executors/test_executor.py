@@ -100,6 +100,7 @@ def test_an_executor_works_without_a_flow(tmp_path, monkeypatch):
     assert executor.a == 1
     assert vars(executor.runtime_args) == {
         "name": "Direct", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1, "workspace": str(tmp_path),
+        "seed": None,
         "cuda_visible_devices": "1"
     }  # fmt: skip
     assert executor.metas.name == "mine"

@@ -80,8 +80,9 @@ class Executor:
 
     Attributes:
         runtime_args: where this instance runs: `name` (`'encoder/rep-0'`; the class name outside a Flow), `shard_id`,
-            `shards`, `replica_id`, `replicas`, `workspace`, and `cuda_visible_devices`: the GPUs that CUDA shows this
-            process, as the variable CUDA_VISIBLE_DEVICES says; None if it is not set.
+            `shards`, `replica_id`, `replicas`, `workspace`, `seed` (of its random numbers, if `seed=` was given), and
+            `cuda_visible_devices`: the GPUs that CUDA shows this process, as the variable CUDA_VISIBLE_DEVICES
+            says; None if it is not set.
         metas: what `uses_metas` and the Executor's YAML say about it, as attributes.
         requests: a dict from endpoint to the bound method that serves it.
         logger: a `logging.Logger` named `zflow.` and the replica's name.
@@ -124,6 +125,7 @@ class Executor:
             replica_id=0,
             replicas=1,
             workspace=None,
+            seed=None,
             cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
         self.metas = SimpleNamespace()

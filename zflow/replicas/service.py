@@ -22,6 +22,7 @@ from zflow.documents.merging import gather, reduce
 from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate
 from zflow.executors.handlers import DEFAULT, handlers
+from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
 from zflow.replicas.seat import Seat
@@ -60,6 +61,9 @@ class Service:
         self.name = seat.name
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
+        wanted = None if spec.seed is None else randomness.derived(spec.seed, seat.shard_id, seat.replica_id)
+        seed = randomness.fresh() if wanted is None else wanted
+        randomness.begin(seed)
         loaded = uses.load(
             spec.uses,
             uses_with=spec.uses_with,
@@ -72,6 +76,7 @@ class Service:
             install_requirements=spec.install_requirements,
             owner=f"executor {spec.name!r}",
         )
+        randomness.begin(seed)  # numpy may have come with the Executor
         self.executor: Executor = instantiate(
             loaded.cls,
             uses_with=loaded.uses_with,
@@ -84,6 +89,7 @@ class Service:
                 "replica_id": seat.replica_id,
                 "replicas": spec.replicas,
                 "workspace": spec.workspace,
+                "seed": wanted,
             },
         )
         found = handlers(self.executor, loaded.requests, loaded.batching)

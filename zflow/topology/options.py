@@ -170,6 +170,13 @@ def _retries(key: str, value: Any, owner: str) -> int:
     return number
 
 
+def _seed(key: str, value: Any, owner: str) -> int:
+    number = _whole(value)
+    if number is None or not 0 <= number < 2**64:
+        raise InvalidFlow(f"{key} must be a whole number from 0 to 2**64 - 1, not {_said(value)} ({owner})")
+    return number
+
+
 def _flag(key: str, value: Any, owner: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidFlow(f"{key} must be True or False, not {short(value)} ({owner})")
@@ -275,6 +282,12 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "env": Field("dict of text to text or number", {}, "environment variables of its processes", _environment),
     "workspace": Field("path", None, "folder under which its `self.workspace` lies", _path),
+    "seed": Field(
+        "whole number of 0 or more",
+        None,
+        "for random numbers that are the same in each run; each replica's own follows from it",
+        _seed,
+    ),
     "timeout_send": Field(
         "ms of 1 or more, or -1", -1, "how long one request may take here; -1: any time", _milliseconds
     ),

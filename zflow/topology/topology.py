@@ -59,6 +59,7 @@ class ExecutorSpec:
     install_requirements: bool = False
     env: dict[str, str] = field(default_factory=dict)
     workspace: str | None = None
+    seed: int | None = None
     timeout_send: int = -1
     timeout_run: int = -1
     timeout_ready: int = 600_000
