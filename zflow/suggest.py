@@ -6,6 +6,9 @@ Used wherever a name that somebody typed is looked up. It knows nothing of what 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+
+LINES: Final = "\n\t"  # what a text of several lines has besides what is printable
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -57,3 +60,17 @@ def seconds_meant(milliseconds: float) -> str:
     """
     words = "half a second" if milliseconds == 0.5 else f"{milliseconds:g} seconds"
     return f"{milliseconds * 1000:g} is {words}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text from elsewhere as it may be shown: what would move a cursor or begin a line is escaped.
+
+    Args:
+        keep: characters that are left as they are, such as line breaks in an error's text.
+
+    >>> printable("rep-0\\nWARNING all is lost\\x1b[2J")
+    'rep-0\\\\nWARNING all is lost\\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -244,6 +244,7 @@ class Address:
             self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, notes=header[4])
 
     def _refuse(self, why: str) -> None:
+        why = failures.shown(why)
         if why != self._refused:
             self._refused = why
             log.warning("external Executor %r: %s cannot be used: %s", self.pool.node.name, self.url, why)
@@ -335,4 +336,4 @@ def _type(frame: Any) -> Any:
 
 
 def _message(frame: Any) -> str:
-    return str(_error(frame).get("message", "it speaks another version of the protocol"))[:200]
+    return str(_error(frame).get("message", "it speaks another version of the protocol"))

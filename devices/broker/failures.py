@@ -13,6 +13,8 @@ from zflow.devices.protocol.parts import Parts, flat
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk
 
+LONGEST_SHOWN = 200  # characters of a text from elsewhere
+
 
 def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
     """Return a task's walk, and its inputs as `flat` gives them."""
@@ -21,8 +23,14 @@ def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
 
 
 def name_of(identity: bytes) -> str:
-    """A replica's name, for people: `encoder/rep-0`."""
-    return identity.decode(errors="replace").split("#")[0]
+    """A replica's name, for people: `encoder/rep-0`. What could not be part of one is escaped: it goes into logs."""
+    return shown(identity.decode(errors="replace").split("#")[0])
+
+
+def shown(text: str) -> str:
+    """Return a text from elsewhere as it may be logged: short, in one line, with nothing that moves a cursor."""
+    text = text[:LONGEST_SHOWN]
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def error(type: str, message: str) -> bytes:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from commands import refused
 from helpers import PATIENCE, Upper, kill, replicas, wait_for
+from peers import stranger
 
 import zflow
 from zflow import Client, Flow, cli
+from zflow.devices.protocol import messages
 from zflow.network import keys
 
 
@@ -129,3 +132,16 @@ def test_ping_shows_the_keys_that_a_flow_asks_for(tmp_path: Path, capsys: pytest
         assert "does it ask for keys (curve=)" in err
         assert cli.main(["ping", str(flow.port), "--curve", str(tmp_path / "none")]) == 1
         assert "make one with `zflow-run keys new" in capsys.readouterr().err
+
+
+def test_what_a_stranger_tells_is_shown_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    info = {
+        "version": "1\x1b[2J",
+        "requests": "0\nzflow 1.0 at bank.example",
+        "executors": {"a\rb": {"replicas": ["rep\x07"], "queued": 0}},
+    }
+    with stranger(lambda header: [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]) as port:
+        assert cli.main(["ping", str(port)]) == 0
+    out = capsys.readouterr().out
+    assert [line[:5] for line in out.splitlines()] == ["zflow", "round", "reque", "a\\rb:"]
+    assert all(character.isprintable() or character == "\n" for character in out)

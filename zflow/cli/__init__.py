@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from zflow.cli import control, executor, flow, keys, ping, replica
 from zflow.cli.command import Command
 from zflow.errors import ZflowError
-from zflow.suggest import did_you_mean
+from zflow.suggest import LINES, did_you_mean, printable
 from zflow.version import __version__
 
 COMMANDS: dict[str, Command] = {
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except ZflowError as error:
-        print(f"zflow-run: {error}", file=sys.stderr)
+        print(f"zflow-run: {printable(str(error), keep=LINES)}", file=sys.stderr)
         return 1
 
 

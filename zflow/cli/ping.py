@@ -13,6 +13,7 @@ from zflow.clients.client import Client
 from zflow.clients.inputs import seconds
 from zflow.errors import BadRequest, ZflowError
 from zflow.network import address
+from zflow.suggest import LINES, printable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +43,11 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
             trips = [_round_trip(client, given.timeout) for _ in range(given.count)]
     except ZflowError as error:
         if not given.quiet:
-            print(f"zflow-run: {error}", file=sys.stderr)
+            print(f"zflow-run: {printable(str(error), keep=LINES)}", file=sys.stderr)
         return 1
     if not given.quiet:
-        print("\n".join(_lines(address.spell(host, port), trips[-1][1], [seconds for seconds, _ in trips])))
+        lines = _lines(address.spell(host, port), trips[-1][1], [seconds for seconds, _ in trips])
+        print("\n".join(map(printable, lines)))  # what is told there comes from elsewhere
     return 0
 
 

@@ -142,3 +142,10 @@ def test_the_frames_of_a_task_are_its_payload_or_parts() -> None:
     joined = [("left", [[b"a"]]), ("right", [[b"bc"]])]
     assert failures.task_frames(Task(1, (walk, joined))) == (walk, [["left", [-1]], ["right", [-2]]], [b"abc"])
     assert failures.task_frames(Task(1, Scatter(1, 2, (walk, joined))))[0] is walk
+
+
+def test_a_name_from_elsewhere_is_one_line_and_moves_no_cursor() -> None:
+    forged = b"rep-0\n2026-01-01 ERROR all is lost\x1b[2J\xff#1"
+    assert failures.name_of(forged) == r"rep-0\n2026-01-01 ERROR all is lost\x1b[2J\ufffd"
+    assert failures.name_of("grün/rep-0#1".encode()) == "grün/rep-0"
+    assert len(failures.name_of(b"x" * 10_000)) == failures.LONGEST_SHOWN
