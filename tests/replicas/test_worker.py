@@ -182,7 +182,7 @@ def test_what_an_executor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tell, other = found["tell/rep-0"], found["other/rep-0"]
     args = {"name": "tell/rep-0", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1}
     args["workspace"] = str(tmp_path)
-    args["cuda_visible_devices"] = None
+    args["cuda_visible_devices"] = args["seed"] = None
     assert tell["args"] == tell["at_init"] == args
     assert tell["metas"] == {"colour": "red"}
     assert tell["endpoints"] == ["/default", "/interrupt", "/named"]
