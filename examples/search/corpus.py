@@ -28,14 +28,19 @@ SKIPPED = {
 _Definition = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-@functools.cache
 def load(folder: str | None = None) -> dict[str, str]:
     """Return docstrings by qualified name, such as `'json.loads'`, always in the same order.
 
-    `folder` is where the library's source files are, by default those of this Python. The answer is kept: where a
-    Flow forks its replicas from a process that has read the corpus, they have it without reading it again.
+    `folder` is where the source files are, by default what the environment variable CORPUS says, or those of this
+    Python's library. The answer is kept: where a Flow forks its replicas from a process that has read the corpus, they
+    have it without reading it again.
     """
-    root = Path(folder or sysconfig.get_paths()["stdlib"])
+    return _load(folder or os.environ.get("CORPUS") or sysconfig.get_paths()["stdlib"])
+
+
+@functools.cache
+def _load(folder: str) -> dict[str, str]:
+    root = Path(folder)
     found: dict[str, str] = {}
     for path in _modules(root):
         try:

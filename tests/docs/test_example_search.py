@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,26 @@ QUERY = "parse json from a string"
 @pytest.fixture(autouse=True)
 def example_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
+
+
+@pytest.fixture(scope="module")
+def some_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the standard library: all of it takes seconds to read, in each process."""
+    folder = tmp_path_factory.mktemp("corpus")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    packages = ["json", "email", "html", "http", "logging", "urllib", "xml"]
+    modules = ["argparse", "configparser", "csv", "datetime", "inspect", "string", "textwrap", "typing"]
+    for name in (*packages, *modules):  # a module of one Python may be a package of the next
+        if (library / name).is_dir():
+            shutil.copytree(library / name, folder / name)
+        else:
+            shutil.copy(library / f"{name}.py", folder)
+    return folder
+
+
+@pytest.fixture
+def small(some_modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPUS", str(some_modules))
 
 
 def test_corpus_reads_public_docstrings_without_importing(tmp_path: Path) -> None:
@@ -250,7 +272,7 @@ def answers(flow: Any) -> list[list[tuple[str, str, float]]]:
 
 
 @pytest.fixture
-def sharded(tmp_path: Path) -> Iterator[Any]:
+def sharded(tmp_path: Path, small: None) -> Iterator[Any]:
     """The Flow of index_shards.yaml, its index in a folder of the test's."""
     import terminal
 
@@ -316,10 +338,12 @@ def test_app_prints_the_best_matches(shards: str) -> None:
     check_answer(run(str(EXAMPLE / "app.py"), *QUERY.split(), "--top", "8", "--shards", shards), 8)
 
 
+@pytest.mark.usefixtures("small")
 def test_app_says_when_nothing_was_found() -> None:
     assert run(str(EXAMPLE / "app.py"), "???") == ["nothing found for '???'"]
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("config", ["flow.yaml", "index_shards.yaml"])
 def test_the_flow_from_yaml_answers_a_client(config: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
