@@ -41,9 +41,6 @@ class Draining:
 
     def begin(self, origin: Any, command: str, replica: Any) -> None:
         """Let a replica rest (`'drain'`) or compete again (`'undrain'`)."""
-        if len(self._waiting) >= MOST_WAITING:
-            self._tell(origin, {"error": "too many replicas are being drained: wait until one of them is done"})
-            return
         found = [(pool, name) for pool in self._pools.values() for name, text in pool.names.items() if text == replica]
         if not found:
             known = sorted(text for pool in self._pools.values() for text in pool.names.values())
@@ -55,6 +52,9 @@ class Draining:
                 self._resting.discard(name)
                 self._find(pool, name)
             self._tell(origin, {"replica": replica})
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._tell(origin, {"error": "too many replicas are being drained: wait until one of them is done"})
             return
         others = [other for key, other in pool.balancer.replicas.items() if key != name and not other.lost]
         if not any(other.shard == pool.balancer.replicas[name].shard for other in others):

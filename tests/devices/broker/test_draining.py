@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from zflow.devices.balancing.replica import Replica
-from zflow.devices.broker.draining import Draining
+from zflow.devices.broker.draining import MOST_WAITING, Draining
 from zflow.devices.routing.pool import Limits, Pool
-from zflow.devices.routing.walk import Node
+from zflow.devices.routing.walk import Node, Walk
 
 
 class Told(list[Any]):
@@ -62,3 +62,14 @@ def test_the_last_one_does_not_rest(pool: Pool, rests: Draining, told: Told) -> 
     assert "the last one" in told[-1][1]["error"]
     rests.begin("me", "drain", "work/rep-7")
     assert "no replica is called 'work/rep-7'" in told[-1][1]["error"]
+
+
+def test_so_many_wait_for_a_replica_to_rest_and_putting_one_back_is_never_refused(
+    pool: Pool, rests: Draining, told: Told
+) -> None:
+    pool.submit(Walk("request", "/"), [], 1, 0.0)
+    for number in range(MOST_WAITING + 1):
+        rests.begin(number, "drain", "work/rep-0")
+    assert told == [(MOST_WAITING, {"error": "too many replicas are being drained: wait until one of them is done"})]
+    rests.begin("back", "undrain", "work/rep-0")
+    assert told[1:] == [("back", {"replica": "work/rep-0"})]
