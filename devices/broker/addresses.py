@@ -19,7 +19,6 @@ from zmq.utils.monitor import parse_monitor_message
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
-from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Pool
@@ -234,8 +233,6 @@ class Address:
                 self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
             return
         try:
-            if references(frames):
-                raise messages.Malformed("a reference to memory from elsewhere")
             payloads = [frames] if header[3] is None else [p for _, some in split(header[3], frames) for p in some]
         except messages.Malformed as error:
             log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)

@@ -19,7 +19,6 @@ from zflow.devices.balancing.replica import BatchKey, Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
-from zflow.devices.local.arena import references
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Pool
@@ -69,7 +68,7 @@ class BackOwner(Protocol):
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """It could not do these tasks in one go, and tells why."""
 
-    def unheard(self, payload: Sequence[Any]) -> None:
+    def unheard(self, name: bytes, payload: Sequence[Any]) -> None:
         """One of this machine that is in no pool has sent this."""
 
     def plain(self, frames: list[Any]) -> list[Any]:
@@ -235,7 +234,8 @@ class Back:
         identity = frames[0]
         if len(frames) < 2:
             raise messages.Malformed("no header")
-        for header, payload in bundles.read(frames, 1, messages.FROM_REPLICA):
+        shapes = messages.FROM_REPLICA if port is not None and port is self._remote else messages.FROM_LOCAL_REPLICA
+        for header, payload in bundles.read(frames, 1, shapes):
             kind = header[1]
             if kind < messages.DONE and port is not None:
                 self._greeted(port, identity, header)
@@ -243,11 +243,8 @@ class Back:
             pool = members.get(identity)
             if pool is None or kind < messages.DONE:
                 if port is not self._remote:
-                    self._owner.unheard(payload)
+                    self._owner.unheard(identity, payload)
                 raise messages.Unexpected("an answer from an unknown replica")
-            carried = header[5] if kind == messages.DONES else payload
-            if port is not None and port is self._remote and references(carried):
-                raise messages.Malformed("a reference to memory from elsewhere")
             if kind == messages.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
             elif kind == messages.DONE and payload:

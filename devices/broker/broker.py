@@ -28,7 +28,7 @@ from zflow.devices.broker.front import Front
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
-from zflow.devices.protocol import messages
+from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
@@ -380,7 +380,7 @@ class Broker:
         """
         now = time.monotonic()
         plain = failed or count > 1 or len(payload) == 1 or pool.node.addresses
-        blocks = None if plain else self._leases.accept(payload)
+        blocks = None if plain else self._leases.accept(name, payload)
         outcome, actions = pool.answered(name, id, seconds, payload, failed, now, count)
         if blocks:
             self._leases.keep(None if outcome is None else outcome.walk, blocks)
@@ -414,9 +414,13 @@ class Broker:
             for id in ids:
                 self.answered(pool, name, id, seconds, error, True)
 
-    def unheard(self, payload: Sequence[Any]) -> None:
+    def unheard(self, name: bytes, payload: Sequence[Any]) -> None:
         """A replica of this machine that is in no pool has sent this: nobody will look at it."""
-        self._leases.keep(None, self._leases.accept(payload))
+        self._leases.keep(None, self._leases.accept(name, payload))
+
+    def check(self, frames: Sequence[Any]) -> None:
+        """A client that shares this machine's memory refers to some of it; raises Malformed if it may not."""
+        self._leases.check(frames)
 
     def plain(self, frames: list[Any]) -> list[Any]:
         """Return payload frames for somebody who does not share this machine's memory."""
@@ -471,8 +475,8 @@ class Broker:
         walk, inputs = action.scatter.payload
         parts, frames = flat(inputs)
         kind = (messages.VERSION, messages.FANOUT, action.number, action.scatter.base)
-        header = self._encode((*kind, walk.endpoint, parts, action.skip))
-        self._back.publish([messages.topic(pool.index, action.group), header, *frames])
+        said = bundles.message((*kind, walk.endpoint, parts, action.skip), frames, self._encode)
+        self._back.publish([messages.topic(pool.index, action.group), *said])
 
     # -- the process manager --------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ import zmq
 
 from zflow.devices.broker import failures
 from zflow.devices.broker.settings import Settings
-from zflow.devices.local import arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk
@@ -57,6 +56,9 @@ class FrontOwner(Protocol):
 
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed."""
+
+    def check(self, frames: Sequence[Any]) -> None:
+        """A client that shares this machine's memory refers to some of it; raises Malformed if it may not."""
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -131,7 +133,8 @@ class Front:
         if len(frames) < 2:
             raise messages.Malformed("no header")
         try:
-            return bundles.read(frames, 1, messages.FROM_CLIENT)
+            member = port is not self._public and frames[0][:1] == messages.MEMBER
+            return bundles.read(frames, 1, messages.FROM_MEMBER if member else messages.FROM_CLIENT)
         except messages.WrongVersion:
             self._refuse_version(port, frames)
             raise
@@ -179,8 +182,6 @@ class Front:
     def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
         """Take in a bulk, if nothing is to be said about any of its requests."""
         _, _, id, endpoint, targets, timeout, docs, payloads = header
-        if arena.references(payloads) and not self.shares_memory((port, client, id)):
-            raise messages.Malformed("a reference to memory from elsewhere")
         chosen = None if targets is None else _targets(targets)
         walk = Walk((port, client, id), endpoint, chosen, timeout / 1000 if timeout > 0 else None, len(payloads))
         walk.client = client
@@ -201,11 +202,11 @@ class Front:
         if not frames:
             raise messages.Malformed("a request without a payload")
         origin = (port, client, id)
-        if arena.references(frames) and not self.shares_memory(origin):
-            raise messages.Malformed("a reference to memory from elsewhere")
         if self._owner.under_way(origin) is not None:
             return  # sent again over a new connection; its answer goes there
         chosen = None if targets is None else _targets(targets)
+        if len(frames) > 1:
+            self._owner.check(frames)
         payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
         if not payloads:
             raise messages.Malformed("a request without a payload")
@@ -215,7 +216,7 @@ class Front:
         walk.client = client
         walk.docs = docs
         walk.again = header[1] == messages.AGAIN
-        walk.size = arena.size(frames)
+        walk.size = sum(map(len, frames))
         error = self._objection(walk)
         if error:
             self.fail(walk, failures.error(*error))

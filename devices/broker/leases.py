@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zflow.devices.local.arena import Arena, Reference, Stale, references
+from zflow.devices.local.arena import CLIENT, Arena, Stale
 from zflow.devices.protocol.messages import Malformed
+from zflow.devices.protocol.references import Reference, references
 from zflow.devices.routing.walk import Walk
 
 
@@ -31,15 +32,32 @@ class Leases:
         # Answers by origin, the oldest in front, that a client may not have copied yet.
         self._answered: OrderedDict[Any, list[Reference]] = OrderedDict()
 
-    def accept(self, payload: Sequence[Any]) -> list[Reference]:
+    def check(self, payload: Sequence[Any]) -> None:
+        """A client that shares the memory has sent this.
+
+        Raises:
+            Malformed: some of its blocks are gone, or not its own.
+        """
+        for block in references(payload):
+            if self._arena is None or block.region != CLIENT or not self._arena.is_there(block):
+                raise Malformed("a request whose memory is gone")
+
+    def accept(self, replica: bytes, payload: Sequence[Any]) -> list[Reference]:
         """A replica has sent this; returns the blocks that are to be kept or freed from now on.
 
         Raises:
-            Malformed: some of them are gone: the replica has ended long ago, and its answer comes too late to count.
+            Malformed: some of them are gone: the replica has ended long ago, and its answer comes too late to count;
+                or they are not its own.
         """
-        blocks = references(payload) if self._arena is not None else []
-        if blocks and self._arena is not None and not self._arena.accept(blocks):
-            self._release(blocks)
+        blocks = references(payload)
+        if not blocks or self._arena is None:
+            return []
+        process = replica.rpartition(b"#")[2]  # its identity ends with that
+        owner = int(process) if process.isdigit() else 0
+        own = [block for block in blocks if self._arena.owns(owner, block)]
+        self._arena.accept(own)
+        if len(own) < len(blocks):
+            self._release(own)
             raise Malformed("an answer whose memory is gone")
         return blocks
 

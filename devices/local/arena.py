@@ -6,9 +6,9 @@ It knows frames, never Documents, and no sockets. How it works:
   by all of them. The system frees it when the last one has ended, so no crash can leave anything behind.
 - Each process that writes has a *region* of it, a range of offsets in which it alone allocates; so processes need no
   locks between them.
-- A large frame is copied into a block of the sender's region, and a *reference* travels in its place, a small frame
-  that nobody can take for one of a payload: those begin as msgpack does, or are large. The receiver copies the block
-  out, so a block lives exactly as long as the request needs it, and nobody's code ever sees shared pages.
+- A large frame is copied into a block of the sender's region, and a *reference* travels in its place (`references`).
+  The receiver copies the block out, so a block lives exactly as long as the request needs it, and nobody's code ever
+  sees shared pages.
 - Each block has an entry in its region's table. The owner writes a *generation* there that is never used again; whoever
   frees the block notes that generation as released, and the owner may use the memory for another block. Who reads a
   block looks afterwards whether the generation is still the one in the reference: if not, the request has ended
@@ -27,67 +27,25 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from zflow.devices.local.allocator import PAGE, Slot, Slots
-from zflow.devices.protocol.parts import MARK
+from zflow.devices.protocol.references import MOST_SLOTS, REGION, REGIONS, WINDOW, Reference
 
 SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
 CLIENT = 0  # the region of the process that has started the Flow
-REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind them
-WINDOW = 1 << 30  # bytes mapped at a time; no block is larger
-MOST_SLOTS = (1 << 16) - 1  # of a region
 LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
 HUGE = 2 << 20  # bytes of a huge page
 
-_MAGIC = bytes((MARK,)) + b"zflow\x00\x01"
-_REFERENCE = Struct("<8sIIQQQ")
 _ENTRY = 8  # words of a table's entry, a cache line
 _GENERATION, _RELEASED, _TAKEN, _EPOCH, _OFFSET, _CAPACITY = range(6)
-_TABLE = _ENTRY * 8 * (MOST_SLOTS + 1)  # bytes; entry 0 is the region's own
-REGIONS = (1 << 22) - 1
+_TABLE = _ENTRY * 8 * (MOST_SLOTS + 1)  # bytes; entry 0 is the region's own:
+_ENTRIES, _OWNER = range(2)  # how many were ever in use, and the owner's process
 _FIRST = REGION  # where region 0 begins; before it lies the word that holds the epoch
 
 
 class Stale(Exception):
     """What a reference names is not there any more: the request that it was for has ended."""
-
-
-class Reference(NamedTuple):
-    """Names a block."""
-
-    region: int
-    slot: int
-    offset: int  # in the region
-    length: int
-    generation: int
-
-    def pack(self) -> bytes:
-        """Return the frame that stands for the block."""
-        return _REFERENCE.pack(_MAGIC, *self)
-
-
-def reference(frame: Any) -> Reference | None:
-    """Return the reference that a frame is, or None if it is anything else."""
-    if len(frame) != _REFERENCE.size:
-        return None
-    magic, *fields = _REFERENCE.unpack(bytes(frame))
-    return Reference(*fields) if magic == _MAGIC else None
-
-
-def references(frames: Sequence[Any]) -> list[Reference]:
-    """Return the references among the frames."""
-    if len(frames) == 1 and len(frames[0]) != _REFERENCE.size:
-        return []  # the usual case
-    return [found for frame in frames if (found := reference(frame)) is not None]
-
-
-def size(frames: Sequence[Any]) -> int:
-    """Return how many bytes the frames have, with those of the blocks that they refer to."""
-    if len(frames) == 1 and len(frames[0]) != _REFERENCE.size:
-        return len(frames[0])  # the usual case
-    return sum(len(frame) if (found := reference(frame)) is None else found.length for frame in frames)
 
 
 def create() -> int:
@@ -157,7 +115,7 @@ class Arena:
         # A region may have had another owner, whose generations must not come again.
         self._generation = time.monotonic_ns()
         if region is not None:
-            self._window(region, 0)
+            self._window(region, 0).words[_OWNER] = os.getpid()
 
     # -- sending and receiving ------------------------------------------------------------------------------------
 
@@ -173,7 +131,7 @@ class Arena:
             Stale: a block is not there any more.
             OSError, MemoryError: there is no memory for a copy.
         """
-        return [frame if (found := reference(frame)) is None else self._copy(found) for frame in frames]
+        return [self._copy(frame) if type(frame) is Reference else frame for frame in frames]
 
     def release(self, blocks: Iterable[Reference]) -> None:
         """Nobody needs these blocks any more; those that are gone already do not matter."""
@@ -190,21 +148,29 @@ class Arena:
                 return True
         return False
 
-    def accept(self, blocks: Iterable[Reference]) -> bool:
-        """The broker has got these blocks and will release them. Returns whether they are there."""
-        whole = True
+    def owns(self, process: int, block: Reference) -> bool:
+        """Whether the block, which that process says to have written, is there and in its region."""
+        return self._window(block.region, 0).words[_OWNER] == process and self.is_there(block)
+
+    def is_there(self, block: Reference) -> bool:
+        """Whether the block has not been freed, and is all that the reference says."""
+        words, entry = self._entry(block.region, block.slot)
+        return (
+            words[entry + _GENERATION] == block.generation
+            and words[entry + _OFFSET] == block.offset
+            and words[entry + _CAPACITY] >= block.length
+        )
+
+    def accept(self, blocks: Iterable[Reference]) -> None:
+        """The broker has got these blocks, which are there, and will release them."""
         for block in blocks:
             words, entry = self._entry(block.region, block.slot)
-            if words[entry + _GENERATION] == block.generation:
-                words[entry + _TAKEN] = block.generation
-            else:
-                whole = False
-        return whole
+            words[entry + _TAKEN] = block.generation
 
     def _copy(self, block: Reference) -> bytearray | memoryview:
-        words, entry = self._entry(block.region, block.slot)
-        if words[entry + _GENERATION] != block.generation:  # to read where no memory is any more would make some
+        if not self.is_there(block):  # to read where no memory is any more would make some
             raise Stale("the request has ended meanwhile")
+        words, entry = self._entry(block.region, block.slot)
         window, begin = self._place(block.region, block.offset)
         shared = window.bytes[begin : begin + block.length]
         copy: bytearray | memoryview
@@ -231,7 +197,7 @@ class Arena:
                 self._slots.free(slot)
             return frame
         window.bytes[begin : begin + length] = frame
-        return Reference(self._region, slot.index, slot.offset, length, slot.generation).pack()
+        return Reference(self._region, slot.index, slot.offset, length, slot.generation)
 
     def _entry(self, region: int, slot: int) -> tuple[memoryview, int]:
         """The words in which a slot's entry lies, and where it begins there."""
@@ -265,7 +231,7 @@ class Arena:
             words[entry + _EPOCH] = slot.epoch
             words[entry + _OFFSET] = slot.offset
             words[entry + _CAPACITY] = slot.capacity
-            words[0] = max(words[0], slot.index + 1)
+            words[_ENTRIES] = max(words[_ENTRIES], slot.index + 1)
         return slot
 
     def _sweep(self, count: int) -> None:
@@ -317,7 +283,7 @@ class Arena:
         epoch = self.epoch
         words, _ = self._entry(region, 0)
         left = False
-        for slot in range(words[0]):
+        for slot in range(words[_ENTRIES]):
             entry = (slot + 1) * _ENTRY
             generation = words[entry + _GENERATION]
             free = words[entry + _RELEASED] == generation or words[entry + _TAKEN] != generation

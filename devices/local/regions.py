@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zflow.devices.local.arena import CLIENT, REGIONS, Arena
+from zflow.devices.local.arena import CLIENT, Arena
+from zflow.devices.protocol.references import REGIONS
 
 
 class Regions:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from zflow.devices.protocol import references
 from zflow.devices.protocol.messages import (
     DONE,
     DONES,
     MAX_HEADER,
+    PLAIN,
     REPLIES,
     REPLY,
     REQUEST,
@@ -46,7 +48,7 @@ def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
         header = decode(first, shapes)
         if header[1] in _BULKS:
             return _of_bulk(header, frames[at + 1 :])
-        return [(header, frames[at + 1 :])]
+        return [(header, _payload(header, frames[at + 1 :]))]
     entries = fields_of(first)[2]
     if len(frames) > at + 1 or type(entries) is not list or not 0 < len(entries) <= MAX_ENTRIES:
         raise Malformed("a bundle that is none")
@@ -59,8 +61,27 @@ def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
         if header[1] in _BULKS:
             messages += _of_bulk(header, payload)
         else:
-            messages.append((header, payload))
+            messages.append((header, _payload(header, payload)))
     return messages
+
+
+def _payload(header: list[Any], frames: Sequence[Any]) -> Sequence[Any]:
+    """Return the payload with its references; the header's field that tells of them is gone then."""
+    if len(header) <= PLAIN.get(header[1], len(header)):
+        return frames
+    try:
+        return references.heard(header.pop(), frames)
+    except ValueError:
+        raise Malformed("a reference that is none") from None
+
+
+def message(header: Sequence[Any], payload: Sequence[Any], encode: Callable[[Any], bytes]) -> Frames:
+    """Return the frames of one message."""
+    if len(payload) > 1:
+        places, payload = references.said(payload)
+        if places:
+            return [encode((*header, places)), *payload]
+    return [encode(header), *payload]
 
 
 def _of_bulk(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
@@ -157,8 +178,7 @@ def frames_of(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> It
     [[1, 1, 7], [1, 1, 8]]
     """
     if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
-        header, payload = messages[0]
-        return ([encode(header), *payload],)
+        return (message(*messages[0], encode),)
     return _bundles(fold(messages), encode)
 
 
@@ -172,7 +192,7 @@ def _bundles(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Ite
             yield from _bundle(messages[begin:at], encode)
             begin, cargo = at, size
             if not small:
-                yield [encode(messages[at][0]), *payload]
+                yield message(*messages[at], encode)
                 begin, cargo = at + 1, 0
     yield from _bundle(messages[begin:], encode)
 
@@ -184,4 +204,4 @@ def _bundle(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iter
             yield [bundle]
             return
     for header, payload in messages:
-        yield [encode(header), *payload]
+        yield message(header, payload, encode)

@@ -46,7 +46,8 @@ A client keeps its routing id when it connects anew, and may then send again wha
 by routing id and id. To an external Executor's front, another broker is a client.
 
 A client that shares the Flow's memory has a routing id that begins with `MEMBER`. In payloads from and to it, and from
-and to the replicas of this machine, there may be references in place of frames (`arena`).
+and to the replicas of this machine, there may be references in place of frames (`references`). Such a message has one
+more field at the end of its header, a bit for each frame; elsewhere a header with that field is malformed.
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
 there the message begins with it, as it does where a ROUTER put it.
@@ -121,6 +122,17 @@ TO_REPLICA: Shapes = {
     AHEAD: {(int, int, int, str, parts, int) for parts in _LISTS},
 }
 
+# How many fields these have where no frame of the payload is a reference.
+PLAIN = {REQUEST: 8, AGAIN: 8, REPLY: 6, DONE: 5, TASK: 5, AHEAD: 6, FANOUT: 7}
+
+
+def _shared(shapes: Shapes) -> Shapes:
+    """The same between processes that share memory."""
+    return {kind: some | {(*one, bytes) for one in some if kind in PLAIN} for kind, some in shapes.items()}
+
+
+FROM_MEMBER, TO_MEMBER = _shared(FROM_CLIENT), _shared(TO_CLIENT)
+FROM_LOCAL_REPLICA, TO_LOCAL_REPLICA = _shared(FROM_REPLICA), _shared(TO_REPLICA)
 
 _unpack = msgpack.unpackb
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from zflow.devices.protocol.messages import SMALL, Malformed
+from zflow.devices.protocol.references import Reference
 
 Payload = Sequence[Any]  # frames
 Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)
-MARK = 0xC1  # the byte that a reference to shared memory begins with, and no msgpack
 EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
 Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
 
@@ -31,6 +31,8 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
                 if type(count) is not int or not count or at + count > len(frames):
                     raise Malformed("parts do not fit the frames")
                 if count > 0:
+                    if type(frames[at]) is Reference:
+                        raise Malformed("a payload that begins with a reference")
                     payloads.append(frames[at : at + count])
                     at += count
                 else:
@@ -56,12 +58,11 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
     parts: Parts = []
     bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
     frames: list[Any] = []
-    # Pieces that begin like references to shared memory are not put together: that could make one of them.
     for name, payloads in inputs:
         counts = []
         for payload in payloads:
             first = payload[0]
-            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= SMALL and first[0] != MARK:
+            if len(payload) == 1 and type(first) is bytes and 0 < len(first) <= SMALL:
                 counts.append(-len(first))
                 bundle.append(first)
             else:

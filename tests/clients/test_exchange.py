@@ -22,6 +22,7 @@ from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.devices.local import arena
 from zflow.devices.protocol.messages import AGAIN, CANCEL, FAILED, REPLY, REQUEST, VERSION, Message
+from zflow.devices.protocol.references import references
 from zflow.documents import codec
 
 
@@ -424,18 +425,18 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
     request = exchange.next()
     assert request is not None
-    assert len(arena.references(request[1])) == 1
+    assert len(references(request[1])) == 1
     stale = replica.share(codec.pack(arrays(1)))
     assert memory.reclaim(1)
     reply = [VERSION, REPLY, 1, None, None, 0]
     assert not exchange.take(reply, stale)
     assert [frames for _, frames in exchange.again()] == [request[1]]
     assert not exchange.finished
-    assert memory.holds(arena.references(request[1]))
+    assert memory.holds(references(request[1]))
     good = replica.share(codec.pack(arrays(1)))
     assert exchange.take(reply, good)
     assert right(next(exchange.ready()).docs, 1, more=0.0)
-    assert not memory.holds(arena.references([*request[1], *good]))
+    assert not memory.holds(references([*request[1], *good]))
     os.close(file)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 from collections.abc import Iterator
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import psutil
 import pytest
@@ -17,8 +20,12 @@ from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, rig
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.devices.local import arena
+from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import DONE, REQUESTS, VERSION
+from zflow.devices.protocol.references import Reference, references
 from zflow.system import process
+
+CANARY = b"what another tenant has got"
 
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
 
@@ -154,19 +161,58 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
     comes_back(flow)
 
 
-def test_a_reference_from_elsewhere_is_refused(flow: Flow) -> None:
-    forged = arena.Reference(region=arena.CLIENT, slot=0, offset=0, length=10, generation=1).pack()
-    for frames in (
-        [request(), PAYLOAD, forged],
-        [request(), forged],
-        [request(parts=[["x", [1, 1]]]), PAYLOAD, forged],
-        [header(VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [PAYLOAD, forged])],
-    ):
-        before = sum(malformed(flow).values())
-        with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
-            stranger.send_multipart(frames)
-            wait_for(lambda before=before: sum(malformed(flow).values()) > before)  # type: ignore[misc]
-    assert right(flow.post("/", arrays(5)), 5)
+#: References as they travel, and as they did when their content told what they were.
+FORMS = [lambda block: block.pack(), lambda block: struct.pack("<8sIIQQQ", b"\xc1zflow\0\1", *astuple(block))]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
+    """In no form: as a frame, in a bulk or a bundle, put together from parts, and with what only members may say."""
+    with Flow().add(name="add", uses=Add) as flow:
+        assert flow._launched is not None
+        assert flow._launched.sharing.descriptor is not None
+        victim = arena.Arena(flow._launched.sharing.descriptor, region=99, limit=2**20)
+        live = references(victim.share([b"", CANARY * 1000]))[0]
+        never_used = Reference(region=1, slot=7, offset=2**29, length=2**28, generation=2**63)
+        forged = [form(live), form(replace(live, length=20_000)), form(never_used)]
+        reference = struct.pack("<IIQQQ", 1, 7, 2**29, 2**28, 0)  # which no slot that was never used has had
+        for block in (*forged, reference):
+            attacks = [
+                [request(), PAYLOAD, block],
+                [request(), block],
+                [request(parts=[["x", [1, 1]]]), PAYLOAD, block],
+                [request(parts=[["gateway", [-len(block), -len(block)]]]), block + block],
+                [request(parts=[["gateway", [-len(PAYLOAD), -len(block)]]]), PAYLOAD + block],
+                [header(*msgpack.unpackb(request()), b"\2"), PAYLOAD, block],
+                [header(VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [PAYLOAD, block])],
+                [header(VERSION, bundles.BUNDLE, [[msgpack.unpackb(request()), PAYLOAD, block]] * 2)],
+            ]
+            before = resident(flow)
+            with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
+                for frames in attacks:
+                    stranger.send_multipart(frames)
+                stranger.send(header(VERSION, messages.HELLO, 77))
+                heard: list[Any] = []
+                while not any(said[1] == messages.WELCOME for said, _ in heard) or len(heard) < 2:
+                    frames = stranger.recv_multipart()
+                    assert CANARY not in b"".join(frames)
+                    heard += bundles.read(frames, 0, messages.TO_CLIENT)
+            assert right(flow.post("/", arrays(5)), 5)
+            wait_for(lambda before=before: resident(flow) <= before + 2**16, what="no memory was made")  # type: ignore[misc]
+        assert victim.holds([live]), "nor is anybody's freed"
+
+
+def test_a_member_may_refer_to_its_own_region_only(flow: Flow) -> None:
+    assert flow._launched is not None
+    assert flow._launched.sharing.descriptor is not None
+    other = arena.Arena(flow._launched.sharing.descriptor, region=98, limit=2**20)
+    live = references(other.share([b"", CANARY * 1000]))[0]
+    before = malformed(flow)
+    with dealer(back().removesuffix("back") + "front", identity=messages.MEMBER + os.urandom(15)) as member:
+        member.send_multipart([header(*msgpack.unpackb(request()), b"\2"), PAYLOAD, live.pack()])
+        wait_for(lambda: malformed(flow) != before)
+    assert malformed(flow)["a request whose memory is gone"] == 1
+    assert other.holds([live])
 
 
 def test_what_a_replica_sends_that_is_in_no_pool_is_freed(flow: Flow) -> None:
@@ -174,9 +220,10 @@ def test_what_a_replica_sends_that_is_in_no_pool_is_freed(flow: Flow) -> None:
     assert flow._launched.sharing.descriptor is not None
     memory = arena.Arena(flow._launched.sharing.descriptor, region=99, limit=2**20)
     payload = memory.share([PAYLOAD, bytes(SIZE)])
-    with dealer(back(), identity=b"add/rep-7#1") as unknown:
-        unknown.send_multipart([header(VERSION, DONE, 7, 1, 1), *payload])
-        wait_for(lambda: not memory.holds(arena.references(payload)), what="the block is free")
+    (frames,) = bundles.frames_of([((VERSION, DONE, 7, 1, 1), payload)], messages.encoder())
+    with dealer(back(), identity=b"add/rep-7#%d" % os.getpid()) as unknown:
+        unknown.send_multipart(frames)
+        wait_for(lambda: not memory.holds(references(payload)), what="the block is free")
     assert memory.reclaim(99)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.local import arena
+from zflow.devices.protocol.references import references
 from zflow.processes import memory
 from zflow.processes.memory import AUTOMATIC, PART, Sharing, limit
 from zflow.system import process
@@ -85,7 +86,7 @@ def test_what_one_writes_all_others_can_read(shared: Sharing) -> None:
     for writer in views:
         assert writer is not None
         frames = writer.share([b"", BLOCK])
-        assert len(arena.references(frames)) == 1
+        assert len(references(frames)) == 1
         for reader in (*views, shared.reader()):
             assert reader is not None
             assert [bytes(frame) for frame in reader.fetch(frames)] == [b"", BLOCK]
@@ -100,7 +101,7 @@ def test_a_reader_sends_its_payloads_as_frames(shared: Sharing) -> None:
 def test_half_of_it_is_for_requests_and_the_other_half_is_dealt_to_the_replicas(shared: Sharing) -> None:
     def room(writer: arena.Arena | None) -> int:
         assert writer is not None
-        return len(arena.references(writer.share([b"", *[BLOCK] * 20])))
+        return len(references(writer.share([b"", *[BLOCK] * 20])))
 
     assert room(shared.client()) == 8
     assert room(shared.replica(1)) == room(shared.replica(2)) == 4

@@ -26,6 +26,7 @@ from zflow.devices.protocol.messages import (
     DONE,
     ERROR,
     FANOUT,
+    FROM_LOCAL_REPLICA,
     FROM_REPLICA,
     LEAVE,
     MISSED,
@@ -36,6 +37,7 @@ from zflow.devices.protocol.messages import (
     TOGETHER,
     VERSION,
 )
+from zflow.devices.protocol.references import references
 from zflow.devices.sockets import zap
 from zflow.executors.batching import Batching
 from zflow.replicas import link as module
@@ -93,7 +95,7 @@ class Broker:
     def hears_all(self) -> list[bundles.Heard]:
         """What comes next from the replica, all that was sent in one go."""
         self.identity, *frames = self.back.recv_multipart()
-        return bundles.read(frames, 0, FROM_REPLICA)
+        return bundles.read(frames, 0, FROM_LOCAL_REPLICA)
 
     def collects(self) -> bundles.Heard:
         """What comes next over the collector."""
@@ -357,7 +359,7 @@ def test_large_frames_go_through_the_memory_that_is_shared(broker: Broker) -> No
     link.answer([result(1, b"first", b"x" * SHARED_FROM)], 0.0)
     link.flush()
     _, payload = broker.hears()
-    assert len(arena.references(payload)) == 1
+    assert len(references(payload)) == 1
     assert Arena(file).fetch(payload) == [b"first", b"x" * SHARED_FROM]
     os.close(file)
 

@@ -12,8 +12,9 @@ import pytest
 
 from zflow import Document, DocumentArray, Executor, errors, requests
 from zflow.devices.local import arena
-from zflow.devices.local.arena import Arena, Reference, Stale
+from zflow.devices.local.arena import Arena, Stale
 from zflow.devices.protocol.parts import flat
+from zflow.devices.protocol.references import Reference
 from zflow.documents import codec
 from zflow.executors.batching import Batching
 from zflow.replicas.call import Miscounted
@@ -180,7 +181,7 @@ def test_a_request_whose_memory_is_gone_is_stale() -> None:
     made = service(memory=Arena(arena_file := arena.create()))
     os.close(arena_file)
     with pytest.raises(Stale):
-        made.prepare(Assignment(1, "/one", None, [b"first", Reference(1, 0, 0, 100, 5).pack()]))
+        made.prepare(Assignment(1, "/one", None, [b"first", Reference(1, 0, 0, 100, 5)]))
 
 
 # -- several at once --------------------------------------------------------------------------------------------------

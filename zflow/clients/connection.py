@@ -15,6 +15,7 @@ from zflow.clients.exchange import Exchange
 from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.references import is_fixed
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH, Port, buffers
@@ -78,6 +79,7 @@ class Connection:
         self.encode = messages.encoder()
         self._socket = open_socket(context, address, keys, messages.STRANGER if memory is None else messages.MEMBER)
         self._port = Port(self._socket, 2)
+        self._shapes = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
         self._together: list[messages.Message] = []  # requests that wait to be sent
         self.info: dict[str, Any] = {}
         self._greetings = 0  # connections made
@@ -127,7 +129,7 @@ class Connection:
             arrived = [message for message in arrived if message[0]]
             self._greeted()
         try:
-            said = [one for message in arrived for one in bundles.read(message, 0, messages.TO_CLIENT)]
+            said = [one for message in arrived for one in bundles.read(message, 0, self._shapes)]
         except messages.Malformed as error:
             raise errors.FlowUnreachable(f"what answers at {self._address} is no zflow Flow: {error}") from None
         return [(header, buffers(payload)) for header, payload in said]
@@ -211,7 +213,7 @@ class Connection:
             self._together.append(message)
             now = clock()
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if now - begun > GATHERING or not all(type(frame) is bytes for frame in message[1]):
+            if now - begun > GATHERING or not is_fixed(message[1]):
                 break
             if flusher is not None and (now - asked > PROMPT or exchange.made < STREAM):
                 break

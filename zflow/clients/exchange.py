@@ -16,9 +16,10 @@ import msgpack
 
 from zflow import errors
 from zflow.clients.response import Response
-from zflow.devices.local.arena import Arena, Stale, references
+from zflow.devices.local.arena import Arena, Stale
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.references import references
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce

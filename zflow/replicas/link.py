@@ -15,6 +15,7 @@ import zmq
 from zflow.devices.local import tickets
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.references import is_fixed
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Flusher
@@ -85,6 +86,7 @@ class Link:
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
         self._memory = memory
+        self._shapes = messages.TO_REPLICA if memory is None else messages.TO_LOCAL_REPLICA
         self._gave_back = True
         self._slots = slots
         self._seat = seat
@@ -218,7 +220,7 @@ class Link:
         if not frames[0]:
             self._greeted()
             return
-        for header, payload in bundles.read(frames, 0, messages.TO_REPLICA):
+        for header, payload in bundles.read(frames, 0, self._shapes):
             self._told(header, payload)
 
     def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
@@ -250,7 +252,7 @@ class Link:
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""
-        header = messages.decode(frames[1], messages.TO_REPLICA)
+        ((header, payload),) = bundles.read(frames, 1, self._shapes)
         if header[1] == messages.BEACON:
             new, missed = False, self._listener.told(header[2])
         else:
@@ -259,7 +261,7 @@ class Link:
             self._say([((messages.VERSION, messages.MISSED, *missed), ())])
         if new and self._seat.shard_id not in header[6]:
             id = header[3] + self._seat.shard_id
-            self._backlog[id] = Assignment(id, header[4], header[5], buffers(frames[2:]))
+            self._backlog[id] = Assignment(id, header[4], header[5], buffers(payload))
 
     @property
     def has_more(self) -> bool:
@@ -306,7 +308,7 @@ class Link:
             if len(frames) > 1:
                 if self._memory is not None:
                     frames = self._memory.share(frames)
-                mutable = mutable or not all(type(frame) is bytes for frame in frames)
+                mutable = mutable or not is_fixed(frames)
             self._answers.append((header, frames))
         if mutable:
             self.flush()  # the Executor may write to this memory again

@@ -16,14 +16,12 @@ from peers import header
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import ASK_EVERY, GRACE, MAX_SLOTS, SILENT_FOR, Externals, capacity
-from zflow.devices.local.arena import Reference
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import CANCEL, FAILED, FROM_CLIENT, HELLO, REPLY, REQUEST, VERSION, WELCOME
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
 from zflow.devices.sockets import zap
 
-REFERENCE = Reference(1, 2, 3, 400, 5).pack()
 INFO = {"instance": "one", "epoch": 0, "executors": {"far": {"slots": 3, "endpoints": ["/a"]}}}
 
 
@@ -316,7 +314,6 @@ def test_what_a_closing_flow_has_not_taken_is_for_others(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("parts", "payload", "why"),
     [
-        (None, (b"first", REFERENCE), "a reference to memory from elsewhere"),
         ([["left", [2]]], (b"a",), "parts do not fit the frames"),
     ],
 )

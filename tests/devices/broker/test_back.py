@@ -18,9 +18,9 @@ from zflow.devices.balancing.replica import BatchKey, Replica, Task
 from zflow.devices.broker.back import MAX_SLOTS, Back
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
-from zflow.devices.local.arena import Reference
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import APART, DONE, DONES, ERROR, HELLO, LEAVE, MISSED, READY, VERSION
+from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import NO_GROUP, Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
@@ -29,7 +29,7 @@ from zflow.devices.sockets.zap import REPLICAS
 
 NAME = b"work/rep-0#41"
 SHARD = b"index/shard-1/rep-0#42"
-REFERENCE = Reference(1, 2, 3, 400, 5).pack()
+REFERENCE = Reference(1, 2, 3, 400, 5)
 ANYWHERE = "tcp://127.0.0.1:*"
 
 
@@ -330,7 +330,7 @@ def test_what_is_malformed_is_not_passed_on(rig: Rig, frames: list[bytes], phras
 def test_an_answer_from_nobody_is_unexpected_but_its_memory_is_looked_after(rig: Rig) -> None:
     with rig.connected() as stranger:
         stranger.send_multipart([header(VERSION, DONE, 5, 1, 1), b"a", b"b"])
-        assert rig.told(1) == [("unheard", [b"a", b"b"])]
+        assert rig.told(1) == [("unheard", NAME, [b"a", b"b"])]
     assert [type(error) for error in rig.owner.dropped] == [messages.Unexpected]
 
 
@@ -501,12 +501,11 @@ def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remot
 
 def test_a_reference_to_memory_from_another_machine_is_malformed(remote: Rig) -> None:
     with remote.joined(NAME, remote.public) as replica:
-        replica.send_multipart([header(VERSION, DONE, 5, 0, 1), b"first", REFERENCE])
-        replica.send(header(VERSION, DONES, 5, 0, [1, 1], [b"first", REFERENCE]))
-        remote.until(lambda: len(remote.owner.dropped) == 2)
-    assert {str(error) for error in remote.owner.dropped} == {"a reference to memory from elsewhere"}
+        replica.send_multipart([header(VERSION, DONE, 5, 0, 1, b"\2"), b"first", REFERENCE.pack()])
+        remote.until(lambda: remote.owner.dropped)
+    assert {str(error) for error in remote.owner.dropped} == {"wrong fields in header"}
     with remote.joined(b"work/rep-1#43") as replica:
-        replica.send_multipart([header(VERSION, DONE, 5, 0, 1), b"first", REFERENCE])
+        replica.send_multipart([header(VERSION, DONE, 5, 0, 1, b"\2"), b"first", REFERENCE.pack()])
         remote.until(lambda: remote.owner.told)
         assert ("answered", remote.work, b"work/rep-1#43", 5, 0.0, [b"first", REFERENCE], False, 1) in remote.owner.told
 

@@ -16,15 +16,15 @@ from peers import PAYLOAD, header, request
 from zflow.devices.broker import failures
 from zflow.devices.broker.front import MOST_TARGETS, Front
 from zflow.devices.broker.settings import Settings
-from zflow.devices.local.arena import Reference
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import AGAIN, CANCEL, CONTROL, HELLO, MEMBER, REQUEST, REQUESTS, VERSION
+from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets.zap import CLIENTS
 
 LIMIT = 1000  # bytes of a request
 MOST = 2  # requests in flight over a public connection
-REFERENCE = Reference(1, 2, 3, 400, 5).pack()
+REFERENCE = Reference(1, 2, 3, 400, 5)
 
 
 class Owner:
@@ -37,6 +37,7 @@ class Owner:
         self.told: list[tuple[Any, ...]] = []
         self.walks: dict[Any, Walk] = {}
         self.dropped: list[str] = []
+        self.checked: list[Any] = []  # payloads that may refer to memory
 
     @property
     def begun(self) -> list[tuple[Any, ...]]:
@@ -61,6 +62,9 @@ class Owner:
 
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         self.told.append(("control", origin, command, arguments))
+
+    def check(self, frames: Any) -> None:
+        self.checked.append(frames)
 
     def info(self) -> dict[str, Any]:
         return {"pid": 3}
@@ -151,6 +155,11 @@ def rig() -> Iterator[Rig]:
 def client(rig: Rig, request: pytest.FixtureRequest) -> Iterator[zmq.Socket[bytes]]:
     with rig.client(getattr(rig, request.param)) as client:
         yield client
+
+
+def referring(id: int = 1) -> bytes:
+    """The header of a request whose second frame is a reference."""
+    return header(*msgpack.unpackb(request(id=id)), b"\2")
 
 
 def bulk(first: int, payloads: list[bytes], targets: Any = None) -> bytes:
@@ -280,8 +289,8 @@ def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unw
         ([request(targets=[7]), PAYLOAD], "targets are not text"),
         ([request(targets=["upper"] * (MOST_TARGETS + 1)), PAYLOAD], "targets are not text"),
         ([bulk(5, [b"a", b"b"], [7])], "targets are not text"),
-        ([request(), PAYLOAD, REFERENCE], "a reference to memory from elsewhere"),
-        ([bulk(5, [b"a", REFERENCE])], "a reference to memory from elsewhere"),
+        ([referring(), PAYLOAD, REFERENCE.pack()], "wrong fields in header"),
+        ([header(VERSION, bundles.BUNDLE, [[msgpack.unpackb(referring()), PAYLOAD, b"x"]])], "wrong fields in header"),
         ([header(VERSION, messages.DONE, 1, 1, 1), PAYLOAD], "unknown kind of message"),
     ],
 )
@@ -298,10 +307,11 @@ def test_what_is_malformed_is_dropped_and_the_owner_told(
 def test_who_shares_the_memory_may_refer_to_it_but_only_over_the_private_address(rig: Rig) -> None:
     member = MEMBER + b"member"
     with rig.client(rig.public, member) as elsewhere, rig.client(rig.local, member) as here:
-        elsewhere.send_multipart([request(id=1), PAYLOAD, REFERENCE])
-        rig.until(lambda: rig.owner.dropped == ["a reference to memory from elsewhere"])
-        here.send_multipart([request(id=2), b"first", REFERENCE])
+        elsewhere.send_multipart([referring(id=1), PAYLOAD, REFERENCE.pack()])
+        rig.until(lambda: rig.owner.dropped == ["wrong fields in header"])
+        here.send_multipart([referring(id=2), b"first", REFERENCE.pack()])
         ((walk, payloads),) = rig.begun()
+    assert rig.owner.checked == [payloads[0]]
     assert payloads == [[b"first", REFERENCE]]
     assert walk.size == 5 + 400, "what it refers to counts"
     assert rig.front.shares_memory(walk.origin)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from zflow.devices.broker.leases import Leases
 from zflow.devices.local import arena
-from zflow.devices.local.arena import SHARED_FROM, Arena, Reference, references
+from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena
 from zflow.devices.protocol.messages import Malformed
+from zflow.devices.protocol.references import Reference, references
 from zflow.devices.routing.walk import Walk
+
+NAME = b"work/rep-0#%d" % os.getpid()
 
 
 class Flow:
     """A broker's account, and the replica whose results are in it."""
 
     def __init__(self, file: int) -> None:
+        self.file = file
         self.replica = Arena(file, 1, 100 * SHARED_FROM)
         self.leases = Leases(Arena(file), epoch=3)
 
@@ -28,7 +33,7 @@ class Flow:
 
     def arrived(self, walk: Walk | None, payload: list[Any]) -> list[Reference]:
         """The payload has come in, for this walk."""
-        blocks = self.leases.accept(payload)
+        blocks = self.leases.accept(NAME, payload)
         self.leases.keep(walk, blocks)
         return blocks
 
@@ -114,7 +119,7 @@ def test_an_answer_that_comes_when_its_memory_is_gone_does_not_count(flow: Flow)
     late = flow.result()
     assert flow.replica.reclaim(1)
     with pytest.raises(Malformed, match="an answer whose memory is gone"):
-        flow.leases.accept(late)
+        flow.leases.accept(NAME, late)
 
 
 def test_of_an_answer_that_is_gone_in_part_the_rest_is_free(flow: Flow) -> None:
@@ -122,14 +127,35 @@ def test_of_an_answer_that_is_gone_in_part_the_rest_is_free(flow: Flow) -> None:
     flow.replica.release(references(gone))
     flow.replica.trim()
     with pytest.raises(Malformed):
-        flow.leases.accept([*gone, *there])
+        flow.leases.accept(NAME, [*gone, *there])
     assert flow.held(references(there)) == [False]
+
+
+def test_what_a_replica_has_not_written_is_not_its_answer(flow: Flow) -> None:
+    others = flow.result()
+    for name in (b"work/rep-1#%d" % os.getppid(), b"work/rep-1", b"work#x"):
+        with pytest.raises(Malformed, match="an answer whose memory is gone"):
+            flow.leases.accept(name, others)
+    assert flow.held(references(others)) == [True], "nor is it free to let go of that"
+
+
+def test_a_request_refers_to_what_its_sender_has_written(flow: Flow) -> None:
+    client = Arena(flow.file, CLIENT, 100 * SHARED_FROM)
+    good = client.share([b"first", b"a" * SHARED_FROM])
+    flow.leases.check(good)
+    flow.leases.check([b"first"])
+    (block,) = references(good)
+    for bad in (replace(block, generation=3), replace(block, length=block.length + SHARED_FROM), *flow.result()[1:]):
+        with pytest.raises(Malformed, match="a request whose memory is gone"):
+            flow.leases.check([b"first", bad])
+    with pytest.raises(Malformed):
+        Leases(None).check(good)
 
 
 def test_a_flow_that_shares_no_memory_holds_nothing(flow: Flow) -> None:
     without = Leases(None)
     payload = flow.result()
-    assert without.accept(payload) == []
+    assert without.accept(NAME, payload) == []
     assert without.plain(payload) == payload
     without.unwanted("origin")
     assert references(payload)

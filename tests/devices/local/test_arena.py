@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zflow.devices.local import arena
-from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale, reference, references
-from zflow.devices.protocol.parts import flat, split
-from zflow.documents.codec import INLINE
+from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale
+from zflow.devices.protocol.references import Reference, references
 
 LIMIT = 16 * SHARED_FROM
 OTHER = 1  # a replica's region
@@ -40,8 +40,8 @@ def test_large_frames_but_the_first_travel_as_references_and_are_copied_out(file
     payload = [block("a"), block("b"), block("c", SHARED_FROM - 1), block("d", 5 * SHARED_FROM + 3)]
     sent = Arena(file, CLIENT, LIMIT).share(payload)
     assert [frame is original for frame, original in zip(sent, payload, strict=True)] == [True, False, True, False]
-    assert [len(frame) < 100 for frame in sent] == [False, True, False, True]
-    assert arena.size(sent) == arena.size(payload) == sum(map(len, payload))
+    assert [type(frame) is Reference for frame in sent] == [False, True, False, True]
+    assert [len(frame) for frame in sent] == [len(frame) for frame in payload]
     assert Arena(file).fetch(sent) == payload
 
 
@@ -63,21 +63,35 @@ def test_copies_with_and_without_huge_pages(file: int, length: int) -> None:
     assert not memoryview(left).readonly
 
 
-def test_references_are_no_frames_of_payloads(file: int) -> None:
-    (frame,) = Arena(file, CLIENT, LIMIT).share([b"", block("a")])[1:]
-    assert len(frame) < INLINE
-    assert reference(frame) is not None
-    for other in (b"", frame[:-1], b"\x93" + frame[1:], bytes(len(frame)), block("a")):
-        assert reference(other) is None
+def test_what_is_not_all_that_a_reference_says_is_not_there(file: int) -> None:
+    sent = Arena(file, CLIENT, LIMIT).share([b"", block("a", 2 * SHARED_FROM), block("b")])
+    (first, second), reader = references(sent), Arena(file)
+    assert reader.is_there(first)
+    forged = [
+        replace(first, generation=first.generation + 1),
+        replace(first, generation=second.generation),
+        replace(first, slot=second.slot),
+        replace(first, slot=1000),
+        replace(first, region=OTHER),
+        replace(first, offset=second.offset),
+        replace(first, offset=first.offset - 1),
+        replace(first, length=first.length + os.sysconf("SC_PAGESIZE")),
+    ]
+    before = resident(file)
+    for block_of_none in forged:
+        assert not reader.is_there(block_of_none)
+        with pytest.raises(Stale):
+            reader.fetch([b"", block_of_none])
+    assert resident(file) <= before + 3 * os.sysconf("SC_PAGESIZE"), "of tables; what is no block is not read"
 
 
-def test_pieces_of_a_reference_are_not_put_together(file: int) -> None:
-    (forged,) = Arena(file, CLIENT, LIMIT).share([b"", block("a")])[1:]
-    for cut in range(1, len(forged)):
-        parts, frames = flat([("a", [[forged[:cut]]]), ("b", [[forged[cut:]]])])
-        assert references(frames) == []
-        assert parts is not None
-        assert split(parts, frames) == [("a", [[forged[:cut]]]), ("b", [[forged[cut:]]])]
+def test_a_block_is_its_regions_owners(file: int) -> None:
+    (own,) = references(Arena(file, OTHER, LIMIT).share([b"", block("a")]))
+    broker = Arena(file)
+    assert broker.owns(os.getpid(), own)
+    assert not broker.owns(os.getppid(), own)
+    assert not broker.owns(os.getpid(), replace(own, generation=7))
+    assert not broker.owns(os.getpid(), replace(own, region=OTHER + 1))
 
 
 def test_memory_is_used_again_when_it_was_released(file: int) -> None:
@@ -166,7 +180,7 @@ def test_the_next_broker_does_not_need_what_replicas_have_written_for_the_one_be
 def test_a_dead_owners_blocks_stay_as_long_as_requests_need_them(file: int) -> None:
     replica, broker, manager = Arena(file, OTHER, LIMIT), Arena(file), Arena(file)
     needed, released, unheard = (replica.share([b"", block(letter)]) for letter in "abc")
-    assert broker.accept([*references(needed), *references(released)])
+    broker.accept([*references(needed), *references(released)])
     broker.release(references(released))
     assert not manager.reclaim(OTHER)
     assert SHARED_FROM <= resident(file) < 2 * SHARED_FROM
@@ -174,7 +188,7 @@ def test_a_dead_owners_blocks_stay_as_long_as_requests_need_them(file: int) -> N
     for frames in (released, unheard):
         with pytest.raises(Stale):
             broker.fetch(frames)
-        assert not broker.accept(references(frames))
+        assert not any(map(broker.is_there, references(frames)))
     broker.release(references(needed))
     assert manager.reclaim(OTHER)
     assert resident(file) <= os.sysconf("SC_PAGESIZE")
@@ -182,7 +196,7 @@ def test_a_dead_owners_blocks_stay_as_long_as_requests_need_them(file: int) -> N
 
 def test_a_dead_owners_blocks_are_of_no_use_to_the_next_broker(file: int) -> None:
     replica, broker = Arena(file, OTHER, LIMIT), Arena(file)
-    assert broker.accept(references(replica.share([b"", block("a")])))
+    broker.accept(references(replica.share([b"", block("a")])))
     assert not broker.reclaim(OTHER)
     broker.epoch += 1
     assert broker.reclaim(OTHER)

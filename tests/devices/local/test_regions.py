@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from zflow.devices.local import arena
-from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale, references
+from zflow.devices.local.arena import CLIENT, SHARED_FROM, Arena, Stale
 from zflow.devices.local.regions import Regions
+from zflow.devices.protocol.references import references
 
 LIMIT = 16 * SHARED_FROM
 
@@ -31,7 +32,7 @@ def test_regions_are_dealt_out_again_when_nothing_of_them_is_needed(file: int) -
     assert len({CLIENT, first, second}) == 3
     broker = Arena(file)
     held = references(Arena(file, first, LIMIT).share([b"", block("a")]))
-    assert broker.accept(held)
+    broker.accept(held)
     regions.ended(first, now=10.0)
     assert regions.deal() not in (CLIENT, first, second)
     regions.reclaim(now=10.5)
@@ -44,7 +45,7 @@ def test_regions_are_dealt_out_again_when_nothing_of_them_is_needed(file: int) -
     assert regions.deal() == first
     heir = Arena(file, first, LIMIT).share([b"", block("b")])
     with pytest.raises(Stale):
-        broker.fetch([held[0].pack()])
+        broker.fetch([b"", held[0]])
     broker.release(held)
     assert broker.holds(references(heir))
 
@@ -79,7 +80,7 @@ def test_each_is_looked_at_when_its_time_has_come(file: int) -> None:
 def test_one_that_is_needed_holds_up_no_other(file: int) -> None:
     regions, broker = Regions(Arena(file)), Arena(file)
     needed, free = regions.deal(), regions.deal()
-    assert broker.accept(references(Arena(file, needed, LIMIT).share([b"", block("a")])))
+    broker.accept(references(Arena(file, needed, LIMIT).share([b"", block("a")])))
     for region in (needed, free):
         regions.ended(region, now=0.0)
     regions.reclaim(now=Regions.AFTER)

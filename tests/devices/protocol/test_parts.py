@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.protocol.parts import MARK, flat, split
+from zflow.devices.protocol.parts import flat, split
+from zflow.devices.protocol.references import Reference
 
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -127,7 +128,6 @@ class TestFlat:
             (bytes(messages.SMALL + 1), False),
             (b"", False),
             (memoryview(b"x"), False),
-            (bytes([MARK]), False),
         ],
     )
     def test_small_payloads_lie_together_in_the_first_frame(self, piece: Any, together: bool) -> None:
@@ -136,3 +136,11 @@ class TestFlat:
         assert frames[0] == (bytes(piece) if together else b"") + b"end"
         assert len(frames) == 3 + (not together)
         assert split(parts, frames) == inputs
+
+    def test_a_block_of_shared_memory_is_a_frame_behind_another(self) -> None:
+        block = Reference(0, 0, 0, 1, 1)
+        parts, frames = flat([("a", [[b"1", block]]), ("b", [[b"2"]])])
+        assert (parts, frames) == ([["a", [2]], ["b", [-1]]], [b"2", b"1", block])
+        assert split(parts, frames) == [("a", [[b"1", block]]), ("b", [[b"2"]])]
+        with pytest.raises(Malformed, match="begins with a reference"):
+            split([["a", [1, 1]]], [b"1", block])

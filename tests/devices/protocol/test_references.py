@@ -1,0 +1,100 @@
+"""References: said with a message, never by what is in a frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zflow.devices.protocol import bundles, messages, references
+from zflow.devices.protocol.messages import DONE, PLAIN, REQUEST, VERSION, Malformed
+from zflow.devices.protocol.references import REGION, REGIONS, WINDOW, Reference, heard, said
+
+REFERENCE = Reference(1, 2, 3, 400, 5)
+HEADER = [VERSION, DONE, 7, 1, 1]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3) | st.just(REFERENCE), max_size=40))
+def test_what_is_said_is_heard(frames: list[Any]) -> None:
+    payload = [b"first", *frames]
+    places, travels = said(payload)
+    assert all(type(frame) is bytes for frame in travels)
+    assert (heard(places, travels) if places else travels) == payload
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation": 0},
+        {"length": 0},
+        {"length": WINDOW + 1},
+        {"offset": WINDOW - 1, "length": 2},
+        {"offset": REGION},
+        {"region": REGIONS},
+        {"slot": 2**32 - 1},
+    ],
+)
+def test_what_cannot_be_a_block_is_no_reference(changes: dict[str, int]) -> None:
+    fields = {"region": 0, "slot": 1, "offset": 2, "length": 3, "generation": 4}
+    packed = references._PACKED.pack(*{**fields, **changes}.values())
+    with pytest.raises(ValueError, match="no block of shared memory"):
+        Reference.unpack(packed)
+    header = msgpack.packb([*HEADER, b"\2"])
+    with pytest.raises(Malformed, match="a reference that is none"):
+        bundles.read([header, b"first", packed], 0, messages.FROM_LOCAL_REPLICA)
+
+
+@pytest.mark.parametrize(
+    ("places", "frames"),
+    [
+        (b"\1", [REFERENCE.pack()]),
+        (b"\3", [REFERENCE.pack(), REFERENCE.pack()]),
+        (b"\4", [b"a", REFERENCE.pack()]),
+        (b"\2" + bytes(50_000) + b"\1", [b"a", REFERENCE.pack()]),
+        (b"\2", [b"a", b"too short"]),
+        (b"\2", [b"a", REFERENCE.pack() + b"x"]),
+        (b"\2", []),
+    ],
+)
+def test_a_place_without_a_reference_is_malformed(places: bytes, frames: list[bytes]) -> None:
+    with pytest.raises(Malformed, match="a reference that is none"):
+        bundles.read([msgpack.packb([*HEADER, places]), *frames], 0, messages.FROM_LOCAL_REPLICA)
+
+
+def test_a_message_has_its_references_again_where_it_comes_in() -> None:
+    payload = [b"first", b"x" * 50, REFERENCE, b"y"]
+    (frames,) = bundles.frames_of([(HEADER, payload)], messages.encoder())
+    assert REFERENCE not in frames
+    assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == [(HEADER, payload)]
+
+
+def test_large_blocks_are_in_no_bundle() -> None:
+    payload = [b"first", Reference(1, 2, 3, 20_000, 5)]
+    sent = list(bundles.frames_of([(HEADER, [b"a"]), (HEADER, payload), (HEADER, [b"b"])], messages.encoder()))
+    assert [len(frames) for frames in sent] == [2, 3, 2]
+
+
+@pytest.mark.parametrize("shapes", ["FROM_CLIENT", "FROM_REPLICA", "TO_CLIENT", "TO_REPLICA"])
+def test_no_message_to_or_from_elsewhere_can_have_one(shapes: str) -> None:
+    for kind, some in getattr(messages, shapes).items():
+        for shape in some:
+            assert len(shape) == PLAIN.get(kind, len(shape))
+            header = [VERSION, kind, *([0] * (len(shape) - 2)), b"\2"]
+            with pytest.raises(Malformed):
+                bundles.read([msgpack.packb(header), b"first", REFERENCE.pack()], 0, getattr(messages, shapes))
+
+
+def test_what_looks_like_one_is_a_frame_like_any_other() -> None:
+    header = [VERSION, REQUEST, 1, "/", None, None, 0, 1]
+    payload = [b"first", REFERENCE.pack()]
+    for shapes in (messages.FROM_CLIENT, messages.FROM_MEMBER):
+        assert bundles.read([msgpack.packb(header), *payload], 0, shapes) == [(header, payload)]
+
+
+def test_who_may_write_there_again() -> None:
+    assert references.is_fixed([b"a", REFERENCE])
+    assert not references.is_fixed([b"a", bytearray(b"b")])
+    assert not references.is_fixed([memoryview(b"a")])
