@@ -31,13 +31,14 @@ DEFAULTS: Final[dict[str, Any]] = {
     "start_method": None,
     "replica_port": None,
     "curve": None,
+    "allow_control": None,
     "max_connections": 10_000,
     "max_requests_per_client": 10_000,
     "shared_memory": -1,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
 stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere;
-`shared_memory=-1` is an eighth of the machine's."""
+`allow_control=None` is True on loopback and with keys; `shared_memory=-1` is an eighth of the machine's."""
 
 
 class Flow(Shortcuts):
@@ -53,6 +54,9 @@ class Flow(Shortcuts):
         replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
             none may when left out.
         curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
+        allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`, `undrain`); with `curve`,
+            only those whose key is on the list `admins/`. Left out, it is True on loopback or with `curve`, else False.
+            The Flow's own methods always may.
         max_connections: how many connections over TCP there may be, of clients and of replicas each.
         max_requests_per_client: how many requests a client may have in flight over one connection.
         shared_memory: the bytes of shared memory that its processes may use for large arrays and blobs, instead of
@@ -81,6 +85,7 @@ class Flow(Shortcuts):
         start_method: str | None = None,
         replica_port: int | None = None,
         curve: str | os.PathLike[str] | None = None,
+        allow_control: bool | None = None,
         max_connections: int | None = None,
         max_requests_per_client: int | None = None,
         shared_memory: int | None = None,
@@ -94,6 +99,7 @@ class Flow(Shortcuts):
             "start_method": start_method,
             "replica_port": replica_port,
             "curve": None if curve is None else os.fspath(curve),
+            "allow_control": allow_control,
             "max_connections": max_connections,
             "max_requests_per_client": max_requests_per_client,
             "shared_memory": shared_memory,
@@ -302,7 +308,8 @@ class Flow(Shortcuts):
             os.rmdir(ready.folder)
             raise
         if self.host not in plan.LOOPBACK and self._options["curve"] is None:
-            log.warning("listening on %s without keys (curve=): whoever reaches it may use the Flow", self.host)
+            may = "use and change the Flow" if plan.allows_control(self._options) else "use the Flow"
+            log.warning("listening on %s without keys (curve=): whoever reaches it may %s", self.host, may)
         launched = Launched(ready, method)
         self._launched = launched
         self._closed = self._interrupted = False
@@ -406,6 +413,9 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"shared_memory must be a number of bytes, 0 for none, or -1 for an eighth of the machine's memory,"
             f" not {short(shared)} (Flow)"
         )
+    allowed = options["allow_control"]
+    if allowed is not None and not isinstance(allowed, bool):
+        raise errors.InvalidFlow(f"allow_control must be True or False, not {short(allowed)} (Flow)")
     if options["start_method"] not in (None, "fork", "spawn"):
         raise errors.InvalidFlow(f"start_method must be 'fork' or 'spawn', not {short(options['start_method'])} (Flow)")
 

@@ -20,11 +20,12 @@ from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import BATCH, Port
-from zflow.devices.sockets.zap import CLIENTS
+from zflow.devices.sockets.zap import ADMINS, CLIENTS, user_of
 
 MOST_TARGETS = 1000  # names of Executors in one request
 MOST_ARGUMENTS = 8  # of a command
 MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
+ADMIN_KEYS = "keys (curve=) with this one's on the list admins/ (`zflow-run keys add DIR NAME --admin`)"
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
@@ -97,7 +98,8 @@ class Front:
         self.addresses += factory.bind(public, [settings.public])
         self._public = Port(public, 3)
         self._ports = [Port(local, 3), self._public]
-        self._open_to_control = settings.open_to_control
+        self._allow_control = settings.allow_control
+        self._lists = None if settings.secret is None else settings.lists
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
@@ -117,9 +119,13 @@ class Front:
     def _read(self, port: Port) -> None:
         """Take in what has arrived: what a client has sent message by message can be a bulk all the same."""
         arrived: dict[bytes, list[bundles.Heard]] = {}
-        for frames in port.receive_some(BATCH):
+        senders: list[Any] | None = [] if port is self._public and self._lists is not None else None
+        for at, frames in enumerate(port.receive_some(BATCH, senders)):
             try:
-                arrived.setdefault(frames[0], []).extend(self._said_in(port, frames))
+                said = self._said_in(port, frames)
+                if senders:
+                    said = self._allowed(port, frames[0], said, senders[at])
+                arrived.setdefault(frames[0], []).extend(said)
             except messages.Malformed as error:
                 self._owner.malformed(error, frames)
         for client, said in arrived.items():
@@ -163,9 +169,18 @@ class Front:
     def _say(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
         self._to_send.setdefault((port, client), []).append((header, frames))
 
+    def _allowed(self, port: Port, client: bytes, said: list[bundles.Heard], sender: Any) -> list[bundles.Heard]:
+        """Return what may be said over this connection: of commands only those of an admin, as the list is now."""
+        commands = [header for header, _ in said if header[1] == messages.CONTROL]
+        if not commands or self._lists is None or user_of(sender) in self._lists().get(ADMINS, ()):
+            return said
+        for header in commands:
+            self.controlled((port, client, header[2]), {"error": f"this key may not change the Flow: {ADMIN_KEYS}"})
+        return [one for one in said if one[0][1] != messages.CONTROL]
+
     def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
-        if origin[0] is self._public and not self._open_to_control:
-            error = "a Flow that listens on more than loopback takes that from clients with keys (curve=) only"
+        if origin[0] is self._public and not self._allow_control:
+            error = f"only its own process may change this Flow, unless it has allow_control=True or {ADMIN_KEYS}"
             self.controlled(origin, {"error": error})
         elif not _is_plain(command, arguments):
             self.controlled(

@@ -29,7 +29,8 @@ class Settings:
         lists: returns the public keys that may connect from elsewhere, by domain; empty for plain connections.
         secret: this Flow's own secret key, or None.
         far_keys: by external node, the keys that its addresses are shown: the server's, and a pair.
-        open_to_control: whether public connections may change the Flow, too.
+        allow_control: whether clients over public connections may change the Flow; with `secret`, those among the
+            `admins` of `lists` only.
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
         version: zflow's version, told to clients that ask.
@@ -50,7 +51,7 @@ class Settings:
     lists: Callable[[], Mapping[bytes, frozenset[bytes]]] = dict
     secret: bytes | None = field(default=None, repr=False)
     far_keys: Mapping[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict, repr=False)
-    open_to_control: bool = False
+    allow_control: bool = False
     instance: str = ""
     epoch: int = 0
     version: str = ""

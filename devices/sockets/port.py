@@ -26,7 +26,7 @@ class Port:
             payload frame are small as a rule, and for small ones bytes are cheaper; arrays are not copied.
     """
 
-    __slots__ = ("_events", "_receive", "_send", "_small", "socket")
+    __slots__ = ("_events", "_first", "_receive", "_send", "_small", "socket")
 
     def __init__(self, socket: zmq.Socket[bytes], small: int) -> None:
         self.socket = socket
@@ -49,18 +49,26 @@ class Port:
         """
         receive = self._receive
         small = self._small
-        frame = receive(flags, False)
+        frame = self._first = receive(flags, False)
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
             frames.append(frame.bytes if len(frames) < small or len(frame) <= SMALL else frame)
         return frames
 
-    def receive_some(self, limit: int) -> list[Frames]:
-        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`."""
+    def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
+        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`.
+
+        Args:
+            senders: gets a frame of each message, which knows over whose connection it has come.
+        """
         messages = [self.receive()]
+        if senders is not None:
+            senders.append(self._first)
         while len(messages) < limit and self.readable():  # cheaper than the exception that says there is none
             messages.append(self.receive())
+            if senders is not None:
+                senders.append(self._first)
         return messages
 
     def send(self, frames: Sequence[Any]) -> None:

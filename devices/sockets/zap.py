@@ -23,6 +23,7 @@ log = logging.getLogger("zflow.broker")
 
 CLIENTS: Final = b"clients"
 REPLICAS: Final = b"replicas"
+ADMINS: Final = b"admins"  # no domain: a list of clients that may do more
 HANDSHAKE_MS: Final = 5000  # a connection that has not said who it is by then is closed
 EVERY: Final = 1.0  # seconds between two lines about the same address and reason
 MAX_LINES: Final = 100  # addresses and reasons told apart at a time; the rest is only counted
@@ -33,8 +34,7 @@ Lists = Mapping[bytes, frozenset[bytes]]  # the public keys that may connect, as
 _ADDRESS: Final = "inproc://zeromq.zap.01"  # where libzmq looks for a handler
 _VERSION: Final = b"1.0"
 _ENFORCE_DOMAIN: Final = 93  # zmq.ZAP_ENFORCE_DOMAIN, a name that older pyzmq lacks
-_WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica"}
-_OTHERS: Final = {CLIENTS: REPLICAS, REPLICAS: CLIENTS}
+_WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica", ADMINS: "an admin"}
 
 _ACCEPTED, _DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
 _NO_DETAIL, _PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -179,12 +179,20 @@ class Handler:
         if len(credentials) != 1 or len(credentials[0]) != 32:
             return b"", "its key is malformed"
         key = z85.encode(credentials[0])
-        if key in lists[domain]:
+        if key in lists[domain] or (domain == CLIENTS and key in lists.get(ADMINS, ())):
             return key, ""
-        other = _OTHERS.get(domain, b"")
-        if key in lists.get(other, ()):
-            return key, f"its key is {_WHO[other]}'s, which does not let it in as {_WHO[domain]}"
+        for other, who in _WHO.items():
+            if key in lists.get(other, ()):
+                return key, f"its key is {who}'s, which does not let it in as {_WHO[domain]}"
         return key, "its key is not on the list"
+
+
+def user_of(frame: zmq.Frame) -> bytes:
+    """Return whose connection a frame has come over, if a `Handler` let it in: its key as z85, else `b""`."""
+    try:
+        return str(frame.get("User-Id")).encode()
+    except zmq.ZMQError:
+        return b""
 
 
 def _printable(address: bytes) -> str:

@@ -17,7 +17,10 @@ def made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     path = tmp_path / "mine"
     assert cli.main(["keys", "new", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert out == f"made {path}: clients need server.key and client.key_secret of it, replicas replica.key_secret\n"
+    assert out == (
+        f"made {path}: clients need server.key and client.key_secret of it, replicas replica.key_secret,"
+        " and who may change the Flow admin.key_secret\n"
+    )
     assert err == ""
     return path
 
@@ -26,9 +29,10 @@ def test_a_new_folder_lets_a_client_and_a_replica_in(made: Path) -> None:
     server = keys.server_keys(made)
     assert server.clients == {keys.client_keys(made).public}
     assert server.replicas == {keys.replica_keys(made).public}
+    assert server.admins == {keys.client_keys(made, "admin").public}
 
 
-def test_an_added_key_is_a_clients_unless_it_is_said_to_be_a_replicas(
+def test_an_added_key_is_a_clients_unless_it_is_said_to_be_a_replicas_or_an_admins(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = keys.server_keys(made)
@@ -38,7 +42,10 @@ def test_an_added_key_is_a_clients_unless_it_is_said_to_be_a_replicas(
     assert cli.main(["keys", "add", str(made), "gpu-box", "--replica"]) == 0
     said = f"made gpu-box.key_secret in {made} and put gpu-box.key on the list of replicas\n"
     assert capsys.readouterr() == (said, "")
+    assert cli.main(["keys", "add", str(made), "boss", "--admin"]) == 0
+    assert capsys.readouterr() == (f"made boss.key_secret in {made} and put boss.key on the list of admins\n", "")
     after = keys.server_keys(made)
+    assert after.admins - before.admins == {keys.client_keys(made, "boss").public}
     assert after.clients - before.clients == {keys.client_keys(made, "laptop").public}
     assert after.replicas - before.replicas == {keys.replica_keys(made, "gpu-box").public}
 
@@ -63,6 +70,7 @@ def test_it_has_to_be_told_what_to_do_and_with_what(capsys: pytest.CaptureFixtur
     assert "'nwe'" in refused(capsys, "keys", "nwe", "mine")
     assert "the following arguments are required: DIR\n" in refused(capsys, "keys", "new")
     assert "the following arguments are required: NAME\n" in refused(capsys, "keys", "add", "mine")
+    assert "not allowed with" in refused(capsys, "keys", "add", "mine", "x", "--replica", "--admin")
     assert "unrecognized arguments: --replica\n" in refused(capsys, "keys", "new", "mine", "--replica")
 
 

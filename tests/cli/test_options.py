@@ -56,6 +56,8 @@ def test_what_is_not_said_is_not_read() -> None:
         (["--polling", "ALL"], {"polling": "ALL"}),
         (["--polling", "{/a: ALL, '*': ANY}"], {"polling": {"/a": "ALL", "*": "ANY"}}),
         (["--timeout-send", "-1", "--shared-memory=0"], {"timeout_send": -1, "shared_memory": 0}),
+        (["--allow-control"], {"allow_control": True}),
+        (["--no-allow-control"], {"allow_control": False}),
         (["--install-requirements"], {"install_requirements": True}),
         (["--py-modules", "a.py", "--py-modules", "5"], {"py_modules": ["a.py", "5"]}),
         (["--env", "A=4", "--env", "B=x=y", "--env", "C="], {"env": {"A": "4", "B": "x=y", "C": ""}}),

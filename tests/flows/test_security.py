@@ -116,16 +116,64 @@ def test_who_listens_to_strangers_without_keys_is_warned_and_cannot_be_changed_b
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Flow(host="0.0.0.0").add(name="upper", uses=Upper) as flow:
-        assert "listening on 0.0.0.0 without keys" in caplog.text
-        with Client(port=flow.port) as client, pytest.raises(ChangeRefused, match="from clients with keys"):
+        assert "listening on 0.0.0.0 without keys (curve=): whoever reaches it may use the Flow" in caplog.text
+        with Client(port=flow.port) as client, pytest.raises(ChangeRefused, match="unless it has allow_control=True"):
             client.scale("upper", 2)
         assert flow.scale("upper", 2)["replicas"] == 2
 
 
-def test_a_client_with_a_key_may_change_the_flow(flow: Flow, folder: Path) -> None:
-    with Client(port=flow.port, curve=folder) as client:
-        assert client.scale("upper", 3)["replicas"] == 3
-        assert client.scale("upper", 2)["replicas"] == 2
+def test_who_may_change_a_flow_without_keys_is_said_by_allow_control(caplog: pytest.LogCaptureFixture) -> None:
+    with Flow(host="0.0.0.0", allow_control=True).add(name="upper", uses=Upper) as flow:
+        assert "whoever reaches it may use and change the Flow" in caplog.text
+        with Client(port=flow.port) as client:
+            assert client.undrain("upper/rep-0") is not None
+    with Flow(allow_control=False).add(name="upper", uses=Upper) as flow, Client(port=flow.port) as client:
+        with pytest.raises(ChangeRefused, match="only its own process may change this Flow"):
+            client.undrain("upper/rep-0")
+        assert flow.undrain("upper/rep-0") is not None
+
+
+def test_an_admin_may_change_the_flow_and_post_and_a_client_may_post_only(
+    flow: Flow, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machines = {}
+    for name in ("client", "admin"):
+        machines[name] = tmp_path / name
+        machines[name].mkdir()
+        shutil.copy(folder / "server.key", machines[name])
+        shutil.copy(folder / f"{name}.key_secret", machines[name])
+    with Client(port=flow.port, curve=machines["client"]) as client:
+        for change in (lambda: client.scale("upper", 3), lambda: client.drain("upper/rep-0")):
+            with pytest.raises(ChangeRefused, match=r"this key may not change the Flow: .*zflow-run keys add"):
+                change()
+        assert client.post("/", Document(text="a")).texts == ["A"]
+    for curve in (machines["admin"], folder):  # on the Flow's own machine it is found by itself
+        with Client(port=flow.port, curve=curve) as client:
+            assert client.post("/", Document(text="a")).texts == ["A"]
+            assert client.scale("upper", 3)["replicas"] == 3
+        assert cli.main(["scale", f"127.0.0.1:{flow.port}", "upper=2", "--curve", str(curve)]) == 0
+        assert capsys.readouterr().out == "upper: 2 replicas instead of 3\n"
+    assert cli.main(["scale", f"127.0.0.1:{flow.port}", "upper=3", "--curve", str(machines["client"])]) == 1
+    assert "this key may not change the Flow" in capsys.readouterr().err
+
+
+def test_who_is_taken_off_the_list_of_admins_commands_no_more_over_the_connection_that_it_has(tmp_path: Path) -> None:
+    keys.new(tmp_path / "keys")
+    with Flow(curve=str(tmp_path / "keys")).add(name="upper", uses=Upper) as flow:
+        (tmp_path / "keys/client.key_secret").unlink()  # so that one connection is for everything
+        with Client(port=flow.port, curve=tmp_path / "keys") as client:
+            assert client.undrain("upper/rep-0") is not None
+            (tmp_path / "keys/admins/admin.key").rename(tmp_path / "keys/clients/admin.key")
+            wait_for(lambda: _refused(client), what="it is no admin any more")
+            assert client.post("/", Document(text="a")).texts == ["A"]
+
+
+def _refused(client: Client) -> bool:
+    try:
+        client.undrain("upper/rep-0")
+    except ChangeRefused as error:
+        return "this key may not change the Flow" in str(error)
+    return False
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------
@@ -175,7 +223,10 @@ def test_too_many_requests_over_one_connection_are_refused_at_once(tmp_path: Pat
         assert len(flow.post("/", texts(10), request_size=1)) == 10  # the Flow's own process is not limited
 
 
-@pytest.mark.parametrize("said", [{"max_connections": 0}, {"max_requests_per_client": True}, {"replica_port": -1}])
+@pytest.mark.parametrize(
+    "said",
+    [{"max_connections": 0}, {"max_requests_per_client": True}, {"replica_port": -1}, {"allow_control": "yes"}],
+)
 def test_limits_that_cannot_be(said: dict[str, Any]) -> None:
     with pytest.raises(InvalidFlow, match=next(iter(said))):
         Flow(**said)

@@ -35,14 +35,15 @@ def secrets(folder):
 # -- making -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_folder_has_three_pairs_and_two_lists_for_nobody_else_to_read(folder):
+def test_a_new_folder_has_four_pairs_and_three_lists_for_nobody_else_to_read(folder):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     assert files == [
+        *("admin.key", "admin.key_secret", "admins", "admins/admin.key"),
         *("client.key", "client.key_secret", "clients", "clients/client.key"),
         *("replica.key", "replica.key_secret", "replicas", "replicas/replica.key"),
         *("server.key", "server.key_secret"),
     ]
-    assert [mode(folder / name) for name in (".", "clients", "replicas")] == [0o700] * 3
+    assert [mode(folder / name) for name in (".", "clients", "replicas", "admins")] == [0o700] * 4
     assert {mode(path) for path in folder.glob("*.key_secret")} == {0o600}
     assert (folder / "clients/client.key").read_bytes() == (folder / "client.key").read_bytes()
     assert os.listdir(folder.parent) == ["keys"]
@@ -60,7 +61,7 @@ def test_keys_are_never_overwritten(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InvalidKeys, match=r"keys exists already: name another folder"):
         keys.new(folder)
-    for name in ("client", "replica", "server"):
+    for name in ("client", "replica", "server", "admin"):
         with pytest.raises(InvalidKeys, match=rf"there is a key called '{name}' already, in .*{name}.key: choose"):
             keys.add(folder, name)
     (folder / "clients/gone.key").touch()
@@ -96,8 +97,8 @@ def test_a_name_that_cannot_be_a_file_here_is_refused(folder, name):
         keys.add(folder, name)
 
 
-def test_a_key_is_for_a_client_or_a_replica(folder, tmp_path):
-    with pytest.raises(InvalidKeys, match=r"for one of 'clients', 'replicas', not for 'servers'"):
+def test_a_key_is_for_a_client_an_admin_or_a_replica(folder, tmp_path):
+    with pytest.raises(InvalidKeys, match=r"for one of 'clients', 'replicas', 'admins', not for 'servers'"):
         keys.add(folder, "x", "servers")
     with pytest.raises(InvalidKeys, match=r"no key folder .*none: make one with `zflow-run keys new"):
         keys.add(tmp_path / "none", "x")
@@ -205,7 +206,45 @@ def test_a_key_on_both_lists_is_an_error(folder):
     assert keys.Lists(folder)() == {
         b"clients": {keys.client_keys(folder).public},
         b"replicas": {keys.replica_keys(folder).public},
+        b"admins": {keys.client_keys(folder, "admin").public},
     }
+
+
+def test_an_admins_key_may_be_a_clients_too_but_no_replicas(folder):
+    shutil.copy(folder / "admins/admin.key", folder / "clients/admin.key")
+    admin = keys.client_keys(folder, "admin").public
+    server = keys.server_keys(folder)
+    assert admin in server.clients
+    assert admin in server.admins
+    (folder / "clients/admin.key").rename(folder / "replicas/admin.key")
+    with pytest.raises(InvalidKeys, match=r"admins/admin.key and .*replicas/admin.key are the same key"):
+        keys.server_keys(folder)
+
+
+def test_in_a_folder_without_a_list_of_admins_nobody_is_one_until_there_is_one(folder, caplog):
+    shutil.rmtree(folder / "admins")
+    assert keys.server_keys(folder).admins == frozenset()
+    lists = keys.Lists(folder)
+    assert lists()[b"admins"] == frozenset()
+    assert lists()[b"clients"]
+    keys.add(folder, "boss", "admins")
+    boss = keys.client_keys(folder, "boss").public
+    wait_for(lambda: lists()[b"admins"] == {boss}, what="the added key is on the list")
+    assert not caplog.messages
+
+
+def test_a_client_posts_as_a_client_and_commands_as_an_admin_or_does_both_with_the_one_pair_it_has(folder):
+    client, admin = (keys.keys_of(folder, name) for name in ("client", "admin"))
+    assert client[1:] == (keys.client_keys(folder).public, keys.client_keys(folder).secret)
+    assert admin[1:] == (keys.client_keys(folder, "admin").public, keys.client_keys(folder, "admin").secret)
+    (folder / "admin.key_secret").rename(folder / "away")
+    assert keys.keys_of(folder, "admin") == client
+    (folder / "away").rename(folder / "admin.key_secret")
+    (folder / "client.key_secret").unlink()
+    assert keys.keys_of(folder) == admin
+    (folder / "admin.key_secret").unlink()
+    with pytest.raises(InvalidKeys, match=r"there is no .*client.key_secret"):
+        keys.keys_of(folder)
 
 
 def test_a_secret_that_others_may_read_is_warned_of(folder, caplog):
@@ -288,7 +327,7 @@ def test_what_cannot_be_read_while_a_flow_runs_lets_nobody_in_and_is_said_once(f
     ]
     shutil.rmtree(folder)
     for _ in range(3):
-        assert lists() == {b"clients": frozenset(), b"replicas": frozenset()}
+        assert lists() == {b"clients": frozenset(), b"replicas": frozenset(), b"admins": frozenset()}
     assert len(caplog.messages) == 3
     assert all("lets nobody in" in line for line in caplog.messages)
 

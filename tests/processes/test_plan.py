@@ -157,23 +157,26 @@ def test_where_others_connect(
 
 
 @pytest.mark.parametrize(
-    ("host", "curve", "open_to_control"),
+    ("host", "curve", "said", "allow_control"),
     [
-        ("127.0.0.1", False, True),
-        ("localhost", False, True),
-        ("0.0.0.0", False, False),
-        ("0.0.0.0", True, True),
+        ("127.0.0.1", False, None, True),
+        ("localhost", False, None, True),
+        ("127.0.0.1", False, False, False),
+        ("0.0.0.0", False, None, False),
+        ("0.0.0.0", False, True, True),
+        ("0.0.0.0", True, None, True),
+        ("0.0.0.0", True, False, False),
     ],
 )
-def test_only_who_is_on_this_machine_or_has_a_key_may_change_the_flow(
-    make: Callable[..., Plan], tmp_path: Path, host: str, curve: bool, open_to_control: bool
+def test_only_who_is_on_this_machine_or_has_a_key_may_change_the_flow_unless_it_is_said_otherwise(
+    make: Callable[..., Plan], tmp_path: Path, host: str, curve: bool, said: bool | None, allow_control: bool
 ) -> None:
     folder = str(tmp_path / "keys")
     if curve:
         keys.new(folder)
-    settings = make({}, host=host, curve=folder if curve else None).settings
+    settings = make({}, host=host, curve=folder if curve else None, allow_control=said).settings
     assert settings is not None
-    assert settings.open_to_control is open_to_control
+    assert settings.allow_control is allow_control
     assert (settings.secret is not None) is curve
 
 

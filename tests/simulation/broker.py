@@ -54,7 +54,7 @@ class Queue:
         """Whether a message has arrived."""
         return bool(self.messages)
 
-    def receive_some(self, limit: int) -> list[list[Any]]:
+    def receive_some(self, limit: int, senders: None = None) -> list[list[Any]]:
         """Take what has arrived."""
         return [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
 

@@ -22,6 +22,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "max_message_bytes": "the largest request or result (default: 1 GiB)",
     "start_method": "fork or spawn",
     "curve": "the key folder: who connects over TCP has to have a key on its lists",
+    "allow_control": "whether clients over TCP may scale, restart, drain (default: on loopback, or admins)",
     "max_connections": "how many connections over TCP there may be (default: 10000)",
     "max_requests_per_client": "how many requests a client may have in flight over one (default: 10000)",
     "shared_memory": "bytes of shared memory for large arrays, 0 for none (default: an eighth of the machine's memory)",
@@ -80,6 +81,8 @@ def _default(key: str) -> Any:
 def _form(key: str) -> dict[str, Any]:
     """What argparse has to know about an option; which kind it is shows by its default."""
     default = _default(key)
+    if key == "allow_control":  # where it is left out, that depends on others
+        return {"action": argparse.BooleanOptionalAction, "default": None}
     if isinstance(default, bool):  # what is on by default can only be switched off
         return (
             {"action": argparse.BooleanOptionalAction, "default": None}

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, Connection, ask, end
+from zflow.clients.connection import CONNECTING, Connection, ask, connected, end
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
@@ -55,7 +55,8 @@ class Client(Shortcuts):
         host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
         port: its port, as `zflow-run` prints it and `Flow.port` has it.
         asyncio: True makes it an `AsyncClient`.
-        curve: the key folder that lets it in, if the Flow asks for keys.
+        curve: the key folder that lets it in, if the Flow asks for keys. It posts with `client.key_secret`, and changes
+            the Flow with `admin.key_secret`; where only one of the two is there, that is for both.
 
     Raises:
         BadRequest: that is no address, or has no port.
@@ -108,6 +109,7 @@ class Client(Shortcuts):
         self._check = check
         self._curve = None if curve is None else os.path.abspath(curve)
         self._keys = keys_of(self._curve)
+        self._admin_keys = keys_of(self._curve, "admin")
         self._begin()
         _clients.add(self)
 
@@ -210,7 +212,7 @@ class Client(Shortcuts):
             `{'executor': name, 'replicas': now, 'before': then}`.
 
         Raises:
-            ChangeRefused: there is no such Executor, or a new replica did not get ready.
+            ChangeRefused: there is no such Executor, a new replica did not get ready, or this client may not do that.
             FlowUnreachable, FlowNotRunning: there is no Flow to ask.
         """
         return self._command("scale", executor=executor, replicas=replicas)
@@ -239,7 +241,8 @@ class Client(Shortcuts):
         return self._command("undrain", replica=replica)
 
     def _command(self, command: str, **arguments: Any) -> dict[str, Any]:
-        with self._connection() as connection:
+        own = self._admin_keys == self._keys
+        with self._connection() if own else connected(self._address, self._admin_keys) as connection:
             result = connection.command(command, arguments)
         if "error" in result:
             raise errors.ChangeRefused(str(result["error"]))

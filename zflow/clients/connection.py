@@ -266,19 +266,28 @@ class Connection:
         self._socket.close(FINAL_READ)
 
 
+@contextlib.contextmanager
+def connected(address: str, keys: Keys | None = None, timeout: float | None = None) -> Iterator[Connection]:
+    """A connection on its own; raises as `ask`."""
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        connection = Connection(context, address, lambda: None, keys, timeout)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    finally:
+        end(context)
+
+
 def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> dict[str, Any]:
     """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
 
     Raises:
         FlowUnreachable: nobody answers.
     """
-    context: zmq.Context[Any] = zmq.Context()
-    try:
-        connection = Connection(context, address, lambda: None, keys, timeout)
-        connection.close()
+    with connected(address, keys, timeout) as connection:
         return connection.info
-    finally:
-        end(context)
 
 
 def end(context: zmq.Context[Any]) -> None:

@@ -1,9 +1,10 @@
-"""A folder of CURVE keys: who a Flow is, and whose clients and replicas may connect to it over TCP.
+"""A folder of CURVE keys: who a Flow is, whose clients and replicas may connect to it over TCP, and who may change it.
 
     server.key       server.key_secret      the Flow's pair
     client.key       client.key_secret      a pair for clients; NAME.key, NAME.key_secret for each one added
+    admin.key        admin.key_secret       a pair for clients that may change the Flow
     replica.key      replica.key_secret     a pair for replicas on other machines
-    clients/*.key    replicas/*.key         the public keys that may connect, as what
+    clients/*.key    admins/*.key    replicas/*.key    the public keys that may connect, as what
 
 The files are those of `zmq.auth`. A machine of clients needs no more than `server.key` and `client.key_secret`.
 Keys are z85 text as bytes everywhere. A secret key never gets into a repr, a message or a log.
@@ -30,7 +31,7 @@ from zflow.suggest import listed, short
 
 log = logging.getLogger("zflow")
 
-KINDS: Final = ("clients", "replicas")
+KINDS: Final = ("clients", "replicas", "admins")
 
 _OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
 _SETTLED: Final = 1.0  # seconds after which a folder's time of change would differ if it changed again
@@ -48,6 +49,7 @@ class ServerKeys:
     secret: bytes = field(repr=False)
     clients: frozenset[bytes]
     replicas: frozenset[bytes]
+    admins: frozenset[bytes]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PeerKeys:
 
 
 def new(folder: Folder) -> None:
-    """Make a key folder with the Flow's pair, a pair for clients and one for replicas, both on their lists.
+    """Make a key folder with the Flow's pair, and one for clients, admins and replicas each, all on their lists.
 
     Raises:
         InvalidKeys: there is something in the folder already, or it cannot be written, or libzmq has no CURVE.
@@ -93,7 +95,7 @@ def add(folder: Folder, name: str, kind: str = "clients") -> None:
     """Make a further pair, `name.key` and `name.key_secret`, and put it on a list.
 
     Args:
-        kind: `'clients'` or `'replicas'`.
+        kind: `'clients'`, `'admins'` or `'replicas'`.
 
     Raises:
         InvalidKeys: no key folder, a name that is taken or cannot be, another kind.
@@ -141,7 +143,7 @@ def server_keys(folder: Folder) -> ServerKeys:
     """Read what a Flow needs.
 
     Raises:
-        InvalidKeys: a folder or a file is missing, unreadable or no key, or a key is on both lists.
+        InvalidKeys: a folder or a file is missing, unreadable or no key, or a client's key is a replica's too.
     """
     _need_curve()
     path = _folder(folder)
@@ -149,7 +151,7 @@ def server_keys(folder: Folder) -> ServerKeys:
     lists, problems = _read_lists(path)
     if problems:
         raise InvalidKeys(problems[0])
-    return ServerKeys(public, secret, lists[b"clients"], lists[b"replicas"])
+    return ServerKeys(public, secret, *(lists[kind.encode()] for kind in KINDS))
 
 
 def client_keys(folder: Folder, name: str = "client") -> PeerKeys:
@@ -173,10 +175,11 @@ def replica_keys(folder: Folder, name: str = "replica") -> PeerKeys:
 
 
 class Lists:
-    """The public keys that may connect as what, `{b'clients': ..., b'replicas': ...}`, as the folder has them now.
+    """The public keys that may connect as what, such as `{b'clients': ...}`, as the folder has them now.
 
-    Called for each new connection; it looks whether files were added or removed, and reads them anew only then. A
-    file that cannot be read lets nobody in, with a warning. A removal counts within a second. Can be pickled.
+    Called for each new connection and each command; it looks whether files were added or removed, and reads them anew
+    only then. A file that cannot be read lets nobody in, with a warning. A removal counts within a second. Can be
+    pickled.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -194,7 +197,7 @@ class Lists:
 
     def _times(self) -> tuple[int, ...] | None:
         try:
-            return tuple(os.stat(self._folder / kind).st_mtime_ns for kind in KINDS)
+            return tuple(_changed(self._folder / kind) for kind in KINDS)
         except OSError:
             return None
 
@@ -211,12 +214,23 @@ class Lists:
         self._told = problems
 
 
+def _changed(folder: Path) -> int:
+    """When a list was changed; that of admins need not be there."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except FileNotFoundError:
+        if folder.name == "admins":
+            return 0
+        raise
+
+
 def _read_lists(folder: Path) -> tuple[dict[bytes, frozenset[bytes]], list[str]]:
     """The keys by kind, and what is wrong with those that are left out."""
     problems: list[str] = []
     found = {kind: dict(_read_list(folder / kind, problems)) for kind in KINDS}
-    for key in found["clients"].keys() & found["replicas"].keys():
-        file, other = found["clients"][key], found["replicas"].pop(key)
+    clients = {**found["admins"], **found["clients"]}
+    for key in clients.keys() & found["replicas"].keys():
+        file, other = clients[key], found["replicas"].pop(key)
         problems.append(f"{file} and {other} are the same key: a client could pose as a replica; remove one of them")
     return {kind.encode(): frozenset(keys) for kind, keys in found.items()}, problems
 
@@ -225,6 +239,8 @@ def _read_list(folder: Path, problems: list[str]) -> Iterator[tuple[bytes, Path]
     try:
         files = sorted(folder.glob("*.key")) if os.listdir(folder) else []
     except OSError as error:
+        if folder.name == "admins" and isinstance(error, FileNotFoundError):
+            return  # then nobody is one
         problems.append(f"cannot read {folder}, the list of who may connect: {error.strerror}; make the folder")
         return
     for file in files:
@@ -297,8 +313,18 @@ def _need_curve() -> None:
 
 
 def keys_of(curve: Folder | None, name: str = "client") -> Keys | None:
-    """Read the keys of a client, or of a replica, from a key folder. Raises: as `client_keys`."""
+    """Read the keys of a client, an admin or a replica from a key folder. Raises: as `client_keys`.
+
+    Where there is only one of `client.key_secret` and `admin.key_secret`, it is taken for both.
+    """
     if curve is None:
         return None
-    found = client_keys(curve) if name == "client" else replica_keys(curve)
+    other = {"client": "admin", "admin": "client"}.get(name)
+    if other is not None and not _has(curve, name) and _has(curve, other):
+        name = other
+    found = client_keys(curve, name)
     return found.server_public, found.public, found.secret
+
+
+def _has(curve: Folder, name: str) -> bool:
+    return os.access(Path(curve) / f"{name}.key_secret", os.R_OK)

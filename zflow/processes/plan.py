@@ -78,7 +78,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         max_requests_per_client=options["max_requests_per_client"],
         far_keys=far_keys,
         **own_keys,
-        open_to_control=options["host"] in LOOPBACK or options["curve"] is not None,
+        allow_control=allows_control(options),
         instance=os.urandom(8).hex(),
         version=version,
     )
@@ -148,6 +148,12 @@ def _replicas_from(options: Mapping[str, Any]) -> str | None:
     if options["replica_port"] is None:
         return None
     return address.endpoint(options["host"], options["replica_port"] or "*")
+
+
+def allows_control(options: Mapping[str, Any]) -> bool:
+    """Whether who connects over TCP may change the Flow; where nothing is said, on loopback or with an admin's key."""
+    said = options["allow_control"]
+    return bool(options["host"] in LOOPBACK or options["curve"] is not None) if said is None else bool(said)
 
 
 def port_of(addresses: list[str]) -> int:

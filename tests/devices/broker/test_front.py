@@ -425,15 +425,33 @@ def test_a_command_is_carried_out_by_the_owner_and_answered_when_it_is_done(rig:
 
 def test_over_the_public_address_commands_are_taken_only_if_the_flow_says_so() -> None:
     for allowed in (False, True):
-        with rigged(open_to_control=allowed) as rig, rig.client(rig.public) as client:
+        with rigged(allow_control=allowed) as rig, rig.client(rig.public) as client:
             client.send(header(VERSION, CONTROL, 5, "scale", {}))
             if allowed:
                 rig.until(lambda rig=rig: rig.owner.told)
                 continue
             (_, kind, id, result), _ = rig.answer(client)
             assert (kind, id) == (messages.CONTROLLED, 5)
-            assert "clients with keys (curve=) only" in result["error"]
+            assert "allow_control=True or keys (curve=) with this one's on the list admins/" in result["error"]
             assert rig.owner.told == []
+
+
+def test_with_keys_the_commands_of_one_who_is_no_admin_are_refused_and_what_else_it_says_is_heard() -> None:
+    """Also in a bundle; over the private address anybody may."""
+    admin = {"lists": lambda: {b"admins": frozenset([b"somebody else"])}, "secret": b"x", "allow_control": True}
+    command = (VERSION, CONTROL, 5, "scale", {})
+    hello = (VERSION, HELLO, 6)
+    with rigged(**admin) as rig:
+        with rig.client(rig.public) as client:
+            client.send(header(VERSION, bundles.BUNDLE, [[command], [hello]]))
+            (refusal, _), (welcome, _) = rig.answers(client)
+            assert refusal[1:3] == [messages.CONTROLLED, 5]
+            assert "this key may not change the Flow" in refusal[3]["error"]
+            assert welcome[1:3] == [messages.WELCOME, 6]
+            assert rig.owner.told == []
+        with rig.client(rig.local, b"own") as client:
+            client.send(header(*command))
+            rig.until(lambda: rig.owner.told)
 
 
 # -- what they are told -----------------------------------------------------------------------------------------------

@@ -50,15 +50,8 @@ class Served:
         for domain, router in self.routers.items():
             while router.poll(0):
                 identity, text = router.recv_multipart(copy=False)
-                self.got.append((domain, text.bytes, self._user(text)))
+                self.got.append((domain, text.bytes, zap.user_of(text)))
                 router.send_multipart([identity.bytes, text.bytes])
-
-    @staticmethod
-    def _user(frame):
-        try:
-            return frame.get("User-Id").encode()
-        except zmq.ZMQError:
-            return None
 
     def until(self, condition, what=""):
         def checked():
@@ -113,6 +106,22 @@ def warned(caplog, *words):
 
 
 # -- keys, with real sockets ------------------------------------------------------------------------------------------
+
+
+def test_an_admin_is_a_client_whose_connection_can_be_told_from_others(served):
+    admin = zmq.curve_keypair()
+    served.lists = {**served.lists, zap.ADMINS: frozenset({admin[0]})}
+    assert served.serves(admin, CLIENTS)
+    assert served.serves(CLIENT, CLIENTS)
+    assert [user for _, _, user in served.got] == [admin[0], CLIENT[0]]
+    assert zap.user_of(zmq.Frame(b"of no connection")) == b""
+
+
+def test_an_admins_key_lets_no_replica_in(served, caplog):
+    admin = zmq.curve_keypair()
+    served.lists = {**served.lists, zap.ADMINS: frozenset({admin[0]})}
+    with served.connect(admin, REPLICAS):
+        served.until(lambda: warned(caplog, "its key is an admin's, which does not let it in as a replica"))
 
 
 def test_who_has_a_key_on_the_list_is_served_and_known_by_it(served):
