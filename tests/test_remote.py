@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers import PATIENCE, Work, free_port, in_background, joined, texts, wait_for
 
-from zflow import Client, Executor, Flow, remote
+from zflow import Client, DocumentArray, Executor, Flow, remote, requests
 from zflow.errors import FlowUnreachable, InvalidFlow, StartupFailed
 
 
@@ -103,6 +103,47 @@ def test_what_cannot_join_is_told_why(executor: str, options: dict[str, Any], me
         flow = Flow(replica_port=0).add(name="work", uses=Work).add(name="far", external=True, port=far.port)
         with flow, pytest.raises(InvalidFlow, match=message):
             remote.join(f"localhost:{flow.replica_port}", executor, Work, **options)
+
+
+class Index(Executor):
+    """What the Flow runs; elsewhere somebody has another version of it."""
+
+    @requests(on=["/index", "/search"])
+    def sign(self, docs: DocumentArray, **kwargs: Any) -> None:
+        for doc in docs:
+            doc.tags["by"] = "index"
+
+
+class Search(Executor):
+    @requests(on="/search")
+    def sign(self, docs: DocumentArray, **kwargs: Any) -> None:
+        pass
+
+
+class Together(Index):
+    @requests(on="/search", batch_size=5, batch_timeout=86_400_000)
+    def search(self, docs: DocumentArray, **kwargs: Any) -> None:
+        pass
+
+
+def test_one_that_differs_from_those_of_the_flow_is_refused_and_changes_nothing() -> None:
+    with Flow(replica_port=0).add(name="work", uses=Index) as flow:
+        where = f"localhost:{flow.replica_port}"
+        both = r"binds \['/search'\], but the Executor's replicas in its Flow \['/index', '/search'\]: run the same"
+        with pytest.raises(StartupFailed, match=both):
+            remote.join(where, "work", Search)
+        with pytest.raises(StartupFailed, match=r"in batches \{'/search': \[5, 86400000 ms\]\}, but .* \{\}: run the"):
+            remote.join(where, "work", Together)
+        assert {doc.tags["by"] for doc in flow.post("/index", texts(20), request_size=1)} == {"index"}
+        assert {doc.tags["by"] for doc in flow.post("/search", texts(20), request_size=1)} == {"index"}
+
+
+def test_what_add_says_of_the_endpoints_of_an_external_executor_counts_over_what_that_says() -> None:
+    with Flow().add(name="far", uses=Index) as far:
+        near = Flow().add(name="near", external=True, port=far.port, endpoints=["/search"])
+        with near:
+            assert "by" in near.post("/search", texts(1))[0].tags
+            assert "by" not in near.post("/index", texts(1))[0].tags
 
 
 def test_nobody_there() -> None:

@@ -127,6 +127,7 @@ class Flow(Shortcuts):
         polling: str | Mapping[str, str] | None = None,
         on_shard_failure: str | None = None,
         needs: str | list[str] | tuple[str, ...] | None = None,
+        endpoints: list[str] | tuple[str, ...] | None = None,
         uses_with: Mapping[str, Any] | None = None,
         uses_metas: Mapping[str, Any] | None = None,
         uses_requests: Mapping[str, str] | None = None,
@@ -165,6 +166,8 @@ class Flow(Shortcuts):
             on_shard_failure: what an ALL request comes to of which a shard fails: `'fail'`, or `'partial'` for the
                 results of the others, with `response.parameters['__shards__']` saying what is missing.
             needs: what it waits for: a name, several, or `'gateway'` for the entrance.
+            endpoints: what it binds as long as no replica of this Flow has said so: replicas on other machines that
+                bind something else are refused. Of an external Executor: what it is asked for, whatever it says.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
             uses_requests: endpoint -> method name, over those of `@requests`.

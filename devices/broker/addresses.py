@@ -288,7 +288,12 @@ class Externals:
             address.tick(now)
 
     def endpoints(self, pool: Pool) -> frozenset[str] | None:
-        """What the addresses of a pool that are known bind, all together; None if any of them may bind everything."""
+        """What the addresses of a pool that are known bind, all together; None if any of them may bind everything.
+
+        What the Flow itself says of that counts over what they say.
+        """
+        if pool.node.declared is not None:
+            return pool.node.declared
         known = [address.info for address in self._addresses if address.pool is pool and address.info]
         bound: set[str] = set()
         for info in known:

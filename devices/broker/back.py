@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices.balancing.replica import BatchKey, Replica, Task
-from zflow.devices.broker import failures
+from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.broker import failures, ready
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Pool
 from zflow.devices.sockets import factory
@@ -29,7 +30,6 @@ from zflow.devices.sockets.zap import REPLICAS
 log = logging.getLogger("zflow.broker")
 
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
-MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
 MOST_REFUSALS = 100  # different reasons that are logged
 PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
 
@@ -37,8 +37,8 @@ PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machin
 class BackOwner(Protocol):
     """What the back tells the broker."""
 
-    def learned(self, pool: Pool, endpoints: frozenset[str] | None) -> None:
-        """The Executor binds these; None for unknown."""
+    def bound(self, pool: Pool) -> None:
+        """What the replicas of the Executor bind may be something else now (`Pool.bindings`)."""
 
     def joined(self, pool: Pool, replica: Replica, group: int) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
@@ -202,7 +202,7 @@ class Back:
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
         self._refused: set[str] = set()  # the reasons that were logged
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
-        self._joining: dict[bytes, tuple[Pool, Replica, int]] = {}  # replicas that are ready but for that
+        self._joining: dict[bytes, tuple[Pool, Replica, int, Binding]] = {}  # replicas that are ready but for that
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
         self._next_beacon = self._next_probe = 0.0
         self._answering: list[tuple[Port, Callable[[list[Any]], None]]] = [
@@ -275,21 +275,15 @@ class Back:
             return
         why = self._ready(line, *header[2:])
         if why:
-            if why not in self._refused and len(self._refused) < MOST_REFUSALS:
-                self._refused.add(why)
-                log.warning("a replica that calls itself %r is refused: %s", failures.name_of(identity), why)
-            line.say(messages.REFUSED, why)
+            self._refuse(line, why)
 
-    def _ready(
-        self,
-        line: Line,
-        executor: str,
-        endpoints: list[Any] | None,
-        slots: int,
-        shard: int,
-        group: int,
-        batching: dict[Any, Any],
-    ) -> str | None:
+    def _refuse(self, line: Line, why: str) -> None:
+        if why not in self._refused and len(self._refused) < MOST_REFUSALS:
+            self._refused.add(why)
+            log.warning("a replica that calls itself %r is refused: %s", failures.name_of(line.identity), why)
+        line.say(messages.REFUSED, why)
+
+    def _ready(self, line: Line, executor: str, *said: Any) -> str | None:
         """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
         if line.identity in self._how:
             return None  # these were its last words
@@ -300,23 +294,18 @@ class Back:
             )
         if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
             return "another replica has that name"
-        node = pool.node
-        if not (1 <= slots <= MAX_SLOTS and shard in range(node.shards)):
-            return f"there is no shard {shard}, there are {node.shards}; or it has {slots} slots"
+        checked = ready.read(pool.node, *said)
+        if isinstance(checked, str):
+            return checked
+        number = checked.number
         if line.port is self._remote:
-            group = NO_GROUP
-        elif not 0 <= group < 1_000_000:
-            return f"there is no group {group}"
-        if endpoints is not None:
-            if not all(type(name) is str for name in endpoints):
-                return "endpoints are not text"
-            self._owner.learned(pool, frozenset(endpoints))
-        if not all(map(_is_batching, batching.items())):
-            return "how it takes requests in batches cannot be read"
-        pool.batching = {name: BatchKey(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
-        replica = Replica(line.identity, slots, shard)
+            number = NO_GROUP
+            why = pool.bindings.objection(checked.binding)
+            if why is not None:
+                return why
+        replica = Replica(line.identity, checked.slots, checked.shard)
         replica.line = line
-        self._joining[line.identity] = (pool, replica, group)
+        self._joining[line.identity] = (pool, replica, number, checked.binding)
         self._accept(line.identity)
         return None
 
@@ -331,7 +320,7 @@ class Back:
     def _accept(self, identity: bytes) -> None:
         if identity not in self._joining:
             return
-        pool, replica, group = self._joining[identity]
+        pool, replica, group, binding = self._joining[identity]
         if pool.fanout is not None and group != NO_GROUP and identity not in self._subscribed:
             return
         del self._joining[identity]
@@ -344,7 +333,10 @@ class Back:
         self._members[line.port][identity] = pool
         self._lines[identity] = line
         pool.names[identity] = failures.name_of(identity)
+        pool.bindings.join(identity, binding, here=line.port is not self._remote)
+        self._owner.bound(pool)
         line.say(messages.ACCEPTED, self._owner.joined(pool, replica, group))
+        self._turn_away_strangers(pool)
 
     def _forget(self, identity: bytes) -> Pool | None:
         self._lost.pop(identity, None)
@@ -352,7 +344,18 @@ class Back:
         if line is None:
             return None
         line.close()
-        return self._members[line.port].pop(identity)
+        pool = self._members[line.port].pop(identity)
+        pool.bindings.leave(identity)
+        self._owner.bound(pool)
+        self._turn_away_strangers(pool)
+        return pool
+
+    def _turn_away_strangers(self, pool: Pool) -> None:
+        """Replicas of this machine say something else by now than some elsewhere: those get nothing new, and leave."""
+        for identity, why in pool.bindings.strangers.items() if self._remote is not None else ():
+            pool.bindings.leave(identity)
+            self._refuse(self._lines[identity], why)
+            self._owner.lost(pool, identity)
 
     # -- what is published ----------------------------------------------------------------------------------------
 
@@ -422,11 +425,3 @@ class Back:
             pool = self._forget(identity)
             if pool is not None:
                 self._owner.gone(pool, identity, how)
-
-
-def _is_batching(item: tuple[Any, Any]) -> bool:
-    """Whether an entry of READY's `batching` is one."""
-    name, said = item
-    if type(name) is not str or type(said) is not list or [type(number) for number in said] != [int, int]:
-        return False
-    return bool(said[0] > 0 and said[1] >= 0)

@@ -319,17 +319,21 @@ class Broker:
 
     # -- for the back and for external Executors ------------------------------------------------------------------
 
-    def learned(self, pool: Pool, endpoints: frozenset[str] | None) -> None:
-        """The Executor binds these. The manager is told, so that this broker's successor knows it from the start."""
+    def bound(self, pool: Pool) -> None:
+        """What the Executor binds may have changed. The manager is told, so that this broker's successor knows it."""
+        pool.batching = pool.bindings.batching
+        endpoints = self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints
         if endpoints != pool.node.endpoints:
             pool.node.endpoints = endpoints
+            if pool.node.declared is not None:
+                log.warning("%s", failures.not_as_declared(pool))
             self._manager.tell("endpoints", pool.node.name, None if endpoints is None else sorted(endpoints))
 
     def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
         if pool.node.addresses:
             pool.names[replica.name] = replica.name.decode()
-            self.learned(pool, self._externals.endpoints(pool))
+            self.bound(pool)
             self._manager.tell("joined", pool.node.name, replica.name.decode())
         number, actions = pool.join(replica, group, time.monotonic())
         self._do(pool, actions)
@@ -337,7 +341,7 @@ class Broker:
 
     def resized(self, pool: Pool, name: Any, slots: int) -> None:
         """It can work on so many tasks at once from now on."""
-        self.learned(pool, self._externals.endpoints(pool))
+        self.bound(pool)
         self._do(pool, pool.resize(name, slots, time.monotonic()))
 
     def left(self, pool: Pool, name: Any) -> None:

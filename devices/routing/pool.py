@@ -7,7 +7,7 @@ that a payload is there, that a set of them is, or that the request has failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
 from zflow.devices.protocol.parts import Inputs
+from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
 from zflow.devices.routing.walk import DEFAULT, Node, Walk
 
@@ -111,7 +112,8 @@ class Pool:
         self._scatters: dict[int, Scatter] = {}  # by base
         self._elsewhere: set[Any] = set()  # replicas on other machines, by name
         self.names: dict[bytes, str] = {}  # for people
-        self.batching: dict[str, BatchKey] = {}  # by endpoint; its replicas say so
+        self.bindings = Bindings(node.endpoints)
+        self.batching: Mapping[str, BatchKey] = {}  # by endpoint; its replicas say so
         self._nobody_since = math.inf  # when the last address was lost
 
     def info(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Node:
         partial: the results of an ALL request go on although some shards have failed.
         addresses: where its Executor runs if it runs elsewhere; each is one replica.
         autoscaled: how many replicas it has goes by its load, which is to be told.
+        declared: what its Flow says that it binds, if it says so: what addresses say does not count then.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Node:
     partial: bool = False
     addresses: tuple[str, ...] = ()
     autoscaled: bool = False
+    declared: frozenset[str] | None = None
 
     def polls_all(self, endpoint: str) -> bool:
         """Whether a request for this endpoint goes to all shards."""

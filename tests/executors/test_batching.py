@@ -79,15 +79,23 @@ class TestDecorators:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
-            ({"batch_size": 2.5}, "batch_size must be a whole number of 1 or more, not 2.5"),
-            ({"batch_size": True}, "batch_size must be a whole number of 1 or more, not True"),
-            ({"batch_size": 4, "batch_timeout": -1}, "batch_timeout must be milliseconds of 0 or more, not -1"),
+            ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1000000, not 0"),
+            ({"batch_size": 10**6 + 1}, "batch_size must be a whole number from 1 to 1000000, not 1000001"),
+            ({"batch_size": 4, "batch_timeout": 2**64}, "from 0 to 86400000, not 18446744073709551616"),
+            ({"batch_size": 2.5}, "batch_size must be a whole number from 1 to 1000000, not 2.5"),
+            ({"batch_size": True}, "batch_size must be a whole number from 1 to 1000000, not True"),
+            (
+                {"batch_size": 4, "batch_timeout": -1},
+                "batch_timeout must be milliseconds from 0 to 86400000, not -1",
+            ),
             (
                 {"batch_size": 4, "batch_timeout": float("inf")},
-                "batch_timeout must be milliseconds of 0 or more, not inf",
+                "batch_timeout must be milliseconds from 0 to 86400000, not inf",
             ),
-            ({"batch_size": 4, "batch_timeout": "1"}, "batch_timeout must be milliseconds of 0 or more, not '1'"),
+            (
+                {"batch_size": 4, "batch_timeout": "1"},
+                "batch_timeout must be milliseconds from 0 to 86400000, not '1'",
+            ),
             (
                 {"batch_size": 4, "batch_timeout": 0.05},
                 "batch_timeout is in milliseconds: 0.05 is less than one; 50 is 0.05 seconds",
@@ -102,8 +110,11 @@ class TestDecorators:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"preferred_batch_size": 0}, "preferred_batch_size must be a whole number of 1 or more"),
-            ({"preferred_batch_size": 4, "timeout": -5}, "timeout must be milliseconds of 0 or more, not -5"),
+            ({"preferred_batch_size": 0}, "preferred_batch_size must be a whole number from 1 to 1000000"),
+            (
+                {"preferred_batch_size": 4, "timeout": -5},
+                "timeout must be milliseconds from 0 to 86400000, not -5",
+            ),
             ({"preferred_batch_size": 4, "timeout": 0.5}, "timeout is in milliseconds: .*; 500 is half a second"),
         ],
     )
@@ -145,8 +156,11 @@ class TestFlows:
             ({"/x": 32}, r"uses_dynamic_batching\['/x'\] must be a dict with preferred_batch_size"),
             ({"/x": {"timeout": 32}}, "must be a dict with preferred_batch_size"),
             ({"/x": {"preferred_batch_size": 2, "time": 1}}, "unknown key 'time'; did you mean 'timeout'"),
-            ({"/x": {"preferred_batch_size": "2"}}, "must be a whole number of 1 or more, not '2'"),
-            ({"/x": {"preferred_batch_size": 2, "timeout": None}}, "must be milliseconds of 0 or more, not None"),
+            ({"/x": {"preferred_batch_size": "2"}}, "must be a whole number from 1 to 1000000, not '2'"),
+            (
+                {"/x": {"preferred_batch_size": 2, "timeout": None}},
+                "must be milliseconds from 0 to 86400000, not None",
+            ),
         ],
     )
     def test_what_a_flow_cannot_say(self, value: Any, words: str) -> None:

@@ -234,12 +234,14 @@ def test_over_a_new_connection_it_is_ready_again_and_what_had_not_begun_is_forgo
     assert begun(link)[0].id == 3
 
 
-def test_one_that_is_not_taken_in_again_goes_on_and_says_so(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_is_not_in_the_pool_any_more_ends_and_says_so(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     link = broker.registered()
-    broker.say(REFUSED, "another Flow")
-    broker.tasks(1)
-    assert begun(link)[0].id == 1
-    assert caplog.messages == ["not taken into the pool again: another Flow"]
+    broker.say(REFUSED, "it binds something else")
+    wait_for(lambda: (link.drain(), link.refused)[1])
+    assert link.stop.asked
+    assert caplog.messages == ["not in the pool any more: it binds something else"]
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_each_is_described_in_a_line() -> None:
 
 def test_what_belongs_to_one_executor_is_no_default_for_all() -> None:
     assert {key for key in FIELDS if key not in SHARED} == {
-        *("name", "needs", "uses_dynamic_batching", "external", "host", "port", "curve"),
+        *("name", "needs", "endpoints", "uses_dynamic_batching", "external", "host", "port", "curve"),
     }
 
 
@@ -80,6 +80,7 @@ def test_values_come_out_in_their_final_type():
         replicas=np.int64(2),
         polling={"*": "all"},
         uses_with={"a": 1},
+        endpoints=["/a", "/b"],
         uses_requests={"/x": "foo"},
         py_modules=["a.py", Path("b.py")],
         env={"A": "x", "B": 3, "C": 0.5},
@@ -97,6 +98,7 @@ def test_values_come_out_in_their_final_type():
         replicas=2,
         polling={"*": "ALL"},
         uses_with={"a": 1},
+        endpoints=("/a", "/b"),
         uses_requests={"/x": "foo"},
         py_modules=("a.py", "b.py"),
         env={"A": "x", "B": "3", "C": "0.5"},
@@ -133,6 +135,10 @@ def test_values_come_out_in_their_final_type():
         ({"needs": ["a", 5]}, "needs must be the name of an Executor, 'gateway', or a list of names, not ['a', 5]"),
         ({"uses_with": ["a"]}, "uses_with must be a dict, not ['a'] (executor 'encoder')"),
         ({"uses_with": {1: 2}}, "the keys of uses_with must be texts, not 1 (executor 'encoder')"),
+        ({"endpoints": []}, "endpoints must be a list of 1 to 1000 endpoints, as in ['/index', '/search'], not []"),
+        ({"endpoints": "/a"}, "endpoints must be a list of 1 to 1000 endpoints"),
+        ({"endpoints": ["a"]}, "endpoints must be texts that start with '/', of at most 1024 characters, not 'a'"),
+        ({"endpoints": ["/" * 1025]}, "endpoints must be texts that start with '/', of at most 1024 characters"),
         ({"uses_metas": "x"}, "uses_metas must be a dict, not 'x'"),
         ({"uses_requests": {"x": "foo"}}, "uses_requests goes by endpoints, which start with '/', not by 'x'"),
         ({"uses_requests": {"/x": 1}}, "uses_requests['/x'] must be the name of a method, not 1"),
@@ -297,7 +303,7 @@ def test_batches_go_by_endpoint() -> None:
     said = {"/encode": {"preferred_batch_size": 32, "timeout": 100}, "/x": {"preferred_batch_size": 1}}
     assert checked("uses_dynamic_batching", said) == {"/encode": Batching(32, 0.1), "/x": Batching(1)}
     assert refusal("uses_dynamic_batching", {"/x": {"preferred_batch_size": 0}}) == (
-        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number of 1 or more, not 0"
+        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number from 1 to 1000000, not 0"
     )
 
 

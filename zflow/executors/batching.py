@@ -6,7 +6,6 @@ for it. When a batch is made, and of what, is the broker's business; how it is c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -17,6 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__zflow_batching__"
 _KEYS: Final = ("preferred_batch_size", "timeout")
+_MOST: Final = 1_000_000  # Documents; the broker takes no more from a replica
+_LONGEST: Final = 86_400_000  # ms: a day
 
 
 class Batching(NamedTuple):
@@ -125,10 +126,10 @@ def check_fits(
 
 def _checked(size: Any, timeout: Any, names: Sequence[str], owner: str, error: type[ZflowError]) -> Batching:
     """Check both values; the timeout is in ms."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise error(f"{names[0]} must be a whole number of 1 or more, not {short(size)} ({owner})")
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
-        raise error(f"{names[1]} must be milliseconds of 0 or more, not {short(timeout)} ({owner})")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST:
+        raise error(f"{names[0]} must be a whole number from 1 to {_MOST}, not {short(size)} ({owner})")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= _LONGEST:
+        raise error(f"{names[1]} must be milliseconds from 0 to {_LONGEST}, not {short(timeout)} ({owner})")
     if 0 < timeout < 1:
         raise error(f"{names[1]} is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)} ({owner})")
     return Batching(size, timeout / 1000)

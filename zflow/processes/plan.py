@@ -117,6 +117,7 @@ def _limits(spec: ExecutorSpec) -> Limits:
 
 
 def _node(spec: ExecutorSpec) -> Node:
+    declared = frozenset(spec.endpoints) or None
     return Node(
         spec.name,
         spec.needs,
@@ -128,6 +129,8 @@ def _node(spec: ExecutorSpec) -> Node:
         partial=spec.on_shard_failure == "partial",
         addresses=tuple(address.endpoint(*address.parse(one)) for one in spec.addresses),
         autoscaled=spec.autoscale is not None,
+        endpoints=declared,
+        declared=declared,
     )
 
 

@@ -247,8 +247,9 @@ class Link:
             self._accepted = True
         elif kind == messages.REFUSED:
             self.refused = header[2]
-            if self._accepted:  # by another Flow, or by this one before it was started anew
-                log.warning("not taken into the pool again: %s", self.refused)
+            if self._accepted:  # by another Flow, or by this one before its own replicas were others
+                log.warning("not in the pool any more: %s", self.refused)
+                self.stop.asked = True
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""

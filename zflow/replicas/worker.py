@@ -75,7 +75,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
-        status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": f"{seat.name}: {refused}"})))
+        _say_refused(status, seat, refused)
         return 1
     status.send_bytes(msgpack.packb(("ready", None)))
     try:
@@ -87,7 +87,15 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
         pass
     link.leave()
     service.close()
+    if link.refused is not None:
+        _say_refused(status, seat, link.refused)
+        return 1
     return 0
+
+
+def _say_refused(status: Status, seat: Seat, why: str) -> None:
+    message = f"{seat.name} is not taken in by the Flow at {seat.back}: {why}"
+    status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
 
 
 # -- calling the Executor ---------------------------------------------------------------------------------------------

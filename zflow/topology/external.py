@@ -21,6 +21,7 @@ TAKES: Final = (
     "host",
     "port",
     "curve",
+    "endpoints",
     "timeout_send",
     "timeout_ready",
     "retries",

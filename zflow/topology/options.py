@@ -24,6 +24,9 @@ from zflow.topology.scaling import ReplicaRange
 #: The name of the entrance: what the first Executor needs.
 GATEWAY: Final = "gateway"
 
+MOST_ENDPOINTS: Final = 1000  # of one Executor; the broker takes no more from a replica
+LONGEST_ENDPOINT: Final = 1024  # characters
+
 
 @dataclass(frozen=True)
 class Field:
@@ -202,6 +205,20 @@ def _endpoints(key: str, value: Any, owner: str) -> dict[str, str]:
     return checked
 
 
+def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else ()
+    if not 0 < len(names) <= MOST_ENDPOINTS:
+        wanted = f"a list of 1 to {MOST_ENDPOINTS} endpoints, as in ['/index', '/search']"
+        raise InvalidFlow(f"{key} must be {wanted}, not {short(value)} ({owner})")
+    for name in names:
+        if not isinstance(name, str) or not name.startswith("/") or len(name) > LONGEST_ENDPOINT:
+            raise InvalidFlow(
+                f"{key} must be texts that start with '/', of at most {LONGEST_ENDPOINT} characters, not {short(name)}"
+                f" ({owner})"
+            )
+    return names
+
+
 def _batching(key: str, value: Any, owner: str) -> dict[str, Batching]:
     return batching.by_endpoint(key, value, owner, InvalidFlow)
 
@@ -265,6 +282,13 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "needs": Field(
         "text or list of texts", None, "what it waits for; the one added before when left out", _needs, shared=False
+    ),
+    "endpoints": Field(
+        "list of texts",
+        (),
+        "what it binds as long as none of its replicas here has said so; of an external Executor, always",
+        _bound,
+        shared=False,
     ),
     "uses_with": Field("dict", {}, "keywords for the Executor's `__init__`", _dict),
     "uses_metas": Field("dict", {}, "what the Executor finds in `self.metas`", _dict),

@@ -51,6 +51,7 @@ class ExecutorSpec:
     shards: int = 1
     polling: Polling = ANY
     on_shard_failure: str = "fail"
+    endpoints: tuple[str, ...] = ()
     uses_with: dict[str, Any] = field(default_factory=dict)
     uses_metas: dict[str, Any] = field(default_factory=dict)
     uses_requests: dict[str, str] = field(default_factory=dict)

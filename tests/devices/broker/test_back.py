@@ -15,7 +15,8 @@ from helpers import PATIENCE, wait_for
 from peers import PAYLOAD, header
 
 from zflow.devices.balancing.replica import BatchKey, Replica, Task
-from zflow.devices.broker.back import MAX_SLOTS, Back
+from zflow.devices.broker.back import Back
+from zflow.devices.broker.ready import MAX_SLOTS
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
@@ -49,6 +50,9 @@ class Owner:
         self.replicas[replica.name] = replica
         pool.join(replica, group, 0.0)
         return 7
+
+    def bound(self, pool: Pool) -> None:
+        pass
 
     def plain(self, frames: list[Any]) -> list[Any]:
         return [b"plain " + frame for frame in frames]
@@ -192,10 +196,11 @@ def test_a_replica_that_is_ready_joins_its_pool_and_is_told_so(rig: Rig) -> None
     with rig.connected() as replica:
         replica.send(ready(slots=3, group=2, batching={"/a": [32, 1500]}))
         assert rig.answer(replica) == [VERSION, messages.ACCEPTED, 7]
-    assert rig.told(2) == [("learned", rig.work, frozenset({"/a"})), ("joined", rig.work, NAME, 2)]
+    assert rig.told(1) == [("joined", rig.work, NAME, 2)]
     assert rig.owner.replicas[NAME].slots == 3
     assert rig.work.names == {NAME: "work/rep-0"}
-    assert rig.work.batching == {"/a": BatchKey("/a", 32, 0.0015)}
+    assert rig.work.bindings.endpoints == {"/a"}
+    assert rig.work.bindings.batching == {"/a": BatchKey("/a", 32, 0.0015)}
 
 
 def test_a_replica_may_leave_open_what_it_binds(rig: Rig) -> None:
@@ -203,6 +208,7 @@ def test_a_replica_may_leave_open_what_it_binds(rig: Rig) -> None:
         replica.send(ready(endpoints=None))
         rig.answer(replica)
     assert rig.told(1) == [("joined", rig.work, NAME, 0)]
+    assert rig.work.bindings.endpoints is None
 
 
 def test_one_that_connects_anew_joins_anew(rig: Rig) -> None:
@@ -219,13 +225,8 @@ def test_one_that_connects_anew_joins_anew(rig: Rig) -> None:
             {"executor": "nobody"},
             "there is no Executor 'nobody' here that replicas can join; there are ['index', 'work']",
         ),
-        ({"shard": 1}, "there is no shard 1, there are 1; or it has 1 slots"),
-        ({"slots": MAX_SLOTS + 1}, f"there is no shard 0, there are 1; or it has {MAX_SLOTS + 1} slots"),
-        ({"group": -1}, "there is no group -1"),
-        ({"endpoints": [7]}, "endpoints are not text"),
-        ({"batching": {"/a": [0, 0]}}, "how it takes requests in batches cannot be read"),
-        ({"batching": {"/a": [32, -1]}}, "how it takes requests in batches cannot be read"),
-        ({"batching": {"/a": [32]}}, "how it takes requests in batches cannot be read"),
+        ({"shard": 1}, "there is no shard 1, there are 1"),
+        ({"slots": MAX_SLOTS + 1}, f"it has {MAX_SLOTS + 1} slots, and may have 1 to {MAX_SLOTS}"),
     ],
 )
 def test_who_cannot_be_a_replica_is_told_why(rig: Rig, changes: dict[str, Any], why: str) -> None:
@@ -238,9 +239,11 @@ def test_who_cannot_be_a_replica_is_told_why(rig: Rig, changes: dict[str, Any], 
 def test_a_reason_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with rig.connected() as replica, caplog.at_level(logging.WARNING, "zflow.broker"):
         for _ in range(3):
-            replica.send(ready(group=-1))
+            replica.send(ready(slots=0))
             rig.answer(replica)
-    assert caplog.messages == ["a replica that calls itself 'work/rep-0' is refused: there is no group -1"]
+    assert caplog.messages == [
+        "a replica that calls itself 'work/rep-0' is refused: it has 0 slots, and may have 1 to 1024"
+    ]
 
 
 def test_a_name_is_one_replicas_only(rig: Rig) -> None:
@@ -487,12 +490,43 @@ def test_replicas_of_other_machines_come_only_where_they_are_wanted(rig: Rig, re
     assert remote.guarded == [(REPLICAS, b"")], "it is guarded before it listens"
 
 
+def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said_counts(remote: Rig) -> None:
+    with remote.joined(), remote.connected(b"work/rep-0@far#1", remote.public) as far:
+        for changes, words in (
+            ({"endpoints": ["/b"]}, "it binds ['/b'], but the Executor's replicas in its Flow ['/a']"),
+            ({"batching": {"/a": [5, 0]}}, "it takes requests in batches {'/a': [5, 0 ms]}, but "),
+            ({"endpoints": ["/b"], "slots": 0, "batching": {"/a": [5, 2**64 - 1]}}, "0 slots"),
+        ):
+            far.send(ready(**changes))
+            said = remote.answer(far)
+            assert said[1] == messages.REFUSED
+            assert words in said[2]
+        assert list(remote.owner.replicas) == [NAME]
+        assert (remote.work.bindings.endpoints, remote.work.bindings.batching) == ({"/a"}, {})
+        far.send(ready())
+        assert remote.answer(far)[1] == messages.ACCEPTED
+
+
+def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remote: Rig) -> None:
+    name = b"work/rep-0@far#1"
+    with remote.joined(name, remote.public) as far, remote.connected() as here:
+        here.send(ready(endpoints=["/a", "/b"]))
+        assert remote.answer(here)[1] == messages.ACCEPTED
+        kind, why = remote.answer(far)[1:]
+        assert kind == messages.REFUSED
+        assert "it binds ['/a'], but the Executor's replicas in its Flow ['/a', '/b']" in why
+        assert remote.told(2)[1] == ("lost", remote.work, name), "it gets nothing new"
+        far.send_multipart([header(VERSION, DONE, 5, 1, 1), PAYLOAD])
+        far.send(header(VERSION, LEAVE))
+        assert [said[0] for said in remote.told(2)] == ["answered", "left"], "what it had begun still counts"
+
+
 def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remote: Rig) -> None:
     name = b"work/rep-0@host#41-0a"
     with remote.connected(name, remote.public) as replica:
         replica.send(ready(group=5))
         remote.answer(replica)
-        assert remote.told(2)[1] == ("joined", remote.work, name, NO_GROUP)
+        assert remote.told(1) == [("joined", remote.work, name, NO_GROUP)]
         line = remote.owner.replicas[name].line
         line.give(task(frames=[b"a", b"b"]))
         line.flush()
