@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Upper, alive, in_background, pid_of, replicas, texts, wait_for
+from helpers import PATIENCE, Upper, alive, in_background, kill, pid_of, replicas, texts, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
 
@@ -348,6 +350,56 @@ def test_sigterm_lets_an_idle_replica_close_and_another_takes_its_place(tmp_path
         wait_for(lambda: replicas("closing").get("closing/rep-0", before) != before, what="another one comes")
         assert int((tmp_path / "closing-rep-0").read_text()) == before
         assert told(flow)
+
+
+class Keeps(Executor):
+    """Has open what is to be closed when its process ends, and says so at exit."""
+
+    def __init__(self, folder: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        mine = Path(folder) / str(os.getpid())
+        self.file = open(f"{mine}.file", "w", encoding="utf-8")  # noqa: SIM115
+        self.temporary = tempfile.TemporaryDirectory(dir=folder)
+        atexit.register(Path(f"{mine}.exit").touch)
+
+    @requests
+    def write(self, **kwargs: Any) -> None:
+        self.file.write("written")
+
+
+class AsyncKeeps(Keeps):
+    """The same on an event loop, with a task of its own that has something to do at the end."""
+
+    @requests
+    async def write(self, **kwargs: Any) -> None:
+        self.file.write("writ")
+        self.task = asyncio.get_running_loop().create_task(self.wait_and_write())
+        await asyncio.sleep(0)
+
+    async def wait_and_write(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.file.write("ten")
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [(AsyncKeeps, "close"), (AsyncKeeps, "spawn"), (Keeps, "restart"), (AsyncKeeps, "SIGTERM")]
+)
+def test_what_an_executor_has_open_is_written_and_removed_when_its_process_ends(
+    tmp_path: Path, kind: type[Executor], way: str
+) -> None:
+    start = "spawn" if way == "spawn" else "fork"
+    with Flow(start_method=start).add(name="keeps", uses=kind, uses_with={"folder": str(tmp_path)}) as flow:
+        flow.post("/")
+        first = pid_of("keeps/rep-0")
+        if way == "restart":
+            flow.restart("keeps")
+        if way == "SIGTERM":
+            kill(first, signal.SIGTERM)
+    assert (tmp_path / f"{first}.file").read_text() == "written"
+    assert (tmp_path / f"{first}.exit").exists()
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 class SlowToClose(Executor):

@@ -23,7 +23,7 @@ from zflow.replicas.call import Call
 from zflow.replicas.link import IDLE, Answer, Assignment, Link, Stop, StopNow
 from zflow.replicas.seat import Seat
 from zflow.replicas.service import Job, Service, as_error
-from zflow.system import cuda, process
+from zflow.system import cuda, exiting, process
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ log = logging.getLogger("zflow.worker")
 GATHER = 0.2e-3  # seconds for which answers are gathered, and a look at what has arrived counts as the latest news
 GATHER_ON_FEW_CORES = 1e-3  # the same where processes take turns: there each message costs more than it hastens
 FEW_CORES = 4
+CANCELLED = 1.0  # seconds that an Executor's own tasks may take to end when they are cancelled
 
 
 class Status(Protocol):
@@ -55,6 +56,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     process.die_with_parent(signal.SIGKILL, manager)
     process.set_title(f"zflow: {seat.name}")
     process.reset_after_fork()
+    exiting.begin()
     process.read_nothing()
     process.print_whole_lines()
     process.keep_memory()
@@ -62,6 +64,14 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     os.environ.update(seat.spec.env)
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
+    try:
+        return _sit(seat, status, manager, memory)
+    finally:
+        exiting.end()
+
+
+def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
+    """Load the Executor and serve; when it returns nothing here refers to the Executor any more."""
     try:
         service = Service(seat, memory)
     except BaseException as error:
@@ -87,6 +97,8 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
         pass
     link.leave()
     service.close()
+    if service.loop is not None:
+        _end_loop(service.loop, stop)
     if link.refused is not None:
         _say_refused(status, seat, link.refused)
         return 1
@@ -157,6 +169,24 @@ def _serve_async(service: Service, link: Link, manager: int) -> None:
     service.loop = asyncio.new_event_loop()
     asyncio.set_event_loop(service.loop)
     service.loop.run_until_complete(_AsyncLoop(service, link, manager, service.loop).serve())
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
+    """End what the Executor still has on its event loop, and let go of it, as `asyncio.run` does."""
+    import asyncio
+
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    # The loop gives SIGTERM back its deadly effect, and the process manager may remind this process any moment.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    loop.close()
+    signal.signal(signal.SIGTERM, stop.ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class _AsyncLoop:
