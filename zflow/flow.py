@@ -368,17 +368,19 @@ class Flow(Shortcuts):
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
-    def scale(self, executor: str, replicas: int) -> dict[str, Any]:
+    def scale(
+        self, executor: str, replicas: int, *, timeout: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
         """Give an Executor so many replicas while the Flow runs; as `Client.scale`."""
-        return self._running()[1].scale(executor, replicas)
+        return self._running()[1].scale(executor, replicas, timeout=timeout, force=force)
 
-    def restart(self, executor: str) -> dict[str, Any]:
+    def restart(self, executor: str, *, timeout: float | None = None, force: bool = False) -> dict[str, Any]:
         """Put a new process in the place of each replica of an Executor, one after the other; as `Client.restart`."""
-        return self._running()[1].restart(executor)
+        return self._running()[1].restart(executor, timeout=timeout, force=force)
 
-    def drain(self, replica: str) -> dict[str, Any]:
+    def drain(self, replica: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Give a replica, such as `'encoder/rep-0'`, nothing more; as `Client.drain`."""
-        return self._running()[1].drain(replica)
+        return self._running()[1].drain(replica, timeout=timeout)
 
     def undrain(self, replica: str) -> dict[str, Any]:
         """Let a replica compete again that was drained; as `Client.undrain`."""

@@ -83,7 +83,7 @@ def join(
     preflight.check([spec])
     preflight.install([spec])
     seats = _seats(spec, url, shard, info["max_message_bytes"], keys)
-    launched = Launched(Plan(None, seats, plan.private_folder()), spawn.choose(None))
+    launched = Launched(Plan(None, seats, plan.private_folder(), grace=CLOSING), spawn.choose(None))
     try:
         log.info("%s of the Flow at %s: %d here", executor, address.spell(host, port), len(seats))
         started(len(seats))

@@ -127,6 +127,8 @@ class Broker:
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
         wait = self._back.wait
+        if self._draining:
+            wait = min(wait, self._draining.wait)
         for pool in self._pools:
             if pool.timed:
                 wait = min(wait, pool.wake_after(time.monotonic()))
@@ -218,7 +220,7 @@ class Broker:
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
         if command in ("drain", "undrain"):
-            self._draining.begin(origin, command, arguments.get("replica"))
+            self._draining.begin(origin, command, arguments.get("replica"), arguments.get("timeout"))
         elif number := self._commands.begin(origin):
             self._manager.tell("control", number, command, arguments)
         else:

@@ -5,12 +5,25 @@ A replica that rests gets nothing new. Whoever asked for it is told when it has 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from zflow.devices.routing.pool import Pool
 
+LONGEST = 2**53  # ms
 MOST_WAITING = 64  # for a replica to finish what it has
+
+
+class _Waiting(NamedTuple):
+    """Somebody who waits until a replica has finished what it had."""
+
+    origin: Any
+    pool: Pool
+    name: Any  # of the replica
+    timeout: int | None  # ms
+    until: float
 
 
 class Draining:
@@ -33,14 +46,24 @@ class Draining:
         self._lose = lose
         self._find = find
         self._tell = tell
-        self._waiting: list[tuple[Any, Pool, Any]] = []  # (origin, pool, name)
+        self._waiting: list[_Waiting] = []
         self._resting: set[Any] = set()  # names; a replica that is lost for another reason is not called back
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def begin(self, origin: Any, command: str, replica: Any) -> None:
-        """Let a replica rest (`'drain'`) or compete again (`'undrain'`)."""
+    @property
+    def wait(self) -> float:
+        """In how many seconds `tick` is to be called at the latest."""
+        return min((each.until for each in self._waiting), default=math.inf) - time.monotonic()
+
+    def begin(self, origin: Any, command: str, replica: Any, timeout: Any = None) -> None:
+        """Let a replica rest (`'drain'`), which may take so many ms, or compete again (`'undrain'`)."""
+        if timeout is not None and (type(timeout) is not int or not 1 <= timeout <= LONGEST):
+            self._tell(
+                origin, {"error": f"timeout must be a whole number of ms from 1 to {LONGEST}, not {timeout!r:.80}"}
+            )
+            return
         found = [(pool, name) for pool in self._pools.values() for name, text in pool.names.items() if text == replica]
         if not found:
             known = sorted(text for pool in self._pools.values() for text in pool.names.values())
@@ -63,14 +86,26 @@ class Draining:
         self._resting.intersection_update(key for pool in self._pools.values() for key in pool.names)
         self._resting.add(name)
         self._lose(pool, name)
-        self._waiting.append((origin, pool, name))
+        until = math.inf if timeout is None else time.monotonic() + timeout / 1000
+        self._waiting.append(_Waiting(origin, pool, name, timeout, until))
         self.tick()
 
     def tick(self) -> None:
-        """Tell those whose replica has finished what it had, or is gone."""
-        for entry in list(self._waiting):
-            origin, pool, name = entry
-            replica = pool.balancer.replicas.get(name)
+        """Tell those whose replica has finished what it had, or is gone, and those who have waited for too long."""
+        for each in list(self._waiting):
+            replica = each.pool.balancer.replicas.get(each.name)
             if replica is None or not replica.held:
-                self._waiting.remove(entry)
-                self._tell(origin, {"replica": pool.names.get(name, "it is gone")})
+                self._waiting.remove(each)
+                self._tell(each.origin, {"replica": each.pool.names.get(each.name, "it is gone")})
+            elif each.until <= time.monotonic():
+                self._waiting.remove(each)
+                self._give_up(each)
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        """Let the replica compete again, unless somebody else still waits for it to rest."""
+        _, pool, name, timeout, _ = waiting
+        if name in self._resting and all(other.name != name for other in self._waiting):
+            self._resting.discard(name)
+            self._find(pool, name)
+        error = f"{pool.names.get(name, 'it')} was not done with what it had within timeout={timeout} ms, and goes on"
+        self._tell(waiting.origin, {"error": error})

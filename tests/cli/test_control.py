@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from commands import refused
+from faulty import Start
 from helpers import Upper, replicas, texts, wait_for
 
 from zflow import Client, Flow, cli
@@ -106,3 +107,14 @@ def test_a_number_without_end_is_no_number_of_replicas(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         cli.main(["scale", "localhost:1", "encoder=" + "9" * 5000])
     assert "say EXECUTOR=REPLICAS" in capsys.readouterr().err
+
+
+def test_a_change_takes_no_longer_than_is_said_and_force_kills(capsys: pytest.CaptureFixture[str]) -> None:
+    stuck = Flow(timeout_close=100).add(name="start", uses=Start, uses_with={"way": "busy", "only": 1})
+    with stuck as flow:
+        assert cli.main(["scale", str(flow.port), "start=2", "--timeout", "200"]) == 1
+        assert "'start/rep-1' was not ready within timeout=200 ms" in capsys.readouterr().err
+        assert cli.main(["restart", str(flow.port), "start", "--timeout", "20000", "--force"]) == 0
+        assert capsys.readouterr().out == "start: 1 restarted\n"
+        assert cli.main(["drain", str(flow.port), "start/rep-0", "--timeout", "0.1"]) == 1
+        assert "timeout is in milliseconds" in capsys.readouterr().err

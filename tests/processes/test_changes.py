@@ -12,10 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import kill, pid_of, replicas, texts, wait_for
+from faulty import Start
+from helpers import (
+    PATIENCE,
+    Gate,
+    alive,
+    begun,
+    children,
+    in_background,
+    kill,
+    let_go,
+    pid_of,
+    replicas,
+    texts,
+    title,
+    wait_for,
+)
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
-from zflow.errors import ChangeRefused, FlowNotRunning
+from zflow.errors import BadRequest, ChangeRefused, FlowNotRunning
 
 
 class Work(Executor):
@@ -228,6 +243,92 @@ def test_a_replica_that_dies_while_it_rests_is_started_again_and_competes() -> N
         flow.drain("work/rep-0")
         kill(pid_of("work/rep-0"))
         wait_for(lambda: "work/rep-0" in {doc.tags["by"] for doc in flow.post("/", texts(20), request_size=1)})
+
+
+# -- what takes too long ----------------------------------------------------------------------------------------------
+
+SOON = 300  # ms: long enough for what need not wait
+
+
+def test_who_does_not_end_in_time_goes_on_and_the_next_change_is_made(tmp_path: Path) -> None:
+    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+        held = [in_background(flow.post, "/hold", Document(text=text)) for text in ("a", "b")]
+        begun(tmp_path, "a", "b")
+        with pytest.raises(ChangeRefused, match=rf"'gate/rep-1' was told to end and did not end within timeout={SOON}"):
+            flow.scale("gate", replicas=1, timeout=SOON)
+        with pytest.raises(ChangeRefused, match=rf"'gate/rep-0' was told to end and did not end within timeout={SOON}"):
+            flow.restart("gate", timeout=SOON)
+        assert flow.scale("gate", replicas=3)["before"] == 1
+        let_go(tmp_path, "a", "b")
+        assert [each.result(PATIENCE).texts for each in held] == [["a"], ["b"]]
+        assert len(begun(tmp_path, "a", "b")) == 2, "each was begun once"
+        wait_for(lambda: len(of_gate()) == 3, what="who was told to end has ended")
+        assert flow.scale("gate", replicas=1)["before"] == 3
+
+
+def of_gate() -> list[str]:
+    """The titles of all replicas of an Executor `gate`, two of which may have the same."""
+    return [title(process.pid) for process in children() if title(process.pid).startswith("zflow: gate/")]
+
+
+def test_a_replica_whose_rest_takes_too_long_competes_again(tmp_path: Path) -> None:
+    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+        held = in_background(flow.post, "/hold", Document(text="a"))
+        (pid,) = begun(tmp_path, "a")
+        (name,) = (name for name, each in replicas("gate").items() if each == pid)
+        for _ in range(2):
+            with pytest.raises(ChangeRefused, match=f"{name} was not done with what it had within timeout={SOON} ms"):
+                flow.drain(name, timeout=SOON)
+        let_go(tmp_path, "a")
+        assert held.result(PATIENCE).texts == ["a"]
+        wait_for(lambda: name in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)})
+
+
+def test_with_force_who_does_not_end_is_killed_and_its_request_goes_to_another(tmp_path: Path) -> None:
+    flow = Flow(timeout_close=SOON).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+    with flow:
+        held = in_background(flow.post, "/hold", texts(2), request_size=1)
+        pids = begun(tmp_path, "0", "1")
+        stuck = in_background(flow.scale, "gate", 1)
+        wait_for(lambda: "another change of 'gate' is under way" in refusal(flow))
+        assert flow.restart("gate", force=True) == {"executor": "gate", "restarted": 1}
+        with pytest.raises(ChangeRefused, match="'gate/rep-1' was told to end and did not end when another change was"):
+            stuck.result(PATIENCE)
+        wait_for(lambda: not any(map(alive, pids)), what="both are killed")
+        let_go(tmp_path, "0", "1")
+        assert held.result(PATIENCE).texts == ["0", "1"]
+        assert len(begun(tmp_path, "0", "1")) == 4, "each was begun again"
+        assert of_gate() == ["zflow: gate/rep-0"]
+
+
+def refusal(flow: Flow) -> str:
+    """What is said to a change that cannot be."""
+    with pytest.raises(ChangeRefused) as refused:
+        flow.scale("gate", replicas=0)
+    return refused.value.message
+
+
+def test_a_new_one_that_is_not_ready_in_time_does_not_stay_also_if_it_ignores_what_it_is_told(tmp_path: Path) -> None:
+    with Flow(timeout_close=SOON).add(name="start", uses=Start, uses_with={"way": "busy", "only": 1}) as flow:
+        with pytest.raises(ChangeRefused, match=r"'start' stays at 1 replicas: 'start/rep-1' was not ready within"):
+            flow.scale("start", replicas=2, timeout=SOON)
+        wait_for(lambda: replicas("start").keys() == {"start/rep-0"}, what="it is killed")
+        assert flow.scale("start", replicas=1)["before"] == 1
+
+
+def test_what_a_change_takes_is_checked() -> None:
+    with Flow().add(name="work", uses=Work) as flow, Client(port=flow.port) as client:
+        for arguments, message in (
+            ({"timeout": 0}, "timeout must be a whole number of ms from 1 to 9007199254740992, not 0"),
+            ({"timeout": True}, "not True"),
+            ({"force": 1}, "force must be True or False, not 1"),
+            ({"forse": True}, "scale takes no 'forse'; did you mean 'force'?"),
+        ):
+            with client._connection() as connection:
+                told = connection.command("scale", {"executor": "work", "replicas": 2, **arguments})
+            assert message in told["error"]
+        with pytest.raises(BadRequest, match="timeout must be a number of ms above 0, not -1"):
+            flow.restart("work", timeout=-1)
 
 
 # -- a crash loop -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import msgpack
 import zmq
 
 from zflow.devices.balancing import replica
-from zflow.devices.broker import back, front
+from zflow.devices.broker import back, draining, front
 from zflow.devices.broker import broker as real
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.settings import Settings
@@ -278,6 +278,7 @@ def virtual_time(clock: Clock, find: Callable[[str, bytes], Any]) -> Iterator[No
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch.object(tickets, "find", find))
         patches.enter_context(mock.patch.object(replica, "LONG", 0.0))  # nothing costs anything here
+        patches.enter_context(mock.patch.object(draining, "time", clock))
         for module in (real, back):
             patches.enter_context(mock.patch.object(module, "time", clock))
             patches.enter_context(mock.patch.object(module, "log", quiet))

@@ -26,8 +26,20 @@ def _client(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Clien
     return client
 
 
+def _add_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", type=float, metavar="MS", help="ms that each change may take; any time when left out"
+    )
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="kill who does not end in timeout_close of the Flow")
+
+
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
+    _add_timeout(parser)
+    _add_force(parser)
     parser.add_argument("wanted", nargs="+", metavar="EXECUTOR=REPLICAS", help="how many replicas, of each shard")
 
 
@@ -40,31 +52,36 @@ def _scale(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         wanted[found[1]] = int(found[2])
     with _client(parser, given) as client:
         for executor, replicas in wanted.items():
-            result = client.scale(executor, replicas)
+            result = client.scale(executor, replicas, timeout=given.timeout, force=given.force)
             print(f"{executor}: {counted(result['replicas'], 'replica')} instead of {result['before']}", flush=True)
     return 0
 
 
-def _named(what: str, about: str) -> Callable[[argparse.ArgumentParser], None]:
+def _named(
+    what: str, about: str, *options: Callable[[argparse.ArgumentParser], None]
+) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
         _add_address(parser)
+        for option in options:
+            option(parser)
         parser.add_argument("names", nargs="+", metavar=what, help=about)
 
     return add
 
 
-def _each(change: Callable[[Client, str], dict[str, Any]], said: str) -> Callable[..., int]:
+def _each(change: Callable[..., dict[str, Any]], said: str) -> Callable[..., int]:
     def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+        options = {name: value for name, value in vars(given).items() if name in ("timeout", "force")}
         with _client(parser, given) as client:
             for name in given.names:
-                result = change(client, name)
+                result = change(client, name, **options)
                 print(f"{name}: " + said.format(**result), flush=True)
         return 0
 
     return run
 
 
-_REPLICA = _named("REPLICA", "its name, such as encoder/rep-0, as `zflow-run ping` shows it")
+_REPLICA = "REPLICA", "its name, such as encoder/rep-0, as `zflow-run ping` shows it"
 
 SCALE = Command(
     "Give Executors of a running Flow more replicas, or fewer.",
@@ -75,18 +92,18 @@ SCALE = Command(
 RESTART = Command(
     "Put a new process in the place of each replica of an Executor, one after the other.",
     "zflow-run restart HOST:PORT EXECUTOR [EXECUTOR ...]",
-    _named("EXECUTOR", "the Executor's name"),
+    _named("EXECUTOR", "the Executor's name", _add_timeout, _add_force),
     _each(Client.restart, "{restarted} restarted"),
 )
 DRAIN = Command(
     "Let a replica finish what it has, and give it nothing more.",
     "zflow-run drain HOST:PORT REPLICA [REPLICA ...]",
-    _REPLICA,
+    _named(*_REPLICA, _add_timeout),
     _each(Client.drain, "rests"),
 )
 UNDRAIN = Command(
     "Let a replica that rests compete again.",
     "zflow-run undrain HOST:PORT REPLICA [REPLICA ...]",
-    _REPLICA,
+    _named(*_REPLICA),
     _each(Client.undrain, "competes again"),
 )

@@ -202,45 +202,66 @@ class Client(Shortcuts):
         except errors.ZflowError:
             return False
 
-    def scale(self, executor: str, replicas: int) -> dict[str, Any]:
+    def scale(
+        self, executor: str, replicas: int, *, timeout: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
         """Give an Executor so many replicas (of each shard), and return when they serve, or the surplus has ended.
 
         Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to others. Where how many
         there are goes by the load, that begins from here; the number must lie in its range.
 
+        Args:
+            timeout: the ms that it may take; any time when left out. Then nothing more is waited for: new replicas that
+                are not ready yet are ended, and who was told to end does so when it has finished what it is at.
+            force: kill who has not ended `timeout_close` ms (of the Flow) after it was told to; what it was at goes to
+                others, and so may be begun twice. Another change of this Executor that is under way is given up.
+
         Returns:
             `{'executor': name, 'replicas': now, 'before': then}`.
 
         Raises:
-            ChangeRefused: there is no such Executor, a new replica did not get ready, or this client may not do that.
+            ChangeRefused: there is no such Executor, a new replica did not get ready, it took too long, or this client
+                may not do that.
+            BadRequest: `timeout` is no number above 0.
             FlowUnreachable, FlowNotRunning: there is no Flow to ask.
         """
-        return self._command("scale", executor=executor, replicas=replicas)
+        return self._command("scale", timeout, force, executor=executor, replicas=replicas)
 
-    def restart(self, executor: str) -> dict[str, Any]:
+    def restart(self, executor: str, *, timeout: float | None = None, force: bool = False) -> dict[str, Any]:
         """Put a new process in the place of each replica, one after the other; code in files is read anew.
 
         A new one is ready before the old one finishes what it is at and ends, so there are never fewer than asked for.
+
+        Args: `timeout` and `force` as in `scale`.
 
         Returns:
             `{'executor': name, 'restarted': how many}`.
 
         Raises: as `scale`; the replicas that were not replaced go on as they are.
         """
-        return self._command("restart", executor=executor)
+        return self._command("restart", timeout, force, executor=executor)
 
-    def drain(self, replica: str) -> dict[str, Any]:
+    def drain(self, replica: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Give a replica, such as `'encoder/rep-0'`, nothing more, and return when it has finished what it had.
+
+        Args:
+            timeout: the ms that it may take; any time when left out. Then the replica competes again.
 
         Raises: as `scale`; also if no other one could serve its requests.
         """
-        return self._command("drain", replica=replica)
+        return self._command("drain", timeout, replica=replica)
 
     def undrain(self, replica: str) -> dict[str, Any]:
         """Let a replica compete again that was drained. Raises: as `scale`."""
         return self._command("undrain", replica=replica)
 
-    def _command(self, command: str, **arguments: Any) -> dict[str, Any]:
+    def _command(
+        self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
+    ) -> dict[str, Any]:
+        if timeout is not None:
+            arguments["timeout"] = max(1, round(1000 * seconds(timeout)))
+        if force:
+            arguments["force"] = True
         own = self._admin_keys == self._keys
         with self._connection() if own else connected(self._address, self._admin_keys) as connection:
             result = connection.command(command, arguments)

@@ -9,11 +9,12 @@ manager's loop calls `step` whenever something has happened.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from zflow.processes.autoscaler import Autoscaler
 from zflow.processes.children import Child, Children
@@ -24,7 +25,23 @@ log = logging.getLogger("zflow.manager")
 
 MOST = 10_000  # replicas of one shard
 
-Change = Generator[Callable[[], bool], None, dict[str, Any]]
+ARGUMENTS = {"scale": {"replicas"}, "restart": set[str]()}  # of each command; besides:
+_OF_ALL = {"executor", "timeout", "force"}
+LONGEST = 2**53  # ms
+_OTHERWISE = "; that happens when it has finished what it is at, or with force=True: then it is killed"
+
+
+class Wait(NamedTuple):
+    """What a change waits for."""
+
+    ready: Callable[[], bool]
+    missing: Callable[[], str]  # what has not happened, if it stops waiting
+    otherwise: str = ""  # what follows from that
+
+
+_NOTHING = Wait(lambda: True, lambda: "")
+
+Change = Generator[Wait, None, dict[str, Any]]
 
 
 class Refused(Exception):
@@ -39,7 +56,14 @@ class _Running:
     arguments: Any
     change: Change
     done: list[Callable[[dict[str, Any]], None]]
-    ready: Callable[[], bool] = lambda: True  # whether what it waits for has come
+    timeout: int | None  # ms
+    begun: float
+    wait: Wait = _NOTHING
+
+    @property
+    def ends_at(self) -> float:
+        """When it has taken too long."""
+        return math.inf if self.timeout is None else self.begun + self.timeout / 1000
 
 
 class Changes:
@@ -48,11 +72,13 @@ class Changes:
     Args:
         children: the replicas.
         devices: by Executor, the devices that are dealt out to its replicas, if any are.
+        grace: seconds after which a replica is killed that was told to end, where force is to be used.
     """
 
-    def __init__(self, children: Children, devices: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, children: Children, devices: Mapping[str, Sequence[str]], grace: float) -> None:
         self._children = children
         self._devices = devices
+        self._grace = grace
         self._running: dict[str, _Running] = {}
         specs = {child.executor: child.seat.spec for child in children}
         self._scalers = {name: Autoscaler(spec.autoscale) for name, spec in specs.items() if spec.autoscale is not None}
@@ -62,7 +88,8 @@ class Changes:
 
         Args:
             command: `'scale'` or `'restart'`.
-            arguments: of the command; `executor` names whose replicas are meant.
+            arguments: of the command. `executor` names whose replicas are meant, `timeout` says in ms how long the
+                change may take; with `force` who does not end is killed, and a change that is under way given up.
         """
         executor = arguments.get("executor") if isinstance(arguments, dict) else None
         running = self._running.get(str(executor))
@@ -74,7 +101,11 @@ class Changes:
         except Refused as refusal:
             done({"error": refusal.args[0]})
             return
-        self._running[str(executor)] = _Running(command, arguments, change, [done])
+        if running is not None:
+            self._give_up(str(executor), running, "when another change was made with force")
+        self._running[str(executor)] = _Running(
+            command, arguments, change, [done], arguments.get("timeout"), time.monotonic()
+        )
         self.step()
 
     def follow(self, executor: str, queued: float, busy: float, work: float) -> None:
@@ -100,33 +131,52 @@ class Changes:
         if not isinstance(executor, str) or executor not in known:
             hint = did_you_mean(str(executor), known) or f"; there are {listed(known)}"
             raise Refused(f"no Executor of this Flow that has replicas here is called {short(executor)}{hint}")
-        if executor in self._running:
-            raise Refused(f"another change of {executor!r} is under way: wait until it is done")
+        if command not in ARGUMENTS:
+            raise Refused(f"there is no command {short(command)}; there are {listed(ARGUMENTS)}")
+        _check(command, arguments)
+        force = arguments.get("force", False)
+        if executor in self._running and not force:
+            raise Refused(
+                f"another change of {executor!r} is under way: wait until it is done, or give it up with force=True"
+            )
         if command == "restart":
-            return self._restart(executor)
-        if command == "scale":
-            replicas = arguments.get("replicas")
-            if type(replicas) is not int or not 1 <= replicas <= MOST:
-                raise Refused(f"replicas must be a whole number from 1 to {MOST}, not {short(replicas)}")
-            limits = self._scalers[executor].limits if executor in self._scalers else None
-            if limits is not None and not limits.min <= replicas <= limits.max:
-                raise Refused(
-                    f"{executor!r} has {limits} replicas, by its load, and {replicas} is not in that range: "
-                    "start the Flow with another replicas={'min': ..., 'max': ...}"
-                )
-            return self._scale(executor, replicas)
-        raise Refused(f"there is no command {short(command)}; there are 'scale' and 'restart'")
+            return self._restart(executor, force)
+        replicas = arguments.get("replicas")
+        if type(replicas) is not int or not 1 <= replicas <= MOST:
+            raise Refused(f"replicas must be a whole number from 1 to {MOST}, not {short(replicas)}")
+        limits = self._scalers[executor].limits if executor in self._scalers else None
+        if limits is not None and not limits.min <= replicas <= limits.max:
+            raise Refused(
+                f"{executor!r} has {limits} replicas, by its load, and {replicas} is not in that range: "
+                "start the Flow with another replicas={'min': ..., 'max': ...}"
+            )
+        return self._scale(executor, replicas, force)
+
+    @property
+    def timers(self) -> list[float]:
+        """When `step` is to be called, whatever happens."""
+        return [running.ends_at for running in self._running.values() if running.timeout is not None]
 
     def step(self) -> None:
-        """Go on with every change that waits no longer."""
+        """Go on with every change that waits no longer, and end those that have taken too long."""
         for executor, running in list(self._running.items()):
             try:
-                while running.ready():
-                    running.ready = next(running.change)
+                while running.wait.ready():
+                    running.wait = next(running.change)
             except StopIteration as end:
                 self._end(executor, end.value)
             except Refused as refusal:
                 self._end(executor, {"error": refusal.args[0]})
+            else:
+                if running.ends_at <= time.monotonic():
+                    self._give_up(executor, running, f"within timeout={running.timeout} ms")
+
+    def _give_up(self, executor: str, running: _Running, why: str) -> None:
+        why = f"{running.wait.missing()} {why}{running.wait.otherwise}"
+        try:
+            running.change.throw(Refused(why))
+        except (Refused, StopIteration):
+            self._end(executor, {"error": why})
 
     def _end(self, executor: str, result: dict[str, Any]) -> None:
         for done in self._running.pop(executor).done:
@@ -134,47 +184,65 @@ class Changes:
 
     # -- the changes ----------------------------------------------------------------------------------------------
 
-    def _scale(self, executor: str, replicas: int) -> Change:
+    def _scale(self, executor: str, replicas: int, force: bool) -> Change:
         before = self._children.of(executor)
         count = max(child.seat.replica_id for child in before) + 1
         added: list[Child] = []
         for number in range(count, replicas):
             for shard in sorted({child.seat.shard_id for child in before}):
                 added.append(self._children.add(self._seat(before[0].seat, shard, number, replicas)))
-        yield lambda: all(child.ready or child.failed for child in added)
-        failed = next((child.failed for child in added if child.failed), None)
-        if failed:
-            for child in added:
-                if not child.failed:
-                    self._children.retire(child)
-            raise Refused(f"{executor!r} stays at {count} replicas: {failed['message']}")
-        surplus = self._retire_from(executor, replicas)
-        yield lambda: all(child.gone for child in surplus)
+        yield from self._readiness(added, f"{executor!r} stays at {count} replicas")
+        self._retire_from(executor, replicas)
+        surplus = [child for child in self._children.leaving(executor) if child.seat.replica_id >= replicas]
+        yield from self._ends(executor, surplus, force)
         if replicas != count:
             log.info("%s has %d replicas instead of %d", executor, replicas, count)
         return {"executor": executor, "replicas": replicas, "before": count}
 
-    def _retire_from(self, executor: str, number: int) -> list[Child]:
-        """Let its replicas of this number and above end; returns them."""
-        surplus = [child for child in self._children.of(executor) if child.seat.replica_id >= number]
-        for child in surplus:
-            self._children.retire(child)
-        return surplus
+    def _retire_from(self, executor: str, number: int) -> None:
+        """Let its replicas of this number and above end."""
+        for child in self._children.of(executor):
+            if child.seat.replica_id >= number:
+                self._children.retire(child)
 
-    def _restart(self, executor: str) -> Change:
+    def _restart(self, executor: str, force: bool) -> Change:
         """A new one is ready before an old one is told to end."""
         replaced = 0
         for child in self._children.of(executor):
             successor = self._children.add(child.seat)
-            yield lambda successor=successor: successor.ready or bool(successor.failed)  # type: ignore[misc]
-            if successor.failed:
-                raise Refused(
-                    f"{child.seat.name} goes on as it is, its successor failed: {successor.failed['message']}"
-                )
+            yield from self._readiness([successor], f"{child.seat.name} goes on as it is, its successor failed")
             self._children.retire(child)
-            yield lambda child=child: child.gone  # type: ignore[misc]
+            yield from self._ends(executor, [child], force)
             replaced += 1
         return {"executor": executor, "restarted": replaced}
+
+    def _readiness(self, added: list[Child], otherwise: str) -> Generator[Wait, None, None]:
+        """Wait until they serve; if one fails, or is given up, none of them stays, and what holds otherwise is said."""
+
+        def missing() -> str:
+            return f"{otherwise}: {_were(child for child in added if not child.ready)} not ready"
+
+        try:
+            yield Wait(lambda: all(child.ready or child.failed for child in added), missing)
+            failed = next((child.failed for child in added if child.failed), None)
+            if failed:
+                raise Refused(f"{otherwise}: {failed['message']}")
+        except Refused:
+            for child in added:
+                if not child.failed:
+                    self._children.retire(child, None if child.ready else self._grace)  # it has begun nothing
+            raise
+
+    def _ends(self, executor: str, leaving: list[Child], force: bool) -> Generator[Wait, None, None]:
+        """Wait for the end of those that were told to; with force all that are still to end are killed in time."""
+        if force:
+            for child in self._children.leaving(executor):
+                self._children.retire(child, self._grace)
+
+        def missing() -> str:
+            return f"{_were(child for child in leaving if not child.gone)} told to end and did not end"
+
+        yield Wait(lambda: all(child.gone for child in leaving), missing, _OTHERWISE)
 
     def _seat(self, like: Seat, shard: int, number: int, replicas: int) -> Seat:
         spec = replace(like.spec, replicas=replicas)
@@ -187,6 +255,23 @@ class Changes:
             return None
         used = Counter(child.seat.device for child in self._children.of(executor))
         return min(devices, key=lambda device: used[device])
+
+
+def _check(command: str, arguments: dict[str, Any]) -> None:
+    known = ARGUMENTS[command] | _OF_ALL
+    for name in arguments:
+        if name not in known:
+            raise Refused(f"{command} takes no {short(name)}{did_you_mean(name, known)}; it takes {listed(known)}")
+    timeout = arguments.get("timeout")
+    if timeout is not None and (type(timeout) is not int or not 1 <= timeout <= LONGEST):
+        raise Refused(f"timeout must be a whole number of ms from 1 to {LONGEST}, not {short(timeout)}")
+    if type(arguments.get("force", False)) is not bool:
+        raise Refused(f"force must be True or False, not {short(arguments['force'])}")
+
+
+def _were(children: Iterable[Child]) -> str:
+    names = [child.seat.name for child in children]
+    return f"{listed(names)} {'was' if len(names) == 1 else 'were'}"
 
 
 def _warn(result: dict[str, Any]) -> None:

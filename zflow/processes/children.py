@@ -53,7 +53,9 @@ class Child:
     new: bool = False  # added while the Flow runs, and not ready yet: its first death is its end
     failed: dict[str, Any] | None = None  # why, if it was
     retired: bool = False  # it is to end and not to be started again
+    told_at: float | None = None  # to end
     remind_at: float | None = None
+    kill_at: float | None = None  # if it has not ended by then
     gone: bool = False
     region: int = 0  # of shared memory, of its process
 
@@ -114,6 +116,10 @@ class Children:
         found = [child for child in self._all if child.executor == executor and not child.retired]
         return sorted(found, key=lambda child: (child.seat.shard_id, child.seat.replica_id))
 
+    def leaving(self, executor: str) -> list[Child]:
+        """An Executor's replicas that were told to end for good and have not."""
+        return [child for child in self._all if child.executor == executor and child.retired]
+
     @property
     def alive(self) -> list[int]:
         """The process ids of those that have not ended."""
@@ -147,10 +153,13 @@ class Children:
         self._start(child)
         return child
 
-    def retire(self, child: Child) -> None:
-        """Let it finish what it is at and end, for good."""
+    def retire(self, child: Child, grace: float | None = None) -> None:
+        """Let it finish what it is at and end, for good; it is killed so many seconds after it was first told to."""
         child.retired = True
         if child.pid:
+            now = time.monotonic()
+            child.told_at = child.told_at or now
+            child.kill_at = None if grace is None else max(now, child.told_at + grace)
             self._tell_to_end(child)
         else:
             self._remove(child)
@@ -282,7 +291,8 @@ class Children:
         """When `check_timers` is to be called."""
         times = [time for child in self._all for time in (child.restart_at, child.overdue_at) if time is not None]
         times += self._regions.timers if self._regions is not None else []
-        return times + [child.remind_at for child in self._all if child.retired and child.remind_at is not None]
+        leaving = [child for child in self._all if child.retired]
+        return times + [time for child in leaving for time in (child.remind_at, child.kill_at) if time is not None]
 
     def check_timers(self, now: float) -> None:
         """Do what it is time for."""
@@ -297,6 +307,10 @@ class Children:
                 child.timed_out = True
                 os.kill(child.pid, signal.SIGKILL)
                 child.started = now + 3600  # asked for once
+            elif child.kill_at is not None and child.pid and child.kill_at <= now:
+                child.kill_at = None
+                log.warning("%s was told to end and has not ended in time; killing it", child.seat.name)
+                os.kill(child.pid, signal.SIGKILL)
             elif child.retired and child.pid and child.remind_at is not None and child.remind_at <= now:
                 self._tell_to_end(child)
 

@@ -81,7 +81,7 @@ class _Manager:
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
         self._children = Children(list(plan.seats), self._selector, self, plan.sharing)
-        self._changes = Changes(self._children, plan.devices)
+        self._changes = Changes(self._children, plan.devices, plan.grace)
         self._wake_on_signals()
         self._watch_user()
 
@@ -123,7 +123,7 @@ class _Manager:
 
     def _next_timer(self) -> float:
         now = time.monotonic()
-        times = self._children.timers
+        times = [*self._children.timers, *self._changes.timers]
         times += [self._broker_restart_at] if self._broker_restart_at is not None else []
         times += [self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
@@ -139,6 +139,7 @@ class _Manager:
         if self._broker_restart_at is not None and self._broker_restart_at <= now and self._settings is not None:
             self._start_broker(self._settings)
         self._children.check_timers(now)
+        self._changes.step()
 
     def _check_externals(self, waited: float) -> None:
         """Say what is waited for, and fail when it has taken too long."""

@@ -38,6 +38,7 @@ class Plan:
         externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
         devices: by Executor, the devices that its replicas share, if any are dealt out.
         sharing: what there is of shared memory.
+        grace: the seconds that a replica may take to end where it is to be forced.
     """
 
     settings: Settings | None
@@ -46,6 +47,7 @@ class Plan:
     externals: Mapping[str, float] = field(default_factory=dict)
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     sharing: Sharing = field(default_factory=Sharing)
+    grace: float = 10.0
 
 
 def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
@@ -92,7 +94,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     ]
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
     shared = {name: list(dict.fromkeys(some)) or [""] for name, some in chosen.items()}
-    return Plan(settings, seats, folder, externals, shared, _sharing(options["shared_memory"], specs))
+    sharing = _sharing(options["shared_memory"], specs)
+    return Plan(settings, seats, folder, externals, shared, sharing, options["timeout_close"] / 1000)
 
 
 def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> Sharing:

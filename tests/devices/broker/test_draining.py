@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from zflow.devices.balancing.replica import Replica
+from zflow.devices.broker import draining
 from zflow.devices.broker.draining import MOST_WAITING, Draining
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
@@ -73,3 +75,24 @@ def test_so_many_wait_for_a_replica_to_rest_and_putting_one_back_is_never_refuse
     assert told == [(MOST_WAITING, {"error": "too many replicas are being drained: wait until one of them is done"})]
     rests.begin("back", "undrain", "work/rep-0")
     assert told[1:] == [("back", {"replica": "work/rep-0"})]
+
+
+def test_who_waits_for_too_long_is_told_and_the_replica_competes_again(
+    pool: Pool, rests: Draining, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(draining, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pool.submit(Walk("request", "/"), [], 1, 0.0)
+    rests.begin("patient", "drain", "work/rep-0", 2000)
+    rests.begin("me", "drain", "work/rep-0", 1000)
+    assert rests.wait == 1.0
+    now[0] = 1.0
+    rests.tick()
+    error = "work/rep-0 was not done with what it had within timeout=1000 ms, and goes on"
+    assert told == [("me", {"error": error})]
+    assert pool.balancer.replicas[b"work/rep-0#1"].lost, "the other one still waits"
+    now[0] = 2.0
+    rests.tick()
+    assert not pool.balancer.replicas[b"work/rep-0#1"].lost
+    rests.begin("me", "drain", "work/rep-0", "soon")
+    assert told[2] == ("me", {"error": "timeout must be a whole number of ms from 1 to 9007199254740992, not 'soon'"})
