@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from zflow.devices.local.arena import CLIENT, Arena
 from zflow.devices.protocol.references import REGIONS
 
@@ -39,7 +41,10 @@ class Regions:
     def reclaim(self, now: float) -> None:
         """Free the regions whose time has come; what requests still need is looked at again later."""
         for region in [region for region, at in self._left.items() if at <= now]:
-            if self._arena.reclaim(region):
+            free = False
+            with contextlib.suppress(OSError):  # it cannot be looked at now: there are too many files or mappings
+                free = self._arena.reclaim(region)
+            if free:
                 del self._left[region]
                 self._busy.discard(region)
             else:

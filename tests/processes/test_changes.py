@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -346,3 +348,52 @@ def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path) -> None:
         wait_for(lambda: crashing() == ["work/rep-1"], what="it is shown")
         broken.unlink()
         wait_for(lambda: crashing() == [], what="it is over")
+
+
+# -- limits of the system ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_descriptors_left(pid: int) -> Iterator[None]:
+    """Within this, the process cannot open any more files."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, before[1]))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_where_no_process_can_be_started_a_change_is_refused_and_what_died_comes_back_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = logging.FileHandler(tmp_path / "log")
+    monkeypatch.setattr(logging.getLogger("zflow.manager"), "handlers", [handler])
+
+    def told(*words: str) -> bool:
+        return all(word in (tmp_path / "log").read_text() for word in words)
+
+    with loaded(Flow().add(name="work", uses=Work, replicas=2)) as flow:
+        with no_descriptors_left(pid_of("manager")):
+            with pytest.raises(
+                ChangeRefused, match=r"'work' stays at 2 replicas: work/rep-2 could not be started: Too.*\(ulimit -n\)"
+            ):
+                flow.scale("work", replicas=3)
+            with pytest.raises(ChangeRefused, match=r"work/rep-0 goes on as it is, its successor failed: .*ulimit"):
+                flow.restart("work")
+            assert flow.scale("work", replicas=1)["before"] == 2
+            kill(pid_of("work/rep-0"))
+            kill(pid_of("broker"))
+            wait_for(lambda: told("the broker could not be started: Too", "work/rep-0 could not be started: Too"))
+        wait_for(lambda: replicas("work").keys() == {"work/rep-0"}, what="it is back")
+        assert flow.scale("work", replicas=2)["before"] == 1
+    handler.close()
+
+
+def test_the_manager_takes_the_descriptors_that_it_may_and_replicas_as_many_as_the_user_has() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+    try:
+        with Flow().add(name="work", uses=Work):
+            assert resource.prlimit(pid_of("manager"), resource.RLIMIT_NOFILE) == (before[1], before[1])
+            assert resource.prlimit(pid_of("work/rep-0"), resource.RLIMIT_NOFILE) == (before[1] - 1, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

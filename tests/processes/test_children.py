@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import selectors
 import shutil
@@ -341,3 +343,48 @@ def test_pauses_double_with_each_death_up_to_a_bound(deaths: int) -> None:
     assert backoff(1) == FIRST_BACKOFF
     assert backoff(deaths + 1) in (LONGEST_BACKOFF, pytest.approx(2 * backoff(deaths)), FIRST_BACKOFF)
     assert backoff(deaths) <= backoff(deaths + 1) <= LONGEST_BACKOFF
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_cannot_be_started_now_is_tried_again_ever_more_seldom(
+    manage: Callable[..., Manager], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = manage().started()
+    child = manager.called("start/rep-0")
+
+    def full(run: Callable[[], int]) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(manager, "fork", full)
+    os.kill(child.pid, signal.SIGKILL)
+    manager.until(lambda: child.restart_at is not None)
+    pauses = []
+    with caplog.at_level(logging.CRITICAL + 1, "zflow.manager"):
+        for _ in range(3):
+            begun = time.monotonic()
+            manager.turn(at=math.inf)
+            assert child.restart_at is not None
+            pauses.append(child.restart_at - begun)
+    assert pauses[0] < pauses[1] < pauses[2]
+    added = manager.children.add(replace(child.seat, replica_id=1))
+    assert added.failed is not None
+    assert added.failed["message"] == (
+        "start/rep-1 could not be started: Resource temporarily unavailable:"
+        " raise the limit of processes (ulimit -u, or that of the container)"
+    )
+    assert (added.gone, len(manager.children.lines)) == (True, 0)
+    monkeypatch.undo()
+    manager.turn(at=math.inf)
+    manager.until(lambda: child.ready, "it is back")
+
+
+def test_a_flow_that_cannot_start_its_replicas_does_not_start(
+    manage: Callable[..., Manager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = manage(replicas=2)
+    monkeypatch.setattr(os, "pipe", lambda: os.open("/", os.O_CREAT))  # any error of the system's
+    manager.children.start_all()
+    monkeypatch.undo()
+    assert [kind for kind, _ in manager.told] == ["could not start"] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import socket
 import struct
@@ -271,3 +272,15 @@ def test_elsewhere_nothing_is_shown(two: Plan, capfd: pytest.CaptureFixture[str]
     display.show()
     display.ready("encoder/rep-0")
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_no_process_can_be_started_there_is_an_error_and_nothing_is_left() -> None:
+    planned = plan_of()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        with pytest.raises(errors.StartupFailed, match=r"could not be started: Too many open files.*\(ulimit -n\)"):
+            Launched(planned, "fork")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not os.path.exists(planned.folder)

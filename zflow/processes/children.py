@@ -143,8 +143,9 @@ class Children:
 
     def start_all(self) -> None:
         """Start every one of them."""
-        for child in self._all:
-            self._start(child)
+        for child in self:
+            if not self._owner.ending:
+                self._start(child)
 
     def add(self, seat: Seat) -> Child:
         """Start one more; if it dies before it is ready it is `failed`, and not started again."""
@@ -186,27 +187,52 @@ class Children:
         self._all.remove(child)
 
     def _start(self, child: Child) -> None:
+        try:
+            self._fork(child)
+        except OSError as error:  # a limit was reached; it may be over later
+            message = f"{child.seat.name} could not be started: {process.cannot_start(error)}"
+            self._could_not_start(child, {"type": "StartupFailed", "message": message})
+
+    def _could_not_start(self, child: Child, reason: dict[str, Any]) -> None:
+        if self._regions is not None:
+            self._regions.ended(child.region, time.monotonic())
+        if self._owner.starting:
+            self._owner.could_not_start(reason)
+        elif child.new:
+            child.failed = reason
+            self._remove(child)
+        else:
+            self._restart_later(child, reason)
+
+    def _fork(self, child: Child) -> None:
         from multiprocessing.connection import Pipe
 
+        child.region = 0 if self._regions is None else self._regions.deal()
         ours, theirs = Pipe(duplex=False)
         manager = os.getpid()
         others = self.lines
-        child.region = 0 if self._regions is None else self._regions.deal()
 
         def run() -> int:
             for line in (ours, *others):
                 line.close()
             return worker.run(child.seat, theirs, manager, self._sharing.replica(child.region))
 
-        child.pid = self._owner.fork(run)
-        theirs.close()
+        try:
+            self._selector.register(ours, 1, lambda: self._heard(child))
+            child.pid = self._owner.fork(run)
+        except OSError:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(ours)
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child.status = ours
         child.ready = child.timed_out = False
         child.last_error = None
         child.restart_at = None
         child.started = time.monotonic()
         child.identity = identity(child.seat.name, child.pid)
-        self._selector.register(ours, 1, lambda: self._heard(child))
 
     # -- what is heard --------------------------------------------------------------------------------------------
 

@@ -96,14 +96,19 @@ class Launched:
     def __init__(self, plan: plan.Plan, method: str) -> None:
         from multiprocessing.connection import Pipe
 
-        process.take_standard_descriptors()
-        self.sharing = plan.sharing.made()
-        plan = self._plan = replace(plan, sharing=self.sharing)
+        self._plan, self.sharing = plan, plan.sharing
         self._user = os.getpid()
         self._lock = threading.Lock()
         self._error: errors.ZflowError | None = None
         self._closing = False
-        self._pipe, theirs = Pipe()
+        try:
+            process.take_standard_descriptors()
+            self.sharing = plan.sharing.made()
+            self._pipe, theirs = Pipe()
+        except OSError as error:
+            self._let_go()
+            raise _cannot_start(error) from error
+        plan = self._plan = replace(plan, sharing=self.sharing)
         self.addresses: list[str] = []
         self.replica_addresses: list[str] = []
 
@@ -113,8 +118,11 @@ class Launched:
 
         try:
             self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
-        except BaseException:
+        except BaseException as error:
+            self._pipe.close()
             self._let_go()
+            if isinstance(error, OSError):
+                raise _cannot_start(error) from error
             raise
         finally:
             theirs.close()
@@ -217,6 +225,8 @@ class Launched:
 
         self.sharing.close()
         shutil.rmtree(self._plan.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where no files can be opened, it can be removed if it is empty
+            os.rmdir(self._plan.folder)
 
     def _wait_for_end(self, limit: float | None) -> None:
         """Wait for the process manager, which ends last; kill it if it has not ended in `limit` seconds."""
@@ -245,6 +255,10 @@ def _noting_sigterm() -> Iterator[list[int]]:
     finally:
         if mine:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _cannot_start(error: OSError) -> errors.StartupFailed:
+    return errors.StartupFailed(f"the process manager could not be started: {process.cannot_start(error)}")
 
 
 def _startup_error(data: Any) -> errors.ZflowError:

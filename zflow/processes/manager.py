@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -48,17 +49,23 @@ def run(plan: Plan, parent: Connection, user: int) -> int:
     process.read_nothing()
     process.adopt_orphans()
     name_lines("zflow")
-    manager = _Manager(plan, parent, user)
+    descriptors = process.allow_many_descriptors()
     try:
-        manager.serve()
+        _Manager(plan, parent, user, descriptors).serve()
+    except OSError as error:
+        message = f"the process manager cannot go on: {process.cannot_start(error)}"
+        with contextlib.suppress(OSError):
+            parent.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
+        raise
     finally:
         shutil.rmtree(plan.folder, ignore_errors=True)
     return 0
 
 
 class _Manager:
-    def __init__(self, plan: Plan, parent: Connection, user: int) -> None:
+    def __init__(self, plan: Plan, parent: Connection, user: int, descriptors: int | None) -> None:
         self._plan = plan
+        self._descriptors = descriptors  # that a child may have
         self._parent = parent
         self._user = user
         self._settings = plan.settings
@@ -66,6 +73,7 @@ class _Manager:
         self._broker: Connection | None = None
         self._broker_started = 0.0
         self._broker_deaths = 0
+        self._broker_tries = 0  # in a row, to start it
         self._broker_restart_at: float | None = None
         self._broker_error: dict[str, Any] | None = None  # why it could not start
         self.starting = True
@@ -161,6 +169,7 @@ class _Manager:
 
         def child() -> int:
             process.reset_after_fork()
+            process.allow_descriptors(self._descriptors)  # select() knows no more than 1,024, and user code may use it
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._selector.close()
             os.close(self._wake)
@@ -178,13 +187,24 @@ class _Manager:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _start_broker(self, settings: Settings) -> None:
+        try:
+            self._fork_broker(settings)
+        except OSError as error:  # a limit was reached; it may be over later
+            message = f"the broker could not be started: {process.cannot_start(error)}"
+            if self.starting:
+                self._fail({"type": "StartupFailed", "message": message})
+                return
+            self._broker_tries += 1
+            wait = min(BROKER_BACKOFF, backoff(self._broker_tries))
+            self._broker_restart_at = time.monotonic() + wait
+            log.warning("%s; trying again in %.1f s", message, wait)
+
+    def _fork_broker(self, settings: Settings) -> None:
         from multiprocessing.connection import Pipe
 
         ours, theirs = Pipe()
         manager = os.getpid()
-
         statuses = self._children.lines
-        self._settings = replace(settings, epoch=settings.epoch + 1)
 
         def run() -> int:
             ours.close()
@@ -192,12 +212,21 @@ class _Manager:
                 status.close()
             return broker_process.run(settings, self._plan, theirs, manager)
 
+        try:
+            self._selector.register(ours, selectors.EVENT_READ, self._from_broker)
+            self._broker_pid = self.fork(run)
+        except OSError:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(ours)
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._settings = replace(settings, epoch=settings.epoch + 1)
+        self._broker = ours
         self._broker_restart_at = None
         self._broker_started = time.monotonic()
-        self._broker_pid = self.fork(run)
-        theirs.close()
-        self._broker = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._from_broker)
+        self._broker_tries = 0
 
     # -- what is heard --------------------------------------------------------------------------------------------
 
@@ -367,12 +396,13 @@ class _Manager:
 
     def _wait(self, deadline: float) -> bool:
         """Wait a moment for children to end; whether anything has happened."""
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self._wake, selectors.EVENT_READ)
-            if not self._hung_up:
-                waiting.register(self._parent, selectors.EVENT_READ)
-            ready = [key.fileobj for key, _ in waiting.select(max(0.0, min(0.2, deadline - time.monotonic())))]
-        if not self._hung_up and (os.getppid() != self._user or (self._parent in ready and self._is_hung_up())):
+        waiting = select.poll()  # it takes no descriptor: there may be none left
+        waiting.register(self._wake, select.POLLIN)
+        if not self._hung_up:
+            waiting.register(self._parent, select.POLLIN)
+        ready = [each for each, _ in waiting.poll(max(0.0, min(200.0, 1000 * (deadline - time.monotonic()))))]
+        said = not self._hung_up and self._parent.fileno() in ready
+        if not self._hung_up and (os.getppid() != self._user or (said and self._is_hung_up())):
             # The user's process is gone, or has no patience any more: as little grace as for orphans.
             self._hung_up = True
             self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)

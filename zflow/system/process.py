@@ -6,6 +6,7 @@ All of it is best effort where the system offers it (Linux), and nothing elsewhe
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,12 @@ _M_MMAP_THRESHOLD = -3
 KEPT_BLOCK = 32 * 1024 * 1024  # bytes; larger blocks of memory are returned to the system when they are freed
 KEPT = 64 * 1024 * 1024  # bytes that are kept of smaller ones
 _PR_SET_CHILD_SUBREAPER = 36
+_WAYS_OUT: dict[int | None, str] = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many files open",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, or that of the container)",
+    errno.ENOMEM: "the machine, or the container, has no memory left for it",
+}
 
 
 def _prctl(option: int, value: Any) -> None:
@@ -140,13 +147,34 @@ def take_standard_descriptors() -> None:
     os.close(number)
 
 
-def allow_many_descriptors() -> None:
-    """Take as many file descriptors as the system lets this process have: each connection needs one."""
+def allow_many_descriptors() -> int | None:
+    """Take as many file descriptors as the system lets this process have; returns how many it had, if that is known."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return before
+    return None
+
+
+def allow_descriptors(number: int | None) -> None:
+    """Take so many file descriptors at most, which is what `allow_many_descriptors` has returned."""
+    if number is not None:
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def cannot_start(error: OSError) -> str:
+    """Say why no process can be started, and what would help.
+
+    >>> cannot_start(OSError(errno.EMFILE, "Too many open files"))
+    'Too many open files: raise the limit of open files (ulimit -n)'
+    """
+    why = error.strerror or str(error)
+    return f"{why}: {_WAYS_OUT[error.errno]}" if error.errno in _WAYS_OUT else why
 
 
 def print_whole_lines() -> None:
