@@ -243,7 +243,7 @@ class Front:
         return origin[0] is not self._public and origin[1][:1] == messages.MEMBER
 
     def _objection(self, walk: Walk) -> tuple[str, str] | None:
-        if self._owner.closing:
+        if self._owner.closing and not walk.again:  # what a broker before this one had taken is to be answered
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
         if len(walk.endpoint) > messages.MAX_ENDPOINT:
             return "BadRequest", f"the endpoint has more than {messages.MAX_ENDPOINT} characters"

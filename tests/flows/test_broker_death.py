@@ -284,15 +284,17 @@ def test_the_broker_dies_while_the_flow_closes(tmp_path: Path) -> None:
         closing = in_background(flow.close)
         wait_for(lambda: mine.info()["closing"])
         kill(pid_of("broker"))
+        wait_for(lambda: mine.info()["epoch"] == 1, what="it is started anew")
+        with pytest.raises(errors.FlowNotRunning, match="is closing and takes no more requests"):
+            mine.post("/")
         let_go(tmp_path, "a", "b", "c")
+        assert [each.result(PATIENCE).texts for each in held] == [["a"], ["b"], ["c"]]
         closing.result(PATIENCE)
-    for each in held:
-        _ends(each)
     assert {path.name for path in tmp_path.glob("*.closed")} == {f"{pid}.closed" for pid in pids}, "they could close"
     assert (children(), socket_folders()) == ([], [])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
     flow = Flow().add(name="square", uses=Square, replicas=2).start()
     broker = pid_of("broker")

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -473,3 +474,27 @@ def test_results_of_a_chain_are_found_by_replica() -> None:
     with Flow().add(name="a", uses=Tell).add(name="up", uses=Upper).add(name="b", uses=Tell) as flow:
         assert sorted(told(flow)) == ["a/rep-0", "b/rep-0"]
         assert json.dumps(told(flow))
+
+
+class Pooling(Executor):
+    """Works with child processes."""
+
+    @requests
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            docs.texts = [str(sum(pool.map(abs, range(-10, 0))))]
+
+
+def _serve_once(results: Any) -> None:
+    with Flow().add(uses=Pooling) as flow:
+        results.put(flow.post("/", Document()).texts)
+
+
+def test_in_a_daemon_process_of_multiprocessing_executors_may_have_children_all_the_same() -> None:
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    daemon = fork.Process(target=_serve_once, args=(results,), daemon=True)
+    daemon.start()
+    daemon.join()
+    assert daemon.exitcode == 0
+    assert results.get() == ["55"]

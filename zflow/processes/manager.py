@@ -38,6 +38,7 @@ log = logging.getLogger("zflow.manager")
 BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
 BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait for it
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
+CLIENTS_RETURN = 1.5  # seconds that clients may take to find a new broker, and send again what was not answered
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
@@ -86,6 +87,8 @@ class _Manager:
         self._hung_up = False
         self._terminated = False
         self._drained = False
+        self._drained_from = 0.0  # from when on a broker knows whether it is: when clients have found it
+        self._ask_drained_at: float | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
         self._children = Children(list(plan.seats), self._selector, self, plan.sharing)
@@ -132,7 +135,7 @@ class _Manager:
     def _next_timer(self) -> float:
         now = time.monotonic()
         times = [*self._children.timers, *self._changes.timers]
-        times += [self._broker_restart_at] if self._broker_restart_at is not None else []
+        times += [each for each in (self._broker_restart_at, self._ask_drained_at) if each is not None]
         times += [self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
 
@@ -146,6 +149,9 @@ class _Manager:
             self._check_externals(now - self._begun)
         if self._broker_restart_at is not None and self._broker_restart_at <= now and self._settings is not None:
             self._start_broker(self._settings)
+        if self._ask_drained_at is not None and self._ask_drained_at <= now:
+            self._ask_drained_at = None
+            self._command_broker("drain")
         self._children.check_timers(now)
         self._changes.step()
 
@@ -263,7 +269,7 @@ class _Manager:
         elif kind == "endpoints":
             self._learned(*arguments)
         elif kind == "drained":
-            self._drained = True
+            self._drained = time.monotonic() >= self._drained_from
         elif kind == "kill":
             self._children.kill(arguments[0])
         elif kind == "control":
@@ -283,6 +289,7 @@ class _Manager:
         """The broker listens; a successor of this one is to listen at the same ports."""
         self._broker_error = None
         if self._closing:
+            self._drained_from = self._ask_drained_at = time.monotonic() + CLIENTS_RETURN
             self._command_broker("drain")
         if not self.starting:
             return
