@@ -142,28 +142,16 @@ def test_it_ends_when_the_line_to_it_is_closed(start: Callable[..., Broker]) -> 
     assert broker.end() == "exit code 0"
 
 
-def test_who_ends_the_broker_alone_leaves_the_folder_to_its_successor(
-    planned: Plan, start: Callable[..., Broker]
-) -> None:
+def test_what_is_sent_to_all_processes_at_once_is_not_for_it(planned: Plan, start: Callable[..., Broker]) -> None:
     broker = start()
     broker.hear()
-    os.kill(broker.pid, signal.SIGTERM)
-    assert broker.end() == "exit code 1"
-    assert os.path.isdir(planned.folder)
-    successor = start(epoch=1)
-    assert successor.hear()[0] == "bound"
-
-
-def test_what_a_terminal_sends_is_not_for_it(planned: Plan, start: Callable[..., Broker]) -> None:
-    broker = start()
-    broker.hear()
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         os.kill(broker.pid, number)
     assert planned.settings is not None
     assert ask(planned.settings.front)["pid"] == broker.pid
 
 
-def test_when_its_manager_was_killed_it_ends_and_removes_the_folder(planned: Plan) -> None:
+def test_when_its_manager_was_killed_it_ends(planned: Plan) -> None:
     """Even if another process holds on to the line to it."""
     assert planned.settings is not None
     settings = planned.settings
@@ -180,6 +168,5 @@ def test_when_its_manager_was_killed_it_ends_and_removes_the_folder(planned: Pla
     broker = ask(settings.front)["pid"]
     kill(manager)
     wait_for(lambda: not alive(broker), what="the broker ends")
-    assert not os.path.exists(planned.folder)
     for end in (ours, theirs):
         end.close()

@@ -112,8 +112,9 @@ def test_a_manager_that_dies_is_noticed_again_and_again() -> None:
 
 def test_a_manager_that_gives_up_says_why(launch: Callable[[Plan], Launched]) -> None:
     launched = launch(plan_of())
-    kill(pid_of("manager"), signal.SIGTERM)
-    with pytest.raises(errors.FlowNotRunning, match=r"not running any more: .*told to end \(SIGTERM\)"):
+    kill(pid_of("watchdog"))
+    wait_for(lambda: not children(), what="all end")
+    with pytest.raises(errors.FlowNotRunning, match=r"not running any more: its watchdog died"):
         launched.check()
 
 
@@ -127,21 +128,20 @@ def test_who_waits_waits_until_an_event_is_set(launch: Callable[[Plan], Launched
     launched.check()
 
 
-def test_who_waits_waits_until_sigterm_comes_and_then_it_is_as_deadly_as_before(
-    launch: Callable[[Plan], Launched],
-) -> None:
-    launched = launch(plan_of())
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_who_waits_waits_until_sigterm_comes_and_when_all_is_closed_it_is_as_deadly_as_before() -> None:
+    launched = Launched(plan_of(), "fork")
 
-    def terminate() -> None:
-        wait_for(lambda: signal.getsignal(signal.SIGTERM) != signal.SIG_DFL, what="it is waited for")
-        os.kill(os.getpid(), signal.SIGTERM)
+    class Looked:
+        """Sends SIGTERM when it is waited for."""
 
-    sent = in_background(terminate)
-    launched.wait()
-    sent.result(30)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        def is_set(self) -> bool:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return False
+
+    launched.wait(Looked())
     launched.check()
+    launched.close(5)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_handler_of_the_users_stays_in_place(launch: Callable[[Plan], Launched]) -> None:

@@ -245,9 +245,9 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
         sleep = int(script.line())
         names = {pid: title(pid) for pid in script.family()}
         assert sleep in names
-        # The manager, the broker, five replicas, and what one of them has started.
+        # The watchdog, the manager, the broker, five replicas, and what one of them has started.
         family = [pid for pid, name in names.items() if name.startswith("zflow: ") or pid == sleep]
-        assert len(family) == 7
+        assert len(family) == 8
         if way in ("idle", "load", "work", "fork"):
             script.process.kill()
         else:
@@ -263,9 +263,9 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
 # -- the manager dies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "words"), [(signal.SIGKILL, "process manager died"), (signal.SIGTERM, "told to end")])
-def test_the_death_of_the_manager_is_an_error_and_no_hang(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, words: str
+@pytest.mark.parametrize(("who", "words"), [("manager", "process manager died"), ("watchdog", "its watchdog died")])
+def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, words: str
 ) -> None:
     monkeypatch.setattr(connection, "PING_AFTER", 100)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
@@ -274,7 +274,7 @@ def test_the_death_of_the_manager_is_an_error_and_no_hang(
         streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
         blocking = in_background(flow.block)
         begun(tmp_path, "held")
-        kill(pid_of("manager"), how)
+        kill(pid_of(who))
         for waiting in (held, streaming, blocking):
             error = waiting.exception(PATIENCE)
             assert isinstance(error, errors.FlowNotRunning), error

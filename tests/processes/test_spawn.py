@@ -123,13 +123,15 @@ def test_a_flow_is_spawned_and_serves() -> None:
     with Flow(start_method="spawn").add(name="up", uses=Upper, replicas=2) as flow:
         assert sorted(flow.post("/", texts(50), request_size=1).texts) == sorted(map(str, range(50)))
         assert sorted(replicas("up")) == ["up/rep-0", "up/rep-1"]
-        [manager] = [child for child in psutil.Process().children() if title(child.pid) == "zflow: manager"]
+        [watchdog] = [child for child in psutil.Process().children() if title(child.pid) == "zflow: watchdog"]
+        [manager] = watchdog.children()
+        assert title(manager.pid) == "zflow: manager"
         assert sorted(title(child.pid) for child in manager.children()) == [
             "zflow: broker",
             "zflow: up/rep-0",
             "zflow: up/rep-1",
         ]
-        assert len(children()) == 4
+        assert len(children()) == 5
 
 
 def test_classes_of_a_guarded_script_are_found_again(torch: None, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_everything_ends_with_a_killed_script(tmp_path: Path) -> None:
     with Script(WAITS, tmp_path) as script:
         assert script.line() == "up"
         family = script.family()
-        assert len(family) == 4
+        assert len(family) == 5
         kill(script.pid)
         wait_for(lambda: not any(map(alive, family)), ORPHANS_END + 1)
         wait_for(lambda: not socket_folders(), ORPHANS_END + 1)
@@ -240,7 +242,7 @@ def test_nothing_is_left_if_it_ends_while_the_script_is_imported_again(how: sign
     with Script(SLOW, tmp_path, tmp_path / "importing", start_new_session=True) as script:
         wait_for((tmp_path / "importing").exists)
         family = script.family()
-        assert len(family) == 1
+        assert len(family) == 2
         os.killpg(script.pid, how) if how == signal.SIGINT else kill(script.pid)
         wait_for(lambda: not any(map(alive, family)), ORPHANS_END)
         wait_for(lambda: not socket_folders(), ORPHANS_END)

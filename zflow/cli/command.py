@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from zflow.flow import Flow
 from zflow.network.address import spell
+from zflow.system import termination
 from zflow.topology.topology import ExecutorSpec
 
 
@@ -30,16 +32,20 @@ class Command:
 
 def serve(flow: Flow) -> int:
     """Start the Flow, say where it listens, serve until interrupted, and return the exit status."""
-    try:
-        with flow:
-            for spec in flow.executors:
-                if not spec.pure_join:
-                    print(f"{spec.name}: {_copies(spec)}")
-            print(f"serving at {spell(flow.host, flow.port)}, until Ctrl-C", flush=True)
-            flow.block()
-    except KeyboardInterrupt:  # while it started
-        pass
+    with until_interrupted(), flow:
+        for spec in flow.executors:
+            if not spec.pure_join:
+                print(f"{spec.name}: {_copies(spec)}")
+        print(f"serving at {spell(flow.host, flow.port)}, until Ctrl-C", flush=True)
+        flow.block()
     return 0
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """What is done inside is ended in order by Ctrl-C and by SIGTERM, also while it starts; neither is an error."""
+    with contextlib.suppress(KeyboardInterrupt, termination.Terminated), termination.handled():
+        yield
 
 
 def _copies(spec: ExecutorSpec) -> str:

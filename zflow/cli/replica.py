@@ -6,7 +6,7 @@ import argparse
 
 from zflow import remote
 from zflow.cli import options
-from zflow.cli.command import Command, counted
+from zflow.cli.command import Command, counted, until_interrupted
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,8 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
     said = options.read(parser, given, remote.TAKES)
     where = {"shard": given.shard, "curve": given.curve}
-    remote.join(given.broker, given.executor, said.pop("uses"), started=started, **where, **said)
+    with until_interrupted():
+        remote.join(given.broker, given.executor, said.pop("uses"), started=started, **where, **said)
     return 0
 
 

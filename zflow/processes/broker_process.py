@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
-import shutil
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgpack
 import zmq
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> int:
-    """Be the broker until the manager says stop or is gone; return the exit status.
+    """Be the broker until the manager says stop or is gone, whatever signals come; return the exit status.
 
     Args:
         settings: what to be.
@@ -31,18 +29,11 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
         control: the line to the process manager, which is told if nothing can be listened on.
         manager: the process id of the process manager.
     """
-    process.die_with_parent(signal.SIGTERM, manager)
+    process.die_with_parent(signal.SIGKILL, manager)
     process.set_title("zflow: broker")
-    process.reset_after_fork()
     process.read_nothing()
     name_lines("zflow: broker")
 
-    def clean_up(*_: Any) -> None:
-        if os.getppid() != manager:  # it was killed; else somebody means the broker alone, and another one is to follow
-            shutil.rmtree(plan.folder, ignore_errors=True)
-        os._exit(1)
-
-    signal.signal(signal.SIGTERM, clean_up)
     try:
         serving = broker.Broker(settings, control, plan.sharing.reader())
     except zmq.ZMQError as error:

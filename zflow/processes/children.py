@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 
 from zflow.devices.local.regions import Regions
+from zflow.processes.leftovers import Leftovers
 from zflow.replicas import worker
 from zflow.replicas.seat import Seat, identity
-from zflow.system import process
+from zflow.system import family, process, signals
 
 if TYPE_CHECKING:
     import selectors
@@ -33,6 +34,7 @@ FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
 STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
 LOOP = 3  # deaths in a row from which it is called a crash loop
+HEED = 0.25  # seconds until a replica that got SIGTERM is told to end: it may have been sent to all processes at once
 REMIND = 0.2  # seconds until a replica that was told to end is told again: it may just have begun to wait for work
 
 
@@ -53,9 +55,11 @@ class Child:
     new: bool = False  # added while the Flow runs, and not ready yet: its first death is its end
     failed: dict[str, Any] | None = None  # why, if it was
     retired: bool = False  # it is to end and not to be started again
+    asked_at: float | None = None  # when somebody else has sent it SIGTERM
     told_at: float | None = None  # to end
     remind_at: float | None = None
     kill_at: float | None = None  # if it has not ended by then
+    mark: int = 0  # of its process and all that this starts
     gone: bool = False
     region: int = 0  # of shared memory, of its process
 
@@ -82,6 +86,10 @@ class ChildrenOwner(Protocol):
     def ending(self) -> bool:
         """Whether the Flow is ending: then nothing is started any more."""
 
+    @property
+    def told_to_end(self) -> bool:
+        """Whether the Flow ends or is about to: then a replica that got SIGTERM serves on until it is told."""
+
     def fork(self, run: Callable[[], int]) -> int:
         """Fork a process that holds nothing of the manager's, and return its process id."""
 
@@ -106,6 +114,7 @@ class Children:
         self._owner = owner
         self._sharing = sharing
         memory = sharing.reader()
+        self._leftovers = Leftovers(lambda: self.alive)
         self._regions = None if memory is None else Regions(memory)
 
     def __iter__(self) -> Iterator[Child]:
@@ -180,7 +189,7 @@ class Children:
     def _tell_to_end(self, child: Child) -> None:
         child.remind_at = time.monotonic() + REMIND
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGTERM)
+            os.kill(child.pid, signals.END)
 
     def _remove(self, child: Child) -> None:
         child.gone = True
@@ -211,10 +220,12 @@ class Children:
         ours, theirs = Pipe(duplex=False)
         manager = os.getpid()
         others = self.lines
+        child.mark = family.new_mark()
 
         def run() -> int:
             for line in (ours, *others):
                 line.close()
+            family.mark(child.mark)
             return worker.run(child.seat, theirs, manager, self._sharing.replica(child.region))
 
         try:
@@ -230,7 +241,7 @@ class Children:
         child.status = ours
         child.ready = child.timed_out = False
         child.last_error = None
-        child.restart_at = None
+        child.restart_at = child.asked_at = child.remind_at = None
         child.started = time.monotonic()
         child.identity = identity(child.seat.name, child.pid)
 
@@ -252,6 +263,14 @@ class Children:
             self._owner.became_ready(child)
         elif kind == "failed":
             child.last_error = argument
+        elif kind == "asked":
+            child.asked_at = time.monotonic()
+
+    def _heed(self, child: Child, now: float) -> None:
+        """Let a replica end that somebody has sent SIGTERM; another one takes its place."""
+        child.asked_at = now if self._owner.starting and not self._owner.told_to_end else None
+        if not (self._owner.starting or self._owner.told_to_end or child.retired):
+            self._tell_to_end(child)
 
     def _forget_status(self, child: Child) -> None:
         if child.status is not None:
@@ -270,7 +289,9 @@ class Children:
         if child.status is not None and child.status.poll():
             self._heard(child)
         self._forget_status(child)
+        self._leftovers.of(child.pid, child.mark)
         child.pid = 0
+        child.asked_at = child.remind_at = None
         if self._regions is not None:
             self._regions.ended(child.region, time.monotonic())
         if self._owner.ending:
@@ -317,13 +338,16 @@ class Children:
         """When `check_timers` is to be called."""
         times = [time for child in self._all for time in (child.restart_at, child.overdue_at) if time is not None]
         times += self._regions.timers if self._regions is not None else []
-        leaving = [child for child in self._all if child.retired]
+        times += [child.asked_at + HEED for child in self._all if child.asked_at is not None]
+        times += self._leftovers.timers
+        leaving = [child for child in self._all if child.pid]
         return times + [time for child in leaving for time in (child.remind_at, child.kill_at) if time is not None]
 
     def check_timers(self, now: float) -> None:
         """Do what it is time for."""
         if self._regions is not None:
             self._regions.reclaim(now)
+        self._leftovers.check(now)
         for child in self:
             if self._owner.ending:
                 return
@@ -337,7 +361,9 @@ class Children:
                 child.kill_at = None
                 log.warning("%s was told to end and has not ended in time; killing it", child.seat.name)
                 os.kill(child.pid, signal.SIGKILL)
-            elif child.retired and child.pid and child.remind_at is not None and child.remind_at <= now:
+            elif child.asked_at is not None and child.asked_at + HEED <= now:
+                self._heed(child, now)
+            elif child.pid and child.remind_at is not None and child.remind_at <= now:
                 self._tell_to_end(child)
 
 

@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgpack
 
 from zflow import errors
-from zflow.processes import manager, plan, spawn
-from zflow.system import cuda, process
+from zflow.processes import manager, plan, spawn, watchdog
+from zflow.system import cuda, process, signals, termination
 
 CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that serves
 
@@ -114,8 +114,10 @@ class Launched:
 
         def run() -> int:
             self._pipe.close()
-            return manager.run(plan, theirs, self._user)
+            serve = partial(manager.run, plan, theirs, self._user)
+            return watchdog.run(serve, plan.folder, theirs)
 
+        termination.begin()
         try:
             self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
         except BaseException as error:
@@ -129,9 +131,10 @@ class Launched:
         try:
             self._wait_until_started()
         except BaseException:
-            self._pipe.close()
-            self._wait_for_end(None)
-            self._let_go()
+            with termination.closing():
+                self._pipe.close()
+                self._wait_for_end(None)
+                self._let_go()
             raise
 
     def _wait_until_started(self) -> None:
@@ -168,7 +171,7 @@ class Launched:
             FlowNotRunning: it has come down.
             KeyboardInterrupt: Ctrl-C.
         """
-        with _noting_sigterm() as told_to_end:
+        with termination.noting() as told_to_end:
             while not told_to_end and not (stop_event is not None and stop_event.is_set()):
                 self.check()
                 time.sleep(CHECK_EVERY)
@@ -191,6 +194,10 @@ class Launched:
         if os.getpid() != self._user:
             return  # a fork of the user's process does not own the Flow
         self._closing = True
+        with termination.closing():
+            self._close(grace)
+
+    def _close(self, grace: float) -> None:
         with contextlib.suppress(OSError):
             self._pipe.send_bytes(msgpack.packb(("close", grace)))
         try:
@@ -220,41 +227,37 @@ class Launched:
             self._pipe.close()
 
     def _let_go(self) -> None:
-        """Close the shared memory, and remove the folder; the process manager has done that unless it was killed."""
+        """Close the shared memory, and remove the folder; the watchdog has done that unless it was killed."""
         import shutil
 
         self.sharing.close()
         shutil.rmtree(self._plan.folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # where no files can be opened, it can be removed if it is empty
             os.rmdir(self._plan.folder)
+        termination.end()
 
     def _wait_for_end(self, limit: float | None) -> None:
-        """Wait for the process manager, which ends last; kill it if it has not ended in `limit` seconds."""
+        """Wait for the watchdog, which ends last; have it kill what has not ended in `limit` seconds."""
         deadline = None if limit is None else time.monotonic() + limit
+        insisting = [signals.END, signal.SIGKILL]
         pause = 0.001
         with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
-            while not os.waitpid(self._pid, os.WNOHANG)[0]:
-                if deadline is not None and time.monotonic() > deadline:
-                    os.kill(self._pid, 9)
-                    os.waitpid(self._pid, 0)
-                    return
+            while True:
+                ended, status = os.waitpid(self._pid, os.WNOHANG)
+                if ended:
+                    return self._outwait_manager() if os.WIFSIGNALED(status) else None
+                if deadline is not None and time.monotonic() > deadline and insisting:
+                    os.kill(self._pid, insisting.pop(0))
+                    deadline += 5.0
                 time.sleep(pause)
                 pause = min(0.02, pause * 1.5)
 
-
-@contextlib.contextmanager
-def _noting_sigterm() -> Iterator[list[int]]:
-    """While inside, SIGTERM fills the list instead of ending the process, unless somebody else handles it."""
-    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as waiting for the Event.
-    noted: list[int] = []
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if mine:
-        signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def _outwait_manager(self) -> None:
+        """The watchdog was killed: the manager takes everything down, and hangs up at its own end."""
+        deadline = time.monotonic() + 5.0
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                self._pipe.recv_bytes()
 
 
 def _cannot_start(error: OSError) -> errors.StartupFailed:

@@ -2,7 +2,8 @@
 
 It is a process of its own with one thread, forked when the Flow starts, so a restart never forks a process that
 has grown threads; it uses no ZeroMQ itself. It talks to the user's process, the broker and each replica over pipes.
-If the user's process ends, however it ends, so does everything else. It runs no user code.
+If the user's process ends, however it ends, so does everything else. It runs no user code, and no signal ends it but
+SIGKILL: then its parent, the watchdog, ends what it has left.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import select
 import selectors
@@ -27,7 +29,7 @@ from zflow.processes import broker_process
 from zflow.processes.changes import Changes
 from zflow.processes.children import LOOP, Child, Children, backoff
 from zflow.processes.plan import Plan
-from zflow.system import process
+from zflow.system import family, process
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -40,19 +42,19 @@ BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait 
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
 CLIENTS_RETURN = 1.5  # seconds that clients may take to find a new broker, and send again what was not answered
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
+SENT_TO_ALL = 1.0  # seconds from one process getting SIGTERM to the next, if it is sent to all of them
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
-def run(plan: Plan, parent: Connection, user: int) -> int:
-    """Be the process manager until told to close or until process `user` is gone; return the exit status."""
+def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
+    """Be the process manager until told to close or until process `user` or `watchdog` is gone; return the status."""
     process.set_title("zflow: manager")
-    process.reset_after_fork()
     process.read_nothing()
     process.adopt_orphans()
     name_lines("zflow")
     descriptors = process.allow_many_descriptors()
     try:
-        _Manager(plan, parent, user, descriptors).serve()
+        _Manager(plan, parent, user, watchdog, descriptors).serve()
     except OSError as error:
         message = f"the process manager cannot go on: {process.cannot_start(error)}"
         with contextlib.suppress(OSError):
@@ -64,11 +66,12 @@ def run(plan: Plan, parent: Connection, user: int) -> int:
 
 
 class _Manager:
-    def __init__(self, plan: Plan, parent: Connection, user: int, descriptors: int | None) -> None:
+    def __init__(self, plan: Plan, parent: Connection, user: int, watchdog: int, descriptors: int | None) -> None:
         self._plan = plan
         self._descriptors = descriptors  # that a child may have
         self._parent = parent
         self._user = user
+        self._watchdog = watchdog
         self._settings = plan.settings
         self._broker_pid = 0
         self._broker: Connection | None = None
@@ -85,7 +88,7 @@ class _Manager:
         self.ending = False
         self._end_by = 0.0  # when what has not ended by then is killed
         self._hung_up = False
-        self._terminated = False
+        self._terminated = -math.inf  # when SIGTERM came: it may have been sent to all processes of the Flow
         self._drained = False
         self._drained_from = 0.0  # from when on a broker knows whether it is: when clients have found it
         self._ask_drained_at: float | None = None
@@ -123,14 +126,23 @@ class _Manager:
         self._writer = writer
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._ask_to_end)
+        signal.signal(signal.SIGTERM, self._note_sigterm)
         self._selector.register(self._wake, selectors.EVENT_READ, self._reap)
 
     def _watch_user(self) -> None:
         """Notice the end of the user's process, even if another process holds on to its end of the pipe."""
+        self._user_fd: int | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
-                self._selector.register(os.pidfd_open(self._user), selectors.EVENT_READ, self._orphaned)
+                self._user_fd = os.pidfd_open(self._user)
+                self._selector.register(self._user_fd, selectors.EVENT_READ, self._orphaned)
+
+    def _user_is_gone(self) -> bool:
+        if self._user_fd is not None:
+            look = select.poll()
+            look.register(self._user_fd, select.POLLIN)
+            return bool(look.poll(0))
+        return family.parent_of(self._watchdog) not in (self._user, None)
 
     def _next_timer(self) -> float:
         now = time.monotonic()
@@ -141,9 +153,9 @@ class _Manager:
 
     def _check_timers(self) -> None:
         now = time.monotonic()
-        if self._terminated:
-            self._fail({"type": "StartupFailed", "message": "the process manager was told to end (SIGTERM)"})
-        if os.getppid() != self._user:
+        if os.getppid() != self._watchdog:
+            self._fail({"type": "StartupFailed", "message": "its watchdog died"})
+        if self._user_fd is None and self._user_is_gone():
             self._orphaned()
         if self.starting and self._awaited:
             self._check_externals(now - self._begun)
@@ -174,23 +186,18 @@ class _Manager:
         """Fork a child that holds none of the manager's descriptors but those it was given."""
 
         def child() -> int:
-            process.reset_after_fork()
             process.allow_descriptors(self._descriptors)  # select() knows no more than 1,024, and user code may use it
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._selector.close()
             os.close(self._wake)
             os.close(self._writer)
             self._parent.close()
+            if self._user_fd is not None:
+                os.close(self._user_fd)
             if self._broker is not None:
                 self._broker.close()
             return run()
 
-        # A child told to end before it has undone the manager's handlers would not notice.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            return process.fork(child)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return process.fork(child)
 
     def _start_broker(self, settings: Settings) -> None:
         try:
@@ -363,8 +370,13 @@ class _Manager:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _ask_to_end(self, *_: Any) -> None:
-        self._terminated = True  # seen when the loop turns, which the signal makes it do
+    def _note_sigterm(self, *_: Any) -> None:
+        self._terminated = time.monotonic()
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether the Flow closes, or SIGTERM was just sent to all processes: then the user's is to close it."""
+        return self._closing or self.ending or time.monotonic() - self._terminated < SENT_TO_ALL
 
     def _orphaned(self) -> None:
         if not self.ending:
@@ -399,7 +411,7 @@ class _Manager:
         while self._broker_pid and time.monotonic() < deadline:
             self._wait(deadline)
         self._kill([self._broker_pid] if self._broker_pid else [])
-        self._kill(_descendants())
+        family.end_all()
 
     def _wait(self, deadline: float) -> bool:
         """Wait a moment for children to end; whether anything has happened."""
@@ -409,7 +421,7 @@ class _Manager:
             waiting.register(self._parent, select.POLLIN)
         ready = [each for each, _ in waiting.poll(max(0.0, min(200.0, 1000 * (deadline - time.monotonic()))))]
         said = not self._hung_up and self._parent.fileno() in ready
-        if not self._hung_up and (os.getppid() != self._user or (said and self._is_hung_up())):
+        if not self._hung_up and (self._user_is_gone() or (said and self._is_hung_up())):
             # The user's process is gone, or has no patience any more: as little grace as for orphans.
             self._hung_up = True
             self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
@@ -452,14 +464,3 @@ def _waited() -> list[tuple[int, int]]:
                 break
             ended.append((pid, status))
     return ended
-
-
-def _descendants() -> list[int]:
-    """What Executors started and left behind."""
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return []
-    import psutil
-
-    return [child.pid for child in psutil.Process().children(recursive=True)]

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import msgpack
 
 from zflow import errors
+from zflow.processes import watchdog
 from zflow.suggest import short
-from zflow.system import cuda, process
+from zflow.system import cuda, process, signals
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -66,9 +67,9 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
     """
     preparation = _preparation()
     message = _pickled(plan, preparation)
-    # A Ctrl-C at the terminal reaches the new process too: it waits until that has said what to do about it.
-    masked = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.SIGINT}
-    command = _command()
+    # What is sent to the whole group reaches the new process too: it waits until that has said what to do about it.
+    masked = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), *signals.HANDLED}
+    command = _command(plan.folder)
     actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
     if plan.sharing.descriptor is not None:
         actions.append((os.POSIX_SPAWN_DUP2, plan.sharing.descriptor, _MEMORY))
@@ -81,7 +82,7 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
             raise errors.from_wire(argument)
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signals.END)
             os.waitpid(pid, 0)
         if isinstance(error, (EOFError, OSError)):
             raise errors.StartupFailed(f"the process manager died {_ANEW}") from None
@@ -89,13 +90,14 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
     return pid
 
 
-def _command() -> list[str]:
+def _command(folder: str) -> list[str]:
     """The fresh interpreter, with the flags and the path of this one: zflow must be found before anything else."""
     from multiprocessing import spawn, util
 
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    code = f"import sys; sys.path[:] = {path!r}; from zflow.processes.spawn import main; main()"
+    call = f"main({folder!r}, {os.getpid()})"
+    code = f"import sys; sys.path[:] = {path!r}; from zflow.processes.spawn import main; {call}"
     return [os.fsdecode(spawn.get_executable()), *flags, "-c", code]
 
 
@@ -120,7 +122,7 @@ def _pickled(plan: Plan, preparation: dict[str, Any]) -> bytes:
     if not preparation.keys() & {"init_main_from_path", "init_main_from_name"}:
         _check_not_in_main(specs)
     try:
-        return pickle.dumps((preparation, os.getpid(), plan.folder, pickle.dumps(plan)))
+        return pickle.dumps((preparation, pickle.dumps(plan)))
     except Exception as error:
         raise _culprit(specs, error) from error
 
@@ -154,40 +156,36 @@ def _cannot(spec: ExecutorSpec, key: str, reason: str) -> errors.InvalidExecutor
 # -- in the fresh interpreter -----------------------------------------------------------------------------------------
 
 
-def main() -> NoReturn:
-    """Be the process manager of the Flow that the parent sends by way of stdin."""
+def main(folder: str, user: int) -> NoReturn:
+    """Be the watchdog of the Flow that process `user` starts: its process manager learns of it by way of stdin.
+
+    It was started with all signals blocked that are handled, and so it stays in this process.
+    """
+    from multiprocessing.connection import Connection
+
     status = 1
     try:
-        status = _run()
-    except EOFError:
-        pass  # the parent ended before it had said everything
+        with contextlib.suppress(OSError):  # there may be none
+            os.set_inheritable(_MEMORY, False)
+        line = Connection(os.dup(0))
+        process.read_nothing()
+        status = watchdog.run(lambda parent: _run(line, user, parent), folder, line, user)
     finally:
         process.flush()
         os._exit(status)
 
 
-def _run() -> int:
+def _run(line: Connection, user: int, parent: int) -> int:
     import pickle
-    import shutil
-    from multiprocessing.connection import Connection
 
     from zflow.processes import manager
 
-    process.ignore_terminal()
-    with contextlib.suppress(OSError):  # there may be none
-        os.set_inheritable(_MEMORY, False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    line = Connection(os.dup(0))
-    process.read_nothing()
-    preparation, user, folder, pickled = pickle.loads(line.recv_bytes())
-
-    def clean_up(*_: Any) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
-
-    signal.signal(signal.SIGTERM, clean_up)
-    process.die_with_parent(signal.SIGTERM, user)
+    process.die_with_parent(signal.SIGKILL, parent)
     process.set_title("zflow: manager")
+    try:
+        preparation, pickled = pickle.loads(line.recv_bytes())
+    except EOFError:
+        return 1  # the parent ended before it had said everything
     try:
         _import_main(preparation)
         plan: Plan = pickle.loads(pickled)
@@ -198,7 +196,8 @@ def _run() -> int:
         return 1
     line.send_bytes(msgpack.packb(("prepared", None)))
     process.outlive_parent()  # the manager watches its parent by other means, and lets Executors close
-    return manager.run(plan, line, user)
+    os.kill(parent, signals.SERVING)
+    return manager.run(plan, line, user, parent)
 
 
 def _import_main(preparation: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -62,15 +62,29 @@ class StopNow(BaseException):
 
 
 class Stop:
-    """Whether the replica has been asked to end, by SIGTERM."""
+    """Whether the replica has been asked to end, by the process manager, and whether this process is the replica.
+
+    Attributes:
+        waiting: it waits for work, and does so until a signal comes.
+        wake: what else is to be called when it is asked, if it waits on an event loop.
+        forked: this is a process that user code has forked from the replica: it has to leave sockets alone, and end.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self.waiting = False
+        self.wake: Callable[[], object] | None = None
+        self.forked = False
+
+    def note_fork(self) -> None:
+        """Called in each process that is forked from the replica."""
+        self.forked = True
 
     def ask(self, *_: Any) -> None:
         """Ask it to end: at once if it waits for work, else when it has finished what it is doing."""
         self.asked = True
+        if self.wake is not None:
+            self.wake()
         if self.waiting:
             self.waiting = False
             raise StopNow

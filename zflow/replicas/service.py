@@ -26,6 +26,7 @@ from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
 from zflow.replicas.seat import Seat
+from zflow.system import process
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,6 +59,7 @@ class Service:
     def __init__(self, seat: Seat, memory: Arena | None = None) -> None:
         spec = seat.spec
         self._memory = memory
+        self._pid = os.getpid()
         self.name = seat.name
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
@@ -228,7 +230,9 @@ class Service:
                 import asyncio
 
                 (self.loop or asyncio.new_event_loop()).run_until_complete(closing)
-        except BaseException:
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                process.leave(error)  # forked in there, and to end there
             log.exception("%s.close() failed", type(self.executor).__name__)
 
 

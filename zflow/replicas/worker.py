@@ -7,6 +7,7 @@ came of it, `Link` sends that back. Sync endpoints run in the main thread, one a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ from zflow.replicas.call import Call
 from zflow.replicas.link import IDLE, Answer, Assignment, Link, Stop, StopNow
 from zflow.replicas.seat import Seat
 from zflow.replicas.service import Job, Service, as_error
-from zflow.system import cuda, exiting, process
+from zflow.system import cuda, exiting, process, signals
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     """
     process.die_with_parent(signal.SIGKILL, manager)
     process.set_title(f"zflow: {seat.name}")
-    process.reset_after_fork()
     exiting.begin()
+    stop = Stop()
+    sigterm = _Sigterm(status)
+    signals.handle(signal.SIGTERM, sigterm.came)
+    os.register_at_fork(after_in_child=stop.note_fork)
     process.read_nothing()
     process.print_whole_lines()
     process.keep_memory()
@@ -65,29 +69,33 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
     try:
-        return _sit(seat, status, manager, memory)
+        return _sit(seat, status, stop, sigterm, manager, memory)
     finally:
         exiting.end()
 
 
-def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
+def _sit(seat: Seat, status: Status, stop: Stop, sigterm: _Sigterm, manager: int, memory: Arena | None) -> int:
     """Load the Executor and serve; when it returns nothing here refers to the Executor any more."""
     try:
         service = Service(seat, memory)
     except BaseException as error:
+        if stop.forked:
+            process.leave(error)
         spec = seat.spec
         way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
         told = as_error(error, seat.name, "could not start", way_out)
         status.send_bytes(msgpack.packb(("failed", errors.to_wire(told))))
         return 1
-    stop = Stop()
-    signal.signal(signal.SIGTERM, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
+    if stop.forked:
+        process.leave()
+    signals.handle(signals.END, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
     link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
         _say_refused(status, seat, refused)
         return 1
     status.send_bytes(msgpack.packb(("ready", None)))
+    sigterm.pass_on()
     try:
         if service.is_async:
             _serve_async(service, link, manager)
@@ -110,7 +118,25 @@ def _say_refused(status: Status, seat: Seat, why: str) -> None:
     status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
 
 
-# -- calling the Executor ---------------------------------------------------------------------------------------------
+class _Sigterm:
+    """Passes SIGTERM on to the process manager, which knows whether this replica is meant or the whole Flow."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._ready = self._came = False
+
+    def came(self, *_: Any) -> None:
+        """Handle the signal."""
+        self._came = True
+        if self._ready:
+            with contextlib.suppress(OSError):
+                self._status.send_bytes(msgpack.packb(("asked", None)))
+
+    def pass_on(self) -> None:
+        """Nothing else is said over the line from now on, so that nothing can come into the midst of it."""
+        self._ready = True
+        if self._came:
+            self.came()
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------
@@ -136,7 +162,9 @@ def _serve(service: Service, link: Link, manager: int) -> None:
                     link.flush()  # else the broker might think that one of those answered takes so long
                 begun = clock()
                 link.turn.release()
-                answers = _work(service, some, calls)
+                answers = _work(service, some, calls, stop)
+                if stop.forked:
+                    process.leave()
                 link.turn.acquire()
                 ended = clock()
                 service.took(endpoint, ended - begun)
@@ -152,7 +180,7 @@ def _serve(service: Service, link: Link, manager: int) -> None:
         link.flush()
 
 
-def _work(service: Service, tasks: list[Assignment], calls: list[Call]) -> list[Answer]:
+def _work(service: Service, tasks: list[Assignment], calls: list[Call], stop: Stop) -> list[Answer]:
     try:
         call = calls[0] if calls else service.prepare(tasks[0])
         if call.handler is None or call.handler.batching is None:
@@ -160,6 +188,8 @@ def _work(service: Service, tasks: list[Assignment], calls: list[Call]) -> list[
         working = service.begin(tasks, calls or [call])
         return service.end(working, working.made.start())
     except BaseException as error:  # also SystemExit: a request must not end the replica
+        if stop.forked:
+            process.leave(error)
         return [service.failure(tasks, error)]
 
 
@@ -182,11 +212,8 @@ def _end_loop(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
         loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED))
     loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
-    # The loop gives SIGTERM back its deadly effect, and the process manager may remind this process any moment.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    stop.wake = None  # the process manager may remind this process any moment
     loop.close()
-    signal.signal(signal.SIGTERM, stop.ask)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class _AsyncLoop:
@@ -202,7 +229,7 @@ class _AsyncLoop:
         self._ended = loop.create_future()
 
     async def serve(self) -> None:
-        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._link.stop.wake = lambda: self._loop.call_soon_threadsafe(self._end_if_idle)
         for descriptor in self._link.descriptors:
             self._loop.add_reader(descriptor, self._arrived)
         self._loop.call_later(IDLE / 1000, self._look)
@@ -210,6 +237,7 @@ class _AsyncLoop:
         await self._ended
         for descriptor in self._link.descriptors:
             self._loop.remove_reader(descriptor)
+        self._link.stop.wake = None
 
     def _arrived(self) -> None:
         # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
@@ -234,7 +262,11 @@ class _AsyncLoop:
             else:
                 working = service.begin(tasks, calls or [call])
                 answers = service.end(working, await self._called(working.made))
+            if self._link.stop.forked:
+                process.leave()
         except BaseException as error:
+            if self._link.stop.forked:
+                process.leave(error)
             answers = [service.failure(tasks, error)]
         self._link.answer(answers, (time.perf_counter() - begun) / len(tasks))
         self._loop.call_soon(self._link.flush)  # with what others have to answer at this moment

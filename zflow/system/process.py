@@ -1,4 +1,4 @@
-"""What a process of zflow's does about itself: its name in `ps`, its signals, its end when its parent ends.
+"""What a process of zflow's does about itself: its name in `ps`, its memory, its end when its parent ends.
 
 All of it is best effort where the system offers it (Linux), and nothing elsewhere. It knows nothing of Flows.
 """
@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from zflow.system import signals
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -37,7 +39,7 @@ def _prctl(option: int, value: Any) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def die_with_parent(how: signal.Signals, parent: int) -> None:
+def die_with_parent(how: int, parent: int) -> None:
     """Get the signal when the process `parent`, which forked this one from its only thread, ends however it ends."""
     _prctl(_PR_SET_PDEATHSIG, int(how))
     if os.getppid() != parent:  # it ended before the request was made
@@ -114,24 +116,6 @@ def set_title(title: str) -> None:
             ctypes.memmove(start, text, len(text))
 
 
-def reset_after_fork() -> None:
-    """Undo what a fork of the user's process brought along and no process of ours wants."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
-    ignore_terminal()
-
-
-def ignore_terminal() -> None:
-    """Leave what a terminal sends to all its processes (Ctrl-C, Ctrl-\\, its end) to the one that the user talks to.
-
-    A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
-    """
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, lambda *_: None)
-
-
 def read_nothing() -> None:
     """Take stdin away: several processes reading one terminal would each get a part of what is typed."""
     with contextlib.suppress(OSError):
@@ -195,30 +179,47 @@ def fork(run: Callable[[], int]) -> int:
     """Fork a process that calls `run` and ends with the exit status it returns; return its process id.
 
     What this process had buffered for stdout is written before, so that it does not come out twice. Nothing that
-    the user registered to run at exit runs in the new process.
+    the user registered to run at exit runs in the new process, and signals that are for this process do nothing there.
     """
     import warnings
 
     flush()
-    with warnings.catch_warnings():
-        # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)  # until the new one has said what they do
+    pid = -1
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            signals.reset()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask if pid else mask - signals.HANDLED)
     if pid:
         return pid
     status = 1
     try:
         status = run()
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        import traceback
-
-        with contextlib.suppress(Exception):
-            traceback.print_exc()
+    except BaseException as error:
+        leave(error)
     finally:
         flush()
         os._exit(status)
+
+
+def leave(error: BaseException | None = None) -> NoReturn:
+    """End this process, which was forked, as Python ends one that has raised `error`: at once, without its parent's."""
+    status = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif error is not None:
+        import traceback
+
+        status = 1
+        with contextlib.suppress(Exception):
+            print(error.code, file=sys.stderr) if isinstance(error, SystemExit) else traceback.print_exception(error)
+    flush()
+    os._exit(status)
 
 
 def ended(status: int) -> str:
