@@ -24,6 +24,8 @@ from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Pool
 from zflow.devices.sockets import factory
+from zflow.devices.sockets.guarded import GuardedPort
+from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import Port
 from zflow.devices.sockets.zap import REPLICAS
 
@@ -31,6 +33,7 @@ log = logging.getLogger("zflow.broker")
 
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MOST_REFUSALS = 100  # different reasons that are logged
+MOST_UNREAD = 10_000  # messages that may wait for a replica on another machine
 PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
 
 
@@ -161,7 +164,7 @@ class Back:
 
     Args:
         pools: by name of their Executor; those whose replicas come here.
-        guard: makes a socket for other machines ask for keys, before it listens.
+        guard: makes a socket for other machines ask for keys, before it listens; returns what counts its connections.
 
     Raises:
         zmq.ZMQError: an address cannot be listened on.
@@ -173,7 +176,7 @@ class Back:
         settings: Settings,
         pools: dict[str, Pool],
         owner: BackOwner,
-        guard: Callable[[zmq.Socket[bytes], bytes], None],
+        guard: Callable[[zmq.Socket[bytes], bytes], Meter],
     ) -> None:
         self._owner = owner
         self._pools = pools
@@ -188,9 +191,8 @@ class Back:
         self.addresses: list[str] = []  # for replicas of other machines
         if settings.replicas_from is not None:
             remote, _ = factory.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
-            guard(remote, REPLICAS)
+            self._remote = GuardedPort(remote, 3, guard(remote, REPLICAS), MOST_UNREAD)
             self.addresses = factory.bind(remote, [settings.replicas_from])
-            self._remote = Port(remote, 3)
             self._ports.append(self._remote)
         for port in self._ports:
             port.socket.set(zmq.ROUTER_MANDATORY, 1)

@@ -35,6 +35,7 @@ from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool,
 from zflow.devices.routing.router import Reply, Router, Visit
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import zap
+from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import BATCH, Port
 
 log = logging.getLogger("zflow.broker")
@@ -70,7 +71,7 @@ class Broker:
         self._by_name = {pool.node.name: pool for pool in visited}
         joinable = {pool.node.name: pool for pool in visited if not pool.node.addresses}
         limits = dict.fromkeys((zap.CLIENTS, zap.REPLICAS), settings.max_connections)
-        self._gate = zap.Gate(self._context, settings.lists, limits)
+        self._gate = zap.Gate(self._context, settings.lists, limits, settings.max_message_bytes)
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
@@ -91,9 +92,9 @@ class Broker:
         self.counts: Counter[str] = Counter()
         self._unbound: set[str] = set()
 
-    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> None:
-        """Make a socket for other machines ask who connects."""
-        self._gate.guard(socket, domain, self._settings.secret)
+    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
+        """Make a socket for other machines ask who connects; returns what counts its connections."""
+        return self._gate.guard(socket, domain, self._settings.secret)
 
     def _secure(self, pool: Pool, socket: zmq.Socket[bytes]) -> None:
         """Let a socket show who it is to the addresses of an external Executor."""
@@ -126,7 +127,7 @@ class Broker:
 
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
-        wait = self._back.wait
+        wait = min(self._back.wait, self._gate.wait)
         if self._draining:
             wait = min(wait, self._draining.wait)
         for pool in self._pools:
@@ -179,6 +180,10 @@ class Broker:
     def under_way(self, origin: Any) -> Walk | None:
         """The request of that origin, if it has not ended; maybe within a bulk."""
         return self._walks.get(origin)
+
+    def origins(self, port: Any, client: bytes) -> list[Any]:
+        """The origins of all requests of that client that have not ended."""
+        return [origin for origin in self._walks if origin[0] is port and origin[1] == client]
 
     def single(self, origin: Any) -> Walk:
         """The request of that origin, which has not ended, as a walk of its own."""

@@ -19,6 +19,8 @@ from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import factory
+from zflow.devices.sockets.guarded import GuardedPort
+from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import BATCH, Port
 from zflow.devices.sockets.zap import ADMINS, CLIENTS, user_of
 
@@ -26,6 +28,7 @@ MOST_TARGETS = 1000  # names of Executors in one request
 MOST_ARGUMENTS = 8  # of a command
 MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
 ADMIN_KEYS = "keys (curve=) with this one's on the list admins/ (`zflow-run keys add DIR NAME --admin`)"
+MORE_UNREAD = 1000  # messages that may wait for a client, besides an answer to each request that it may have in flight
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
@@ -45,6 +48,9 @@ class FrontOwner(Protocol):
 
     def under_way(self, origin: Any) -> Walk | None:
         """The request of that origin, if it has not ended; maybe within a bulk."""
+
+    def origins(self, port: Any, client: bytes) -> list[Any]:
+        """The origins of all requests of that client that have not ended."""
 
     def single(self, origin: Any) -> Walk:
         """The request of that origin, which has not ended, as a walk of its own."""
@@ -72,7 +78,7 @@ class Front:
     """The sockets for clients.
 
     Args:
-        guard: makes a socket for other machines ask for keys, before it listens.
+        guard: makes a socket for other machines ask for keys, before it listens; returns what counts its connections.
 
     Attributes:
         addresses: where it listens, the private address first.
@@ -86,7 +92,7 @@ class Front:
         context: zmq.Context[zmq.Socket[bytes]],
         settings: Settings,
         owner: FrontOwner,
-        guard: Callable[[zmq.Socket[bytes], bytes], None],
+        guard: Callable[[zmq.Socket[bytes], bytes], Meter],
     ) -> None:
         self._owner = owner
         self._limit = settings.max_message_bytes
@@ -94,16 +100,18 @@ class Front:
         self._encode = messages.encoder()
         local, self.addresses = factory.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
         public, _ = factory.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
-        guard(public, CLIENTS)
+        meter = guard(public, CLIENTS)
+        self._public = GuardedPort(public, 3, meter, settings.max_requests_per_client + MORE_UNREAD)
+        meter.gone = self._cut
         self.addresses += factory.bind(public, [settings.public])
-        self._public = Port(public, 3)
-        self._ports = [Port(local, 3), self._public]
+        self._ports: list[Port] = [Port(local, 3), self._public]
         self._allow_control = settings.allow_control
         self._lists = None if settings.secret is None else settings.lists
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
         self._to_send: dict[tuple[Port, bytes], list[messages.Message]] = {}
+        self._greeted: dict[tuple[Port, bytes], list[Any]] = {}  # the headers of greetings among them
 
     def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -156,7 +164,7 @@ class Front:
 
     def _said(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
         if header[1] == messages.HELLO:
-            self._say(port, client, (messages.VERSION, messages.WELCOME, header[2], self._owner.info()))
+            self._greet(port, client, header[2])
         elif header[1] == messages.CONTROL:
             self._control((port, client, header[2]), header[3], header[4])
         else:
@@ -165,6 +173,14 @@ class Front:
                 self._owner.cancel(self._owner.single(origin))
             else:
                 self._owner.unwanted(origin)
+
+    def _greet(self, port: Port, client: bytes, id: int) -> None:
+        """Answer HELLO: of several in one turn the last, as a greeting is many times as long."""
+        header = self._greeted.get((port, client))
+        if header is None:
+            header = self._greeted[port, client] = [messages.VERSION, messages.WELCOME, id, self._owner.info()]
+            self._say(port, client, header)
+        header[2] = id
 
     def _say(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
         self._to_send.setdefault((port, client), []).append((header, frames))
@@ -295,10 +311,22 @@ class Front:
 
     def flush(self) -> None:
         """Send what there is to say."""
-        for (port, client), outgoing in self._to_send.items():
+        to_send, self._to_send = self._to_send, {}
+        self._greeted.clear()
+        for (port, client), outgoing in to_send.items():
             for frames in bundles.frames_of(outgoing, self._encode):
-                port.send([client, *frames])  # a client that is gone is not an error: ROUTER drops what is for it
-        self._to_send.clear()
+                try:
+                    port.send([client, *frames])
+                except zmq.ZMQError as error:
+                    if error.errno != zmq.EHOSTUNREACH:
+                        raise
+                    break  # a client that is gone is not an error, and the private ROUTER just drops what is for it
+
+    def _cut(self, client: bytes) -> None:
+        """A client's public connection was cut: nobody will have the answers to its requests."""
+        for origin in self._owner.origins(self._public, client):
+            if self._owner.under_way(origin) is not None:
+                self._owner.cancel(self._owner.single(origin))
 
 
 def _is_plain(command: str, arguments: dict[Any, Any]) -> bool:

@@ -1,8 +1,9 @@
 """Who may connect over TCP: libzmq asks here before a connection carries its first message.
 
 A `Gate` guards sockets, each in a domain. It answers libzmq's questions (ZAP 1.0, ZeroMQ RFC 27), counts the
-connections of each domain from what libzmq tells of them, and logs whom it turned away. All of it happens in the
-broker's own loop, and what decides (`Handler`, `Connections`, `Refusals`) is told frames, events and times.
+connections of each domain from what libzmq tells of them, has each of them metered (`meter`), and logs whom it turned
+away. All of it happens in the broker's own loop, and what decides (`Handler`, `Connections`, `Refusals`) is told
+frames, events and times.
 It knows public keys by domain, never folders, and nothing of what is said on a connection that was let in.
 """
 
@@ -14,10 +15,13 @@ import socket as sockets
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import zmq
 from zmq.utils import z85
+
+from zflow.devices.sockets import listener, meter
+from zflow.devices.sockets.factory import BACKLOG
 
 log = logging.getLogger("zflow.broker")
 
@@ -25,6 +29,9 @@ CLIENTS: Final = b"clients"
 REPLICAS: Final = b"replicas"
 ADMINS: Final = b"admins"  # no domain: a list of clients that may do more
 HANDSHAKE_MS: Final = 5000  # a connection that has not said who it is by then is closed
+COUNT_EVERY: Final = 1.0  # seconds between two looks at how many descriptors processes of this machine take
+MANY: Final = 1 << 16  # descriptors, of which processes of this machine will not take too many
+REST_LOGGED: Final = 10.0  # seconds between two lines that nobody can connect
 EVERY: Final = 1.0  # seconds between two lines about the same address and reason
 MAX_LINES: Final = 100  # addresses and reasons told apart at a time; the rest is only counted
 UNKNOWN_ADDRESS: Final = "an address that was gone before it could be asked for"
@@ -37,6 +44,7 @@ _ENFORCE_DOMAIN: Final = 93  # zmq.ZAP_ENFORCE_DOMAIN, a name that older pyzmq l
 _WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica", ADMINS: "an admin"}
 
 _ACCEPTED, _DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+_LISTENING = int(zmq.EVENT_LISTENING)
 _NO_DETAIL, _PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _FAILURES: Final = _NO_DETAIL | _PROTOCOL | _AUTH
@@ -212,11 +220,20 @@ class Connections:
     Args:
         keyed: whether there are keys; without, one that hangs up is no attempt to get in.
         refused: called with address and reason.
+        metered, listening: told of each connection, and where libzmq listens.
     """
 
-    def __init__(self, keyed: bool, refused: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        keyed: bool,
+        refused: Callable[[str, str], None],
+        metered: meter.Meter | None = None,
+        listening: listener.Listener | None = None,
+    ) -> None:
         self._keyed = keyed
         self._refused = refused
+        self._metered = metered
+        self._listening = listening
         self._open: dict[int, str] = {}  # addresses by file descriptor
         self._failure = ""  # of the connection whose end is told next
 
@@ -229,8 +246,14 @@ class Connections:
         """Take note of an event: its number and value as the monitor tells them, and whose connection was accepted."""
         if event == _ACCEPTED:
             self._open[value] = address
+            if self._metered is not None:
+                self._metered.opened(value, address)
+        elif event == _LISTENING and self._listening is not None:
+            self._listening.bound(value)
         elif event == _DISCONNECTED:
             address = self._open.pop(value, "")
+            if self._metered is not None:
+                self._metered.closed(value)
             if self._failure:
                 self._refused(address or UNKNOWN_ADDRESS, self._failure)
         self._failure = self._why(event, value)
@@ -328,6 +351,8 @@ class _Door(NamedTuple):
     socket: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
     connections: Connections
+    meter: meter.Meter
+    listener: listener.Listener
 
 
 class Gate:
@@ -340,14 +365,25 @@ class Gate:
         lists: returns the keys that may connect, by domain; called for each new connection, so what it returns may
             change. Without keys: `dict`.
         limits: the connections that each domain may have.
+        max_bytes: the largest payload of a message.
 
     Raises:
         zmq.ZMQError: there is a gate in this context already (EADDRINUSE).
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], lists: Callable[[], Lists], limits: Mapping[bytes, int]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        lists: Callable[[], Lists],
+        limits: Mapping[bytes, int],
+        max_bytes: int = 1 << 30,
     ) -> None:
+        self._limits = limits
+        self._max_bytes = max_bytes
+        self._look_at = self._count_at = 0.0
+        self._most = listener.descriptors()
+        self._local = listener.used()  # descriptors that no connection from elsewhere has taken
+        self._rested_at = -60.0
         self._refusals = Refusals()
         self._handler = Handler(lists, limits, self.connections, self._refusals)
         self._doors: list[_Door] = []
@@ -355,20 +391,36 @@ class Gate:
         self._zap.set(zmq.LINGER, 0)
         self._zap.bind(_ADDRESS)
 
-    def guard(self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None) -> None:
-        """Guard a socket that is not bound yet; with `secret`, the server's key as z85, by CURVE."""
+    def guard(self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None) -> meter.Meter:
+        """Guard a socket that is not bound yet; with `secret`, the server's key as z85, by CURVE.
+
+        Returns what counts its connections; the port of the socket has to tell it what is sent and received.
+        """
         guard(socket, domain, secret)
-        monitor = watch(socket, _ACCEPTED | _DISCONNECTED | _FAILURES)
+        socket.set(zmq.BACKLOG, min(BACKLOG, listener.reserve(self._most) // 2))
+        monitor = watch(socket, _ACCEPTED | _DISCONNECTED | _LISTENING | _FAILURES)
 
         def refused(address: str, reason: str) -> None:
-            self._refusals.add(domain, address, reason, "", time.monotonic())
+            self._refusals.add(domain, address or UNKNOWN_ADDRESS, reason, "", time.monotonic())
 
-        self._doors.append(_Door(domain, socket, monitor, Connections(secret is not None, refused)))
+        metered, listening = meter.Meter(self._max_bytes, refused), listener.Listener()
+        connections = Connections(secret is not None, refused, metered, listening)
+        self._doors.append(_Door(domain, socket, monitor, connections, metered, listening))
+        return metered
 
     @property
-    def sockets(self) -> list[zmq.Socket[bytes]]:
+    def sockets(self) -> list[Any]:
         """What to poll for input, the monitors first: an address can be asked for only while it is there."""
-        return [*(door.monitor for door in self._doors), self._zap]
+        return [
+            *(door.monitor for door in self._doors),
+            self._zap,
+            *(one for door in self._doors for one in door.meter.sockets),
+        ]
+
+    @property
+    def wait(self) -> float:
+        """In how many seconds `tick` is to be called at the latest."""
+        return meter.LOOK if any(door.meter.active for door in self._doors) else 1.0
 
     def connections(self, domain: bytes) -> int:
         """How many connections a domain has, over all its sockets."""
@@ -380,21 +432,60 @@ class Gate:
         for request in self._requests():
             self._count()  # what is asked about has been accepted before
             self._zap.send_multipart(self._handler.reply(request, time.monotonic()))
+        for door in self._doors:
+            if door.meter.ring():
+                self._look_at = time.monotonic() + meter.LOOK
 
     def tick(self) -> None:
-        """Log what was held back; to be called every second or so."""
-        self._refusals.tick(time.monotonic())
+        """Look at the connections if it is time, and log what was held back; to be called after each turn."""
+        now = time.monotonic()
+        self._refusals.tick(now)
+        if now >= self._look_at:
+            self._look_at = now + meter.LOOK
+            for door in self._doors:
+                if door.meter.active:
+                    door.meter.look()
+        if now >= self._count_at:
+            self._count_at = now + COUNT_EVERY
+            if self._most < MANY:
+                self._local = listener.used() - sum(door.connections.count for door in self._doors)
+            for door in self._doors:
+                self._let_in(door)
 
     def close(self) -> None:
         """Stop guarding; to be called before the guarded sockets are closed."""
         for door in self._doors:
             unwatch(door.socket, door.monitor)
+            door.meter.close()
+            door.listener.close()
         self._doors.clear()
         self._zap.close()
 
     def _count(self) -> None:
         for door in self._doors:
+            before = door.connections.count
             door.connections.read(door.monitor)
+            if door.connections.count != before:
+                self._let_in(door)
+
+    def _let_in(self, door: _Door) -> None:
+        """Let a socket take new connections as long as there are enough descriptors."""
+        share = (self._most - self._local - listener.reserve(self._most)) // len(self._doors)
+        most = max(1, min(share, self._limits[door.domain] + listener.HALF_OPEN))
+        count = door.connections.count
+        if not door.listener.resting and count >= most:
+            door.listener.rest(True)
+            if time.monotonic() - self._rested_at > REST_LOGGED:
+                self._rested_at = time.monotonic()
+                log.warning(
+                    "%s cannot connect before others have gone: %d connections, of the %d file descriptors that this"
+                    " process may have (ulimit -n)",
+                    _WHO.get(door.domain, "somebody"),
+                    count,
+                    self._most,
+                )
+        elif door.listener.resting and count < most - most // 10:
+            door.listener.rest(False)
 
     def _requests(self) -> Iterable[list[bytes]]:
         while True:

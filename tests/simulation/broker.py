@@ -108,8 +108,11 @@ class OpenGate:
     def __init__(self, *arguments: Any) -> None:
         pass
 
-    def guard(self, *arguments: Any) -> None:
+    wait = math.inf
+
+    def guard(self, *arguments: Any) -> mock.Mock:
         """Let everybody in."""
+        return mock.Mock()
 
     def tick(self) -> None:
         """Nothing changes."""
@@ -154,6 +157,7 @@ class VirtualBroker(Broker):
         with (
             mock.patch.object(real, "Pool", watched),
             mock.patch.object(front, "Port", lambda port, small: port),
+            mock.patch.object(front, "GuardedPort", lambda port, *_: port),
             mock.patch.object(back, "Port", lambda port, small: port),
             mock.patch.object(factory, "listen", _listen),
             mock.patch.object(factory, "bind", lambda socket, addresses: list(addresses)),

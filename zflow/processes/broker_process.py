@@ -34,6 +34,7 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
     process.read_nothing()
     name_lines("zflow: broker")
 
+    process.allow_many_descriptors()
     try:
         serving = broker.Broker(settings, control, plan.sharing.reader())
     except zmq.ZMQError as error:
@@ -41,7 +42,6 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
         message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
         control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
         return 1
-    process.allow_many_descriptors()
     gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
     serving.run()
     return 0
