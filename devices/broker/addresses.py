@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
+from zflow.devices.broker.leases import Leases
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Pool
@@ -65,8 +66,9 @@ class AddressOwner(Protocol):
     ) -> None:
         """It has answered with payloads, or with an error."""
 
-    def plain(self, frames: list[Any]) -> list[Any]:
-        """Return payload frames for somebody who does not share this machine's memory."""
+    @property
+    def leases(self) -> Leases:
+        """Which blocks of shared memory are held by which request."""
 
 
 class Address:
@@ -110,7 +112,7 @@ class Address:
         """Send a task, when `flush` is called."""
         walk, parts, frames = failures.task_frames(task)
         header = (messages.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
-        self._waiting.append((header, self._owner.plain(frames)))
+        self._waiting.append((header, self._owner.leases.plain(frames)))
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""

@@ -17,6 +17,7 @@ import zmq
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures, ready
+from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
@@ -71,11 +72,9 @@ class BackOwner(Protocol):
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """It could not do these tasks in one go, and tells why."""
 
-    def unheard(self, name: bytes, payload: Sequence[Any]) -> None:
-        """One of this machine that is in no pool has sent this."""
-
-    def plain(self, frames: list[Any]) -> list[Any]:
-        """Return payload frames for somebody who does not share this machine's memory."""
+    @property
+    def leases(self) -> Leases:
+        """Which blocks of shared memory are held by which request."""
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -245,7 +244,7 @@ class Back:
             pool = members.get(identity)
             if pool is None or kind < messages.DONE:
                 if port is not self._remote:
-                    self._owner.unheard(identity, payload)
+                    self._owner.leases.unheard(identity, payload)
                 raise messages.Unexpected("an answer from an unknown replica")
             if kind == messages.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
@@ -271,7 +270,7 @@ class Back:
             self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
     def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
-        line = Line(port, identity, self._encode, self._owner.plain if port is self._remote else None)
+        line = Line(port, identity, self._encode, self._owner.leases.plain if port is self._remote else None)
         if header[1] == messages.HELLO:
             line.say(messages.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
             return

@@ -57,7 +57,7 @@ class Broker:
 
     def __init__(self, settings: Settings, control: Control, memory: Arena | None = None) -> None:
         self._settings = settings
-        self._leases = Leases(memory, settings.epoch)
+        self.leases = Leases(memory, settings.epoch)
         self._manager = ManagerLine(control)
         self._context = zmq.Context()
         self._router = Router(settings.nodes)
@@ -220,7 +220,7 @@ class Broker:
 
     def unwanted(self, origin: Any) -> None:
         """Nobody wants the answer that was given already."""
-        self._leases.unwanted(origin)
+        self.leases.unwanted(origin)
 
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
@@ -278,7 +278,7 @@ class Broker:
     def _answer(self, walk: Walk, inputs: Inputs, now: float) -> None:
         parts, frames = flat(inputs)
         if walk.blocks:
-            frames = self._leases.answer(walk, frames, self._front.shares_memory(walk.origin))
+            frames = self.leases.answer(walk, frames, self._front.shares_memory(walk.origin))
         self._end(walk)
         self._front.answer(walk, parts, frames, now - walk.begun)
         if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
@@ -296,7 +296,7 @@ class Broker:
         for origin in walk.origins:
             self._walks.pop(origin, None)
         if walk.blocks:
-            self._leases.end(walk)
+            self.leases.end(walk)
         if walk.open:
             now = time.monotonic()
             for node, id in list(walk.open):
@@ -391,10 +391,10 @@ class Broker:
         """
         now = time.monotonic()
         plain = failed or count > 1 or len(payload) == 1 or pool.node.addresses
-        blocks = None if plain else self._leases.accept(name, payload)
+        blocks = None if plain else self.leases.accept(name, payload)
         outcome, actions = pool.answered(name, id, seconds, payload, failed, now, count)
         if blocks:
-            self._leases.keep(None if outcome is None else outcome.walk, blocks)
+            self.leases.keep(None if outcome is None else outcome.walk, blocks)
         if actions:
             self._do(pool, actions)
         if outcome is not None:
@@ -424,18 +424,6 @@ class Broker:
         else:
             for id in ids:
                 self.answered(pool, name, id, seconds, error, True)
-
-    def unheard(self, name: bytes, payload: Sequence[Any]) -> None:
-        """A replica of this machine that is in no pool has sent this: nobody will look at it."""
-        self._leases.keep(None, self._leases.accept(name, payload))
-
-    def check(self, frames: Sequence[Any]) -> None:
-        """A client that shares this machine's memory refers to some of it; raises Malformed if it may not."""
-        self._leases.check(frames)
-
-    def plain(self, frames: list[Any]) -> list[Any]:
-        """Return payload frames for somebody who does not share this machine's memory."""
-        return self._leases.plain(frames)
 
     # -- what is to be sent ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import msgpack
 import zmq
 
 from zflow.devices.broker import failures
+from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
@@ -64,8 +65,9 @@ class FrontOwner(Protocol):
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         """Something about the Flow is to be changed."""
 
-    def check(self, frames: Sequence[Any]) -> None:
-        """A client that shares this machine's memory refers to some of it; raises Malformed if it may not."""
+    @property
+    def leases(self) -> Leases:
+        """Which blocks of shared memory are held by which request."""
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -237,7 +239,7 @@ class Front:
             return  # sent again over a new connection; its answer goes there
         chosen = None if targets is None else _targets(targets)
         if len(frames) > 1:
-            self._owner.check(frames)
+            self._owner.leases.check(frames)
         payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
         if not payloads:
             raise messages.Malformed("a request without a payload")

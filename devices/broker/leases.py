@@ -61,6 +61,10 @@ class Leases:
             raise Malformed("an answer whose memory is gone")
         return blocks
 
+    def unheard(self, replica: bytes, payload: Sequence[Any]) -> None:
+        """A replica of this machine that is in no pool has sent this: nobody will look at it. Raises as `accept`."""
+        self._release(self.accept(replica, payload))
+
     def keep(self, walk: Walk | None, blocks: list[Reference]) -> None:
         """The walk goes on with these blocks; without one, or if it is over, nobody needs them."""
         if walk is None or walk.over:

@@ -30,6 +30,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.leases = self
         self.replicas: list[Replica] = []
         self.unanswered: list[Task] = []
 

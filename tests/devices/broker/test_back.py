@@ -39,6 +39,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.leases = self
         self.dropped: list[messages.Malformed] = []
         self.replicas: dict[bytes, Replica] = {}
 

@@ -35,6 +35,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.leases = self
         self.walks: dict[Any, Walk] = {}
         self.dropped: list[str] = []
         self.checked: list[Any] = []  # payloads that may refer to memory
