@@ -25,6 +25,7 @@ from zflow.devices.broker.back import Back
 from zflow.devices.broker.control import Commands, Control, ManagerLine
 from zflow.devices.broker.draining import Draining
 from zflow.devices.broker.front import Front
+from zflow.devices.broker.idle import Idle
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
@@ -57,6 +58,7 @@ class Broker:
 
     def __init__(self, settings: Settings, control: Control, memory: Arena | None = None) -> None:
         self._settings = settings
+        self._idle = Idle(settings.give_back)
         self.leases = Leases(memory, settings.epoch)
         self._manager = ManagerLine(control)
         self._context = zmq.Context()
@@ -121,6 +123,7 @@ class Broker:
                 handlers[source]()
             self._tick()
             self._flush()
+            self._idle.turn(bool(self._walks))
         for part in (self._gate, self._front, self._back, self._externals):
             part.close()
         self._context.term()

@@ -34,6 +34,7 @@ class Settings:
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
         version: zflow's version, told to clients that ask.
+        give_back: gives freed memory back to the system; called when there has been nothing to do for a moment.
     """
 
     nodes: Sequence[Node]
@@ -55,3 +56,4 @@ class Settings:
     instance: str = ""
     epoch: int = 0
     version: str = ""
+    give_back: Callable[[], object] = lambda: None

@@ -10,8 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from helpers import Upper, children, kill, pid_of, replicas, run_script, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Gate,
+    Upper,
+    children,
+    in_background,
+    kill,
+    let_go,
+    pid_of,
+    replicas,
+    run_script,
+    texts,
+    wait_for,
+)
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 
@@ -167,3 +181,21 @@ def test_an_idle_replica_has_little_memory_of_its_own(tmp_path: Path) -> None:
     sizes = [int(line) / 2**20 for line in out.split()]
     assert len(sizes) == 4
     assert max(sizes) < OWN_MIB
+
+
+def test_the_broker_gives_memory_back_when_a_rush_is_over(tmp_path: Path) -> None:
+    def size() -> int:
+        return int(psutil.Process(broker).memory_info().rss)
+
+    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow, Client(port=flow.port) as tcp:
+        broker = pid_of("broker")
+        let_go(tmp_path, "first")
+        tcp.post("/hold", Document(text="first"))
+        before = size()
+        blobs = [Document(text="held", blob=bytes(60_000)) for _ in range(800)]
+        rush = in_background(tcp.post, "/hold", blobs, request_size=1, prefetch=len(blobs))
+        wait_for(lambda: flow._running()[1].info()["requests"] == len(blobs))
+        most = size()
+        let_go(tmp_path, "held")
+        assert len(rush.result(PATIENCE)) == len(blobs)
+        wait_for(lambda: size() - before < (most - before) * 0.3, what="little is kept")

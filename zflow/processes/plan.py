@@ -17,7 +17,7 @@ from zflow.network.keys import keys_of
 from zflow.processes import memory
 from zflow.processes.memory import Sharing
 from zflow.replicas.seat import Seat
-from zflow.system import cuda
+from zflow.system import cuda, process
 from zflow.topology import polling
 from zflow.topology.topology import ExecutorSpec, Topology
 
@@ -83,6 +83,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         allow_control=allows_control(options),
         instance=os.urandom(8).hex(),
         version=version,
+        give_back=process.give_back_memory,
     )
     seats = [
         Seat(spec, node, shard, replica, back, fan, collector, limit, device)
