@@ -337,7 +337,7 @@ class Flow(Shortcuts):
                     raise  # else it is the second: the first one has ended block(), and this is what follows from it
             finally:
                 if client is not None:
-                    client.close()
+                    client._end()
 
     def __enter__(self) -> Flow:
         return self.start()

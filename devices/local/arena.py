@@ -37,6 +37,7 @@ CLIENT = 0  # the region of the process that has started the Flow
 LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
 HUGE = 2 << 20  # bytes of a huge page
 
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _ENTRY = 8  # words of a table's entry, a cache line
 _GENERATION, _RELEASED, _TAKEN, _EPOCH, _OFFSET, _CAPACITY = range(6)
 _TABLE = _ENTRY * 8 * (MOST_SLOTS + 1)  # bytes; entry 0 is the region's own:
@@ -263,6 +264,14 @@ class Arena:
             with self._lock:
                 self._sweep(MOST_SLOTS)
                 self._drop(keep)
+
+    def wipe(self) -> None:
+        """Give back the memory of all regions, whoever still has the arena: nobody needs anything in it any more."""
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            size = os.fstat(self._descriptor).st_size
+            ctypes.CDLL(None).fallocate(self._descriptor, _PUNCH_HOLE, ctypes.c_longlong(0), ctypes.c_longlong(size))
 
     # -- for the broker and the process manager -------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from helpers import PATIENCE, Gate, Script, Work, in_background, joined, let_go,
 from peers import PAYLOAD, back, dealer, front, header, malformed, request
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
+from zflow import Client, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.devices.local import arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import DONE, REQUESTS, VERSION
@@ -330,3 +331,49 @@ def test_processes_of_limited_size_send_frames(tmp_path: Path) -> None:
     with Script(source, tmp_path) as script:
         code, out, err = script.end()
     assert (code, out) == (0, "payloads by frames: the size of processes is limited (ulimit -v)\n100000.0\n"), err
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_kept_when_a_flow_is_closed_also_if_others_still_have_its_memory(tmp_path: Path) -> None:
+    first, second = (Flow().add(name="add", uses=Add) for _ in range(2))
+    first.start()
+    assert first._launched is not None
+    assert first._launched.sharing.descriptor is not None
+    mine = os.dup(first._launched.sharing.descriptor)
+    kept = first.post("/", arrays(20), request_size=1)
+    with second:  # its processes have it, too
+        before = os.fstat(mine).st_blocks
+        first.close()
+        assert os.fstat(mine).st_blocks == 0 < before
+        assert right(second.post("/", arrays(20), request_size=1), 20)
+    assert right(kept, 20)
+    os.close(mine)
+
+
+def test_an_answer_that_is_still_to_be_read_is_not_taken_away(tmp_path: Path) -> None:
+    flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}).start()
+    assert flow._launched is not None
+    assert flow._launched.sharing.descriptor is not None
+    mine = os.dup(flow._launched.sharing.descriptor)
+    first, closed = threading.Event(), threading.Event()
+    sums: list[float] = []
+
+    def read(response: Response) -> None:
+        sums.append(float(response.docs[0].tensor.sum()))
+        first.set()
+        assert closed.wait(PATIENCE)
+
+    let_go(tmp_path, "first")
+    inputs = [Document(text=text, tensor=np.ones(SIZE)) for text in ("first", "second")]
+    posting = in_background(flow.post, "/hold", inputs, request_size=1, on_done=read)
+    assert first.wait(PATIENCE)
+    let_go(tmp_path, "second")
+    flow.close()
+    assert os.fstat(mine).st_blocks > 0
+    closed.set()
+    posting.result(PATIENCE)
+    assert sums == [SIZE] * 2
+    wait_for(lambda: os.fstat(mine).st_blocks == 0)
+    os.close(mine)

@@ -105,6 +105,7 @@ class Client(Shortcuts):
         self, address: str, check: Callable[[], None], curve: Folder | None = None, memory: Arena | None = None
     ) -> None:
         self._memory = memory
+        self._flow_is_over = False
         self._address = address
         self._check = check
         self._curve = None if curve is None else os.path.abspath(curve)
@@ -161,15 +162,29 @@ class Client(Shortcuts):
         if connection is not None:
             connection.close()
         if last:
-            pool.shut()
+            self._shut(pool)
 
     def close(self) -> None:
         """Close the connections; those in use are closed when they are done with. Posting again connects anew."""
         with self._lock:
             pool, self._pool = self._pool, None
-            unused = pool is not None and not pool.lent
-        if pool is not None and unused:
+            unused = pool is None or not pool.lent
+        if unused:
+            self._shut(pool)
+
+    def _end(self) -> None:
+        """The Flow in this process is over: close, and free the memory shared with it when no answer in it is needed.
+
+        Processes that this one has forked may hold on to it for long.
+        """
+        self._flow_is_over = True
+        self.close()
+
+    def _shut(self, pool: _Pool | None) -> None:
+        if pool is not None:
             pool.shut()
+        if self._flow_is_over and self._memory is not None:
+            self._memory.wipe()
 
     def info(self, timeout: float = 1000 * CONNECTING) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
