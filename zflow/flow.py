@@ -50,7 +50,8 @@ class Flow(Shortcuts):
         timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
         max_message_bytes: the largest request, or result, in bytes.
         start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
-            that imports the main script again. Left out, it is fork, or spawn if CUDA is initialised in this process.
+            that imports the main script again. Left out, it is fork, or spawn if this process cannot be forked: where
+            CUDA is initialised, or OpenMP keeps threads that cannot be ended.
         replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
             none may when left out.
         curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
@@ -291,7 +292,7 @@ class Flow(Shortcuts):
             StartupFailed: an Executor raised or was not ready in time; with its traceback. Nothing is left running.
             PortInUse: the port is taken.
             InvalidFlow, InvalidExecutor: found before anything was started; StartupFailed so, too, if pip failed.
-            NotSupported: this system cannot fork processes.
+            NotSupported: this system cannot fork processes, or gevent or eventlet have patched this process.
         """
         if self._launched is not None:
             raise errors.FlowNotRunning("the Flow is already started")

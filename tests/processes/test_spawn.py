@@ -32,9 +32,9 @@ from helpers import (
 )
 
 from zflow import Document, Executor, Flow, requests
-from zflow.errors import InvalidExecutor, InvalidFlow, StartupFailed
+from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported, StartupFailed
 from zflow.processes import spawn
-from zflow.system import cuda
+from zflow.system import cuda, forking
 
 # A library that uses GPUs, as far as zflow looks at it.
 TORCH = """
@@ -360,3 +360,22 @@ def test_choosing_looks_at_the_machine_only_where_it_matters(monkeypatch: pytest
     assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("fork", "fork", "spawn")
     monkeypatch.setattr(cuda, "initialised_by", lambda: "cupy")
     assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("spawn", "fork", "spawn")
+
+
+def test_what_keeps_threads_for_openmp_cannot_be_forked_and_an_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "keeps_openmp", lambda: "/lib/libgomp.so.1")
+    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("spawn", "fork", "spawn")
+
+    class Local(Executor):
+        """Cannot be had elsewhere."""
+
+    with pytest.raises(InvalidExecutor, match=r"top level of a module.*/lib/libgomp\.so\.1 \(OpenMP\) keeps threads"):
+        Flow().add(uses=Local).start()
+    assert nothing_started()
+
+
+def test_where_greenlets_have_taken_the_place_of_threads_no_flow_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "patched_by", lambda: "gevent.monkey")
+    with pytest.raises(NotSupported, match=r"gevent\.monkey has patched the standard library.*zflow-run"):
+        Flow().add().start()
+    assert nothing_started()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, Connection, ask, connected, end
+from zflow.clients.connection import CONNECTING, Connection, ask, connected, end, monotonic
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
@@ -155,7 +154,7 @@ class Client(Shortcuts):
         with self._lock:
             pool.lent -= 1
             if connection is not None and good and pool is self._pool:
-                connection.used = time.monotonic()
+                connection.used = monotonic()
                 pool.idle.append(connection)
                 return
             last = pool is not self._pool and not pool.lent
@@ -197,9 +196,9 @@ class Client(Shortcuts):
             BadRequest: `timeout` is no number above 0.
         """
         limit = seconds(timeout)
-        deadline = time.monotonic() + limit
+        deadline = monotonic() + limit
         with self._connection(limit) as connection:
-            return connection.hello(max(0.001, deadline - time.monotonic()))
+            return connection.hello(max(0.001, deadline - monotonic()))
 
     def is_flow_ready(self, timeout: float = 5000) -> bool:
         """Whether a Flow answers that is not about to close, and every Executor in it has a replica.

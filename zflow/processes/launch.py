@@ -22,6 +22,7 @@ from zflow import errors
 from zflow.processes import manager, plan, spawn, watchdog
 from zflow.system import cuda, process, signals, termination
 
+_now = partial(time.clock_gettime, time.CLOCK_MONOTONIC)  # goes on also where tests make time stand still
 CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that serves
 
 
@@ -213,10 +214,10 @@ class Launched:
 
     def _insist(self) -> None:
         """Wait for the end, which is near, whatever else is pressed."""
-        end = time.monotonic() + 5.0
+        end = _now() + 5.0
         while True:
             try:
-                self._wait_for_end(end - time.monotonic())
+                self._wait_for_end(end - _now())
                 return
             except KeyboardInterrupt:
                 continue
@@ -238,7 +239,7 @@ class Launched:
 
     def _wait_for_end(self, limit: float | None) -> None:
         """Wait for the watchdog, which ends last; have it kill what has not ended in `limit` seconds."""
-        deadline = None if limit is None else time.monotonic() + limit
+        deadline = None if limit is None else _now() + limit
         insisting = [signals.END, signal.SIGKILL]
         pause = 0.001
         with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
@@ -246,7 +247,7 @@ class Launched:
                 ended, status = os.waitpid(self._pid, os.WNOHANG)
                 if ended:
                     return self._outwait_manager() if os.WIFSIGNALED(status) else None
-                if deadline is not None and time.monotonic() > deadline and insisting:
+                if deadline is not None and _now() > deadline and insisting:
                     os.kill(self._pid, insisting.pop(0))
                     deadline += 5.0
                 time.sleep(pause)
@@ -254,9 +255,9 @@ class Launched:
 
     def _outwait_manager(self) -> None:
         """The watchdog was killed: the manager takes everything down, and hangs up at its own end."""
-        deadline = time.monotonic() + 5.0
+        deadline = _now() + 5.0
         with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            while self._pipe.poll(max(0.0, deadline - _now())):
                 self._pipe.recv_bytes()
 
 

@@ -29,7 +29,7 @@ from zflow.processes import broker_process
 from zflow.processes.changes import Changes
 from zflow.processes.children import LOOP, Child, Children, backoff
 from zflow.processes.plan import Plan
-from zflow.system import family, process
+from zflow.system import family, forking, process
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
     process.set_title("zflow: manager")
     process.read_nothing()
     process.adopt_orphans()
+    forking.measure_time()  # also for what is forked from here: there are pauses to wait for
     name_lines("zflow")
     descriptors = process.allow_many_descriptors()
     try:

@@ -21,7 +21,7 @@ import msgpack
 from zflow import errors
 from zflow.processes import watchdog
 from zflow.suggest import short
-from zflow.system import cuda, process, signals
+from zflow.system import cuda, forking, process, signals
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -38,21 +38,37 @@ _importing = False  # this is the fresh interpreter, and the main script is bein
 
 
 def choose(wanted: str | None) -> str:
-    """Return the start method: the one that is wanted; else `'fork'`, or `'spawn'` where CUDA is in use.
+    """Return the start method: the one that is wanted; else `'fork'`, or `'spawn'` where this process can't be forked.
 
     Raises:
         StartupFailed: a Flow is started while the main script is imported for another Flow.
+        NotSupported: greenlets have taken the place of threads in this process.
     """
     if _importing:
         raise errors.StartupFailed(f"the script starts a Flow while it is imported {_ANEW}: {_GUARD}")
-    library = cuda.initialised_by() if wanted != "spawn" else None
-    if library is None:
+    patched = forking.patched_by()
+    if patched is not None:
+        raise errors.NotSupported(
+            f"{patched} has patched the standard library in this process, and a Flow needs threads, pipes and forks as"
+            " they are: start it in a process of its own (zflow-run flow.yaml) and post to it with a Client"
+        )
+    why = _why_not_fork() if wanted != "spawn" else None
+    if why is None:
         return wanted or "fork"
     if wanted == "fork":
-        log.warning("%s has initialised CUDA in this process: it will fail in the replicas forked from it", library)
+        log.warning("%s: it will fail in the replicas forked from it, or wait for ever", why)
         return wanted
-    log.info("start_method is 'spawn': %s has initialised CUDA in this process, so it could not be forked", library)
+    log.info("start_method is 'spawn': %s, so it could not be forked", why)
     return "spawn"
+
+
+def _why_not_fork() -> str | None:
+    """Why this process can't be forked, as far as that is known."""
+    library = cuda.initialised_by()
+    if library is not None:
+        return f"{library} has initialised CUDA in this process"
+    library = forking.keeps_openmp()
+    return None if library is None else f"{library} (OpenMP) keeps threads in this process"
 
 
 def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
@@ -147,9 +163,11 @@ def _culprit(specs: Iterable[ExecutorSpec], error: Exception) -> errors.ZflowErr
 
 
 def _cannot(spec: ExecutorSpec, key: str, reason: str) -> errors.InvalidExecutor:
+    why = _why_not_fork()
     return errors.InvalidExecutor(
         f"{key}={short(getattr(spec, key), 200)} {reason}, so it cannot be had {_ANEW}: define it at the top level of a"
-        f" module, or start the Flow by fork, before this process uses CUDA (executor {spec.name!r})"
+        " module, or start the Flow by fork, before this process uses CUDA or OpenMP"
+        f"{f'; {why}' if why else ''} (executor {spec.name!r})"
     )
 
 
@@ -216,6 +234,9 @@ def _import_main(preparation: dict[str, Any]) -> None:
     library = cuda.initialised_by()
     if library is not None:
         raise errors.StartupFailed(f"{library} initialises CUDA while the script is imported {_ANEW}: {_GUARD}")
+    library = forking.keeps_openmp()
+    if library is not None:
+        raise errors.StartupFailed(f"{library} (OpenMP) starts threads while the script is imported {_ANEW}: {_GUARD}")
 
 
 def _failure(error: BaseException) -> errors.ZflowError:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from zflow.system import signals
+from zflow.system import forking, signals
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -184,17 +184,17 @@ def fork(run: Callable[[], int]) -> int:
     import warnings
 
     flush()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)  # until the new one has said what they do
     pid = -1
-    try:
-        with warnings.catch_warnings():
-            # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
-            warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings.catch_warnings(), forking.no_import_under_way():
+        # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)  # until the new one has said what they do
+        try:
             pid = os.fork()
-        if not pid:
-            signals.reset()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask if pid else mask - signals.HANDLED)
+            if not pid:
+                signals.reset()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask if pid else mask - signals.HANDLED)
     if pid:
         return pid
     status = 1
