@@ -388,7 +388,7 @@ class _Manager:
         deadline = time.monotonic() + grace
         self._closing = True
         self._command_broker("drain")
-        while not self._drained and time.monotonic() < deadline:
+        while not (self._drained or self.ending) and time.monotonic() < deadline:
             self._turn(min(self._next_timer(), deadline - time.monotonic()))
             self._check_timers()
         if not self.ending:
