@@ -6,6 +6,8 @@ import contextlib
 import heapq
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -122,6 +124,9 @@ class Injector:
     def _inject(self, event: schedule.Event) -> tuple[str, Undo | None]:
         """Do it; returns to whom, and how to undo it."""
         verb = event.kind.partition("-")[0]
+        if event.target == schedule.ALL:
+            self._end_all()
+            return event.target, None
         if verb in ("kill", "end", "stop"):
             return self._signal(verb, event)
         if verb in ("freeze", "cut"):
@@ -140,7 +145,7 @@ class Injector:
 
     def _replica(self, draw: float, name: str = "") -> tuple[str, psutil.Process]:
         """A replica by name, or any."""
-        strangers = (USER, schedule.BROKER, schedule.MANAGER)
+        strangers = (USER, schedule.BROKER, schedule.MANAGER, schedule.WATCHDOG)
         found = [(title, pid) for title, pid in processes() if (title == name if name else title not in strangers)]
         if not found:
             raise Missed(f"there is no {name or 'replica'}")
@@ -162,6 +167,13 @@ class Injector:
                 process.resume()
 
         return name, go_on if verb == "stop" else None
+
+    def _end_all(self) -> None:
+        """SIGTERM to everyone but the user's process, which alone may decide to close the Flow: nothing ends."""
+        for name, pid in processes():
+            with contextlib.suppress(ProcessLookupError):
+                if name != USER:
+                    os.kill(pid, signal.SIGTERM)
 
     def _skew(self) -> Undo:
         self._load.skewed = True

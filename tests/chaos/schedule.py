@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BROKER, MANAGER, CABLE, LOAD, DISK = "broker", "manager", "cable", "load", "disk"
+BROKER, MANAGER, WATCHDOG, CABLE, LOAD, DISK = "broker", "manager", "watchdog", "cable", "load", "disk"
+ALL = "all"  # processes but the user's
 
 LONGEST_STOP = 3.0  # seconds
 # What keeps a client from hearing anything, and how long it may all together: one that connects gives up after 5 s.
-SILENCING = ("kill-broker", "end-broker", "stop-broker", "stop-manager", "freeze", "cut", "fill")
+SILENCING = ("kill-broker", "stop-broker", "stop-manager", "freeze", "cut", "fill")
 LONGEST_SILENCE = 3.5  # seconds
 
 
@@ -55,7 +56,7 @@ KINDS = {
     "kill": Kind(1.0),
     "kill-broker": Kind(15.0, BROKER),
     "end": Kind(8.0),
-    "end-broker": Kind(40.0, BROKER),
+    "end-all": Kind(20.0, ALL),
     "stop": Kind(4.0, "", LONGEST_STOP),
     "stop-broker": Kind(20.0, BROKER, LONGEST_STOP),
     "stop-manager": Kind(25.0, MANAGER, LONGEST_STOP),
