@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from helpers import (
     TESTS,
+    Gate,
     Script,
     alive,
     joined,
@@ -219,6 +220,33 @@ def test_nothing_is_left_when_manager_or_user_is_killed(tmp_path: Path, victim: 
         wait_for(lambda: not socket_folders())
         if victim == "manager":
             assert "its process manager died" in script.end()[2]
+
+
+class Nested(Executor):
+    """Has a Flow of its own."""
+
+    def __init__(self, folder: str, **kwargs: Any) -> None:
+        self.flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": folder}).start()
+
+    @requests
+    def tell(self, docs: DocumentArray, **kwargs: Any) -> None:
+        docs[0].tags["inner"] = self.flow.post("/", Document())[0].tags["pid"]
+        docs[0].tags["outer"] = os.getpid()
+
+    def close(self) -> None:
+        self.flow.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_flow_within_an_executor_ends_with_the_replica_and_in_order(tmp_path: Path, how: signal.Signals) -> None:
+    with Flow().add(name="nested", uses=Nested, uses_with={"folder": str(tmp_path)}) as flow:
+        tags = flow.post("/", Document())[0].tags
+        kill(int(tags["outer"]), how)
+        wait_for((tmp_path / f"{int(tags['inner'])}.closed").exists, what="the inner Executor closes")
+        wait_for(lambda: not alive(int(tags["inner"])))
+        assert flow.post("/", Document())[0].tags["outer"] != tags["outer"]
+        wait_for(lambda: len(socket_folders()) == 2, what="the folder of the inner Flow goes")
+    assert not socket_folders()
 
 
 REMOTE = """

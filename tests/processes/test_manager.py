@@ -213,6 +213,9 @@ from helpers import Gate, texts
 from faulty import Parent, Stuck
 from zflow import Document, Flow
 folder, way = sys.argv[2], sys.argv[3]
+if way.endswith("old Python"):
+    way = "fork"
+    del os.pidfd_open
 flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": folder}, replicas=2)
 flow.add(name="stuck", uses=Stuck, uses_with={"where": "work"}, needs="gateway").add(uses=Parent, needs="gateway")
 flow.start()
@@ -238,7 +241,7 @@ if way == "_exit":
 """
 
 
-@pytest.mark.parametrize("way", ["idle", "load", "work", "fork", "end", "raise", "_exit"])
+@pytest.mark.parametrize("way", ["idle", "load", "work", "fork", "fork, old Python", "end", "raise", "_exit"])
 def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -> None:
     with Script(OWNER, tmp_path, HERE, tmp_path, way, stdin=subprocess.PIPE) as script:
         assert script.process.stdin is not None
@@ -248,7 +251,7 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
         # The watchdog, the manager, the broker, five replicas, and what one of them has started.
         family = [pid for pid, name in names.items() if name.startswith("zflow: ") or pid == sleep]
         assert len(family) == 8
-        if way in ("idle", "load", "work", "fork"):
+        if way in ("idle", "load", "work", "fork", "fork, old Python"):
             script.process.kill()
         else:
             script.process.stdin.close()

@@ -74,9 +74,12 @@ def _children(pid: int) -> list[int]:
 
 def parent_of(pid: int) -> int | None:
     """The parent of a process, None where that cannot be told."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split(maxsplit=2)[1])
-    return None
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).ppid())
+    except (psutil.Error, ValueError):
+        return None
 
 
 def left_by(leader: int, number: int, but: Iterable[int] = ()) -> list[int]:
