@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from zflow.devices.broker.settings import Settings
 from zflow.flow import DEFAULTS
 from zflow.processes import broker_process, plan
-from zflow.processes.children import FIRST_BACKOFF, LONGEST_BACKOFF, LOOP, Child, Children, backoff
+from zflow.processes.children import FIRST_BACKOFF, HEED, LONGEST_BACKOFF, LOOP, Child, Children, backoff
 from zflow.processes.plan import Plan
 from zflow.replicas.seat import identity
 from zflow.system import process
@@ -40,6 +40,7 @@ class Manager:
         assert planned.settings is not None
         self.starting = True
         self.ending = False
+        self.told_to_end = False
         self.clock: Callable[[], float] = lambda: 0.0  # nothing is due unless the test says so
         self.told: list[tuple[str, Any]] = []
         self.selector = selectors.DefaultSelector()
@@ -277,6 +278,52 @@ def test_the_end_of_another_process_is_none_of_theirs(manage: Callable[..., Mana
     manager.children.reaped(os.getpid(), 0)
     assert manager.told == []
     assert manager.children.all_ready
+
+
+# -- SIGTERM ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_gets_sigterm_ends_when_it_is_clear_that_not_all_have(manage: Callable[..., Manager]) -> None:
+    manager = manage(replicas=2).started()
+    child, other = manager.children
+    before = child.pid
+    os.kill(before, signal.SIGTERM)
+    manager.until(lambda: child.asked_at is not None, "it says so")
+    assert child.asked_at is not None
+    assert child.asked_at + HEED in manager.children.timers
+    manager.turn(at=child.asked_at + HEED / 2)
+    assert child.asked_at is not None, "it is not time yet"
+    manager.clock = time.monotonic
+    manager.until(lambda: manager.told, "it ends")
+    assert manager.told == [("exit code 0", child.seat.name)]
+    manager.until(lambda: manager.children.all_ready, "another one takes its place")
+    assert child.pid not in (0, before)
+    assert (child.remind_at, child.asked_at, other.deaths) == (None, None, 0)
+
+
+def test_who_gets_sigterm_while_the_flow_starts_serves_until_it_is_started(manage: Callable[..., Manager]) -> None:
+    manager = manage().started()
+    [child] = manager.children
+    manager.starting = True
+    os.kill(child.pid, signal.SIGTERM)
+    manager.until(lambda: child.asked_at is not None)
+    for _ in range(3):
+        assert child.asked_at is not None
+        manager.turn(at=child.asked_at + HEED)
+    assert (child.remind_at, alive(child.pid)) == (None, True)
+    manager.starting, manager.clock = False, lambda: time.monotonic() + 10**6
+    manager.until(lambda: manager.told == [("exit code 0", "start/rep-0")])
+
+
+def test_who_gets_sigterm_as_all_do_serves_on(manage: Callable[..., Manager]) -> None:
+    manager = manage().started()
+    [child] = manager.children
+    manager.told_to_end = True
+    os.kill(child.pid, signal.SIGTERM)
+    manager.until(lambda: child.asked_at is not None)
+    assert child.asked_at is not None
+    manager.turn(at=child.asked_at + HEED)
+    assert (child.asked_at, child.remind_at, alive(child.pid)) == (None, None, True)
 
 
 # -- more and fewer ---------------------------------------------------------------------------------------------------

@@ -289,7 +289,8 @@ class Children:
         if child.status is not None and child.status.poll():
             self._heard(child)
         self._forget_status(child)
-        self._leftovers.of(child.pid, child.mark)
+        if not self._owner.ending:  # else all that is left is ended at the end
+            self._leftovers.of(child.pid, child.mark)
         child.pid = 0
         child.asked_at = child.remind_at = None
         if self._regions is not None:

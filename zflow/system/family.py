@@ -49,11 +49,13 @@ def _is_marked(pid: int, number: int) -> bool:
 
 def below(pid: int | None = None) -> dict[int, list[int]]:
     """The children of this process, or of `pid`, and by each of them all that is below it, itself included."""
-    found = {}
-    for child in _children(os.getpid() if pid is None else pid):
-        family = found[child] = [child]
-        for one in family:  # it grows
-            family += _children(one)
+    return {child: _with_all_below(child) for child in _children(os.getpid() if pid is None else pid)}
+
+
+def _with_all_below(pid: int) -> list[int]:
+    found = [pid]
+    for one in found:  # it grows
+        found += _children(one)
     return found
 
 
@@ -87,13 +89,9 @@ def left_by(leader: int, number: int, but: Iterable[int] = ()) -> list[int]:
 
     It was adopted by this process. So was what a living child has let go of, which is of another session and mark.
     """
-    ours = set(but)
-    return [
-        one
-        for child, family in below().items()
-        if child not in ours and (_is_marked(child, number) or _session(child) == leader)
-        for one in family
-    ]
+    others = set(_children(os.getpid())).difference(but)
+    left = [child for child in others if _is_marked(child, number) or _session(child) == leader]
+    return [one for child in left for one in _with_all_below(child)]
 
 
 def _session(pid: int) -> int:
