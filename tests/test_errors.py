@@ -113,6 +113,16 @@ def test_what_is_no_error_at_all_is_shown(data: Any) -> None:
     assert error.message == f"malformed error received: {data!r}"
 
 
+NESTED: Any = "x"
+for _ in range(1000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize("data", [NESTED, {"type": NESTED, "message": "x"}, {"type": "BadRequest", "message": NESTED}])
+def test_what_is_nested_deep_is_an_error_like_others(data: Any) -> None:
+    assert len(str(from_wire(data))) < 100
+
+
 def test_a_long_thing_that_is_no_error_is_shown_short() -> None:
     assert len(from_wire("x" * 100_000).message) < 300
 

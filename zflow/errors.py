@@ -128,11 +128,16 @@ def from_wire(data: Any) -> ZflowError:
     DeadlineExceeded('too late')
     """
     if not isinstance(data, dict):
-        return ZflowError(f"malformed error received: {data!r:.200}")
-    found = globals().get(str(data.get("type")), ZflowError)
+        try:
+            shown = f"{data!r:.200}"
+        except RecursionError:
+            shown = f"{type(data).__name__}, nested too deep to be shown"
+        return ZflowError(f"malformed error received: {shown}")
+    kind, message = data.get("type"), data.get("message", "")
+    found = globals().get(kind, ZflowError) if isinstance(kind, str) else ZflowError
     if not (isinstance(found, type) and issubclass(found, ZflowError)):
         found = ZflowError
-    error = found(str(data.get("message", "")))
+    error = found(message if isinstance(message, str) else "its message is no text")
     declared = vars(found).get("__annotations__", {})
     for name, value in data.items():
         if not isinstance(name, str) or name in ("type", "message"):

@@ -24,7 +24,7 @@ from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Pool
 from zflow.devices.sockets import factory
-from zflow.devices.sockets.port import Port
+from zflow.devices.sockets.port import BATCH, Port
 
 log = logging.getLogger("zflow.broker")
 
@@ -69,6 +69,9 @@ class AddressOwner(Protocol):
     @property
     def leases(self) -> Leases:
         """Which blocks of shared memory are held by which request."""
+
+    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+        """A message of these frames cannot be handled."""
 
 
 class Address:
@@ -131,23 +134,22 @@ class Address:
 
     def read(self, now: float) -> None:
         """Take in what has arrived."""
-        while self._port.readable():
-            frames = self._port.receive()
+        for frames in self._port.receive_some(BATCH) if self._port.readable() else ():
             if not frames[0]:  # a connection anew: who is there?
                 self._cut(now)
                 self._ask(now)
                 continue
             self._heard = now
             try:
-                said = bundles.read(frames, 0, messages.TO_CLIENT)
+                for header, payload in bundles.read(frames, 0, messages.TO_CLIENT):
+                    if header[1] == messages.WELCOME:
+                        self._welcomed(header[3], now)
+                    else:
+                        self._answer(header, payload)
             except messages.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
-                continue
-            for header, payload in said:
-                if header[1] == messages.WELCOME:
-                    self._welcomed(header[3], now)
-                else:
-                    self._answer(header, payload)
+            except Exception as error:
+                self._owner.malformed(error, frames)
 
     def watch(self, now: float) -> None:
         """Take in what has become of the connection."""

@@ -334,10 +334,20 @@ class Back:
         self._members[line.port][identity] = pool
         self._lines[identity] = line
         pool.names[identity] = failures.name_of(identity)
-        pool.bindings.join(identity, binding, here=line.port is not self._remote)
-        self._owner.bound(pool)
+        self._bind(pool, identity, binding, line.port is not self._remote)
         line.say(messages.ACCEPTED, self._owner.joined(pool, replica, group))
         self._turn_away_strangers(pool)
+
+    def _bind(self, pool: Pool, identity: bytes, binding: Binding, here: bool) -> None:
+        before = pool.bindings.endpoints
+        pool.bindings.join(identity, binding, here)
+        bound, declared = pool.bindings.endpoints, pool.node.declared
+        if declared is not None and bound not in (None, before, declared):
+            log.warning(
+                "Executor %r binds %s, not what endpoints= says, %s: its replicas decide",
+                *(pool.node.name, sorted(bound), sorted(declared)),
+            )
+        self._owner.bound(pool)
 
     def _forget(self, identity: bytes) -> Pool | None:
         self._lost.pop(identity, None)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from zflow.devices.broker.draining import Draining
 from zflow.devices.broker.front import Front
 from zflow.devices.broker.idle import Idle
 from zflow.devices.broker.leases import Leases
+from zflow.devices.broker.mishaps import Mishaps
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
@@ -91,7 +91,7 @@ class Broker:
         self._tell_load_at = 0.0
         self.closing = False
         self._stopped = False
-        self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self._walks.values, self._fail)
         self._unbound: set[str] = set()
 
     def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
@@ -117,13 +117,15 @@ class Broker:
             self._manager.fileno(): self._obey,
         }
         watched = [(source, zmq.POLLIN) for source in handlers]
+        call = self._mishaps.call
         self._manager.tell("bound", self._front.addresses, self._back.addresses)
         while not (self._stopped or self._manager.broken):
-            for source, _ in zmq.zmq_poll(watched, self._timeout()):
-                handlers[source]()
+            for source, _ in zmq.zmq_poll(watched, call(self._timeout) or 1):
+                call(handlers[source])
             self._tick()
-            self._flush()
+            call(self._flush)
             self._idle.turn(bool(self._walks))
+            self._mishaps.rest()
         for part in (self._gate, self._front, self._back, self._externals):
             part.close()
         self._context.term()
@@ -143,35 +145,36 @@ class Broker:
         return max(1, int(wait * 1000 + 0.999))
 
     def _tick(self) -> None:
-        self._back.tick()
-        self._gate.tick()
-        if self._draining:
-            self._draining.tick()
+        call = self._mishaps.call
+        for part in (self._back, self._gate, self._draining):
+            call(part.tick)
         if self._externals:
-            self._externals.tick(time.monotonic())
+            call(self._externals.tick, time.monotonic())
         for pool in self._pools:
             if pool.timed:
-                self._do(pool, pool.tick(time.monotonic()))
+                call(self._tick_pool, pool)
         if self._autoscaled and (now := time.monotonic()) >= self._tell_load_at:
             self._tell_load_at = now + TELL_EVERY
             for pool in self._autoscaled:
-                self._manager.tell("load", pool.node.name, *pool.load(now))
+                call(self._tell_load, pool, now)
+
+    def _tick_pool(self, pool: Pool) -> None:
+        self._do(pool, pool.tick(time.monotonic()))
+
+    def _tell_load(self, pool: Pool, now: float) -> None:
+        self._manager.tell("load", pool.node.name, *pool.load(now))
 
     def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""
         for frames in port.receive_some(BATCH):
             try:
                 handle(frames)
-            except messages.Malformed as error:
+            except Exception as error:
                 self.malformed(error, frames)
 
-    def malformed(self, error: messages.Malformed, frames: Sequence[Any]) -> None:
-        """Count a message that is dropped, the first frame of which says whose it is."""
-        what = str(error)
-        self.counts[what] += 1
-        if self.counts[what] == 1 and not isinstance(error, messages.Unexpected):
-            sizes = [len(frame) for frame in frames[1:9]]
-            log.warning("dropped a malformed message: %s (frames of %s bytes); more are only counted", what, sizes)
+    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+        """A message of these frames, the first of which says whose it is, is dropped."""
+        self._mishaps.message(error, frames)
 
     # -- for the front --------------------------------------------------------------------------------------------
 
@@ -244,7 +247,7 @@ class Broker:
             "closing": self.closing,
             "max_message_bytes": self._settings.max_message_bytes,
             "requests": len(self._walks),
-            "malformed": dict(self.counts),
+            "malformed": dict(self._mishaps.counts),
             "executors": {
                 name: {**pool.info(), "crashing": self._crashing.get(name, [])} for name, pool in self._by_name.items()
             },
@@ -331,13 +334,8 @@ class Broker:
 
     def bound(self, pool: Pool) -> None:
         """What the Executor binds may have changed. The manager is told, so that this broker's successor knows it."""
-        pool.batching = pool.bindings.batching
-        endpoints = self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints
-        if endpoints != pool.node.endpoints:
-            pool.node.endpoints = endpoints
-            if pool.node.declared is not None:
-                log.warning("%s", failures.not_as_declared(pool))
-            self._manager.tell("endpoints", pool.node.name, None if endpoints is None else sorted(endpoints))
+        if pool.bind(self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints):
+            self._manager.tell("endpoints", pool.node.name, pool.info()["endpoints"])
 
     def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
         """The replica may be given tasks; returns the number of its group's last fan-out."""
@@ -462,13 +460,17 @@ class Broker:
 
     def _flush(self) -> None:
         """Send what the turn has brought about, and what follows from that."""
+        call = self._mishaps.call
         while self._given or self._to_publish:
             published, self._to_publish = self._to_publish, []
             for pool, publish in published:
-                self._publish(pool, publish)
+                call(self._publish, pool, publish)
             given, self._given = self._given, {}
             for line, ids in given.items():
-                if not line.flush():
+                sent = call(line.flush)
+                if sent is None:
+                    self._mishaps.fail_tasks(ids)
+                elif not sent:
                     for id in reversed(ids):  # each goes in front of those that wait
                         self._back.unreachable(line.identity, id)
         self._front.flush()

@@ -85,12 +85,6 @@ def why(pool: Pool, fail: Fail) -> bytes:
     return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
 
 
-def not_as_declared(pool: Pool) -> str:
-    """That the replicas of an Executor bind something else than its Flow says."""
-    names = [sorted(some or ()) for some in (pool.node.endpoints, pool.node.declared)]
-    return f"Executor {pool.node.name!r} binds {names[0]}, not endpoints={names[1]}: what its replicas say counts"
-
-
 def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
     """What the client is told of an ALL request of which some shards have failed."""
     shards = pool.node.shards

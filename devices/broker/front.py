@@ -72,8 +72,8 @@ class FrontOwner(Protocol):
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
 
-    def malformed(self, error: messages.Malformed, frames: Sequence[Any]) -> None:
-        """A message, of these frames but for its header, is dropped."""
+    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+        """A message, of these frames but for its header, is dropped, for this reason or for one of the broker's own."""
 
 
 class Front:
@@ -136,13 +136,13 @@ class Front:
                 if senders:
                     said = self._allowed(port, frames[0], said, senders[at])
                 arrived.setdefault(frames[0], []).extend(said)
-            except messages.Malformed as error:
+            except Exception as error:
                 self._owner.malformed(error, frames)
         for client, said in arrived.items():
             for header, payload in bundles.fold(said) if len(said) > 1 else said:
                 try:
                     self._heard(port, client, header, payload)
-                except messages.Malformed as error:
+                except Exception as error:
                     self._owner.malformed(error, [client, *payload])
 
     def _said_in(self, port: Port, frames: list[Any]) -> list[bundles.Heard]:
@@ -316,13 +316,13 @@ class Front:
         to_send, self._to_send = self._to_send, {}
         self._greeted.clear()
         for (port, client), outgoing in to_send.items():
-            for frames in bundles.frames_of(outgoing, self._encode):
-                try:
+            try:
+                for frames in bundles.frames_of(outgoing, self._encode):
                     port.send([client, *frames])
-                except zmq.ZMQError as error:
-                    if error.errno != zmq.EHOSTUNREACH:
-                        raise
-                    break  # a client that is gone is not an error, and the private ROUTER just drops what is for it
+            except Exception as error:
+                # A client that is gone is not an error, and the private ROUTER just drops what is for it.
+                if not isinstance(error, zmq.ZMQError) or error.errno != zmq.EHOSTUNREACH:
+                    self._owner.malformed(error, [client])
 
     def _cut(self, client: bytes) -> None:
         """A client's public connection was cut: nobody will have the answers to its requests."""

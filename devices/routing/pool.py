@@ -130,6 +130,12 @@ class Pool:
             "batching": {name: [said.size, round(said.timeout * 1000, 3)] for name, said in self.batching.items()},
         }
 
+    def bind(self, endpoints: frozenset[str] | None) -> bool:
+        """Its Executor binds these now, and its replicas say how they take requests together; whether it did not."""
+        self.batching = self.bindings.batching
+        before, self.node.endpoints = self.node.endpoints, endpoints
+        return before != endpoints
+
     def load(self, now: float) -> Load:
         """How much there is to do here; with several shards, at the one that has most.
 

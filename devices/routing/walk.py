@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +131,10 @@ class Walk:
     def note(self, name: str, note: Any) -> None:
         """The client is to know this of the Executor."""
         self.notes = {**(self.notes or {}), name: note}
+
+    def has_open(self, tasks: Collection[int]) -> bool:
+        """Whether one of these tasks is for it."""
+        return any(id in tasks for _, id in self.open)
 
     @property
     def origins(self) -> list[Any]:

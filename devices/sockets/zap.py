@@ -430,8 +430,13 @@ class Gate:
         """Handle all that has arrived; never blocks."""
         self._count()
         for request in self._requests():
-            self._count()  # what is asked about has been accepted before
-            self._zap.send_multipart(self._handler.reply(request, time.monotonic()))
+            try:
+                self._count()  # what is asked about has been accepted before
+                reply = self._handler.reply(request, time.monotonic())
+            except Exception:  # without an answer nobody could be asked about any more
+                log.exception("failed to judge a connection, which may try again")
+                reply = [_VERSION, request[1] if len(request) > 1 else b"", b"300", b"try again", b"", b""]
+            self._zap.send_multipart(reply)
         for door in self._doors:
             if door.meter.ring():
                 self._look_at = time.monotonic() + meter.LOOK

@@ -472,8 +472,17 @@ def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytes
         messages.decode(b"\x93\x01\x01\x07", messages.TO_REPLICA)
 
 
-def test_what_no_broker_says_is_not_taken_for_anything(broker: Broker) -> None:
-    link = broker.registered()
-    broker.back.send_multipart([broker.identity, msgpack.packb([VERSION, 99])])
-    with pytest.raises(messages.Malformed, match="unknown kind"):
-        wait_for(link.wait)
+def test_what_no_broker_says_is_passed_over(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """One bad message ends no replica, and whatever comes after it is done."""
+    link = broker.registered(slots=4)
+    for frames in (
+        [b"\xc1"],
+        [msgpack.packb([VERSION, 99])],
+        [msgpack.packb([VERSION, messages.AHEAD, 5, "/a", None, 7]), b"x"],
+        [msgpack.packb([VERSION, TASK, "5", "/a", None]), b"x"],
+    ):
+        for _ in range(2):
+            broker.back.send_multipart([broker.identity, *frames])
+    broker.tasks(3)
+    assert begun(link)[0].id == 3
+    assert len(caplog.records) == 4, "each kind is logged once"

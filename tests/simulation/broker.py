@@ -122,6 +122,10 @@ def _listen(context: Any, kind: int, addresses: Iterable[str], max_bytes: int | 
     return Queue(), list(addresses)
 
 
+def _let_through(error: Exception) -> None:
+    raise error
+
+
 class VirtualBroker(Broker):
     """The broker, turn by turn.
 
@@ -165,6 +169,7 @@ class VirtualBroker(Broker):
         ):
             super().__init__(settings, self.line)
         self._context.term()
+        self._mishaps.note = _let_through  # type: ignore[method-assign]  # what goes wrong is what is looked for
         self._task_id = 0  # the same each time
         self.pools: list[WatchedPool] = self._pools  # type: ignore[assignment]
         local, self._public = self._front._ports

@@ -167,6 +167,10 @@ class Changes:
                 self._end(executor, end.value)
             except Refused as refusal:
                 self._end(executor, {"error": refusal.args[0]})
+            except Exception as error:
+                log.exception("%s of %s failed", running.command, executor)
+                why = f"{running.command} of {executor!r} failed ({type(error).__name__}): the Flow's log says more"
+                self._end(executor, {"error": why})
             else:
                 if running.ends_at <= time.monotonic():
                     self._give_up(executor, running, f"within timeout={running.timeout} ms")

@@ -20,11 +20,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from zflow.devices.broker.settings import Settings
+from zflow.devices.sockets.guard import Guard
 from zflow.processes import broker_process
 from zflow.processes.changes import Changes
 from zflow.processes.children import LOOP, Child, Children, backoff
@@ -93,6 +95,7 @@ class _Manager:
         self._drained = False
         self._drained_from = 0.0  # from when on a broker knows whether it is: when clients have found it
         self._ask_drained_at: float | None = None
+        self._guard = Guard(log)
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
         self._children = Children(list(plan.seats), self._selector, self, plan.sharing)
@@ -112,13 +115,20 @@ class _Manager:
             self._bound([], [])
         while not self.ending:
             self._turn(self._next_timer())
-            self._check_timers()
+            if self.starting:
+                self._check_timers()
+            else:
+                self._guard.call(self._check_timers)
 
     def _turn(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
-            key.data()
+            if self.starting:
+                key.data()  # what fails now is the end of it
+            else:
+                self._guard.call(key.data)
             if self.ending:
                 return
+        self._guard.rest()
 
     def _wake_on_signals(self) -> None:
         self._wake, writer = os.pipe()
@@ -282,7 +292,12 @@ class _Manager:
             self._children.kill(arguments[0])
         elif kind == "control":
             token, command, told = arguments
-            self._changes.begin(command, told, lambda result: self._command_broker("controlled", token, result))
+            done = partial(self._command_broker, "controlled", token)
+            try:
+                self._changes.begin(command, told, done)
+            except Exception as error:
+                self._guard.note(error)
+                done({"error": f"the process manager failed at it ({type(error).__name__}): its log says more"})
         elif kind == "load" and not (self.starting or self._closing):
             self._changes.follow(*arguments)
 
@@ -390,7 +405,7 @@ class _Manager:
         self._command_broker("drain")
         while not (self._drained or self.ending) and time.monotonic() < deadline:
             self._turn(min(self._next_timer(), deadline - time.monotonic()))
-            self._check_timers()
+            self._guard.call(self._check_timers)
         if not self.ending:
             if not self._drained:
                 log.warning("requests were still unanswered after %.1f s; closing all the same", grace)

@@ -19,6 +19,7 @@ from zflow.devices.protocol.references import is_fixed
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.flusher import Flusher
+from zflow.devices.sockets.guard import Guard
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.replicas.seat import Seat, identity
 from zflow.system import process
@@ -31,6 +32,7 @@ log = logging.getLogger("zflow.link")
 IDLE = 1000  # ms that a replica waits for work before it looks around
 LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
 MOST_APART = 1000  # tasks in one message
+LONGEST_REASON = 10_000  # characters
 REGISTERING = 10_000  # ms to wait for the broker's word
 
 
@@ -136,6 +138,7 @@ class Link:
         self._batching: dict[str, list[int]] = {}  # by endpoint: Documents at most, and microseconds
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
+        self._guard = Guard(log)
         self._answers: list[messages.Message] = []  # that wait to be sent
         self._flusher = Flusher(self.flush, LONGEST_HOLD)
         self.turn = self._flusher.turn  # the main thread's, but while it calls the Executor
@@ -234,8 +237,11 @@ class Link:
         if not frames[0]:
             self._greeted()
             return
-        for header, payload in bundles.read(frames, 0, self._shapes):
-            self._told(header, payload)
+        try:
+            for header, payload in bundles.read(frames, 0, self._shapes):
+                self._told(header, payload)
+        except Exception as error:  # such as what only another broker would say
+            self._guard.note(error)
 
     def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
         kind = header[1]
@@ -246,6 +252,8 @@ class Link:
                 self._coming -= 1
                 self._together.add(header[2])
         elif kind == messages.AHEAD:
+            if self._tickets is None:
+                raise messages.Malformed("a ticket where there are none")
             self._backlog[header[2]] = Assignment(header[2], header[3], header[4], buffers(payload))
             self._ahead[header[2]] = header[5]
         elif kind == messages.TOGETHER:
@@ -260,14 +268,22 @@ class Link:
             self._listener = Listener(header[2])
             self._accepted = True
         elif kind == messages.REFUSED:
-            self.refused = header[2]
+            self.refused = _shown(header[2])
             if self._accepted:  # by another Flow, or by this one before its own replicas were others
                 log.warning("not in the pool any more: %s", self.refused)
                 self.stop.asked = True
 
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""
-        ((header, payload),) = bundles.read(frames, 1, self._shapes)
+        try:
+            ((header, payload),) = bundles.read(frames, 1, self._shapes)
+            self._published(header, payload)
+        except Exception as error:
+            self._guard.note(error)
+
+    def _published(self, header: list[Any], payload: Sequence[Any]) -> None:
+        if header[1] not in (messages.BEACON, messages.FANOUT):
+            raise messages.Malformed("what is not published")
         if header[1] == messages.BEACON:
             new, missed = False, self._listener.told(header[2])
         else:
@@ -369,3 +385,9 @@ class Link:
         if self._tickets is not None:
             self._tickets.close()
         self._context.term()
+
+
+def _shown(text: str) -> str:
+    """Return what the other side says as it may be logged: not endless, in one line."""
+    text = text[:LONGEST_REASON]
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
