@@ -21,6 +21,7 @@ from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.leases import Leases
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import MAX_ENDPOINT
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Pool
 from zflow.devices.sockets import factory
@@ -32,6 +33,9 @@ ASK_EVERY = 1.0  # seconds between two questions to an address how it is
 SILENT_FOR = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
 MAX_SLOTS = 1024  # requests an address may say it works on at once
+MOST_REASONS = 20  # why one cannot be used, that are logged
+MOST_NOTES = 8 * 1024  # characters of what is told besides one answer
+MOST_ENDPOINTS = 1000  # of one far Executor
 NEVER_MIND = 10_000  # requests remembered that an address need not answer any more
 
 
@@ -101,7 +105,7 @@ class Address:
         self._heard = self._asked = 0.0  # `_asked`: the oldest question without an answer
         self._ask_at = 0.0
         self._forgotten: set[int] = set()  # what it was given and others have now
-        self._refused = ""
+        self._refused: set[str] = set()  # the reasons that were logged since it was here
         socket.connect(url)
 
     # -- as a line to a replica -----------------------------------------------------------------------------------
@@ -193,6 +197,8 @@ class Address:
         self._owner.gone(self.pool, self.name, "it does not answer")
 
     def _welcomed(self, info: dict[str, Any], now: float) -> None:
+        if type(info.get("instance")) is not str or type(info.get("epoch", 0)) is not int:
+            raise messages.Malformed("what it says of itself cannot be")
         before, self.info = self.info, info
         same = all(before.get(key) == info.get(key) for key in ("instance", "epoch"))
         if self.here and not same:
@@ -217,7 +223,7 @@ class Address:
             self.recall(id)
         self.flush()
         self._forgotten = set()
-        self._refused = ""
+        self._refused.clear()
         self.here = True
         replica = Replica(self.name, slots)
         replica.line = self
@@ -226,9 +232,7 @@ class Address:
 
     def _answer(self, header: list[Any], frames: Sequence[Any]) -> None:
         id = header[2]
-        if header[1] == messages.FAILED:
-            if not frames:
-                return
+        if header[1] == messages.FAILED and frames:
             if id == 0:
                 self._refuse(_message(frames[0]))
             elif _type(frames[0]) == "FlowNotRunning":
@@ -236,18 +240,26 @@ class Address:
             else:
                 self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
             return
+        if header[1] not in (messages.REPLY, messages.FAILED):
+            raise messages.Malformed("no answer")
         try:
+            if header[1] == messages.FAILED:
+                raise messages.Malformed("an error without a payload")
             payloads = [frames] if header[3] is None else [p for _, some in split(header[3], frames) for p in some]
+            if not (payloads and payloads[0]):
+                raise messages.Malformed("an answer without a payload")
+            notes = None if header[4] is None else _notes(header[4])
         except messages.Malformed as error:
-            log.warning("external Executor %r: %s sent what cannot be read: %s", self.pool.node.name, self.url, error)
+            self._refuse(f"it sent an answer that cannot be read: {error}")
+            told = failures.error("BadRequest", f"the answer of {self.url} cannot be read: {error}")
+            self._owner.answered(self.pool, self.name, id, 0.0, told, True)
             return
-        if payloads and payloads[0]:
-            self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, notes=header[4])
+        self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, notes=notes)
 
     def _refuse(self, why: str) -> None:
         why = failures.shown(why)
-        if why != self._refused:
-            self._refused = why
+        if why not in self._refused and len(self._refused) < MOST_REASONS:
+            self._refused.add(why)
             log.warning("external Executor %r: %s cannot be used: %s", self.pool.node.name, self.url, why)
 
     def close(self) -> None:
@@ -303,9 +315,9 @@ class Externals:
         for info in known:
             for executor in _executors(info):
                 endpoints = executor.get("endpoints")
-                if not isinstance(endpoints, list):
+                if not isinstance(endpoints, list) or len(endpoints) > MOST_ENDPOINTS:
                     return None
-                bound.update(name for name in endpoints if isinstance(name, str))
+                bound.update(name for name in endpoints if isinstance(name, str) and len(name) <= MAX_ENDPOINT)
         return frozenset(bound) if known else None
 
     def close(self) -> None:
@@ -329,6 +341,29 @@ def _executors(info: dict[str, Any]) -> list[dict[Any, Any]]:
     return [one for one in executors.values() if type(one) is dict] if type(executors) is dict else []
 
 
+def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
+    """Check what is told of shards that have failed: `{executor: {'shards': 2, 'succeeded': 1, 'failed': {'1': why}}}`.
+
+    Raises:
+        messages.Malformed: it is something else, or there is too much of it.
+    """
+    size = 0
+    for name, note in notes.items():
+        failed = note.get("failed") if type(note) is dict else None
+        if type(name) is not str or type(failed) is not dict or len(note) != 3:
+            raise messages.Malformed("notes are none")
+        if not (type(note.get("shards")) is type(note.get("succeeded")) is int and _texts(failed)):
+            raise messages.Malformed("notes are none")
+        size += len(name) + sum(len(shard) + len(why) for shard, why in failed.items())
+    if size > MOST_NOTES:
+        raise messages.Malformed("too many notes")
+    return notes
+
+
+def _texts(pairs: dict[Any, Any]) -> bool:
+    return all(type(key) is type(value) is str for key, value in pairs.items())
+
+
 def _error(frame: Any) -> dict[Any, Any]:
     try:
         error = msgpack.unpackb(frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace")
@@ -342,4 +377,5 @@ def _type(frame: Any) -> Any:
 
 
 def _message(frame: Any) -> str:
-    return str(_error(frame).get("message", "it speaks another version of the protocol"))
+    message = _error(frame).get("message")
+    return message if type(message) is str else "it speaks another version of the protocol"

@@ -13,6 +13,7 @@ from zflow.devices.protocol.parts import Parts, flat
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk
 
+NOTES = 8000  # characters of errors that a client is told besides one result
 LONGEST_SHOWN = 200  # characters of a text from elsewhere
 
 
@@ -85,10 +86,11 @@ def why(pool: Pool, fail: Fail) -> bytes:
     return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
 
 
-def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
-    """What the client is told of an ALL request of which some shards have failed."""
+def shards_note(pool: Pool, errors: Mapping[int, Any], others: int = 0) -> dict[str, Any]:
+    """What the client is told of an ALL request of which some shards have failed, and so many other notes besides."""
     shards = pool.node.shards
-    failed = {str(shard): _message(packed) for shard, packed in sorted(errors.items())}
+    longest = min(1000, NOTES // (len(errors) * (1 + others)))  # what is told at once must fit a header
+    failed = {str(shard): _message(packed)[:longest] for shard, packed in sorted(errors.items())}
     return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
 
 

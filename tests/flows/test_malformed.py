@@ -485,6 +485,65 @@ for _ in range(1000):
     NESTED = [NESTED]
 
 
+def everywhere(shapes: messages.Shapes, right: dict[int, list[Any]]) -> Iterator[bytes]:
+    """Each kind of message with what is nested 1,000 deep in each of its fields, also where it has the right type."""
+    for kind, fields in right.items():
+        assert tuple(map(type, [VERSION, kind, *fields])) in shapes[kind]
+        for at, field in enumerate(fields):
+            for nested in (NESTED, {"x": NESTED}, {"/": NESTED}, [[NESTED, NESTED]]):
+                if at == len(fields) - 1 or type(field) in (list, dict, type(None)):
+                    yield header(VERSION, kind, *fields[:at], nested, *fields[at + 1 :])
+
+
+def test_what_is_nested_deep_ends_nothing_wherever_it_comes_in() -> None:
+    from_client = {
+        messages.HELLO: [7],
+        REQUEST: [7, "/", ["upper"], [], 0, 1],
+        messages.AGAIN: [7, "/", None, None, 0, 1],
+        messages.REQUESTS: [7, "/", None, 0, [1, 1], [PAYLOAD, PAYLOAD]],
+        CONTROL: [7, "scale", {}],
+        CANCEL: [7],
+    }
+    from_replica = {
+        READY: ["upper", ["/"], 1, 0, 0, {}],
+        DONE: [1, 1, 1],
+        messages.DONES: [1, 1, [1, 1], [b"a", b"b"]],
+        ERROR: [1, 1],
+        messages.APART: [[1], 1],
+        messages.MISSED: [1, 1],
+    }
+    assert {**from_client, CANCEL: 0}.keys() == messages.FROM_CLIENT.keys()
+    assert {**from_replica, HELLO: 0, LEAVE: 0}.keys() == messages.FROM_REPLICA.keys()
+    flow = Flow(replica_port=0).add(name="upper", uses=Upper).add(name="sharded", uses=Upper, shards=2, polling="ALL")
+    joining = header(VERSION, READY, "upper", None, 1024, 0, 0, {})
+    with flow, Client(port=flow.port) as client:
+        broker = client.info()["pid"]
+        with (
+            dealer(front(flow)) as stranger,
+            dealer(f"tcp://127.0.0.1:{flow.replica_port}") as elsewhere,
+            dealer(back(), b"upper/rep-9#1") as replica,
+            zmq.Context() as context,
+            context.socket(zmq.PUSH) as collector,
+        ):
+            collector.connect(back().replace("/back", "/collector"))
+            for each in (elsewhere, replica):
+                each.send(joining)
+                assert msgpack.unpackb(each.recv())[1] == messages.ACCEPTED
+            for frame in everywhere(messages.FROM_CLIENT, from_client):
+                stranger.send_multipart([frame, PAYLOAD])
+            for frame in everywhere(messages.FROM_REPLICA, from_replica):
+                for each in (elsewhere, replica):
+                    each.send_multipart([frame, msgpack.packb({"type": NESTED, "message": NESTED})])
+                collector.send_multipart([b"upper/rep-9#1", frame, PAYLOAD])
+            for each in (elsewhere, replica):
+                each.send(header(VERSION, LEAVE))
+            collector.send_multipart([b"upper/rep-9#1", header(VERSION, 99)])
+            wait_for(lambda: client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0"])
+            assert client.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
+            assert "the broker failed at it" not in client.info()["malformed"]
+            assert client.info()["pid"] == broker
+
+
 @pytest.mark.parametrize("command", ["scale", "restart", "drain", "undrain", "x" * 2000])
 @pytest.mark.parametrize(
     "arguments",

@@ -33,6 +33,7 @@ from helpers import (
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import BadRequest, ChangeRefused, FlowNotRunning
+from zflow.processes.changes import Changes
 
 
 class Work(Executor):
@@ -229,6 +230,19 @@ class Reloaded(Executor):
 
 
 # -- resting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["begin", "_change", "_scale", "_seat"])
+def test_a_change_that_fails_by_a_fault_of_ours_ends_nothing(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def wrong(*arguments: Any) -> Any:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(Changes, method, wrong)
+    with Flow().add(name="work", uses=Work) as flow, Client(port=flow.port) as client:
+        for _ in range(2):
+            with pytest.raises(ChangeRefused, match=r"failed.*\(KeyError\).* log says more"):
+                client.scale("work", 2)
+        assert client.post("/", Document()).texts == [""]
 
 
 def test_a_replica_that_rests_gets_nothing_until_it_competes_again() -> None:

@@ -289,8 +289,9 @@ def test_a_task_that_is_taken_back_is_cancelled(rig: Rig) -> None:
 
 def test_a_result_is_passed_on_with_its_notes_and_time(rig: Rig) -> None:
     rig.joined()
-    rig.far.say(REPLY, 5, None, {"x": 1}, 250_000, payload=(b"a", b"b"))
-    assert rig.told() == [("answered", 5, 0.25, [[b"a", b"b"]], False, {"x": 1})]
+    notes = {"x": {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}}
+    rig.far.say(REPLY, 5, None, notes, 250_000, payload=(b"a", b"b"))
+    assert rig.told() == [("answered", 5, 0.25, [[b"a", b"b"]], False, notes)]
 
 
 def test_a_result_in_parts_is_several_payloads(rig: Rig) -> None:
@@ -316,26 +317,72 @@ def test_what_a_closing_flow_has_not_taken_is_for_others(rig: Rig) -> None:
     ("parts", "payload", "why"),
     [
         ([["left", [2]]], (b"a",), "parts do not fit the frames"),
+        (None, (), "an answer without a payload"),
     ],
 )
-def test_a_result_that_cannot_be_read_is_logged_and_dropped(
+def test_a_result_that_cannot_be_read_fails_its_request_and_is_logged_once(
     rig: Rig, caplog: pytest.LogCaptureFixture, parts: Any, payload: tuple[bytes, ...], why: str
 ) -> None:
     rig.joined()
+    error = failures.error("BadRequest", f"the answer of tcp://127.0.0.1:{rig.port} cannot be read: {why}")
     with caplog.at_level(logging.WARNING, "zflow.broker"):
-        rig.far.say(REPLY, 5, parts, None, 0, payload=payload)
-        rig.far.say(REPLY, 6, None, None, 0, payload=(b"good",))
-        assert rig.told() == [("answered", 6, 0.0, [[b"good"]], False, None)]
-    said = f"external Executor 'far': tcp://127.0.0.1:{rig.port} sent what cannot be read: {why}"
-    assert caplog.messages == [said]
+        for _ in range(2):
+            rig.far.say(REPLY, 5, parts, None, 0, payload=payload)
+            assert rig.told() == [("answered", 5, 0.0, error, True)]
+    said = f"tcp://127.0.0.1:{rig.port} cannot be used: it sent an answer that cannot be read: {why}"
+    assert caplog.messages == [f"external Executor 'far': {said}"]
 
 
-def test_an_answer_without_anything_in_it_is_none(rig: Rig) -> None:
+NESTED: Any = "x"
+for _ in range(1000):
+    NESTED = [NESTED]
+NOTE = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"a": NESTED},
+        {"a": {**NOTE, "failed": {"1": NESTED}}},
+        {"a": {**NOTE, "shards": "2"}},
+        {"a": {**NOTE, "failed": {"1": "x" * 9000}}},
+    ],
+)
+def test_notes_that_cannot_be_fail_their_request_only(rig: Rig, notes: dict[str, Any]) -> None:
     rig.joined()
-    rig.far.say(REPLY, 5, None, None, 0)
-    rig.far.say(FAILED, 5, 0)
+    rig.far.say(REPLY, 5, None, notes, 0, payload=(b"a",))
+    assert rig.told()[0][:2] == ("answered", 5)
+    rig.far.say(REPLY, 6, None, {"a": NOTE}, 0, payload=(b"good",))
+    assert rig.told() == [("answered", 6, 0.0, [[b"good"]], False, {"a": NOTE})]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {**INFO, "instance": NESTED},
+        {**INFO, "epoch": NESTED},
+        {},
+        {**INFO, "executors": {"far": {"slots": NESTED, "endpoints": NESTED}}},
+        {**INFO, "executors": {"far": {"slots": 2**63, "endpoints": ["/" * 2000, *map(str, range(1001))]}}},
+    ],
+)
+def test_whatever_it_says_of_itself_does_no_harm(rig: Rig, info: dict[str, Any]) -> None:
+    rig.joined()
+    rig.far.say(WELCOME, 1, info)
+    rig.far.say(FAILED, 0, 0, payload=(msgpack.packb({"message": NESTED}),))
     rig.far.say(REPLY, 6, None, None, 0, payload=(b"good",))
-    assert rig.told() == [("answered", 6, 0.0, [[b"good"]], False, None)]
+    rig.until(lambda: ("answered", 6, 0.0, [[b"good"]], False, None) in rig.owner.told)
+    assert rig.owner.replicas[-1].slots <= MAX_SLOTS
+
+
+def test_one_that_floods_leaves_time_for_others(rig: Rig) -> None:
+    rig.joined()
+    for id in range(5, 500):
+        rig.far.say(REPLY, id, None, None, 0, payload=(b"a",))
+    address = rig.externals._addresses[0]
+    wait_for(lambda: address.socket.poll(0))
+    address.read(rig.now)
+    assert len(rig.owner.told) <= 64
 
 
 # -- who cannot be used -----------------------------------------------------------------------------------------------

@@ -496,3 +496,29 @@ class Recorded:
         if not self._events:
             raise zmq.Again
         return [self._events.pop(0), b"tcp://127.0.0.1:1"]
+
+
+def test_a_list_that_cannot_be_read_just_then_costs_nobody_his_connection(caplog):
+    """Without an answer, the handler could not be asked about anybody any more."""
+    fails = [True]
+
+    def lists():
+        if fails:
+            raise OSError("no descriptor left")
+        return {}
+
+    context = zmq.Context()
+    gate = zap.Gate(context, lists, {CLIENTS: 10})
+    server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    for each in (server, client):
+        each.set(zmq.LINGER, 0)
+    client.set(zmq.RECONNECT_IVL, 10)
+    gate.guard(server, CLIENTS)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+    client.connect(f"tcp://127.0.0.1:{port}")
+    client.send(b"here")
+    wait_for(lambda: (gate.serve(), "failed to judge a connection, which may try again" in caplog.messages)[1])
+    fails.clear()
+    wait_for(lambda: (gate.serve(), server.poll(10))[1])
+    gate.close()
+    context.destroy(linger=0)
