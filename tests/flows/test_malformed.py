@@ -25,7 +25,7 @@ from helpers import (
     texts,
     wait_for,
 )
-from peers import PAYLOAD, back, dealer, front, header, malformed, request
+from peers import PAYLOAD, back, dealer, front, header, malformed, request, stranger
 
 from zflow import Client, Document, DocumentArray, Flow, errors
 from zflow.devices.protocol import bundles, messages
@@ -580,3 +580,36 @@ def test_many_commands_at_once_block_nobody(flow: Flow) -> None:
         ((said, _),) = bundles.read(dealing.recv_multipart(), 0, TO_CLIENT)
     assert said[2:] == [5000, {"executor": "upper", "replicas": 2, "before": 2}]
     serves(flow)
+
+
+# -- a Flow that lies to its clients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("info", "answer", "error"),
+    [
+        ({"max_message_bytes": "x", "executors": 7, "instance": NESTED}, [PAYLOAD], None),
+        ({"max_message_bytes": NESTED}, [PAYLOAD], None),
+        ({}, [msgpack.packb({"type": NESTED, "message": NESTED})], "its message is no text"),
+        ({}, [msgpack.packb(NESTED)], "malformed error received"),
+    ],
+)
+def test_a_client_of_a_flow_that_says_what_cannot_be(
+    info: dict[str, Any], answer: list[bytes], error: str | None
+) -> None:
+    def says(said: list[Any]) -> list[bytes]:
+        if said[1] == HELLO:
+            return [header(VERSION, messages.WELCOME, said[2], info)]
+        if said[1] == CONTROL:
+            return [header(VERSION, CONTROLLED, said[2], {"error": NESTED})]
+        kind = (messages.REPLY, said[2], None, None, 5) if error is None else (messages.FAILED, said[2], 5)
+        return [header(VERSION, *kind), *answer]
+
+    with stranger(says) as port, Client(port=port) as client:
+        with pytest.raises(errors.ChangeRefused, match="the Flow does not say why"):
+            client.scale("upper", 2)
+        if error is None:
+            assert client.post("/", texts(1), on_overload="wait").texts == ["a"]
+        else:
+            with pytest.raises(errors.ZflowError, match=error):
+                client.post("/", texts(1), on_overload="wait")

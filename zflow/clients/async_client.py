@@ -26,7 +26,16 @@ from zflow.clients.connection import (
     open_socket,
 )
 from zflow.clients.exchange import Exchange
-from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_document, check_options, choose_targets, seconds
+from zflow.clients.inputs import (
+    PREFETCH,
+    REQUEST_SIZE,
+    batches,
+    check_document,
+    check_options,
+    choose_targets,
+    seconds,
+    told,
+)
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.protocol import bundles, messages
@@ -371,8 +380,8 @@ class AsyncClient(Shortcuts):
         limits: tuple[int, int | None, bool],
     ) -> AsyncIterator[Response]:
         link = await self._link()
-        targets = choose_targets(target_executor, link.info.get("executors", ()))
-        limit = link.info.get("max_message_bytes", 2**63)
+        names, limit = told(link.info)
+        targets = choose_targets(target_executor, names)
         source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
         requests = batches(None if source is not None else inputs, request_size)
         exchange = Exchange(on, requests, parameters, targets, limits, limit, link.ids)

@@ -18,7 +18,7 @@ import zmq
 from zflow import errors
 from zflow.clients.connection import CONNECTING, Connection, ask, connected, end, monotonic
 from zflow.clients.exchange import Exchange
-from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds
+from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds, told
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.local.arena import Arena
@@ -280,7 +280,8 @@ class Client(Shortcuts):
         with self._connection() if own else connected(self._address, self._admin_keys) as connection:
             result = connection.command(command, arguments)
         if "error" in result:
-            raise errors.ChangeRefused(str(result["error"]))
+            why = result["error"]
+            raise errors.ChangeRefused(why if isinstance(why, str) else "the Flow does not say why")
         return result
 
     def post(
@@ -356,8 +357,8 @@ class Client(Shortcuts):
     ) -> Generator[Response, None, None]:
         requests = batches(inputs, request_size)
         with self._connection() as connection:
-            targets = choose_targets(target_executor, connection.info.get("executors", ()))
-            limit = connection.info.get("max_message_bytes", 2**63)
+            names, limit = told(connection.info)
+            targets = choose_targets(target_executor, names)
             exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:

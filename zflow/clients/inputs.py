@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from zflow import errors
@@ -41,6 +41,17 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
             raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
         if value > MOST:
             raise errors.BadRequest(f"{name} must be a whole number of {MOST} or less, not {short(value)}")
+
+
+def told(info: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The names of a Flow's Executors, and the largest message that it takes, by what it says; it may say anything.
+
+    >>> told({"executors": {"encoder": {}}, "max_message_bytes": 1000}), told({"executors": 7})
+    ((['encoder'], 1000), ([], 9223372036854775808))
+    """
+    names, limit = info.get("executors"), info.get("max_message_bytes")
+    known = [name for name in names if isinstance(name, str)] if isinstance(names, dict) else []
+    return known, limit if type(limit) is int else 2**63
 
 
 def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
