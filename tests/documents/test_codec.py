@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 from typing import Any
 
@@ -371,6 +372,100 @@ class TestMalformed:
         assert repr(docs) + repr([repr(doc) for doc in docs])
         assert unpack(pack(docs, parameters))[0] == docs
         assert all(doc.id in docs for doc in docs)
+
+
+def one(dtype: str, shape: Any, memory: bytes = b"", order: str = "C", where: Any = None, groups: int = 1) -> Any:
+    return {"id": ["a"], "tensor": [[where, dtype, shape, order, memory]] * groups}
+
+
+class TestHostile:
+    """What costs a sender nothing must not cost much here, nor fail when it is used."""
+
+    @pytest.mark.parametrize(
+        ("columns", "words"),
+        [
+            (one("|S0", [10**18]), "cannot have dtype '|S0'"),
+            (one("<U0", [5]), "cannot have dtype '<U0'"),
+            (one("|S00", []), "cannot have dtype '|S00'"),
+            (one("<M8[0s]", [1], bytes(8)), "cannot have dtype '<M8[0s]'"),
+            (one("<M8", [1], bytes(8)), "a time without a unit is none"),
+            (one(">M8", [2], b"\x80" + bytes(15)), "a time without a unit is none"),
+            (one("|b1", [4], b"\1\0\xff\1"), "a bool is 0 or 1"),
+            (one("<U1", [1], b"\0\0\x11\0"), "text has characters that are none"),
+            (one(">U2", [1], bytes(4) + b"\0\x11\0\0"), "text has characters that are none"),
+            (one("<f4", [10**18, 0]), "has more than 1048576 rows with nothing in them"),
+            (one("<f4", [2**11, 2**11, 0], order="F"), "has more than 1048576 rows with nothing in them"),
+            (one("<f4", [-1]), "cannot have shape [-1]"),
+            (one("<f4", [True], bytes(4)), "cannot have shape [True]"),
+            (one("<f4", {"a": 1}, bytes(4)), "more than 64 dimensions"),
+            (one("<f4", [2**63] * 50_000, bytes(4)), "more than 64 dimensions"),
+            (one("<f4", [0], where=[]), "speaks of a Document twice, or of none"),
+            (one("<f4", [0], where=[0] * 50_000), "speaks of a Document twice, or of none"),
+            (one("<f4", [0], groups=1000), "speaks of a Document twice, or of none"),
+        ],
+    )
+    def test_arrays(self, columns: Any, words: str) -> None:
+        with pytest.raises(BadRequest, match=re.escape(words)):
+            unpack([msgpack.packb([WIRE_VERSION, {}, columns])])
+        _, dtype, shape, order, memory = columns["tensor"][0]
+        if "twice" not in words:
+            nested = msgpack.ExtType(2, msgpack.packb([dtype, shape, order, memory]))
+            with pytest.raises(BadRequest, match=re.escape(words)):
+                unpack([msgpack.packb([WIRE_VERSION, {"x": nested}, {"id": ["a"]}])])
+
+    def test_what_is_rare_but_right_comes_back(self) -> None:
+        never = np.array(["NaT"], "M8")
+        for array in (
+            never,
+            never.astype(">M8"),
+            np.array([True, False]),
+            np.array(["\U0010ffff"]),
+            np.empty((2**20, 0)),
+        ):
+            back = sent(Document(tensor=array))[0].tensor
+            assert (back.dtype, back.shape) == (array.dtype, array.shape)
+
+    @pytest.mark.parametrize("kind", ["S", "U"])
+    def test_text_no_character_wide_is_sent_as_one_character_wide(self, kind: str) -> None:
+        """So what it costs goes by its bytes; numpy does the same where it copies."""
+        narrow = np.zeros(3, f"{kind}0")
+        back = sent(*(Document(tensor=narrow, tags={"x": narrow}) for _ in range(2)), x=narrow)
+        assert [doc.tensor.dtype.str[1:] for doc in back] == [f"{kind}1"] * 2
+        assert [list(doc.tags["x"]) for doc in back] == [[narrow[0]] * 3] * 2
+        docs = DocumentArray(Document() for _ in range(2))
+        docs.tensors = np.zeros((2, 3), f"{kind}0")
+        assert unpack(received(pack(docs)))[0].tensors.shape == (2, 3)
+
+    def test_too_many_rows_of_nothing_are_refused_where_they_are_sent(self) -> None:
+        with pytest.raises(SerializationError, match=r"tensor.*rows with nothing in them"):
+            pack(DocumentArray([Document(tensor=np.empty((2**20 + 1, 0)))]))
+
+
+@pytest.mark.parametrize("where", ["parameters", "tags", "tuples", "both"])
+def test_keys_that_were_chosen_to_collide_are_refused_soon(where: str) -> None:
+    """20,000 of them took seconds."""
+    large = [msgpack.ExtType(1, (i * (2**61 - 1)).to_bytes(20, "little")) for i in range(1, 20_000)]
+    # Two different numbers of one hash, in tuples of many: as many as there are ways to choose one of the two.
+    pair = [msgpack.ExtType(1, (5 + i * (2**61 - 1)).to_bytes(20, "little")) for i in range(2)]
+    tuples = [[pair[number >> bit & 1] for bit in range(12)] for number in range(4096)]
+    keys = {"tuples": tuples, "both": [*tuples, *large]}.get(where, large)
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(keys))
+    for key in keys:
+        packer.pack(key)
+        packer.pack(1)
+    chosen, rest = packer.bytes(), msgpack.packb({"id": ["a"]})
+    frame = b"\x93\x01\x81\xa1x" + chosen + rest
+    if where == "tags":
+        frame = b"\x93\x01\x80\x82\xa2id\x91\xa1a\xa4tags\x91" + chosen
+    with pytest.raises(BadRequest, match="more than 100 keys of one dict have the hash of another one"):
+        unpack([frame])
+
+
+def test_many_large_integers_and_tuples_that_do_not_collide_come_back() -> None:
+    tags = {**{2**70 + number: number for number in range(2000)}, **{(number, "x"): 1 for number in range(2000)}}
+    assert sent(Document(tags=tags))[0].tags == tags
+    assert sent(Document(tags={"x": [2**70] * 5000}))[0].tags == {"x": [2**70] * 5000}
 
 
 @settings(max_examples=100, deadline=None)

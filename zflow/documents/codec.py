@@ -273,12 +273,16 @@ def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> list[Docu
 def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -> Any:
     """Return a list of arrays and None, or one array with a row for each Document."""
     cells: list[Any] = [None] * size
+    left = size  # Documents that may still be spoken of: else a few bytes could stand for any number of arrays
     for where, dtype, shape, order, inline in packed:
         if where is not None and not (
             type(where) is list and all(type(number) is int and 0 <= number < size for number in where)
         ):
             raise ValueError(f"column {name!r} speaks of Documents that are not there")
         count = size if where is None else len(where)
+        left -= count
+        if left < 0 or not count:
+            raise ValueError(f"column {name!r} speaks of a Document twice, or of none")
         memory = memoryview(_frame(blocks)).cast("B") if inline is None else tensor.writable(inline)
         if count == 1:  # without a dimension more than it has
             arrays = [tensor.from_memory(dtype, shape, order, memory)]

@@ -63,7 +63,7 @@ def _plain(field: str, value: Any) -> Any:
 
 def _in_array(value: Any) -> Iterator[tuple[str, str]]:
     try:
-        tensor.as_array(value)
+        tensor.header(tensor.as_array(value))
     except Exception as error:  # a foreign tensor may raise anything
         yield "", f"{error}"
 

@@ -23,9 +23,15 @@ Buffer = bytes | bytearray | memoryview
 
 #: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on (structured).
 KINDS = "biufcSUmM"
-_DTYPE = re.compile(r"[<>|=]?[biufcSUmM]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?", re.ASCII)
+_DTYPE = re.compile(r"[<>|=]?[biufcSUmM][1-9]\d{0,8}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?", re.ASCII)
 # numpy stops at 32 or 64 dimensions, depending on its version, and a stack has one more than its rows.
+_MOST_DIMENSIONS = 64
 _MOST_STACKABLE_DIMENSIONS = 16
+#: Rows that an array may have although there is nothing in them: they cost nothing to send, but much to go through.
+MOST_EMPTY_ROWS = 2**20
+_PATTERNS = {"b": "u1", "U": "u4", "M": "i8"}  # dtypes that have no value for some patterns of bits, as numbers
+_LAST_CHARACTER = 0x10FFFF
+_NOT_A_TIME = -(2**63)
 
 
 def as_array(value: Any) -> NDArray[Any]:
@@ -47,6 +53,8 @@ def as_array(value: Any) -> NDArray[Any]:
             raise ValueError(f"{type(value).__name__} is not an array: {error}") from None
     if value.dtype.kind not in KINDS:
         raise TypeError(_refusal(value.dtype))
+    if not value.dtype.itemsize:  # of text no character wide, which numpy itself takes for one character when it copies
+        return value.astype(f"{value.dtype.kind}1")  # type: ignore[no-any-return]
     return value  # type: ignore[no-any-return]
 
 
@@ -159,6 +167,7 @@ def is_block(value: Any) -> bool:
         and type(value) is numpy.ndarray
         and 1 < value.ndim <= _MOST_STACKABLE_DIMENSIONS
         and value.dtype.kind in KINDS
+        and value.dtype.itemsize > 0
     )
 
 
@@ -183,9 +192,13 @@ def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
     """
     import numpy as np
 
-    if set(map(type, values)) == {np.ndarray} and all(dtype.kind in KINDS for dtype in {a.dtype for a in values}):
+    if set(map(type, values)) == {np.ndarray} and all(map(_is_sendable, {a.dtype for a in values})):
         return values
     return [as_array(value) for value in values]
+
+
+def _is_sendable(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in KINDS and dtype.itemsize > 0
 
 
 def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[list[int], Header, NDArray[Any]]]:
@@ -212,7 +225,13 @@ def _is_fortran(array: NDArray[Any]) -> bool:
 
 
 def header(array: NDArray[Any]) -> Header:
-    """Return what `from_memory` needs to know."""
+    """Return what `from_memory` needs to know.
+
+    Raises:
+        ValueError: it has too many rows with nothing in them.
+    """
+    if not array.size:
+        _check_empty(array.shape)
     return array.dtype.str, array.shape, "F" if _is_fortran(array) else "C"
 
 
@@ -293,12 +312,40 @@ def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buf
 
     if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
         raise ValueError(f"an array cannot have dtype {dtype!r:.40} and order {order!r:.40}")
+    if not (isinstance(shape, (list, tuple)) and len(shape) <= _MOST_DIMENSIONS):
+        raise ValueError(f"an array cannot have more than {_MOST_DIMENSIONS} dimensions")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"an array cannot have shape {shape!r:.80}")
     plain = np.dtype(dtype)
     if count * math.prod(shape) * plain.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}")
+    if not len(data):
+        _check_empty(shape)
+    elif plain.kind in _PATTERNS:
+        _check_values(plain, data)
     return plain
+
+
+def _check_empty(shape: Sequence[int]) -> None:
+    """Refuse shapes such as (10**18, 0)."""
+    if 0 in shape and math.prod(shape[: shape.index(0)]) > MOST_EMPTY_ROWS:
+        raise ValueError(f"an array of shape {shape!r:.80} has more than {MOST_EMPTY_ROWS} rows with nothing in them")
+
+
+def _check_values(dtype: np.dtype[Any], data: Buffer) -> None:
+    """Refuse what is no value of a dtype of which not every pattern of bits is one: numpy fails at it, or worse, later.
+
+    Takes as long as a look at the memory does, which is little beside having received it.
+    """
+    import numpy as np
+
+    numbers = np.frombuffer(data, np.dtype(_PATTERNS[dtype.kind]).newbyteorder(dtype.byteorder))
+    if dtype.kind == "b" and numbers.max() > 1:
+        raise ValueError("a bool is 0 or 1")
+    if dtype.kind == "U" and numbers.max() > _LAST_CHARACTER:
+        raise ValueError("text has characters that are none")
+    if dtype.kind == "M" and np.datetime_data(dtype)[0] == "generic" and (numbers != _NOT_A_TIME).any():
+        raise ValueError("a time without a unit is none")
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ It must not know Documents. Nothing that arrives is trusted, unpickled or evalua
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -17,6 +17,14 @@ from zflow.documents import tensor
 # used again, nor is one that had to grow, for it never shrinks.
 _idle: list[Any] = []
 _KEPT = 64 * 1024  # bytes
+
+_FEW = 100  # keys that may collide
+_SMALL = 4096  # bytes, in which there can't be so many that it takes long
+_READ: dict[str, Any] = {
+    "strict_map_key": False,
+    "unicode_errors": "surrogatepass",
+    "timestamp": 1,  # as a number: `dump` makes none, and msgpack's own type has hashes that can be chosen
+}
 
 _INTEGER, _ARRAY = 1, 2  # codes of the msgpack extension types
 
@@ -47,13 +55,43 @@ def load(data: bytes | bytearray | memoryview) -> Any:
         ValueError, TypeError, or whatever else malformed data sets off.
     """
     try:
-        return msgpack.unpackb(data, ext_hook=_decode, strict_map_key=False, unicode_errors="surrogatepass")
-    except TypeError:  # a dict with a tuple as key, which came as a list
-        return _with_lists(
-            msgpack.unpackb(
-                data, ext_hook=_decode, strict_map_key=False, unicode_errors="surrogatepass", use_list=False
-            )
-        )
+        # As `_READ`: a dict of keywords would take as long as half of this.
+        hook = _decode if len(data) <= _SMALL else _counting()
+        return msgpack.unpackb(data, ext_hook=hook, strict_map_key=False, unicode_errors="surrogatepass", timestamp=1)
+    except (TypeError, _Many):  # a dict with a tuple as key, which came as a list, or maybe with large integers
+        pass
+    try:
+        return msgpack.unpackb(data, ext_hook=_decode, object_pairs_hook=_dict, **_READ)
+    except TypeError:
+        return _with_lists(msgpack.unpackb(data, ext_hook=_decode, object_pairs_hook=_dict, use_list=False, **_READ))
+
+
+class _Many(Exception):
+    """There are more large integers than may be keys of one dict unseen."""
+
+
+def _counting() -> Callable[[int, bytes], Any]:
+    """Return a `_decode` for one message, which may raise `_Many`."""
+    integers = 0
+
+    def decode(code: int, data: bytes) -> Any:
+        nonlocal integers
+        integers += code == _INTEGER
+        if integers > _FEW:
+            raise _Many
+        return _decode(code, data)
+
+    return decode
+
+
+def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Make a dict, unless its keys are chosen so that they collide: that takes a time that goes by their square.
+
+    Whoever sends them can choose the hashes of large integers and of tuples, not those of texts and bytes.
+    """
+    if len(pairs) > _FEW and len(pairs) - len({hash(key) for key, _ in pairs}) > _FEW:
+        raise ValueError(f"more than {_FEW} keys of one dict have the hash of another one")
+    return dict(pairs)
 
 
 def _with_lists(value: Any) -> Any:

@@ -237,7 +237,7 @@ class Service:
 
 
 def _pack(error: dict[str, Any]) -> bytes:
-    return msgpack.packb(error, unicode_errors="surrogateescape")  # type: ignore[no-any-return]
+    return msgpack.packb(error, unicode_errors="backslashreplace")  # type: ignore[no-any-return]
 
 
 def as_error(error: BaseException, name: str, what: str, way_out: str = "") -> errors.ZflowError:
