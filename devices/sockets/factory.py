@@ -32,6 +32,10 @@ def listen(
     """
     socket = _socket(context, kind)
     socket.set(zmq.LINGER, LINGER)
+    socket.set(zmq.TCP_KEEPALIVE, 1)  # for peers that say nothing of heartbeats
+    socket.set(zmq.TCP_KEEPALIVE_IDLE, SILENT // 1000)
+    socket.set(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.set(zmq.TCP_KEEPALIVE_CNT, SILENT // 1000)
     if kind == zmq.ROUTER:
         socket.set(zmq.PROBE_ROUTER, 1)
         socket.set(zmq.BACKLOG, BACKLOG)
@@ -66,6 +70,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> z
         kind: what the routing id begins with: `STRANGER`, or `MEMBER` for a client that shares the Flow's memory.
     """
     socket = _socket(context, zmq.DEALER)
+    beat(socket)
     socket.set(zmq.ROUTING_ID, kind + os.urandom(15))
     socket.set(zmq.LINGER, 0)
     socket.set(zmq.RCVHWM, 0)
@@ -78,6 +83,15 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[by
     socket = context.socket(kind)
     socket.set(zmq.IPV6, 1)
     socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
+    return socket
+
+
+def beat(socket: zmq.Socket[bytes]) -> None:
+    """Make a socket, before it connects, notice within `SILENT` ms that the other end is silent, and be noticed so.
+
+    The listening side has no heartbeat of its own: libzmq ends the process if one is due for a connection that has
+    hung up while more messages of its than the HWM were waiting.
+    """
     socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
     socket.set(zmq.HEARTBEAT_TIMEOUT, SILENT)
-    return socket
+    socket.set(zmq.HEARTBEAT_TTL, SILENT)

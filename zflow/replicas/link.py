@@ -152,8 +152,7 @@ class Link:
         socket.set(zmq.IPV6, 1)
         socket.set(zmq.RECONNECT_IVL, factory.RECONNECT)
         socket.set(zmq.RECONNECT_IVL_MAX, factory.RECONNECT_AT_MOST)
-        socket.set(zmq.HEARTBEAT_IVL, factory.HEARTBEAT)
-        socket.set(zmq.HEARTBEAT_TIMEOUT, factory.SILENT)
+        factory.beat(socket)
         return socket
 
     def _join_fan_out(self, publisher: str, collecting: str) -> None:
