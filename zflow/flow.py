@@ -32,13 +32,15 @@ DEFAULTS: Final[dict[str, Any]] = {
     "replica_port": None,
     "curve": None,
     "allow_control": None,
-    "max_connections": 10_000,
+    "max_connections": None,
     "max_requests_per_client": 10_000,
     "shared_memory": -1,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
 stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere;
-`allow_control=None` is True on loopback and with keys; `shared_memory=-1` is an eighth of the machine's."""
+`allow_control=None` is True on loopback and with keys;
+`max_connections=None` is 10,000, or what the system's limit of file descriptors leaves room for;
+`shared_memory=-1` is an eighth of the machine's."""
 
 
 class Flow(Shortcuts):
@@ -58,7 +60,8 @@ class Flow(Shortcuts):
         allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`, `undrain`); with `curve`,
             only those whose key is on the list `admins/`. Left out, it is True on loopback or with `curve`, else False.
             The Flow's own methods always may.
-        max_connections: how many connections over TCP there may be, of clients and of replicas each.
+        max_connections: how many connections over TCP there may be, of clients and of replicas each; 10,000 when left
+            out, or as many as there may be file descriptors for.
         max_requests_per_client: how many requests a client may have in flight over one connection.
         shared_memory: the bytes of shared memory that its processes may use for large arrays and blobs, instead of
             sending them through sockets; -1 for an eighth of the machine's memory, 0 for none.
@@ -411,6 +414,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     leasts = {"timeout_close": 0, "max_message_bytes": 1024, "max_connections": 1, "max_requests_per_client": 1}
     for key, least in leasts.items():
         value = options[key]
+        if value is None and DEFAULTS[key] is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
     shared = options["shared_memory"]

@@ -1,4 +1,7 @@
-"""A port that strangers reach: what one message may hold is bounded, and what waits for one of them."""
+"""A port that strangers reach: what one message may hold is bounded, and what waits for one of them.
+
+A message of many frames is received in slices, one in a turn, so that others have their turns meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from zflow.devices.protocol.messages import SMALL, Frames
 from zflow.devices.sockets.meter import COUNTED, Meter
 from zflow.devices.sockets.port import LARGE, Port
 
-SLICE = 2000  # frames of an overlong message that are thrown away in one turn
+SLICE = 2000  # frames of one message that are received in one turn
 
 _RCVMORE, _SNDMORE = int(zmq.RCVMORE), int(zmq.SNDMORE)
 
@@ -26,7 +29,7 @@ class GuardedPort(Port):
         most_unread: messages that may wait for one of them; beyond it is cut.
     """
 
-    __slots__ = ("_meter", "_most", "_surplus")
+    __slots__ = ("_begun", "_meter", "_surplus")
 
     def __init__(self, socket: zmq.Socket[bytes], small: int, meter: Meter, most_unread: int) -> None:
         super().__init__(socket, small)
@@ -34,26 +37,30 @@ class GuardedPort(Port):
         socket.set(zmq.SNDHWM, most_unread)
         socket.set(zmq.SNDTIMEO, 0)
         self._meter = meter
-        self._most = meter.most_frames
-        self._surplus = False  # whether the rest of an overlong message is still to be thrown away
+        self._begun: Frames = []  # of a message, the rest of which is received in later turns
+        self._surplus = False  # whether the rest of a message is thrown away
         meter.waiting = self.readable
 
     def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
-        """Receive what has arrived, `limit` messages at most; none while the rest of an overlong one is thrown away."""
+        """Receive what has arrived, `limit` messages at most; none if only a part of one was received."""
         messages: list[Frames] = []
-        while len(messages) < limit and (not self._surplus or self._thrown_away()) and self.readable():
+        while len(messages) < limit and not (self._surplus and self._throw_away()) and self.readable():
             frames = self.receive()
             if frames:
                 messages.append(frames)
                 if senders is not None:
                     senders.append(self._first)
+            else:
+                break
         self._meter.taken += len(messages)
         return messages
 
     def receive(self, flags: int = 0) -> Frames:
-        """Receive one message as `Port` does; of one with too many frames nothing is returned, and its sender cut."""
+        """Receive one message as `Port` does; nothing is returned if there is more to come, or too much."""
+        if self._begun:
+            return self._receive_more()
         receive = self._receive
-        small, most = self._small, self._most
+        small = self._small
         frame = self._first = receive(flags, False)
         frames: Frames = [frame.bytes]
         while frame.more:
@@ -61,25 +68,47 @@ class GuardedPort(Port):
             at = len(frames)
             if at < small:
                 frames.append(frame.bytes)
-            elif at <= most:
+            elif at < SLICE:
                 frames.append(frame.bytes if len(frame) <= SMALL else frame)
             else:
-                self._meter.overlong(frames[0], frame)
-                self._surplus = frame.more
-                return []
+                frames.append(frame)
+                return self._rest(frames, frame)
         if self._meter.curious:
             self._meter.heard(frames[0], frame)
         return frames
 
-    def _thrown_away(self) -> bool:
-        """Throw away some of an overlong message, so that others have their turn; returns whether that was all."""
+    def _receive_more(self) -> Frames:
+        frames = self._begun
+        for _ in range(SLICE):
+            frame = self._receive(0, False)
+            frames.append(frame.bytes if len(frame) <= SMALL else frame)
+            if not frame.more:
+                break
+        return self._rest(frames, frame)
+
+    def _rest(self, frames: Frames, frame: zmq.Frame) -> Frames:
+        """Return a message of many frames, if it is whole and not too many; the last one that was received is this."""
+        if len(frames) > self._meter.most_frames:
+            self._begun, self._surplus = [], frame.more
+            self._meter.overlong(frames[0], frame)
+            return []
+        if frame.more:
+            self._begun = frames
+            return []
+        self._begun = []
+        if self._meter.curious:
+            self._meter.heard(frames[0], frame)
+        return frames
+
+    def _throw_away(self) -> bool:
+        """Receive some of what is thrown away, and return whether there is more of it."""
         receive = self._receive
         for _ in range(SLICE):
             receive(0)
             if not self._events(_RCVMORE):
                 self._surplus = False
-                return True
-        return False
+                break
+        return self._surplus
 
     def send(self, frames: Sequence[Any]) -> None:
         """Send one message as `Port` does.

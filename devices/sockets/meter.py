@@ -32,7 +32,7 @@ PROGRESS: Final = 64 << 10  # bytes that count as reading
 MOST_UNREAD: Final = 256 << 20  # bytes that may wait for one that reads, but slowly; or twice the largest message
 
 LEAST_FRAME: Final = 16 << 10  # bytes; what is smaller, peers of ours put into the first frame of a payload
-MOST_PAYLOADS: Final = 1024  # in one message, where branches meet
+SMALL_FRAMES: Final = 16 << 10  # in one message: of payloads where branches meet, the first one may be small
 _FRAME: Final = 42  # bytes around a frame on the wire, with CURVE
 _SLACK: Final = 64 << 10  # what a handshake takes, and what libzmq has read without having looked at it
 _WATCHED: Final = select.EPOLLIN | select.EPOLLET | select.EPOLLONESHOT if hasattr(select, "epoll") else 0
@@ -43,7 +43,7 @@ _SRCFD = int(zmq.SRCFD)
 
 def most_frames(max_bytes: int) -> int:
     """How many frames a message with payloads of so many bytes may have."""
-    return MOST_PAYLOADS + max_bytes // LEAST_FRAME
+    return SMALL_FRAMES + max_bytes // LEAST_FRAME
 
 
 class Traffic(NamedTuple):

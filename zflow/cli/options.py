@@ -23,7 +23,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "start_method": "fork or spawn",
     "curve": "the key folder: who connects over TCP has to have a key on its lists",
     "allow_control": "whether clients over TCP may scale, restart, drain (default: on loopback, or admins)",
-    "max_connections": "how many connections over TCP there may be (default: 10000)",
+    "max_connections": "how many connections over TCP there may be (default: 10000, or what fits)",
     "max_requests_per_client": "how many requests a client may have in flight over one (default: 10000)",
     "shared_memory": "bytes of shared memory for large arrays, 0 for none (default: an eighth of the machine's memory)",
     "replica_port": "the TCP port where replicas on other machines may join, 0 for any free one; none when left out",

@@ -12,6 +12,8 @@ from typing import Any
 from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
+from zflow.devices.sockets import listener
+from zflow.errors import InvalidFlow
 from zflow.network import address
 from zflow.network.keys import keys_of
 from zflow.processes import memory
@@ -23,6 +25,7 @@ from zflow.topology.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
 
+MOST_CONNECTIONS = 10_000  # over TCP, of clients and of replicas each, where nothing else is said
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
@@ -55,13 +58,15 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
 
     Raises:
         InvalidKeys: a key folder is none.
-        InvalidFlow: `needs` names nothing, there is a cycle, or CUDA_VISIBLE_DEVICES asks for what does not exist.
+        InvalidFlow: `needs` names nothing, there is a cycle, CUDA_VISIBLE_DEVICES asks for what does not exist, or
+            there are not enough file descriptors for so many connections.
     """
     specs = topology.order()
     chosen = choose_devices(specs)
     devices = _deal(specs, chosen)
     far_keys = {spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None}
     own_keys = _server_keys(options["curve"])
+    connections = _connections(options, specs)
     folder = private_folder()  # from here on nothing can be wrong any more
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
@@ -76,7 +81,7 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         collector=collector,
         max_message_bytes=limit,
         replicas_from=_replicas_from(options),
-        max_connections=options["max_connections"],
+        max_connections=connections,
         max_requests_per_client=options["max_requests_per_client"],
         far_keys=far_keys,
         **own_keys,
@@ -100,9 +105,30 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
 
 
 def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> Sharing:
+    return Sharing(memory.limit(wanted), _processes(specs))
+
+
+def _processes(specs: Sequence[ExecutorSpec]) -> int:
+    """How many replicas there may be on this machine, as far as that is known at the start."""
     most = [spec.replicas if spec.autoscale is None else spec.autoscale.max for spec in specs]
-    processes = sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
-    return Sharing(memory.limit(wanted), processes)
+    return sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
+
+
+def _connections(options: Mapping[str, Any], specs: Sequence[ExecutorSpec]) -> int:
+    """How many connections of clients, and of replicas elsewhere, the broker takes: no more than it has room for."""
+    doors = 1 if options["replica_port"] is None else 2
+    descriptors = listener.descriptors(hard=True)
+    room = listener.room(descriptors, _processes(specs), doors)
+    wanted = options["max_connections"]
+    if room < max(1, wanted or 1):
+        raise InvalidFlow(
+            f"max_connections={wanted or 1} is more than there is room for: a process may have {descriptors} file"
+            f" descriptors here, which leaves {room} for each kind of connection over TCP; choose fewer, or raise the"
+            f" hard limit (ulimit -Hn)"
+        )
+    if wanted is None and room < MOST_CONNECTIONS:
+        log.info("max_connections is %d: a process may have %d file descriptors here", room, descriptors)
+    return min(MOST_CONNECTIONS, room) if wanted is None else int(wanted)
 
 
 def _retries(spec: ExecutorSpec) -> int:

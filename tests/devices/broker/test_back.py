@@ -25,6 +25,7 @@ from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import NO_GROUP, Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
+from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import Port
 from zflow.devices.sockets.zap import REPLICAS
 
@@ -77,8 +78,9 @@ class Rig:
         self.back = Back(self.context, self.settings, pools, self.owner, self._guard)
         self.handlers = self.back.handlers(self._read)
 
-    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> None:
+    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
         self.guarded.append((domain, socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0")))
+        return Meter(1 << 20, lambda address, reason: None)
 
     def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         for frames in port.receive_some(64):
@@ -567,6 +569,6 @@ def test_an_address_that_is_taken_is_named(remote: Rig) -> None:
     places = dict.fromkeys(("front", "back", "fan", "collector"), "ipc://*")
     settings = Settings([], [], [], public="", max_message_bytes=1, replicas_from=remote.public, **places)
     with pytest.raises(zmq.ZMQError, match=remote.public) as caught:
-        Back(context, settings, {}, Owner(), lambda *_: None)
+        Back(context, settings, {}, Owner(), lambda *_: Meter(1 << 20, lambda address, reason: None))
     assert caught.value.errno == zmq.EADDRINUSE
     context.destroy(linger=0)

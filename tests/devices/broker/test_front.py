@@ -20,6 +20,7 @@ from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import AGAIN, CANCEL, CONTROL, HELLO, MEMBER, REQUEST, REQUESTS, VERSION
 from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.walk import Walk
+from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.zap import CLIENTS
 
 LIMIT = 1000  # bytes of a request
@@ -87,8 +88,9 @@ class Rig:
         self.local, public = self.front.addresses
         self.public = f"tcp://127.0.0.1:{public.rpartition(':')[2]}"
 
-    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> None:
+    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
         self.guarded.append((domain, socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0")))
+        return Meter(LIMIT, lambda address, reason: None)
 
     def turn(self) -> None:
         handlers = self.front.handlers()
