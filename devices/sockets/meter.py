@@ -16,12 +16,14 @@ import select
 import socket as sockets
 import struct
 import termios
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import zmq
 
 from zflow.devices.protocol.messages import MAX_HEADER
+from zflow.devices.sockets import trains
 
 LOOK: Final = 0.01  # seconds between two looks
 MOST_LOOKS: Final = 100  # connections in one look, so that it takes a fraction of a millisecond
@@ -62,7 +64,18 @@ class Connection:
         name: its routing id, once it has said something.
     """
 
-    __slots__ = ("acknowledged", "address", "begun", "descriptor", "judged_at", "name", "stuck", "unread", "was_cut")
+    __slots__ = (
+        "acknowledged",
+        "address",
+        "begun",
+        "descriptor",
+        "judged_at",
+        "name",
+        "stuck",
+        "train_from",
+        "unread",
+        "was_cut",
+    )
 
     def __init__(self, descriptor: int, address: str) -> None:
         self.descriptor = descriptor
@@ -72,6 +85,7 @@ class Connection:
         self.judged_at: int | None = None  # messages taken when it was over the bound first
         self.acknowledged = 0
         self.unread = 0
+        self.train_from = -1  # bytes that libzmq had read when what followed looked like a train; -1 if it does not
         self.stuck = (0, 0)  # bytes acknowledged, and us of being limited, when it last read something
         self.was_cut = False
 
@@ -205,6 +219,8 @@ class Meter:
         for descriptor in {*arrived, *owed, *self._over()}:
             self._look_at(descriptor)
         for descriptor in arrived:
+            self._sample(descriptor)
+        for descriptor in arrived:
             self._arm(descriptor)
         for name in [name for name in self._owed if name not in self._named]:
             del self._owed[name]
@@ -263,6 +279,25 @@ class Meter:
             if not self.waiting() or turns > 2:
                 self._cut(connection, "it sent a message without an end")
 
+    def _sample(self, descriptor: int) -> None:
+        """Look whether what has arrived and waits is a train of tiny frames, and how long it is by now."""
+        connection = self._open.get(descriptor)
+        if connection is None or _unread(descriptor) < trains.SAMPLE:
+            return
+        pieces = trains.Pieces()
+        _saw(pieces, descriptor)
+        sample = _waiting(descriptor)
+        known = _in_pieces(pieces, descriptor) if trains.may_be(sample) else False
+        traffic = _traffic(descriptor)
+        if known is False or traffic is None:
+            connection.train_from = -1
+            return
+        read = traffic.received - _unread(descriptor)
+        if connection.train_from < 0:
+            connection.train_from = read
+        if known and (read - connection.train_from) * trains.frames_in(sample) / len(sample) > self.most_frames:
+            self._cut(connection, f"it sent a message of more than {self.most_frames} frames")
+
     def _cut(self, connection: Connection, why: str) -> None:
         if connection.was_cut:
             return
@@ -288,6 +323,34 @@ def _traffic(descriptor: int) -> Traffic | None:
     finally:
         connection.detach()  # it stays libzmq's
     return Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
+
+
+def _waiting(descriptor: int) -> bytes:
+    """A piece of what has arrived and libzmq has not read, which stays there."""
+    try:
+        connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
+    except OSError:
+        return b""
+    try:
+        return connection.recv(trains.SAMPLE, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)
+    except OSError:
+        return b""
+    finally:
+        connection.detach()
+
+
+def _saw(pieces: trains.Pieces, descriptor: int) -> bool | None:
+    traffic = _traffic(descriptor)
+    return False if traffic is None else pieces.saw(traffic.received, _unread(descriptor))
+
+
+def _in_pieces(pieces: trains.Pieces, descriptor: int) -> bool | None:
+    """Whether libzmq reads in pieces; None if it hardly reads at the moment. Takes a few milliseconds at most."""
+    known, end = None, time.monotonic() + LOOK / 4
+    while known is None and time.monotonic() < end:
+        os.sched_yield()
+        known = _saw(pieces, descriptor)
+    return known
 
 
 def _unread(descriptor: int) -> int:
