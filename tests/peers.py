@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -105,3 +107,74 @@ def request(**changes: Any) -> bytes:
         "docs": 1,
     }
     return header(*{**fields, **changes}.values())
+
+
+class CutError(Exception):
+    """The other end has closed the connection."""
+
+
+class Raw:
+    """A TCP connection that speaks ZMTP 3 by hand, up to where frames may be sent; it reads what it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        null = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+        ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+        self.socket.sendall(null + bytes([4, len(ready)]) + ready)
+        self._exactly(64)
+        self._exactly(self._exactly(2)[1])
+
+    def send(self, *frames: bytes, more: bool = False) -> None:
+        """Send a message; with `more` it goes on."""
+        last = len(frames) - 1
+        try:
+            self.socket.sendall(b"".join(zmtp(frame, more or at < last) for at, frame in enumerate(frames)))
+        except ConnectionError:
+            raise CutError from None
+
+    def frame(self) -> bytes:
+        """Read a frame that is no command."""
+        while True:
+            flags = self._exactly(1)[0]
+            size = struct.unpack(">Q", self._exactly(8))[0] if flags & 2 else self._exactly(1)[0]
+            body = self._exactly(size)
+            if not flags & 4:
+                return body
+
+    def _exactly(self, size: int) -> bytes:
+        got = bytearray()
+        while len(got) < size:
+            some = self.socket.recv(size - len(got))
+            if not some:
+                raise CutError
+            got += some
+        return bytes(got)
+
+    def was_cut(self) -> bool:
+        """Whether the other end has closed the connection; what it has sent is read and forgotten."""
+        try:
+            while self.socket.recv(1 << 20, socket.MSG_DONTWAIT):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def reset(self) -> None:
+        """Break the connection off, as one whose process is killed does."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.socket.close()
+
+
+def zmtp(frame: bytes, more: bool) -> bytes:
+    """A frame as it goes over the wire."""
+    if len(frame) < 256:
+        return bytes([int(more), len(frame)]) + frame
+    return bytes([2 + int(more)]) + struct.pack(">Q", len(frame)) + frame

@@ -190,7 +190,7 @@ def test_an_address_that_is_taken_is_named(rig: Rig) -> None:
     context = zmq.Context()
     settings = Settings([], [], [], "ipc://*", rig.public, "", "", "", LIMIT)
     with pytest.raises(zmq.ZMQError, match=f"in use.*: {rig.public}") as caught:
-        Front(context, settings, Owner(), lambda *_: None)
+        Front(context, settings, Owner(), lambda *_: Meter(LIMIT, print))
     assert caught.value.errno == zmq.EADDRINUSE
     context.destroy(linger=0)
 
