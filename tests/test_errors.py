@@ -35,6 +35,7 @@ plain = st.recursive(
         (errors.MissingExtra, ImportError),
         (errors.FlowNotRunning, RuntimeError),
         (errors.FlowUnreachable, ConnectionError),
+        (errors.AccessDenied, errors.FlowUnreachable),
         (errors.Overloaded, RuntimeError),
         (errors.ChangeRefused, RuntimeError),
         (errors.StartupFailed, RuntimeError),

@@ -61,6 +61,10 @@ class FlowUnreachable(ZflowError, ConnectionError):
     """No Flow answers at that address, or it stopped answering."""
 
 
+class AccessDenied(FlowUnreachable):
+    """What listens there refuses the connection: it does not know the keys, or has no room for more."""
+
+
 class Overloaded(ZflowError, RuntimeError):
     """More was asked for than is taken at a time; nothing was begun, and it may be asked again later."""
 

@@ -70,7 +70,7 @@ def join(
         options: any of `TAKES`; `replicas` is how many to run here, 1 when left out.
 
     Raises:
-        FlowUnreachable: nobody answers there.
+        FlowUnreachable: nobody answers there; AccessDenied: the Flow refuses the connection.
         InvalidFlow: the Flow has no such Executor or shard, or an option cannot be.
         StartupFailed: an Executor did not get ready, or the Flow does not take it.
     """
@@ -109,6 +109,8 @@ def _check(options: Mapping[str, Any], executor: str) -> None:
 def _told(url: str, keys: Keys | None) -> dict[str, Any]:
     try:
         info = ask(url, keys)
+    except errors.AccessDenied:
+        raise
     except errors.FlowUnreachable:
         raise errors.FlowUnreachable(
             f"no Flow takes replicas at {url}: is it running, with replica_port= set to this port,"

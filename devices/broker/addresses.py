@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import msgpack
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
@@ -31,6 +30,7 @@ log = logging.getLogger("zflow.broker")
 
 ASK_EVERY = 1.0  # seconds between two questions to an address how it is
 SILENT_FOR = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
+CONNECT_EVERY = 1.0  # seconds between two attempts at an address that refuses the connection
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
 MAX_SLOTS = 1024  # requests an address may say it works on at once
 MOST_REASONS = 20  # why one cannot be used, that are logged
@@ -96,7 +96,7 @@ class Address:
         self._encode = messages.encoder()
         self._waiting: list[messages.Message] = []
         self._port = Port(socket, 2)
-        self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket = socket
         socket.set(zmq.SNDTIMEO, 0)
         self.info: dict[str, Any] = {}  # what it said last about itself
@@ -106,6 +106,7 @@ class Address:
         self._ask_at = 0.0
         self._forgotten: set[int] = set()  # what it was given and others have now
         self._refused: set[str] = set()  # the reasons that were logged since it was here
+        self._connect_at = 0.0
         socket.connect(url)
 
     # -- as a line to a replica -----------------------------------------------------------------------------------
@@ -158,16 +159,18 @@ class Address:
     def watch(self, now: float) -> None:
         """Take in what has become of the connection."""
         while self.monitor.poll(0):
-            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._refuse("its server refuses the keys")
-            else:
-                self._cut(now)
+            self.monitor.recv_multipart()
+            self._cut(now)
 
     def tick(self, now: float) -> None:
         """Ask how it is, and give it up when it has been away too long."""
         if self._lost_at is not None and now - self._lost_at > GRACE:
             self._gone()
+        if not self.here and now >= self._connect_at and self._port.refused:
+            self._connect_at = now + CONNECT_EVERY
+            self._refuse("it refuses the connection: it does not know these keys (curve=), or has no room")
+            self.socket.disconnect(self.url)  # libzmq does not try again by itself
+            self.socket.connect(self.url)
         if self.here and self._lost_at is None:
             if self._asked > self._heard and now - self._asked > SILENT_FOR:
                 self._cut(now)

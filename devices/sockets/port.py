@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
 # As plain numbers: each use of an enum would cost a conversion.
-_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
+_EVENTS, _POLLIN, _POLLOUT, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.SNDMORE)
 
 
 class Port:
@@ -40,6 +41,25 @@ class Port:
     def readable(self) -> bool:
         """Whether a message can be received without waiting; cheaper than the exception that says there is none."""
         return bool(self._events(_EVENTS) & _POLLIN)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the other end has refused this connection in the handshake; only a new one is tried again.
+
+        Of a socket that connects, and whose messages have no high-water mark: nothing else makes it unfit for sending.
+        """
+        return not self._events(_EVENTS) & _POLLOUT
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a message can be received, so many seconds at most, or until the connection is refused."""
+        end = time.monotonic() + seconds
+        while not (events := self._events(_EVENTS)) & _POLLIN:
+            left = end - time.monotonic()
+            if left <= 0 or not events & _POLLOUT:
+                return False
+            # The descriptor signals all that happens to the socket; polling the socket itself, only one kind of it.
+            zmq.zmq_poll([(self.socket.fileno(), _POLLIN)], int(left * 1000) + 1)
+        return True
 
     def receive(self, flags: int = 0) -> Frames:
         """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.

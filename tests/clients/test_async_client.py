@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import psutil
 import pytest
-from helpers import Gate, Upper, awaited, let_go, run_script, soon, texts
+from helpers import PATIENCE, Gate, Upper, awaited, let_go, run_script, soon, texts
 from peers import greeting, stranger
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
@@ -442,6 +444,24 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
 
     with stranger(answer) as port:
         asyncio.run(main(port))
+
+
+def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(impatient: None) -> None:
+    with contextlib.ExitStack() as there:
+        port = there.enter_context(stranger(lambda header: greeting(header) if header[1] == messages.HELLO else None))
+
+        async def documents() -> AsyncIterator[Document]:
+            there.close()  # the Flow is gone
+            for _ in range(100):
+                yield Document(tensor=np.ones(100_000))
+
+        async def main() -> None:
+            async with AsyncClient(port=port) as client:
+                posting = asyncio.ensure_future(awaited(client.post("/", documents(), request_size=1)))
+                with pytest.raises(errors.FlowUnreachable, match="stopped answering"):
+                    await asyncio.wait_for(posting, PATIENCE)
+
+        asyncio.run(main())
 
 
 def test_many_documents_through_upper_keep_order_over_replicas() -> None:

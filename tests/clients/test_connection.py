@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 import zmq
-from helpers import PATIENCE, Upper, texts, wait_for
+from helpers import PATIENCE, Upper, in_background, texts, wait_for
 from peers import front, greeting, stranger
 
 from zflow import Document, DocumentArray, Flow, errors
@@ -34,6 +35,7 @@ from zflow.devices.protocol.messages import (
     VERSION,
     WELCOME,
 )
+from zflow.devices.sockets import zap
 from zflow.documents import codec
 
 Answers = Callable[[list[Any]], list[bytes] | None]
@@ -119,12 +121,32 @@ def test_nobody_there_is_an_error_that_names_the_address(
 ) -> None:
     monkeypatch.setattr(connection, "CONNECTING", 0.2)
     context: zmq.Context[Any] = zmq.Context()
-    listening = context.socket(zmq.PULL)  # speaks ZeroMQ, but does not answer
+    listening = context.socket(zmq.ROUTER)  # speaks ZeroMQ, but does not answer
     port = listening.bind_to_random_port("tcp://127.0.0.1")
     try:
         with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}: is it running"):
             ask(f"tcp://127.0.0.1:{port}", timeout=timeout)
     finally:
+        context.destroy(linger=0)
+
+
+def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
+    monkeypatch.setattr(connection, "PING_AFTER", int(1000 * PATIENCE))
+    context: zmq.Context[Any] = zmq.Context()
+    gate = zap.Gate(context, dict, {zap.CLIENTS: 0})
+    listening = context.socket(zmq.ROUTER)
+    gate.guard(listening, zap.CLIENTS)
+    port = listening.bind_to_random_port("tcp://127.0.0.1")
+    asking = in_background(ask, f"tcp://127.0.0.1:{port}")
+    try:
+        wait_for(lambda: (gate.serve(), asking.done())[1], timeout=PATIENCE / 2)
+        with pytest.raises(
+            errors.AccessDenied, match=f"tcp://127.0.0.1:{port} refuses the connection: does it ask for"
+        ):
+            asking.result()
+    finally:
+        gate.close()
         context.destroy(linger=0)
 
 
@@ -280,6 +302,27 @@ def test_a_request_that_nobody_speaks_of_is_late_in_the_end(impatient: None, mon
     with connected(Broker()) as mine:
         [response] = mine.run(exchange_of(mine, Document(), timeout=100), at_hand=True)
     assert isinstance(response.error, errors.DeadlineExceeded)
+
+
+def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE", 0.2)
+    monkeypatch.setattr(connection, "CONNECTING", 0.2)
+    with contextlib.ExitStack() as there, contextlib.ExitStack() as stack:
+        port = there.enter_context(stranger(Broker()))
+        context: zmq.Context[Any] = zmq.Context()
+        stack.callback(context.destroy, linger=0)
+        mine = Connection(context, f"tcp://127.0.0.1:{port}", lambda: None)
+
+        def documents() -> Iterator[Document]:
+            there.close()  # the Flow is gone
+            for _ in range(100):
+                yield Document(tensor=np.ones(100_000))
+
+        posting = in_background(list, mine.run(exchange_of(mine, documents()), at_hand=True))
+        with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"):
+            posting.result(PATIENCE)
 
 
 def test_what_is_given_up_is_cancelled() -> None:

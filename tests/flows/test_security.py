@@ -7,19 +7,27 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import zmq
-from helpers import Gate, Upper, begun, in_background, let_go, texts, wait_for
+from helpers import PATIENCE, Gate, Upper, awaited, begun, in_background, kill, let_go, texts, wait_for
 
 from zflow import AsyncClient, Client, Document, Flow, cli, remote
 from zflow.devices.protocol import messages
 from zflow.devices.sockets import factory
-from zflow.errors import ChangeRefused, FlowUnreachable, InvalidFlow, InvalidKeys, Overloaded, StartupFailed
+from zflow.errors import (
+    AccessDenied,
+    ChangeRefused,
+    FlowUnreachable,
+    InvalidFlow,
+    InvalidKeys,
+    Overloaded,
+    StartupFailed,
+)
 from zflow.network import keys
 
 
@@ -73,9 +81,10 @@ def test_without_the_right_keys_nobody_gets_anything(flow: Flow, folder: Path, t
     stranger.mkdir()
     shutil.copy(folder / "server.key", stranger)
     shutil.copy(other / "client.key_secret", stranger)
-    for curve in (None, other, stranger):
-        with pytest.raises(FlowUnreachable, match="keys"):
-            Client(port=flow.port, curve=curve).info(timeout=500)
+    for curve, timeout in ((None, 60_000), (other, 500), (stranger, 60_000)):
+        with pytest.raises(FlowUnreachable, match="keys") as raised:
+            Client(port=flow.port, curve=curve).info(timeout)
+        assert (type(raised.value) is AccessDenied) is (curve != other), "who is told does not wait"
         assert not Client(port=flow.port, curve=curve).is_flow_ready(timeout=300)
     with pytest.raises(StartupFailed, match="nobody answers"):
         Flow().add(external=True, port=flow.port, timeout_ready=500).start()
@@ -174,6 +183,59 @@ def _refused(client: Client) -> bool:
     except ChangeRefused as error:
         return "this key may not change the Flow" in str(error)
     return False
+
+
+def test_a_client_whose_key_was_taken_off_the_list_while_it_posts_is_told_so_and_holds_up_no_event_loop(
+    tmp_path: Path,
+) -> None:
+    """When its connection breaks, here by the broker's death; with the key back on the list the same client works."""
+    folder = tmp_path / "keys"
+    keys.new(folder)
+    listed, away = folder / "clients/client.key", tmp_path / "away"
+
+    async def posts(flow: Flow, client: AsyncClient) -> None:
+        holds = [asyncio.ensure_future(awaited(client.post("/hold", Document(text="async")))) for _ in range(2)]
+        await asyncio.to_thread(begun, tmp_path, "sync", "async")
+        broker = (await client.info())["pid"]
+        listed.rename(away)
+        await asyncio.to_thread(kill, broker)
+
+        async def goes_on() -> AsyncIterator[Document]:
+            while not all(hold.done() for hold in holds):
+                await asyncio.sleep(0.01)
+                yield Document(text="more")
+
+        more = asyncio.ensure_future(awaited(client.post("/", goes_on(), request_size=1, on_error=lambda _: None)))
+        for hold in (*holds, more):
+            with pytest.raises(AccessDenied, match="are the keys"):
+                await asyncio.wait_for(hold, PATIENCE)
+        with pytest.raises(AccessDenied, match="are the keys"):
+            await client.post("/", Document())
+        let_go(tmp_path, "sync", "async")
+
+    async def works(client: AsyncClient) -> bool:
+        try:
+            return bool((await client.post("/", Document(text="a"))).texts == ["a"])
+        except AccessDenied:
+            return False
+
+    async def main(flow: Flow) -> None:
+        async with AsyncClient(port=flow.port, curve=folder) as client:
+            await posts(flow, client)
+            away.rename(listed)
+            while not await works(client):
+                await asyncio.sleep(0.01)
+
+    options = {"folder": str(tmp_path)}
+    with (
+        Flow(curve=str(folder)).add(uses=Gate, uses_with=options, replicas=3) as flow,
+        Client(port=flow.port, curve=folder) as client,
+    ):
+        held = in_background(client.post, "/hold", Document(text="sync"))
+        asyncio.run(main(flow))
+        with pytest.raises(AccessDenied, match=f"127.0.0.1:{flow.port} refuses the connection: are the keys"):
+            held.result(PATIENCE)
+        assert client.post("/", Document(text="a")).texts == ["a"]
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -214,13 +214,19 @@ def test_a_flow_that_turns_a_replica_of_another_machine_away_is_named(broker: Br
     gate.guard(server, zap.REPLICAS)
     port = server.bind_to_random_port("tcp://127.0.0.1")
     link = broker.link(replace(broker.seat(), machine="host", back=f"tcp://127.0.0.1:{port}"))
-    why = wait_for(lambda: (gate.serve(), link.turned_away)[1])
+    registering = in_background(link.register, ["/"], {})
+    told = wait_for(lambda: (gate.serve(), registering.done() and registering.result())[1])
+    why = link.turned_away
     link.drain()
-    link.leave()  # without waiting for somebody whom it could tell
+    link.answer([result(5, b"result")], 0.1)
+    link.flush()  # without waiting for somebody whom it could tell,
+    link.leave()  # nor here
     gate.close()
     broker.links.clear()
-    assert why == (
-        f"the Flow at tcp://127.0.0.1:{port} refuses it: it does not know this key, or has too many connections"
+    assert (
+        told
+        == why
+        == (f"the Flow at tcp://127.0.0.1:{port} refuses it: it does not know this key, or has too many connections")
     )
 
 

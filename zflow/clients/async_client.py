@@ -24,6 +24,7 @@ from zflow.clients.connection import (
     end,
     nobody,
     open_socket,
+    refusal,
 )
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import (
@@ -86,15 +87,28 @@ class _Link:
             self._welcome = self._loop.create_future()
         welcome = self._welcome
         deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 and not self.refused:
             self._say_hello()  # once more after a while: a broker that has died may have taken the question with it
             with contextlib.suppress(asyncio.TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(welcome), min(PING_AFTER / 1000, left))
+        if self.refused:
+            raise refusal(self._address, self._keys)
         raise errors.FlowUnreachable(nobody(self._address, self._keys))
 
+    @property
+    def refused(self) -> bool:
+        """Whether the Flow has refused the connection; then it is of no use any more."""
+        return not self._socket.closed and self._port.refused
+
+    def _say(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+        """Send; if the Flow has refused the connection, `_look` tells those who wait for the answers."""
+        try:
+            return self._port.say(outgoing, self.encode)
+        except zmq.Again:
+            return []
+
     def _say_hello(self) -> None:
-        with contextlib.suppress(zmq.Again):  # the Flow has refused the connection: there is nobody to send it to
-            self._socket.send(self.encode((messages.VERSION, messages.HELLO, 0)), zmq.NOBLOCK)
+        self._say([((messages.VERSION, messages.HELLO, 0), ())])
         self._drain()
 
     def send(self, message: messages.Message, stream: _Stream, id: int) -> list[zmq.MessageTracker]:
@@ -117,12 +131,12 @@ class _Link:
 
     def _say_waiting(self) -> list[zmq.MessageTracker]:
         waiting, self._waiting = self._waiting, []
-        return self._port.say(waiting, self.encode)
+        return self._say(waiting)
 
     def send_again(self, outgoing: list[messages.Message]) -> None:
         """Send requests that were sent before."""
         if outgoing:
-            self._port.say(outgoing, self.encode)
+            self._say(outgoing)
             self._drain()
 
     def forget(self, stream: _Stream) -> None:
@@ -150,13 +164,14 @@ class _Link:
                 return
             for header, payload in said:
                 self._take(header, buffers(payload))
+        if not self.info and not self._welcome.done() and self.refused:
+            self._welcome.set_exception(refusal(self._address, self._keys))
 
     def _greeted(self) -> None:
         """There is a new connection; if it is not the first one, ask who is there now."""
         if self.info:
             self._anew = True
-            with contextlib.suppress(zmq.Again):
-                self._socket.send(self.encode((messages.VERSION, messages.HELLO, 0)), zmq.NOBLOCK)
+            self._say([((messages.VERSION, messages.HELLO, 0), ())])
 
     def _take(self, header: list[Any], payload: Sequence[Any]) -> None:
         if header[1] == messages.WELCOME:
@@ -184,7 +199,7 @@ class _Link:
             # Those that wait were not sent yet: the broker is to know them as new before it is told of all once more.
             self._say_waiting()
             for stream in set(self._streams.values()):
-                self._port.say(list(stream.exchange.again()), self.encode)
+                self._say(list(stream.exchange.again()))
         if not self._welcome.done():
             self._welcome.set_result(info)
 
@@ -205,11 +220,17 @@ class _Link:
         for stream in set(self._streams.values()):
             if stream.exchange.expire(self._address):
                 stream.arrived.set()
-        if silent > SILENCE:
+        if self.refused:
+            self.deny()
+        elif silent > SILENCE:
             self._break(errors.FlowUnreachable(f"the Flow at {self._address} stopped answering {silent:.0f} s ago"))
         elif silent > PING_AFTER / 1000:
             self._say_hello()
         self._timer = self._loop.call_later(PING_AFTER / 1000, self._look)
+
+    def deny(self) -> None:
+        """Tell those who wait that the Flow has refused the connection."""
+        self._break(refusal(self._address, self._keys))
 
     def _break(self, error: errors.ZflowError) -> None:
         streams, self._streams = set(self._streams.values()), {}
@@ -320,6 +341,10 @@ class AsyncClient(Shortcuts):
     async def _link(self) -> _Link:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
+        if link is not None and link.pid == os.getpid() and link.refused:  # another one may be let in
+            link.deny()
+            await self.close()
+            link = None
         if link is None or link.pid != os.getpid():
             self._close_those_of_closed_loops()
             link = self._links[loop] = _Link(self._address, loop, self._keys)
@@ -391,6 +416,8 @@ class AsyncClient(Shortcuts):
             while True:
                 while exchange.has_room:
                     while trackers:
+                        if stream.error is not None:
+                            raise stream.error
                         if not trackers[0].done:
                             await asyncio.sleep(0)
                             continue

@@ -141,6 +141,9 @@ class Client(Shortcuts):
             pool.lent += 1
         good = False
         try:
+            if connection is not None and connection.refused:  # another one may be let in
+                connection.close()
+                connection = None
             if connection is None:
                 connection = Connection(pool.context, self._address, self._check, self._keys, timeout, self._memory)
             else:

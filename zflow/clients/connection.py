@@ -39,6 +39,7 @@ def open_socket(
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = factory.dealer(context, kind)
     socket.set(zmq.RCVTIMEO, PING_AFTER)
+    socket.set(zmq.SNDTIMEO, 0)  # where the Flow has refused the connection, there will never be anybody to send to
     if keys is not None:
         zap.secure(socket, *keys)
     try:
@@ -59,6 +60,15 @@ def nobody(address: str, keys: Keys | None) -> str:
     """Why there may be no answer; a Flow that does not like a client's keys says nothing."""
     about_keys = "are the keys (curve=) those it knows?" if keys else "does it ask for keys (curve=)?"
     return f"no Flow answers at {address}: is it running, is the port right, and {about_keys}"
+
+
+def refusal(address: str, keys: Keys | None) -> errors.AccessDenied:
+    """What to raise where a connection is refused; whoever does that says no more."""
+    about_keys = "are the keys (curve=) those it knows" if keys else "does it ask for keys (curve=)"
+    return errors.AccessDenied(
+        f"{address} refuses the connection: {about_keys}, has it room for more (max_connections), and is it a Flow?"
+        " Its log says why"
+    )
 
 
 class Connection:
@@ -93,6 +103,11 @@ class Connection:
             self.close()
             raise
 
+    @property
+    def refused(self) -> bool:
+        """Whether the Flow has refused it; then it is of no use any more."""
+        return self._port.refused
+
     def refresh(self, timeout: float | None) -> None:
         """Ask anew who the broker is if there is news or the last use was long ago: it may be another Flow's by now."""
         if self._port.readable() or monotonic() - self.used > PING_AFTER / 1000:
@@ -107,7 +122,7 @@ class Connection:
         deadline = monotonic() + (CONNECTING if timeout is None else timeout)
         while (left := deadline - monotonic()) > 0:
             before = max(1, self._greetings)
-            arrived = self._socket.poll(min(PING_AFTER, int(left * 1000) + 1))
+            arrived = self._port.wait(min(PING_AFTER / 1000, left))
             if not arrived:
                 self._make_sure()
             for header, _ in self._receive_some() if arrived else ():
@@ -148,13 +163,22 @@ class Connection:
         with contextlib.suppress(zmq.Again):
             self._socket.send(frame, zmq.NOBLOCK)
 
+    def _send(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+        """Send; if the Flow has refused the connection, whoever waits for the answers is told so (`_make_sure`)."""
+        try:
+            return self._port.say(outgoing, self.encode)
+        except zmq.Again:
+            return []
+
     def _make_sure(self) -> None:
-        """Raise if the Flow has ended, unless its last answers are still on their way."""
+        """Raise if the Flow has refused the connection, or ended, unless its last answers are still on their way."""
         try:
             self._check()
         except errors.ZflowError:
             if not self._socket.poll(FINAL_READ):
                 raise
+        if self._port.refused:
+            raise refusal(self._address, self._keys)
 
     def _receive(self, expire: Callable[[], bool], pause: float | None = None) -> list[tuple[list[Any], Sequence[Any]]]:
         """What has arrived; while there is nothing, make sure that the broker is still there.
@@ -194,7 +218,7 @@ class Connection:
                 self._send_some(exchange, flusher)
             if exchange.finished:
                 return
-            self._port.say(list(exchange.due()), self.encode)
+            self._send(list(exchange.due()))
             for header, payload in self._receive(lambda: exchange.expire(self._address), exchange.pause):
                 if header[1] == messages.WELCOME:
                     check_same_flow(self._address, self.info, header[3])
@@ -220,7 +244,19 @@ class Connection:
             if flusher is not None and (now - asked > PROMPT or exchange.made < STREAM):
                 break
         for tracker in self._flush():
-            tracker.wait()
+            self._await(tracker)
+
+    def _await(self, tracker: zmq.MessageTracker) -> None:
+        """Wait until memory is sent, however long that takes, as long as the Flow is there."""
+        begun = time.monotonic()
+        while not tracker.done:
+            try:
+                tracker.wait(PING_AFTER / 1000)
+            except zmq.NotDone:
+                self._make_sure()
+                if time.monotonic() - begun > SILENCE:
+                    ask(self._address, self._keys)  # over another connection: this one may be busy sending
+                    begun = time.monotonic()
 
     def _next(self, exchange: Exchange, flusher: Flusher) -> messages.Message | None:
         """Let a generator make the next request, while what waits can be sent without this thread."""
@@ -235,19 +271,19 @@ class Connection:
     def _flush(self) -> list[zmq.MessageTracker]:
         """Send the requests that wait."""
         together, self._together = self._together, []
-        return self._port.say(together, self.encode)
+        return self._send(together)
 
     def _send_again(self, exchange: Exchange) -> None:
         """Send what was not answered if the broker may not have got it; what it knows it does not do twice."""
         if self._anew:
             self._anew = False
-            self._port.say(list(exchange.again()), self.encode)
+            self._send(list(exchange.again()))
 
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
         id = next(self.ids)
         order = self.encode((messages.VERSION, messages.CONTROL, id, command, arguments))
-        self._socket.send(order)
+        self._say(order)
         while True:
             for header, _ in self._receive(lambda: False):
                 if header[1] == messages.CONTROLLED and header[2] == id:
@@ -256,12 +292,12 @@ class Connection:
                     check_same_flow(self._address, self.info, header[3])
                     if self._anew:
                         self._anew = False
-                        self._socket.send(order)
+                        self._say(order)
 
     def abandon(self, exchange: Exchange) -> None:
         """Tell the broker not to bother with what was not answered."""
         self._together.clear()
-        self._port.say(list(exchange.cancelled()), self.encode)
+        self._send(list(exchange.cancelled()))
 
     def close(self) -> None:
         """Close the socket when what it has to say is out, but soon."""
@@ -286,6 +322,7 @@ def ask(address: str, keys: Keys | None = None, timeout: float | None = None) ->
     """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
 
     Raises:
+        AccessDenied: the Flow refuses the connection.
         FlowUnreachable: nobody answers.
     """
     with connected(address, keys, timeout) as connection:

@@ -118,6 +118,7 @@ class Link:
         self._turned_away = ""  # why
         if seat.machine is not None:
             self._monitor = zap.watch(back)
+            back.set(zmq.SNDTIMEO, 0)  # where the Flow has refused it, there will never be anybody to send to
         if seat.keys is not None:
             zap.secure(back, *seat.keys)
         back.connect(seat.back)
@@ -175,7 +176,7 @@ class Link:
         self._endpoints = endpoints
         self._batching = {name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()}
         while not self._accepted and self.refused is None:
-            if not self._back.socket.poll(REGISTERING):
+            if not self._back.wait(REGISTERING / 1000):
                 return self.turned_away or f"the broker at {self._seat.back} gave no answer"
             self._take(self._back.receive())  # no more than that: what comes after it is to wake the loop
         return self.refused
@@ -196,7 +197,7 @@ class Link:
         self._together.clear()
         self._coming = 0
         place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
-        self._back.send([self._encode((messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place))])
+        self._say_back([((messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place), ())])
 
     def _make_tickets(self) -> None:
         """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""
@@ -356,9 +357,15 @@ class Link:
             for tracker in self._say(answers):
                 tracker.wait()
 
+    def _say_back(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+        try:
+            return self._back.say(outgoing, self._encode)
+        except zmq.Again:
+            return []  # the Flow has turned it away, as whoever waits for work finds out
+
     def _say(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
         if self._collector is None:
-            return self._back.say(outgoing, self._encode)
+            return self._say_back(outgoing)
         trackers: list[zmq.MessageTracker] = []
         for frames in bundles.frames_of(outgoing, self._encode):
             trackers += self._collector.send_tracked([self._identity, *frames])
@@ -374,8 +381,7 @@ class Link:
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        if self.turned_away is None:  # else there is no connection to say it over, and sending would wait for ever
-            self._say([((messages.VERSION, messages.LEAVE), ())])
+        self._say([((messages.VERSION, messages.LEAVE), ())])
         if self._monitor is not None:
             zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):

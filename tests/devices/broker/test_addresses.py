@@ -15,7 +15,7 @@ from peers import header
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
-from zflow.devices.broker.addresses import ASK_EVERY, GRACE, MAX_SLOTS, SILENT_FOR, Externals, capacity
+from zflow.devices.broker.addresses import ASK_EVERY, CONNECT_EVERY, GRACE, MAX_SLOTS, SILENT_FOR, Externals, capacity
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import CANCEL, FAILED, FROM_CLIENT, HELLO, REPLY, REQUEST, VERSION, WELCOME
 from zflow.devices.routing.pool import Limits, Pool
@@ -411,15 +411,29 @@ def test_a_flow_of_another_version_is_logged_with_what_it_says(rig: Rig, caplog:
     assert rig.owner.told == []
 
 
-def test_a_server_that_refuses_the_connection_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_refuses_the_connection_is_logged_once_and_tried_until_it_does_not(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     context = zmq.Context()
-    gate = zap.Gate(context, dict, {zap.CLIENTS: 0})  # nobody may connect
+    room = {zap.CLIENTS: 0}  # nobody may connect
+    asked: list[bool] = []
+    gate = zap.Gate(context, lambda: (asked.append(True), {})[1], room)
     server = context.socket(zmq.ROUTER)
+    server.set(zmq.LINGER, 0)
+    server.set(zmq.PROBE_ROUTER, 1)  # greets as a broker does
     gate.guard(server, zap.CLIENTS)
     server.bind(f"tcp://127.0.0.1:{rig.port}")
     with caplog.at_level(logging.WARNING, "zflow.broker"):
-        refused = f"external Executor 'far': tcp://127.0.0.1:{rig.port} cannot be used: its server refuses the keys"
-        rig.until(lambda: (gate.serve(), refused in caplog.messages)[1])
+        rig.until(lambda: (gate.serve(), len(asked) == 2)[1])  # at first at once,
+        rig.until(
+            lambda: (gate.serve(), setattr(rig, "now", rig.now + CONNECT_EVERY), len(asked) == 5)[2]
+        )  # then by time
+    (said,) = [line for line in caplog.messages if line.startswith("external")]
+    where = f"external Executor 'far': tcp://127.0.0.1:{rig.port}"
+    assert said.startswith(f"{where} cannot be used: it refuses the connection: it does not know these keys")
+    room[zap.CLIENTS] = 1
+    rig.now += CONNECT_EVERY
+    rig.until(lambda: (gate.serve(), server.poll(0))[1])
     gate.close()
     server.close()
     context.term()
