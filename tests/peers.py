@@ -53,7 +53,12 @@ def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]
 
 def greeting(header: list[Any]) -> list[bytes]:
     info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"}
-    return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]
+    return welcome(header, info)
+
+
+def welcome(header: list[Any], info: dict[str, Any]) -> list[bytes]:
+    """The frames of the answer to a HELLO."""
+    return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2]]), msgpack.packb(info)]
 
 
 PAYLOAD = bytes(codec.pack(DocumentArray([Document(text="a")]))[0])

@@ -34,7 +34,6 @@ CONNECT_EVERY = 1.0  # seconds between two attempts at an address that refuses t
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
 MAX_SLOTS = 1024  # requests an address may say it works on at once
 MOST_REASONS = 20  # why one cannot be used, that are logged
-MOST_NOTES = 8 * 1024  # characters of what is told besides one answer
 MOST_ENDPOINTS = 1000  # of one far Executor
 NEVER_MIND = 10_000  # requests remembered that an address need not answer any more
 
@@ -358,7 +357,7 @@ def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
         if not (type(note.get("shards")) is type(note.get("succeeded")) is int and _texts(failed)):
             raise messages.Malformed("notes are none")
         size += len(name) + sum(len(shard) + len(why) for shard, why in failed.items())
-    if size > MOST_NOTES:
+    if size > failures.LONGEST_NOTES:
         raise messages.Malformed("too many notes")
     return notes
 

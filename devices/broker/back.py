@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import zmq
 
 from zflow.devices.balancing.replica import Replica, Task
-from zflow.devices.broker import failures, ready
+from zflow.devices.broker import failures, greeting, ready
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
@@ -143,9 +143,9 @@ class Line:
             self.tickets.close()
             self.tickets = None
 
-    def say(self, *fields: Any) -> bool:
-        """Send a header alone, at once."""
-        return self._send([((messages.VERSION, *fields), ())])
+    def say(self, *fields: Any, payload: Sequence[Any] = ()) -> bool:
+        """Send a message at once, a header alone as a rule."""
+        return self._send([((messages.VERSION, *fields), payload)])
 
     def _send(self, outgoing: Sequence[messages.Message]) -> bool:
         try:
@@ -272,7 +272,8 @@ class Back:
     def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode, self._owner.leases.plain if port is self._remote else None)
         if header[1] == messages.HELLO:
-            line.say(messages.WELCOME, header[2], {**self._owner.info(), "for_replicas": True})
+            info = greeting.packed({**self._owner.info(), "for_replicas": True})
+            line.say(messages.WELCOME, header[2], payload=[info])
             return
         why = self._ready(line, *header[2:])
         if why:

@@ -327,7 +327,7 @@ class Broker:
             self._take(walk, self._router.done(walk, pool.index, *payloads), now)
             return
         if outcome.errors:
-            walk.note(pool.node.name, failures.shards_note(pool, outcome.errors, len(walk.notes or ())))
+            walk.note(pool.node.name, failures.shards_note(pool, outcome.errors))
         self._take(walk, self._router.gathered(walk, pool.index, outcome.results), now)
 
     # -- for the back and for external Executors ------------------------------------------------------------------

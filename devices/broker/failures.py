@@ -13,7 +13,7 @@ from zflow.devices.protocol.parts import Parts, flat
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk
 
-NOTES = 8000  # characters of errors that a client is told besides one result
+LONGEST_NOTES = 32 * 1024  # bytes of what a client is told besides a result
 LONGEST_SHOWN = 200  # characters of a text from elsewhere
 
 
@@ -86,12 +86,25 @@ def why(pool: Pool, fail: Fail) -> bytes:
     return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
 
 
-def shards_note(pool: Pool, errors: Mapping[int, Any], others: int = 0) -> dict[str, Any]:
-    """What the client is told of an ALL request of which some shards have failed, and so many other notes besides."""
+def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
+    """What the client is told of an ALL request of which some shards have failed."""
     shards = pool.node.shards
-    longest = min(1000, NOTES // (len(errors) * (1 + others)))  # what is told at once must fit a header
-    failed = {str(shard): _message(packed)[:longest] for shard, packed in sorted(errors.items())}
+    failed = {str(shard): _message(packed) for shard, packed in sorted(errors.items())}
     return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
+
+
+def fitting(notes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the client is told of shards that have failed as a header can hold it: texts cut, or left out."""
+    for longest in (300, 30, 0):
+        if len(msgpack.packb(notes)) <= LONGEST_NOTES:
+            break
+        notes = {name: _cut(note, longest) for name, note in notes.items()}
+    return notes
+
+
+def _cut(note: dict[str, Any], longest: int) -> dict[str, Any]:
+    failed = note["failed"].items() if longest else ()
+    return {**note, "failed": {shard: message[:longest] for shard, message in failed}}
 
 
 def _message(packed: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
-from zflow.devices.broker import failures
+from zflow.devices.broker import failures, greeting
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.protocol import bundles, messages
@@ -27,6 +27,7 @@ from zflow.devices.sockets.zap import ADMINS, CLIENTS, user_of
 
 MOST_TARGETS = 1000  # names of Executors in one request
 MOST_ARGUMENTS = 8  # of a command
+LONGEST_ERROR = 10_000  # characters of what came of a command, in a header
 MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
 ADMIN_KEYS = "keys (curve=) with this one's on the list admins/ (`zflow-run keys add DIR NAME --admin`)"
 MORE_UNREAD = 1000  # messages that may wait for a client, besides an answer to each request that it may have in flight
@@ -180,8 +181,8 @@ class Front:
         """Answer HELLO: of several in one turn the last, as a greeting is many times as long."""
         header = self._greeted.get((port, client))
         if header is None:
-            header = self._greeted[port, client] = [messages.VERSION, messages.WELCOME, id, self._owner.info()]
-            self._say(port, client, header)
+            header = self._greeted[port, client] = [messages.VERSION, messages.WELCOME, id]
+            self._say(port, client, header, [greeting.packed(self._owner.info())])
         header[2] = id
 
     def _say(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
@@ -210,6 +211,8 @@ class Front:
     def controlled(self, origin: Any, result: dict[str, Any]) -> None:
         """Tell what came of a command."""
         port, client, id = origin
+        if "error" in result:
+            result = {**result, "error": result["error"][:LONGEST_ERROR]}
         self._say(port, client, (messages.VERSION, messages.CONTROLLED, id, result))
 
     def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
@@ -291,7 +294,8 @@ class Front:
         if walk.count > 1:
             self._say(port, client, (messages.VERSION, messages.REPLIES, id, took, frames))
         else:
-            self._say(port, client, (messages.VERSION, messages.REPLY, id, parts, walk.notes, took), frames)
+            notes = walk.notes and failures.fitting(walk.notes)
+            self._say(port, client, (messages.VERSION, messages.REPLY, id, parts, notes, took), frames)
         if port is self._public:
             self.forget(walk)
 

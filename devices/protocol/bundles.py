@@ -9,6 +9,7 @@ from zflow.devices.protocol import references
 from zflow.devices.protocol.messages import (
     DONE,
     DONES,
+    MAX_GREETING,
     MAX_HEADER,
     PLAIN,
     REPLIES,
@@ -19,6 +20,7 @@ from zflow.devices.protocol.messages import (
     TASK,
     TASKS,
     VERSION,
+    WELCOME,
     Frames,
     Malformed,
     Message,
@@ -26,6 +28,7 @@ from zflow.devices.protocol.messages import (
     checked,
     decode,
     fields_of,
+    unpacked,
 )
 
 MAX_ENTRIES = 64  # messages in a bundle, at most
@@ -39,15 +42,16 @@ Heard = tuple[list[Any], Sequence[Any]]  # as `Message`
 def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
     """Return what a message says: its header, which is the frame `at`, and its payload; of a bundle, each one's in it.
 
-    Of bulks, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart.
+    Of bulks, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart. What a
+    WELCOME has as payload is returned as the last field of its header.
 
     Raises: as `decode`. Of a bundle, either all of it is right or nothing.
     """
     first = frames[at]
     if first[:3] != _BUNDLE_BEGINS:
         header = decode(first, shapes)
-        if header[1] in _BULKS:
-            return _of_bulk(header, frames[at + 1 :])
+        if header[1] in _OPENED:
+            return _opened(header, frames[at + 1 :])
         return [(header, _payload(header, frames[at + 1 :]))]
     entries = fields_of(first)[2]
     if len(frames) > at + 1 or type(entries) is not list or not 0 < len(entries) <= MAX_ENTRIES:
@@ -58,8 +62,8 @@ def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
         if not entry or payload is None or not _plain(payload):
             raise Malformed("a message in a bundle that is none")
         header = checked(entry[0], shapes)
-        if header[1] in _BULKS:
-            messages += _of_bulk(header, payload)
+        if header[1] in _OPENED:
+            messages += _opened(header, payload)
         else:
             messages.append((header, _payload(header, payload)))
     return messages
@@ -82,6 +86,14 @@ def message(header: Sequence[Any], payload: Sequence[Any], encode: Callable[[Any
         if places:
             return [encode((*header, places)), *payload]
     return [encode(header), *payload]
+
+
+def _opened(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
+    if header[1] != WELCOME:
+        return _of_bulk(header, frames)
+    if len(frames) != 1 or len(frames[0]) > MAX_GREETING or type(info := unpacked(bytes(frames[0]))) is not dict:
+        raise Malformed("a greeting that is none")
+    return [([*header, info], [])]
 
 
 def _of_bulk(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
@@ -162,7 +174,7 @@ def _bulk(run: list[Message]) -> list[Message]:
     return [((VERSION, REQUESTS, first, header[3], header[4], header[6], docs, payloads), ())]
 
 
-_BULKS = {REQUESTS, TASKS, DONES, REPLIES}
+_OPENED = {REQUESTS, TASKS, DONES, REPLIES, WELCOME}
 
 # By kind, what of the header must be the same in all, and which fields must be None.
 _SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slice(3, 5)}

@@ -10,7 +10,7 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          CANCEL id                                nobody wants its answer any more
                          CONTROL id command arguments             change something about the Flow
     broker  -> client    (an empty frame)                         this connection is new: what was on its way is lost
-                         WELCOME token info
+                         WELCOME token                + info
                          REPLY id parts notes took_us + payload
                          FAILED id took_us            + error
                          CONTROLLED id result
@@ -23,7 +23,7 @@ nobody behind this module meets a wrong type. Payload frames are never looked in
                          MISSED first last                        these fan-outs never came, nor those between
                          LEAVE                                    I start nothing more; give my requests to others
     broker  -> replica   (an empty frame)                         as to a client: say once more that you are ready
-                         WELCOME token info
+                         WELCOME token                + info
                          ACCEPTED number                          you are in the pool; the last fan-out was this
                          REFUSED reason                           you are not, and will not be
                          TASK task endpoint parts     + payload
@@ -56,7 +56,8 @@ there the message begins with it, as it does where a ROUTER put it.
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
 reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
 `docs` is how many Documents are in the payload. `batching` is a dict of endpoint to `[documents, timeout_us]`: so many
-may be given in one go, and so long a request may wait for others. `notes` is None, or what the client is to know
+may be given in one go, and so long a request may wait for others. `info` is a dict in msgpack; `bundles.read` puts it
+behind the fields of the header. `notes` is None, or what the client is to know
 besides, by Executor. `targets` is a list of Executor names or None for all of them.
 """
 
@@ -69,6 +70,7 @@ import msgpack
 
 VERSION = 1
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
+MAX_GREETING = 4 * 1024 * 1024  # bytes of what a Flow says about itself
 MAX_ENDPOINT = 1024  # characters
 SMALL = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
@@ -103,14 +105,14 @@ FROM_REPLICA: Shapes = {
     DONES: {(int, int, int, int, list, list)},
 }
 TO_CLIENT: Shapes = {
-    WELCOME: {(int, int, int, dict)},
+    WELCOME: {(int, int, int)},
     REPLY: {(int, int, int, parts, notes, int) for parts in _LISTS for notes in (_NONE, dict)},
     FAILED: {(int, int, int, int)},
     CONTROLLED: {(int, int, int, dict)},
     REPLIES: {(int, int, int, int, list)},
 }
 TO_REPLICA: Shapes = {
-    WELCOME: {(int, int, int, dict)},
+    WELCOME: {(int, int, int)},
     ACCEPTED: {(int, int, int)},
     REFUSED: {(int, int, str)},
     TASK: {(int, int, int, str, parts) for parts in _LISTS},
@@ -175,6 +177,10 @@ def decode(frame: bytes, shapes: Shapes) -> list[Any]:
 def fields_of(frame: bytes) -> Any:
     if len(frame) > MAX_HEADER:
         raise Malformed("header too long")
+    return unpacked(frame)
+
+
+def unpacked(frame: bytes) -> Any:
     try:
         return _unpack(frame)
     except Exception:

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 from commands import refused
 from helpers import PATIENCE, Upper, kill, replicas, wait_for
-from peers import stranger
+from peers import stranger, welcome
 
 import zflow
 from zflow import Client, Flow, cli
-from zflow.devices.protocol import messages
 from zflow.network import keys
 
 
@@ -140,7 +138,7 @@ def test_what_a_stranger_tells_is_shown_in_one_line_each(capsys: pytest.CaptureF
         "requests": "0\nzflow 1.0 at bank.example",
         "executors": {"a\rb": {"replicas": ["rep\x07"], "queued": 0}},
     }
-    with stranger(lambda header: [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]) as port:
+    with stranger(lambda header: welcome(header, info)) as port:
         assert cli.main(["ping", str(port)]) == 0
     out = capsys.readouterr().out
     assert [line[:5] for line in out.splitlines()] == ["zflow", "round", "reque", "a\\rb:"]

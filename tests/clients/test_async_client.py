@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers import PATIENCE, Gate, Upper, awaited, let_go, run_script, soon, texts
-from peers import greeting, stranger
+from peers import greeting, stranger, welcome
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.clients import async_client
@@ -434,7 +434,7 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
         if change == "silent":
             return None
         info = {"executors": {}, "instance": "two"}
-        return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2], info])]
+        return welcome(header, info)
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:

@@ -149,8 +149,8 @@ def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: Non
     failed = [[messages.VERSION, messages.FAILED, 7, 0], msgpack.packb({"type": "ReplicaCrashed", "message": "late"})]
 
     def answer(header: list[Any]) -> list[bytes]:
-        welcome = msgpack.unpackb(greeting(header)[0])
-        return [msgpack.packb([messages.VERSION, bundles.BUNDLE, [failed, [welcome]]])]
+        welcome, info = greeting(header)
+        return [msgpack.packb([messages.VERSION, bundles.BUNDLE, [failed, [msgpack.unpackb(welcome), info]]])]
 
     with stranger(answer) as port, Client(port=port) as mine:
         assert mine.info()["instance"] == "one"

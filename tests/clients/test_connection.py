@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 from helpers import PATIENCE, Upper, in_background, texts, wait_for
-from peers import front, greeting, stranger
+from peers import front, greeting, stranger, welcome
 
 from zflow import Document, DocumentArray, Flow, errors
 from zflow.clients import connection
@@ -33,7 +33,6 @@ from zflow.devices.protocol.messages import (
     REQUEST,
     REQUESTS,
     VERSION,
-    WELCOME,
 )
 from zflow.devices.sockets import zap
 from zflow.documents import codec
@@ -58,7 +57,7 @@ class Broker:
         self.heard.append(header)
         if header[1] == HELLO:
             info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
-            return [msgpack.packb([VERSION, WELCOME, header[2], info])]
+            return welcome(header, info)
         return self._answer(header)
 
     def kinds(self, *wanted: int) -> list[int]:

@@ -190,8 +190,8 @@ def test_a_replica_that_cannot_be_is_told_why_and_not_taken_in(flow: Flow, what:
 def test_who_asks_at_the_back_is_told_that_it_is_for_replicas(flow: Flow) -> None:
     with dealer(back()) as stranger, Client(port=flow.port) as client:
         stranger.send(header(VERSION, HELLO, 5))
-        version, kind, token, info = msgpack.unpackb(stranger.recv())
-        assert (version, kind, token) == (VERSION, messages.WELCOME, 5)
+        said, info = map(msgpack.unpackb, stranger.recv_multipart())
+        assert said == [VERSION, messages.WELCOME, 5]
         assert info == {**client.info(), "for_replicas": True}
 
 

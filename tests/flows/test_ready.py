@@ -1,17 +1,18 @@
-"""`is_flow_ready`: whether a Flow answers and all its Executors are there, never an error."""
+"""`is_flow_ready`: whether a Flow answers and all its Executors are there, never an error; what it tells."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Gate, Upper, begun, in_background, let_go
+from helpers import PATIENCE, Gate, Upper, begun, in_background, let_go, wait_for
 
-from zflow import AsyncClient, Client, Document, Flow, errors
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, remote, requests
 
 Ask = Callable[..., bool]
 
@@ -99,3 +100,50 @@ def test_an_address_must_name_a_port(kind: Any) -> None:
         kind("::1")
     with pytest.raises(errors.BadRequest, match="port must be a number from 1 to 65535, not '99999'"):
         kind("localhost:99999")
+
+
+# -- what Executors bind ----------------------------------------------------------------------------------------------
+
+LONG = [f"/{number}/{'x' * 1000}" for number in range(40)]
+
+
+class Wide(Executor):
+    @requests(on=LONG)
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        docs.texts = [text + "." for text in docs.texts]
+
+
+class TooWide(Executor):
+    @requests(on=[f"/{number}/{'x' * 1000}" for number in range(80)])
+    def work(self, docs: DocumentArray, **kwargs: Any) -> None:
+        """Never called."""
+
+
+def test_a_flow_with_long_names_and_many_long_endpoints_serves_all_kinds_of_clients() -> None:
+    """They fill more than a header may hold."""
+
+    async def post(port: int | None) -> list[str]:
+        async with AsyncClient(port=port) as client:
+            return list((await client.post(LONG[-1], Document(text="a"))).texts)
+
+    with Flow(replica_port=0).add(name="a" * 100, uses=Wide).add(name="b" * 100, uses=Wide) as flow:
+        assert flow.post(LONG[-1], Document(text="a")).texts == ["a.."]
+        with Client(port=flow.port) as client:
+            assert client.post(LONG[0], Document(text="a")).texts == ["a.."]
+            assert client.info()["executors"]["a" * 100]["endpoints"] == sorted(LONG)
+        assert asyncio.run(post(flow.port)) == ["a.."]
+        with Flow().add(external=True, port=flow.port) as over:
+            assert over.post(LONG[0], Document(text="a")).texts == ["a.."]
+        stop = threading.Event()
+        joined = in_background(remote.join, f"localhost:{flow.replica_port}", "a" * 100, Wide, stop_event=stop)
+        with Client(port=flow.port) as client:
+            wait_for(lambda: len(client.info()["executors"]["a" * 100]["replicas"]) == 2, what="the replica has joined")
+        stop.set()
+        joined.result(PATIENCE)
+
+
+def test_an_executor_that_binds_more_than_a_replica_can_say_is_told_so_at_the_start() -> None:
+    with pytest.raises(
+        errors.StartupFailed, match=r"its 80 endpoints, with what it says of batching, take 80\d\d\d bytes"
+    ):
+        Flow().add(uses=TooWide).start()

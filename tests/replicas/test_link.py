@@ -184,6 +184,14 @@ def test_one_that_is_refused_is_told_why(broker: Broker) -> None:
     assert registering.result(PATIENCE) == link.refused == "there is no Executor 'work'"
 
 
+def test_one_that_has_more_to_say_of_itself_than_a_message_may_hold_is_told_so(broker: Broker) -> None:
+    link = broker.link()
+    why = link.register(["/" + "x" * 1000] * 100, {})
+    assert why is not None
+    assert why.startswith("its 100 endpoints, with what it says of batching, take 100")
+    assert "over the limit of 65536" in why
+
+
 def test_a_broker_that_gives_no_answer_is_named(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REGISTERING", 1)
     nowhere = replace(broker.seat(), back=broker.address("nowhere"))

@@ -172,6 +172,13 @@ def test_a_wrong_value_is_named_with_the_way_out(kwargs, message):
     assert topology.specs == []
 
 
+def test_a_name_has_at_most_a_hundred_characters():
+    assert Topology().add({}, name="x" * 100).name == "x" * 100
+    for length in (101, 300):
+        with pytest.raises(InvalidFlow, match=f"^name has at most 100 characters, not {length}: 'xxx"):
+            Topology().add({}, name="x" * length)
+
+
 @pytest.mark.parametrize("name", ["", " ", "my exec", "1st", "-x", "a/b", "a.b", "ünï", "a\n", 5, ["a"]])
 def test_a_wrong_name_is_an_error(name):
     with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_'"):
@@ -348,7 +355,9 @@ def test_paths_may_be_objects_and_stay_as_they_are_written() -> None:
 
 
 @settings(max_examples=25)
-@given(st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(lambda name: name != GATEWAY))
+@given(
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(lambda name: name != GATEWAY and len(name) <= 100)
+)
 def test_a_name_is_letters_digits_and_dashes(name: str) -> None:
     assert checked("name", name) == name
     for wrong in (f"{name} ", f"{name}.a", f"-{name}", f"1{name}", f"{name}\n", f"{name}ä"):

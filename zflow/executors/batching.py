@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError
+from zflow.executors.endpoints import check_sendable
 from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,6 +86,7 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
     for endpoint, said in value.items():
         if not isinstance(endpoint, str) or not endpoint.startswith("/"):
             raise error(f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})")
+        check_sendable(endpoint, f"{key}, {owner}", error)
         label = f"{key}[{endpoint!r}]"
         if not isinstance(said, Mapping) or "preferred_batch_size" not in said:
             raise error(

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from zflow.errors import InvalidExecutor
 from zflow.executors import batching
 from zflow.executors.batching import Batching
+from zflow.executors.endpoints import check_sendable
 from zflow.suggest import did_you_mean, listed, short
 
 #: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
@@ -100,6 +101,7 @@ def _check_endpoint(endpoint: object, owner: str) -> None:
     if not isinstance(endpoint, str) or not endpoint.startswith("/"):
         hint = f"; write '/{endpoint}'" if isinstance(endpoint, str) and endpoint else ""
         raise InvalidExecutor(f"an endpoint must be a text that starts with '/', not {short(endpoint)}{hint} ({owner})")
+    check_sendable(endpoint, owner, InvalidExecutor)
 
 
 def _decorated(cls: type) -> dict[str, str]:

@@ -175,6 +175,11 @@ class Link:
         """Join the broker's pool; returns None, or why that is not possible."""
         self._endpoints = endpoints
         self._batching = {name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()}
+        if (length := len(self._encode(self._ready()))) > messages.MAX_HEADER:
+            return (
+                f"its {len(endpoints)} endpoints, with what it says of batching, take {length} bytes, over the limit of"
+                f" {messages.MAX_HEADER}: give them shorter names, or make several Executors of it"
+            )
         while not self._accepted and self.refused is None:
             if not self._back.wait(REGISTERING / 1000):
                 return self.turned_away or f"the broker at {self._seat.back} gave no answer"
@@ -190,14 +195,17 @@ class Link:
 
     def _greeted(self) -> None:
         """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
-        seat = self._seat
         self._backlog.clear()
         self._ahead.clear()
         self._make_tickets()
         self._together.clear()
         self._coming = 0
+        self._say_back([(self._ready(), ())])
+
+    def _ready(self) -> tuple[Any, ...]:
+        seat = self._seat
         place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
-        self._say_back([((messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place), ())])
+        return messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place
 
     def _make_tickets(self) -> None:
         """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""

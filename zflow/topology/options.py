@@ -14,12 +14,16 @@ from typing import Any, Final
 from zflow.errors import InvalidFlow, NotSupported
 from zflow.executors import batching
 from zflow.executors.batching import Batching
+from zflow.executors.endpoints import check_sendable
 from zflow.suggest import did_you_mean, listed, short
 from zflow.system import cuda
 from zflow.topology import external
 from zflow.topology.polling import Polling
 from zflow.topology.polling import check as check_polling
 from zflow.topology.scaling import ReplicaRange
+
+#: The characters that a name may have: it is part of the names of replicas, which libzmq takes up to 255 bytes of.
+LONGEST_NAME: Final = 100
 
 #: The name of the entrance: what the first Executor needs.
 GATEWAY: Final = "gateway"
@@ -82,6 +86,8 @@ def _name(key: str, value: Any, owner: str) -> str:
         raise InvalidFlow(
             f"{key} must start with a letter or '_' and hold only letters, digits, '-' and '_', not {short(value)}"
         )
+    if len(value) > LONGEST_NAME:
+        raise InvalidFlow(f"{key} has at most {LONGEST_NAME} characters, not {len(value)}: {short(value)}")
     if value == GATEWAY:
         raise InvalidFlow(f"{key} {GATEWAY!r} is taken: it stands for the entrance of every Flow; choose another one")
     return value
@@ -200,6 +206,7 @@ def _endpoints(key: str, value: Any, owner: str) -> dict[str, str]:
     for endpoint, method in checked.items():
         if not endpoint.startswith("/"):
             raise InvalidFlow(f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})")
+        check_sendable(endpoint, f"{key}, {owner}", InvalidFlow)
         if not isinstance(method, str) or not method.isidentifier():
             raise InvalidFlow(f"{key}[{endpoint!r}] must be the name of a method, not {short(method)} ({owner})")
     return checked

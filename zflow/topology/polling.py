@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zflow.errors import InvalidFlow
+from zflow.executors.endpoints import check_sendable
 from zflow.suggest import short
 
 ANY: Final = "ANY"
@@ -36,7 +37,9 @@ def check(polling: Any, owner: str) -> Polling:
     {'/custom': 'ALL', '*': 'ANY'}
     """
     if isinstance(polling, Mapping):
-        return {_endpoint(key, owner): _word(value, f"{owner}, endpoint {key!r}") for key, value in polling.items()}
+        return {
+            _endpoint(key, owner): _word(value, f"{owner}, endpoint {short(key)}") for key, value in polling.items()
+        }
     return _word(polling, owner)
 
 
@@ -63,5 +66,6 @@ def _word(value: Any, owner: str) -> str:
 
 def _endpoint(key: Any, owner: str) -> str:
     if isinstance(key, str) and (key == WILDCARD or key.startswith("/")):
+        check_sendable(key, f"polling, {owner}", InvalidFlow)
         return key
     raise InvalidFlow(f"polling goes by endpoints, which start with '/', or by '*', not by {short(key)} ({owner})")

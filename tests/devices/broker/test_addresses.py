@@ -83,6 +83,8 @@ class Far:
             self.heard += bundles.read(frames, 0, FROM_CLIENT)
 
     def say(self, *fields: Any, payload: tuple[bytes, ...] = ()) -> None:
+        if fields[0] == WELCOME:
+            fields, payload = fields[:2], (msgpack.packb(fields[2]),)
         self.socket.send_multipart([self.peer, header(VERSION, *fields), *payload])
 
     def close(self) -> None:

@@ -422,13 +422,15 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
             version, kind, id, *_ = msgpack.unpackb(said)
             if kind == REQUEST:
                 break
-            far.send_multipart([peer, header(version, WELCOME, id, {"executors": {"x": {"slots": 1}}})])
+            welcome = [header(version, WELCOME, id), msgpack.packb({"executors": {"x": {"slots": 1}}})]
+            far.send_multipart([peer, *welcome])
         assert payload == [PAYLOAD]
-        far.send_multipart([peer, header(VERSION, REPLY, id, None, {"x": {"note": 1}}, 100), b"from afar"])
+        note = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
+        far.send_multipart([peer, header(VERSION, REPLY, id, None, {"x": note, "y": [1]}, 100), b"from afar"])
         (_, kind, id, _, notes, _), payload = hears(client)
         assert broker.heard("joined") == ["work", f"work@{url.removeprefix('tcp://')}"]
         context.destroy(linger=0)
-    assert (kind, id, notes, list(payload)) == (REPLY, 7, {"work/x": {"note": 1}}, [b"from afar"])
+    assert (kind, id, notes, list(payload)) == (REPLY, 7, {"work/x": note}, [b"from afar"])
 
 
 # -- changing the Flow ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from zflow.devices.balancing.actions import Fail
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
+from zflow.devices.protocol.messages import MAX_HEADER
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
@@ -149,3 +150,22 @@ def test_a_name_from_elsewhere_is_one_line_and_moves_no_cursor() -> None:
     assert failures.name_of(forged) == r"rep-0\n2026-01-01 ERROR all is lost\x1b[2J\ufffd"
     assert failures.name_of("grün/rep-0#1".encode()) == "grün/rep-0"
     assert len(failures.name_of(b"x" * 10_000)) == failures.LONGEST_SHOWN
+
+
+# -- notes ------------------------------------------------------------------------------------------------------------
+
+
+def notes(shards: int, length: int) -> dict[str, Any]:
+    failed = {str(shard): "\u20ac" * length for shard in range(shards)}
+    return {"index": {"shards": shards + 1, "succeeded": 1, "failed": failed}}
+
+
+@pytest.mark.parametrize(("shards", "length", "left"), [(3, 1000, 1000), (30, 1000, 300), (300, 1000, 30)])
+def test_what_is_said_of_many_shards_is_cut_until_a_header_holds_it(shards: int, length: int, left: int) -> None:
+    fitting = failures.fitting(notes(shards, length))
+    assert fitting == notes(shards, left)
+    assert len(msgpack.packb(fitting)) < MAX_HEADER / 2
+
+
+def test_how_many_have_failed_is_said_if_there_is_no_room_for_which() -> None:
+    assert failures.fitting(notes(30_000, 1000)) == {"index": {"shards": 30_001, "succeeded": 1, "failed": {}}}

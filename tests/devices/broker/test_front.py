@@ -426,6 +426,14 @@ def test_a_command_is_carried_out_by_the_owner_and_answered_when_it_is_done(rig:
         assert rig.answer(client)[0] == [VERSION, messages.CONTROLLED, 5, {"replicas": 3}]
 
 
+def test_what_came_of_a_command_is_no_longer_than_a_header_may_be(rig: Rig) -> None:
+    with rig.client(rig.local) as client:
+        client.send(header(VERSION, CONTROL, 5, "scale", {"replicas": 3}))
+        rig.until(lambda: rig.owner.told)
+        rig.front.controlled(rig.owner.told[0][1], {"error": "\u20ac" * 100_000})
+        assert rig.answer(client)[0] == [VERSION, messages.CONTROLLED, 5, {"error": "\u20ac" * 10_000}]
+
+
 def test_over_the_public_address_commands_are_taken_only_if_the_flow_says_so() -> None:
     for allowed in (False, True):
         with rigged(allow_control=allowed) as rig, rig.client(rig.public) as client:

@@ -15,6 +15,7 @@ from zflow.devices.protocol.messages import (
     DONES,
     FROM_CLIENT,
     FROM_REPLICA,
+    MAX_GREETING,
     MAX_HEADER,
     REPLIES,
     REPLY,
@@ -25,6 +26,7 @@ from zflow.devices.protocol.messages import (
     TO_CLIENT,
     TO_REPLICA,
     VERSION,
+    WELCOME,
     Malformed,
     encoder,
 )
@@ -241,3 +243,28 @@ class TestMessages:
         for payloads in ([], [b"a"], [b"a", b""], [b"a", "b"], [b"."] * 65, [bytes(20_000)] * 2):
             with pytest.raises(Malformed):
                 bundles.read([msgpack.packb([VERSION, kind, 7, which, payloads])], 0, shapes)
+
+
+read, frames_of = bundles.read, bundles.frames_of
+
+
+class TestGreeting:
+    """What a Flow says about itself may be longer than a header, and is read as if it stood there."""
+
+    @pytest.mark.parametrize("info", [{}, {"executors": {"a": {"endpoints": ["/" + "x" * 1000] * 200}}}])
+    def test_it_is_a_field_of_the_header(self, info: dict[str, Any]) -> None:
+        said = [((VERSION, WELCOME, 7), [encoder()(info)])]
+        assert read(next(iter(frames_of(said, encoder()))), 0, TO_CLIENT) == [([VERSION, WELCOME, 7, info], [])]
+        several = list(frames_of([*said, *said], encoder()))
+        assert [one for frames in several for one in read(frames, 0, TO_CLIENT)] == [
+            ([VERSION, WELCOME, 7, info], [])
+        ] * 2
+
+    @pytest.mark.parametrize(
+        "payload",
+        [[], [b"\x80", b"\x80"], [b"\x90"], [b"\xc1"], [b""], [msgpack.packb({"x": bytes(MAX_GREETING)})]],
+        ids=["nothing", "two", "a list", "no msgpack", "empty", "too long"],
+    )
+    def test_one_that_is_none_is_malformed(self, payload: list[bytes]) -> None:
+        with pytest.raises(Malformed):
+            read([encoder()((VERSION, WELCOME, 7)), *payload], 0, TO_CLIENT)

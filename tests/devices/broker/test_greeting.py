@@ -1,0 +1,30 @@
+"""What a Flow says about itself: whole as long as it can be, and never so long that nobody would take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from zflow.devices.broker import greeting
+from zflow.devices.protocol.messages import MAX_GREETING
+
+
+def info_of(endpoints: list[str] | None) -> dict[str, Any]:
+    executor = {"replicas": ["a/rep-0"], "slots": 1, "endpoints": endpoints, "batching": {"/a": [2, 0]}}
+    return {"instance": "one", "executors": {"a": executor}}
+
+
+def test_it_is_all_told() -> None:
+    info = info_of(["/" + "a" * 1000] * 1000)
+    assert msgpack.unpackb(greeting.packed(info)) == info
+
+
+def test_what_executors_bind_is_left_out_if_it_is_too_long() -> None:
+    info = info_of(["/" + "a" * 1000] * (MAX_GREETING // 1000))
+    assert len(msgpack.packb(info)) > MAX_GREETING
+    frame = greeting.packed(info)
+    assert len(frame) < MAX_GREETING
+    told = info_of(None)
+    told["executors"]["a"]["batching"] = {}
+    assert msgpack.unpackb(frame) == told
