@@ -29,8 +29,14 @@ MOST_TARGETS = 1000  # names of Executors in one request
 MOST_ARGUMENTS = 8  # of a command
 LONGEST_ERROR = 10_000  # characters of what came of a command, in a header
 MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
-ADMIN_KEYS = "keys (curve=) with this one's on the list admins/ (`zflow-run keys add DIR NAME --admin`)"
 MORE_UNREAD = 1000  # messages that may wait for a client, besides an answer to each request that it may have in flight
+NO_ADMIN = (
+    "this key may not change the Flow: only those on its list admins/ may (`zflow-run keys add DIR NAME --admin`)"
+)
+NO_CONTROL = (
+    "only its own process may change this Flow: allow_control=True lets whoever reaches it,"
+    " and keys (curve=) those on the list admins/"
+)
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
@@ -194,13 +200,12 @@ class Front:
         if not commands or self._lists is None or user_of(sender) in self._lists().get(ADMINS, ()):
             return said
         for header in commands:
-            self.controlled((port, client, header[2]), {"error": f"this key may not change the Flow: {ADMIN_KEYS}"})
+            self.controlled((port, client, header[2]), {"error": NO_ADMIN})
         return [one for one in said if one[0][1] != messages.CONTROL]
 
     def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         if origin[0] is self._public and not self._allow_control:
-            error = f"only its own process may change this Flow, unless it has allow_control=True or {ADMIN_KEYS}"
-            self.controlled(origin, {"error": error})
+            self.controlled(origin, {"error": NO_CONTROL})
         elif not _is_plain(command, arguments):
             self.controlled(
                 origin, {"error": "a command is a word, and its arguments are a few names with plain values"}

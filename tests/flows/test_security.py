@@ -126,7 +126,7 @@ def test_who_listens_to_strangers_without_keys_is_warned_and_cannot_be_changed_b
 ) -> None:
     with Flow(host="0.0.0.0").add(name="upper", uses=Upper) as flow:
         assert "listening on 0.0.0.0 without keys (curve=): whoever reaches it may use the Flow" in caplog.text
-        with Client(port=flow.port) as client, pytest.raises(ChangeRefused, match="unless it has allow_control=True"):
+        with Client(port=flow.port) as client, pytest.raises(ChangeRefused, match="allow_control=True lets whoever"):
             client.scale("upper", 2)
         assert flow.scale("upper", 2)["replicas"] == 2
 

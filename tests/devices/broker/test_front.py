@@ -443,7 +443,7 @@ def test_over_the_public_address_commands_are_taken_only_if_the_flow_says_so() -
                 continue
             (_, kind, id, result), _ = rig.answer(client)
             assert (kind, id) == (messages.CONTROLLED, 5)
-            assert "allow_control=True or keys (curve=) with this one's on the list admins/" in result["error"]
+            assert "allow_control=True lets whoever reaches it, and keys (curve=) those" in result["error"]
             assert rig.owner.told == []
 
 
