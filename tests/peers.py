@@ -149,7 +149,10 @@ class Raw:
     def _exactly(self, size: int) -> bytes:
         got = bytearray()
         while len(got) < size:
-            some = self.socket.recv(size - len(got))
+            try:
+                some = self.socket.recv(size - len(got))
+            except ConnectionError:
+                raise CutError from None
             if not some:
                 raise CutError
             got += some
@@ -157,13 +160,16 @@ class Raw:
 
     def was_cut(self) -> bool:
         """Whether the other end has closed the connection; what it has sent is read and forgotten."""
+        self.socket.setblocking(False)
         try:
-            while self.socket.recv(1 << 20, socket.MSG_DONTWAIT):
+            while self.socket.recv(1 << 20):
                 pass
         except BlockingIOError:
             return False
         except OSError:
             pass
+        finally:
+            self.socket.settimeout(PATIENCE)
         return True
 
     def reset(self) -> None:

@@ -71,7 +71,7 @@ class GuardedPort(Port):
             elif at < SLICE:
                 frames.append(frame.bytes if len(frame) <= SMALL else frame)
             else:
-                frames.append(frame)
+                frames.append(frame.bytes if len(frame) <= SMALL else frame)
                 return self._rest(frames, frame)
         if self._meter.curious:
             self._meter.heard(frames[0], frame)

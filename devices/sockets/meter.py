@@ -1,8 +1,9 @@
 """What each connection from elsewhere has sent that is no whole message yet, and has not read of what it was sent.
 
 libzmq shows whole messages only, its limits hold for single frames and for numbers of messages, and it does not say
-what it keeps for whom. The kernel counts the bytes of each connection, so that is where a `Meter` looks: 10 ms after
-something has arrived or was sent, and not at all while nothing is. Whoever is over a bound is cut: its connection ends
+what it keeps for whom. The kernel counts the bytes of each connection, so that is where a `Meter` looks: every 10 ms at
+those from whom more comes than libzmq reads at once, who are within a large message, or who were sent something, and
+once in a second at all. Whoever is over a bound is cut: its connection ends
 for libzmq as if the other end had hung up, which lets go of all that was kept for it. Where the kernel does not tell
 (elsewhere than on Linux) nothing is bounded here. What is said over a connection is not known here.
 """
@@ -27,6 +28,7 @@ from zflow.devices.sockets import trains
 
 LOOK: Final = 0.01  # seconds between two looks
 MOST_LOOKS: Final = 100  # connections in one look, so that it takes a fraction of a millisecond
+SWEPT: Final = 1000  # connections in one sweep
 COUNTED: Final = 1024  # bytes of a frame from which it is counted as unread; of smaller ones the number is bounded
 UNREAD: Final = 64 << 20  # bytes that a client may leave unread for longer than
 STUCK: Final = 0.5  # seconds in which it had no room for more
@@ -71,6 +73,7 @@ class Connection:
         "descriptor",
         "judged_at",
         "name",
+        "received",
         "stuck",
         "train_from",
         "unread",
@@ -86,6 +89,7 @@ class Connection:
         self.acknowledged = 0
         self.unread = 0
         self.train_from = -1  # bytes that libzmq had read when what followed looked like a train; -1 if it does not
+        self.received = 0
         self.stuck = (0, 0)  # bytes acknowledged, and us of being limited, when it last read something
         self.was_cut = False
 
@@ -119,6 +123,7 @@ class Meter:
         self._named: dict[bytes, Connection] = {}
         self._unnamed: set[int] = set()
         self._watched: dict[int, Connection] = {}  # those that have sent much: have they sent a whole message?
+        self._to_sweep: list[int] = []
         self._owed: dict[bytes, int] = {}  # bytes sent since the last look, by routing id
         # Each connection tells once that something arrived, and is armed anew when it was looked at. The first one to
         # tell wakes the loop, once; then looks follow each other until nobody has told anything.
@@ -216,21 +221,25 @@ class Meter:
             return
         arrived = [descriptor for descriptor, _ in self._arrivals.poll(0, MOST_LOOKS)]
         owed = [self._named[name].descriptor for name in list(self._owed)[:MOST_LOOKS] if name in self._named]
-        for descriptor in {*arrived, *owed, *self._over()}:
-            self._look_at(descriptor)
+        moving = [self._look_at(descriptor) for descriptor in {*arrived, *owed, *self._watched}]
         for descriptor in arrived:
             self._sample(descriptor)
         for descriptor in arrived:
             self._arm(descriptor)
         for name in [name for name in self._owed if name not in self._named]:
             del self._owed[name]
-        self.active = bool(arrived or self._owed or self._over())
+        self.active = bool(any(moving) or arrived or self._owed)
         if not self.active:
             self._bell.modify(self._arrivals.fileno(), _WATCHED)
 
-    def _over(self) -> list[int]:
-        """Those over the bound that could not be judged yet."""
-        return [descriptor for descriptor, one in self._watched.items() if one.judged_at is not None]
+    def sweep(self) -> None:
+        """Look at all, or as many as one sweep takes; the others are next."""
+        if not self._to_sweep:
+            self._to_sweep = list(self._open)
+        for descriptor in self._to_sweep[-SWEPT:]:
+            self._look_at(descriptor)
+        del self._to_sweep[-SWEPT:]
+        self.active = self.active or bool(self._watched)
 
     def _arm(self, descriptor: int) -> None:
         if self._arrivals is None or descriptor not in self._open:
@@ -241,15 +250,18 @@ class Meter:
             except FileExistsError:
                 self._arrivals.modify(descriptor, _WATCHED)
 
-    def _look_at(self, descriptor: int) -> None:
+    def _look_at(self, descriptor: int) -> bool:
+        """Look at a connection; returns whether it is within a large message that goes on, or is to be judged."""
         connection = self._open.get(descriptor)
         traffic = _traffic(descriptor)
         if connection is None or traffic is None or connection.was_cut:
             self._watched.pop(descriptor, None)
-            return
+            return False
         self._weigh_unread(connection, traffic)
         if traffic.received - connection.begun > self._limit // 8:
             self._weigh_unfinished(connection, traffic.received - _unread(descriptor))
+        before, connection.received = connection.received, traffic.received
+        return descriptor in self._watched and (before != traffic.received or connection.judged_at is not None)
 
     def _weigh_unread(self, connection: Connection, traffic: Traffic) -> None:
         owed = self._owed.pop(connection.name or b"", 0)

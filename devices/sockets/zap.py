@@ -455,6 +455,7 @@ class Gate:
             if self._most < MANY:
                 self._local = listener.used() - sum(door.connections.count for door in self._doors)
             for door in self._doors:
+                door.meter.sweep()
                 self._let_in(door)
 
     def close(self) -> None:

@@ -102,10 +102,11 @@ def test_so_is_one_over_an_encrypted_connection_but_not_the_largest_one(tmp_path
 
 
 def test_a_million_empty_frames_are_no_reason_to_keep_others_waiting(flow: Flow, served: psutil.Process) -> None:
-    with Raw(flow.port) as client:
+    with Raw(flow.port) as silent, Raw(flow.port) as client:
         with contextlib.suppress(OSError):  # it may be cut already
             client.socket.sendall(b"\x01\x00" * 1_000_000 + b"\x00\x00")
         wait_for(client.was_cut, what="it is cut")
+        assert not silent.was_cut(), "that is not because it said nothing"
 
 
 def test_who_never_reads_is_cut_and_its_requests_are_cancelled(flow: Flow, served: psutil.Process) -> None:
