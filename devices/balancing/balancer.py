@@ -484,7 +484,7 @@ class Balancer:
 
     def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
-        if replica.ahead and replica.parked and replica.tickets is not None:
+        if replica.ahead and replica.parked and replica.tickets is not None and task.shard is None:
             ticket = replica.tickets.give(task.id)
             if ticket:
                 task.ahead = True

@@ -199,7 +199,7 @@ class Address:
         self._owner.gone(self.pool, self.name, "it does not answer")
 
     def _welcomed(self, info: dict[str, Any], now: float) -> None:
-        if type(info.get("instance")) is not str or type(info.get("epoch", 0)) is not int:
+        if type(info.get("instance", "")) is not str or type(info.get("epoch", 0)) is not int:
             raise messages.Malformed("what it says of itself cannot be")
         before, self.info = self.info, info
         same = all(before.get(key) == info.get(key) for key in ("instance", "epoch"))

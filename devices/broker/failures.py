@@ -57,6 +57,13 @@ def why(pool: Pool, fail: Fail) -> bytes:
             "ReplicaCrashed",
             f"Executor {name!r} may have begun this request before the broker died; it is not begun again (retries=0)",
         )
+    if fail.reason == "unbound":
+        endpoint = request_of(fail.task)[0].endpoint
+        return error(
+            "ReplicaCrashed",
+            f"the last replica of Executor {name!r} that bound {endpoint!r:.200} has ended before it had this request;"
+            " those that are there now do not bind it",
+        )
     if fail.reason == "overloaded":
         limits = pool.limits
         most = f"max_queue={limits.queue}" if limits.queue is not None and pool.waiting >= limits.queue else None

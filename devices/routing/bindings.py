@@ -70,6 +70,11 @@ class Bindings:
         if self._here.pop(name, None) is not None and self._here:
             self._last = next(reversed(self._here.values()))
 
+    def of(self, name: Any) -> Endpoints | None:
+        """What this replica binds; None if it did not say."""
+        said = self._here.get(name) or self._elsewhere.get(name)
+        return None if said is None else said.endpoints
+
     def objection(self, said: Binding) -> str | None:
         """Why a replica elsewhere that says this is none of this Executor's; None if it can be one."""
         deciding = self._deciding

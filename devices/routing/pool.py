@@ -17,6 +17,7 @@ from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
+from zflow.devices.routing.kinds import Kinds
 from zflow.devices.routing.walk import DEFAULT, Node, Walk
 
 Actions = Sequence[Action | Publish]
@@ -108,6 +109,7 @@ class Pool:
         self._bytes = 0
         self.balancer = Balancer(retries, cut)
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
+        self.kinds = Kinds(self.balancer)  # one as a rule
         self._groups: dict[Any, int] = {}  # of replicas, by name
         self._scatters: dict[int, Scatter] = {}  # by base
         self._elsewhere: set[Any] = set()  # replicas on other machines, by name
@@ -147,7 +149,7 @@ class Pool:
         shards: list[list[Replica]] = [[] for _ in range(self.node.shards)]
         for name, replica in balancer.replicas.items():
             if name not in self._elsewhere:
-                shards[replica.shard].append(replica)
+                shards[replica.shard if self.fanout is not None else 0].append(replica)
         loads = [_load(replicas, now) for replicas in shards]
         most = max(loads, key=lambda load: (load.busy + load.queued, load.work))
         return most._replace(queued=most.queued + waiting)
@@ -157,7 +159,9 @@ class Pool:
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
         self._nobody_since = math.inf
-        actions = self._settled().join(replica, now)
+        plain = self.fanout is None and not self.node.addresses
+        sorted_ = self.kinds.join(replica, self.bindings.of(replica.name), now) if plain else []
+        actions = [*sorted_, *self._settled().join(replica, now)]
         if group == NO_GROUP:
             self._elsewhere.add(replica.name)
         if self.fanout is None or group == NO_GROUP:
@@ -168,7 +172,8 @@ class Pool:
     def crash(self, name: Any, now: float, how: str = "") -> Actions:
         """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
         self._forget(name)
-        return self._and_fan_out(self._settled().crash(name, now, not self.node.addresses, how), now)
+        actions = self._settled().crash(name, now, not self.node.addresses, how)
+        return self._and_fan_out([*actions, *self.kinds.leave(name, now)], now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
@@ -187,7 +192,7 @@ class Pool:
     def leave(self, name: Any, now: float) -> Actions:
         """The replica goes in good order."""
         self._forget(name)
-        return self._and_fan_out(self._settled().leave(name, now), now)
+        return self._and_fan_out([*self._settled().leave(name, now), *self.kinds.leave(name, now)], now)
 
     def _forget(self, name: Any) -> None:
         self.names.pop(name, None)
@@ -203,6 +208,8 @@ class Pool:
         """Whether this bulk may visit the node as one: not where something is to be known of each request."""
         limits = self.limits
         if self.fanout is not None or self.node.addresses or self.batching or not self.balancer.takes_bulks:
+            return False
+        if self.kinds.mixed:
             return False
         if limits.run is not None or limits.queue_bytes is not None:
             return False
@@ -229,6 +236,10 @@ class Pool:
             scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
             return self.fanout.submit(scatter, now)
         task = Task(id, (walk, inputs), deadline, None, walk.client, count=walk.count)
+        if self.kinds.mixed and (only := self.kinds.only(walk.endpoint)) is not None:
+            task.shard = only
+            self.balancer.expect(task)
+            return self.balancer.queue(task, now)
         if self.batching:
             task.docs = max(1, walk.docs)
             task.batching = self._batching_of(walk.endpoint)

@@ -363,7 +363,6 @@ def test_notes_that_cannot_be_fail_their_request_only(rig: Rig, notes: dict[str,
     [
         {**INFO, "instance": NESTED},
         {**INFO, "epoch": NESTED},
-        {},
         {**INFO, "executors": {"far": {"slots": NESTED, "endpoints": NESTED}}},
         {**INFO, "executors": {"far": {"slots": 2**63, "endpoints": ["/" * 2000, *map(str, range(1001))]}}},
     ],
