@@ -229,6 +229,42 @@ class Reloaded(Executor):
         assert set(flow.post("/", texts(20), request_size=1).texts) == {"something new"}
 
 
+def test_a_rolling_restart_may_change_what_is_bound_and_each_request_goes_to_one_that_binds_it(tmp_path: Path) -> None:
+    """Before, what only old replicas bind went to new ones too, and came back as it went in."""
+    code = """
+from zflow import Executor, requests
+
+class Reloaded(Executor):
+    @requests(on={on})
+    def say(self, docs, **kwargs):
+        docs.texts = ["done"] * len(docs)
+"""
+    file = tmp_path / "reloaded.py"
+    file.write_text(code.format(on=["/old", "/both"]))
+    with Flow().add(name="work", uses=f"{file}:Reloaded", replicas=3) as flow:
+        client = Client(port=flow.port)
+
+        def bound() -> list[str]:
+            return list(client.info()["executors"]["work"]["endpoints"])
+
+        assert bound() == ["/both", "/old"]
+        file.write_text(code.format(on=["/new", "/both"]))
+        restarting = in_background(flow.restart, "work")
+        mixed = 0
+        while not restarting.done():
+            if bound() == ["/both", "/new", "/old"]:
+                mixed += 1
+                for endpoint in ("/old", "/new", "/both"):
+                    failed: list[Any] = []
+                    docs = client.post(endpoint, texts(5), request_size=1, on_error=failed.append)
+                    assert set(docs.texts) <= {"done"} or bound() == ["/both", "/new"]
+                    assert all("has ended before it had this request" in str(each.error) for each in failed)
+        assert restarting.result(PATIENCE)
+        assert mixed
+        assert bound() == ["/both", "/new"]
+        assert set(client.post("/new", texts(20), request_size=1).texts) == {"done"}
+
+
 # -- resting ----------------------------------------------------------------------------------------------------------
 
 

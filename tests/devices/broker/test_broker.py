@@ -414,6 +414,7 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
     far.set(zmq.PROBE_ROUTER, 1)
     far.set(zmq.RCVTIMEO, int(PATIENCE * 1000))
     far.bind(url)
+    note = {"shards": 2, "succeeded": 1, "failed": {"0": "why"}}
     with running(Node("work", addresses=(url,))) as broker:
         client = broker.client()
         ask(client)
@@ -426,7 +427,7 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
             far.send_multipart([peer, *welcome])
         assert payload == [PAYLOAD]
         note = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
-        far.send_multipart([peer, header(VERSION, REPLY, id, None, {"x": note, "y": [1]}, 100), b"from afar"])
+        far.send_multipart([peer, header(VERSION, REPLY, id, None, {"x": note}, 100), b"from afar"])
         (_, kind, id, _, notes, _), payload = hears(client)
         assert broker.heard("joined") == ["work", f"work@{url.removeprefix('tcp://')}"]
         context.destroy(linger=0)
