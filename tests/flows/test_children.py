@@ -24,6 +24,7 @@ from helpers import (
     replicas,
     socket_folders,
     texts,
+    title,
     wait_for,
 )
 
@@ -213,11 +214,13 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("victim", ["manager", "user"])
 def test_nothing_is_left_when_manager_or_user_is_killed(tmp_path: Path, victim: str, method: str) -> None:
+    others = socket_folders()
     with Script(OWNER, tmp_path, TESTS, tmp_path, method) as script:
         family = [int(pid) for pid in script.line().split()] + script.family()
-        kill(pid_of("manager") if victim == "manager" else script.pid)
+        (manager,) = [pid for pid in family if title(pid) == "zflow: manager"]
+        kill(manager if victim == "manager" else script.pid)
         all_end(family)
-        wait_for(lambda: not socket_folders())
+        wait_for(lambda: socket_folders() == others, what="the folder of its sockets goes")
         if victim == "manager":
             assert "its process manager died" in script.end()[2]
 
@@ -239,14 +242,15 @@ class Nested(Executor):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_flow_within_an_executor_ends_with_the_replica_and_in_order(tmp_path: Path, how: signal.Signals) -> None:
+    others = socket_folders()
     with Flow().add(name="nested", uses=Nested, uses_with={"folder": str(tmp_path)}) as flow:
         tags = flow.post("/", Document())[0].tags
         kill(int(tags["outer"]), how)
         wait_for((tmp_path / f"{int(tags['inner'])}.closed").exists, what="the inner Executor closes")
         wait_for(lambda: not alive(int(tags["inner"])))
         assert flow.post("/", Document())[0].tags["outer"] != tags["outer"]
-        wait_for(lambda: len(socket_folders()) == 2, what="the folder of the inner Flow goes")
-    assert not socket_folders()
+        wait_for(lambda: len(socket_folders()) == len(others) + 2, what="the folder of the inner Flow goes")
+    assert socket_folders() == others
 
 
 REMOTE = """
