@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Upper, alive, in_background, kill, pid_of, replicas, texts, wait_for
+from helpers import PATIENCE, TESTS, Upper, alive, in_background, kill, pid_of, replicas, run_script, texts, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
 
@@ -476,25 +476,33 @@ def test_results_of_a_chain_are_found_by_replica() -> None:
         assert json.dumps(told(flow))
 
 
-class Pooling(Executor):
-    """Works with child processes."""
+class Forking(Executor):
+    """Works with a child process."""
 
     @requests
     def work(self, docs: DocumentArray, **kwargs: Any) -> None:
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            docs.texts = [str(sum(pool.map(abs, range(-10, 0))))]
+        fork = multiprocessing.get_context("fork")
+        results = fork.SimpleQueue()
+        child = fork.Process(target=results.put, args=(os.getppid(),))
+        child.start()
+        child.join()
+        docs.texts = [str(results.get() == os.getppid())]
 
 
-def _serve_once(results: Any) -> None:
-    with Flow().add(uses=Pooling) as flow:
-        results.put(flow.post("/", Document()).texts)
+def test_in_a_daemon_process_of_multiprocessing_executors_may_have_children_all_the_same(tmp_path: Path) -> None:
+    source = """
+import multiprocessing
+from test_worker import Forking
+from zflow import Document, Flow
 
+def serve():
+    with Flow().add(uses=Forking) as flow:
+        print(flow.post("/", Document()).texts, flush=True)
 
-def test_in_a_daemon_process_of_multiprocessing_executors_may_have_children_all_the_same() -> None:
-    fork = multiprocessing.get_context("fork")
-    results = fork.SimpleQueue()
-    daemon = fork.Process(target=_serve_once, args=(results,), daemon=True)
-    daemon.start()
-    daemon.join()
-    assert daemon.exitcode == 0
-    assert results.get() == ["55"]
+daemon = multiprocessing.get_context("fork").Process(target=serve, daemon=True)
+daemon.start()
+daemon.join()
+print(daemon.exitcode)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(TESTS)])
+    assert run_script(source, tmp_path, env={**os.environ, "PYTHONPATH": path}) == (0, "['True']\n0\n", "")
