@@ -156,13 +156,10 @@ class Broker:
         if self._autoscaled and (now := time.monotonic()) >= self._tell_load_at:
             self._tell_load_at = now + TELL_EVERY
             for pool in self._autoscaled:
-                call(self._tell_load, pool, now)
+                call(self._manager.tell, "load", pool.node.name, *pool.load(now))
 
     def _tick_pool(self, pool: Pool) -> None:
         self._do(pool, pool.tick(time.monotonic()))
-
-    def _tell_load(self, pool: Pool, now: float) -> None:
-        self._manager.tell("load", pool.node.name, *pool.load(now))
 
     def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""

@@ -57,10 +57,6 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     process.die_with_parent(signal.SIGKILL, manager)
     process.set_title(f"zflow: {seat.name}")
     exiting.begin()
-    stop = Stop()
-    sigterm = _Sigterm(status)
-    signals.handle(signal.SIGTERM, sigterm.came)
-    os.register_at_fork(after_in_child=stop.note_fork)
     process.read_nothing()
     process.print_whole_lines()
     process.keep_memory()
@@ -69,13 +65,17 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
     if seat.device is not None:
         os.environ[cuda.VARIABLE] = seat.device
     try:
-        return _sit(seat, status, stop, sigterm, manager, memory)
+        return _sit(seat, status, manager, memory)
     finally:
         exiting.end()
 
 
-def _sit(seat: Seat, status: Status, stop: Stop, sigterm: _Sigterm, manager: int, memory: Arena | None) -> int:
+def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
     """Load the Executor and serve; when it returns nothing here refers to the Executor any more."""
+    stop = Stop()
+    sigterm = _Sigterm(status)
+    signals.handle(signal.SIGTERM, sigterm.came)
+    os.register_at_fork(after_in_child=stop.note_fork)
     try:
         service = Service(seat, memory)
     except BaseException as error:
@@ -106,7 +106,7 @@ def _sit(seat: Seat, status: Status, stop: Stop, sigterm: _Sigterm, manager: int
     link.leave()
     service.close()
     if service.loop is not None:
-        _end_loop(service.loop, stop)
+        _end_loop(service.loop)
     if link.refused is not None:
         _say_refused(status, seat, link.refused)
         return 1
@@ -201,7 +201,7 @@ def _serve_async(service: Service, link: Link, manager: int) -> None:
     service.loop.run_until_complete(_AsyncLoop(service, link, manager, service.loop).serve())
 
 
-def _end_loop(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
+def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
     """End what the Executor still has on its event loop, and let go of it, as `asyncio.run` does."""
     import asyncio
 
@@ -212,7 +212,6 @@ def _end_loop(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
         loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED))
     loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
-    stop.wake = None  # the process manager may remind this process any moment
     loop.close()
 
 
