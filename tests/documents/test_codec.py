@@ -428,12 +428,13 @@ class TestHostile:
     @pytest.mark.parametrize("kind", ["S", "U"])
     def test_text_no_character_wide_is_sent_as_one_character_wide(self, kind: str) -> None:
         """So what it costs goes by its bytes; numpy does the same where it copies."""
-        narrow = np.zeros(3, f"{kind}0")
+        narrow = np.zeros(3, [("x", f"{kind}0")])["x"]  # numpy makes none otherwise
+        assert narrow.dtype.itemsize == 0
         back = sent(*(Document(tensor=narrow, tags={"x": narrow}) for _ in range(2)), x=narrow)
         assert [doc.tensor.dtype.str[1:] for doc in back] == [f"{kind}1"] * 2
         assert [list(doc.tags["x"]) for doc in back] == [[narrow[0]] * 3] * 2
         docs = DocumentArray(Document() for _ in range(2))
-        docs.tensors = np.zeros((2, 3), f"{kind}0")
+        docs.tensors = np.zeros((2, 3), [("x", f"{kind}0")])["x"]
         assert unpack(received(pack(docs)))[0].tensors.shape == (2, 3)
 
     def test_too_many_rows_of_nothing_are_refused_where_they_are_sent(self) -> None:
