@@ -2,10 +2,10 @@
 
 libzmq shows whole messages only, its limits hold for single frames and for numbers of messages, and it does not say
 what it keeps for whom. The kernel counts the bytes of each connection, so that is where a `Meter` looks: every 10 ms at
-those from whom more comes than libzmq reads at once, who are within a large message, or who were sent something, and
-once in a second at all. Whoever is over a bound is cut: its connection ends
-for libzmq as if the other end had hung up, which lets go of all that was kept for it. Where the kernel does not tell
-(elsewhere than on Linux) nothing is bounded here. What is said over a connection is not known here.
+those from whom more comes than libzmq reads at once, who are within a large message, or who were sent something, and at
+the others now and then. Whoever is over a bound is cut: its connection ends for libzmq as if the other end had hung up,
+which lets go of all that was kept for it. Where the kernel does not tell (elsewhere than on Linux) nothing is bounded
+here. What is said over a connection is not known here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from zflow.devices.sockets import trains
 
 LOOK: Final = 0.01  # seconds between two looks
 MOST_LOOKS: Final = 100  # connections in one look, so that it takes a fraction of a millisecond
-SWEPT: Final = 1000  # connections in one sweep
+SWEEP_EVERY: Final = 0.1  # seconds between two sweeps, if the loop turns at all
+SWEPT: Final = 100  # connections in one sweep
 COUNTED: Final = 1024  # bytes of a frame from which it is counted as unread; of smaller ones the number is bounded
 UNREAD: Final = 64 << 20  # bytes that a client may leave unread for longer than
 STUCK: Final = 0.5  # seconds in which it had no room for more

@@ -380,7 +380,7 @@ class Gate:
     ) -> None:
         self._limits = limits
         self._max_bytes = max_bytes
-        self._look_at = self._count_at = 0.0
+        self._look_at = self._sweep_at = self._count_at = 0.0
         self._most = listener.descriptors()
         self._local = listener.used()  # descriptors that no connection from elsewhere has taken
         self._rested_at = -60.0
@@ -450,12 +450,15 @@ class Gate:
             for door in self._doors:
                 if door.meter.active:
                     door.meter.look()
+        if now >= self._sweep_at:
+            self._sweep_at = now + meter.SWEEP_EVERY
+            for door in self._doors:
+                door.meter.sweep()
         if now >= self._count_at:
             self._count_at = now + COUNT_EVERY
             if self._most < MANY:
                 self._local = listener.used() - sum(door.connections.count for door in self._doors)
             for door in self._doors:
-                door.meter.sweep()
                 self._let_in(door)
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Large(Executor):
 
 @pytest.fixture(scope="module")
 def flow() -> Iterator[Flow]:
-    with Flow(max_message_bytes=4 * MB, shared_memory=0).add(name="large", uses=Large) as running:
+    with Flow(max_message_bytes=4 * MB, replica_port=0, shared_memory=0).add(name="large", uses=Large) as running:
         yield running
 
 
@@ -65,9 +65,10 @@ def served(flow: Flow) -> Iterator[psutil.Process]:
         assert client.info()["pid"] == broker
 
 
-def test_a_message_that_never_ends_is_cut_while_it_arrives(flow: Flow, served: psutil.Process) -> None:
+@pytest.mark.parametrize("door", ["port", "replica_port"])
+def test_a_message_that_never_ends_is_cut_while_it_arrives(flow: Flow, served: psutil.Process, door: str) -> None:
     before = served.memory_info().rss
-    with Raw(flow.port) as client:
+    with Raw(getattr(flow, door)) as client:
         with pytest.raises(CutError):
             client.send(*[bytes(900_000)] * 300, more=True)
         assert served.memory_info().rss - before < 200 * MB

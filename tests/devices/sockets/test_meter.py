@@ -156,8 +156,8 @@ def test_it_looks_once_in_a_second_while_little_comes(served: Served) -> None:
 
 
 def _send_on(client: Raw, served: Served) -> None:
-    for _ in range(200):
-        client.send(bytes(MAX_BYTES // 2), more=True)
+    for _ in range(5000):
+        client.send(bytes(MAX_BYTES // 16), more=True)
         served.turn()
 
 
