@@ -390,6 +390,10 @@ class Link:
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
         self._say([((messages.VERSION, messages.LEAVE), ())])
+        self.close()
+
+    def close(self) -> None:
+        """Close when the last answers are out, but soon."""
         if self._monitor is not None:
             zap.unwatch(self._back.socket, self._monitor)
         for port in (self._back, self._fan, self._collector):

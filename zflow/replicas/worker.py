@@ -92,6 +92,7 @@ def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
     link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
+        link.close()  # as garbage its context might go before its sockets, and wait for them for ever
         _say_refused(status, seat, refused)
         return 1
     status.send_bytes(msgpack.packb(("ready", None)))
