@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import zmq
 
 from zflow.devices.protocol.bundles import frames_of
 from zflow.devices.protocol.messages import SMALL, Frames, Message
+from zflow.devices.sockets.clock import monotonic
 
 BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
@@ -52,9 +52,9 @@ class Port:
 
     def wait(self, seconds: float) -> bool:
         """Wait until a message can be received, so many seconds at most, or until the connection is refused."""
-        end = time.monotonic() + seconds
+        end = monotonic() + seconds
         while not (events := self._events(_EVENTS)) & _POLLIN:
-            left = end - time.monotonic()
+            left = end - monotonic()
             if left <= 0 or not events & _POLLOUT:
                 return False
             # The descriptor signals all that happens to the socket; polling the socket itself, only one kind of it.

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Gate, Script, Work, in_background, joined, let_go, wait_for
+from helpers import PATIENCE, Gate, Script, Work, begun, in_background, joined, let_go, wait_for
 from peers import PAYLOAD, back, dealer, front, header, malformed, request
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
 
@@ -369,6 +369,7 @@ def test_an_answer_that_is_still_to_be_read_is_not_taken_away(tmp_path: Path) ->
     inputs = [Document(text=text, tensor=np.ones(SIZE)) for text in ("first", "second")]
     posting = in_background(flow.post, "/hold", inputs, request_size=1, on_done=read)
     assert first.wait(PATIENCE)
+    begun(tmp_path, "second")
     let_go(tmp_path, "second")
     flow.close()
     assert os.fstat(mine).st_blocks > 0

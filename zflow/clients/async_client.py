@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
@@ -40,6 +39,7 @@ from zflow.clients.inputs import (
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.port import Port, buffers
 from zflow.documents.document import DocumentArray
 from zflow.network.address import address_of
@@ -72,7 +72,7 @@ class _Link:
         self._streams: dict[int, _Stream] = {}
         self._waiting: list[messages.Message] = []  # requests that are sent together with others of this moment
         self._welcome: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._heard = self._used = time.monotonic()
+        self._heard = self._used = monotonic()
         self.info: dict[str, Any] = {}
         self._anew = False  # connected anew: the broker may be another one, or have missed something
         loop.add_reader(self._socket.fileno(), self._drain)
@@ -86,8 +86,8 @@ class _Link:
         if self._welcome.done():
             self._welcome = self._loop.create_future()
         welcome = self._welcome
-        deadline = time.monotonic() + (CONNECTING if timeout is None else timeout)
-        while (left := deadline - time.monotonic()) > 0 and not self.refused:
+        deadline = monotonic() + (CONNECTING if timeout is None else timeout)
+        while (left := deadline - monotonic()) > 0 and not self.refused:
             self._say_hello()  # once more after a while: a broker that has died may have taken the question with it
             with contextlib.suppress(asyncio.TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(welcome), min(PING_AFTER / 1000, left))
@@ -153,7 +153,7 @@ class _Link:
     def _drain(self) -> None:
         while not self._socket.closed and self._port.readable():
             frames = self._port.receive()
-            self._heard = time.monotonic()
+            self._heard = monotonic()
             if not frames[0]:
                 self._greeted()
                 continue
@@ -205,16 +205,16 @@ class _Link:
 
     async def refresh(self) -> None:
         """Ask who the broker is, at first and when the last use was long ago: another Flow may listen there by now."""
-        now = time.monotonic()
+        now = monotonic()
         if not self.info or (not self._streams and now - self._used > PING_AFTER / 1000):
             await self.hello()
         self._used = now
 
     def _look(self) -> None:
         """Make sure, while somebody waits, that the broker is still there."""
-        silent = time.monotonic() - self._heard
+        silent = monotonic() - self._heard
         if not self._streams:
-            self._heard = time.monotonic()
+            self._heard = monotonic()
             self._timer = self._loop.call_later(PING_AFTER / 1000, self._look)
             return
         for stream in set(self._streams.values()):

@@ -16,12 +16,13 @@ from typing import Any
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, Connection, ask, connected, end, monotonic
+from zflow.clients.connection import CONNECTING, Connection, ask, connected, end
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds, told
 from zflow.clients.response import Callback, Callbacks, Response, ready, together
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.local.arena import Arena
+from zflow.devices.sockets.clock import monotonic
 from zflow.network.address import address_of
 from zflow.network.keys import Folder, keys_of
 

@@ -6,8 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import zmq
 
@@ -18,11 +17,11 @@ from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.references import is_fixed
 from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.network.keys import Keys
 
-monotonic: Final = partial(time.clock_gettime, time.CLOCK_MONOTONIC)  # goes on also where tests make time stand still
 PING_AFTER = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 GATHERING = 200e-6  # seconds that a request may wait for those sent with it
 STREAM = 16  # requests, from which on those of a generator may wait for the next one
@@ -248,15 +247,15 @@ class Connection:
 
     def _await(self, tracker: zmq.MessageTracker) -> None:
         """Wait until memory is sent, however long that takes, as long as the Flow is there."""
-        begun = time.monotonic()
+        begun = monotonic()
         while not tracker.done:
             try:
                 tracker.wait(PING_AFTER / 1000)
             except zmq.NotDone:
                 self._make_sure()
-                if time.monotonic() - begun > SILENCE:
+                if monotonic() - begun > SILENCE:
                     ask(self._address, self._keys)  # over another connection: this one may be busy sending
-                    begun = time.monotonic()
+                    begun = monotonic()
 
     def _next(self, exchange: Exchange, flusher: Flusher) -> messages.Message | None:
         """Let a generator make the next request, while what waits can be sent without this thread."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from zflow.devices.local.arena import Arena, Stale
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.protocol.references import references
+from zflow.devices.sockets.clock import monotonic
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
@@ -134,7 +134,7 @@ class Exchange:
         if self._memory is not None and len(frames) > 1:
             frames = self._memory.share(frames)
         id = self.last_id = next(self._ids)
-        deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout / 1000
+        deadline = math.inf if self._timeout is None else monotonic() + self._timeout / 1000
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
@@ -145,7 +145,7 @@ class Exchange:
 
     def again(self) -> Iterator[messages.Message]:
         """The messages of the requests that were not answered, for a broker that may not have got them."""
-        now = time.monotonic()
+        now = monotonic()
         for id, sent in self._sent.items():
             if id not in self._held_back:
                 yield self._header(messages.AGAIN, id, self._left(sent, now), sent.docs), sent.payload
@@ -160,16 +160,16 @@ class Exchange:
         """Send it again when there may be room: after a pause that doubles, and that differs between clients."""
         sent.refusals += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(sent.refusals - 1, 16)) * random.uniform(0.5, 1.5)
-        self._held_back[id] = time.monotonic() + pause
+        self._held_back[id] = monotonic() + pause
 
     @property
     def pause(self) -> float | None:
         """The seconds until something that was held back is to be sent again, or None."""
-        return max(0.0, min(self._held_back.values()) - time.monotonic()) if self._held_back else None
+        return max(0.0, min(self._held_back.values()) - monotonic()) if self._held_back else None
 
     def due(self) -> Iterator[messages.Message]:
         """The messages of what was held back long enough."""
-        now = time.monotonic()
+        now = monotonic()
         for id in [id for id, at in self._held_back.items() if at <= now]:
             del self._held_back[id]
             sent = self._sent.get(id)
@@ -186,7 +186,7 @@ class Exchange:
         """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""
         if self._timeout is None:
             return False
-        late = time.monotonic() - LATE
+        late = monotonic() - LATE
         expired = [id for id, sent in self._sent.items() if sent.deadline < late]
         for id in expired:
             sent = self._end(id)

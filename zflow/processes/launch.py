@@ -19,10 +19,10 @@ from typing import Any
 import msgpack
 
 from zflow import errors
+from zflow.devices.sockets.clock import monotonic
 from zflow.processes import manager, plan, spawn, watchdog
 from zflow.system import cuda, process, signals, termination
 
-_now = partial(time.clock_gettime, time.CLOCK_MONOTONIC)  # goes on also where tests make time stand still
 CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that serves
 
 
@@ -214,10 +214,10 @@ class Launched:
 
     def _insist(self) -> None:
         """Wait for the end, which is near, whatever else is pressed."""
-        end = _now() + 5.0
+        end = monotonic() + 5.0
         while True:
             try:
-                self._wait_for_end(end - _now())
+                self._wait_for_end(end - monotonic())
                 return
             except KeyboardInterrupt:
                 continue
@@ -239,7 +239,7 @@ class Launched:
 
     def _wait_for_end(self, limit: float | None) -> None:
         """Wait for the watchdog, which ends last; have it kill what has not ended in `limit` seconds."""
-        deadline = None if limit is None else _now() + limit
+        deadline = None if limit is None else monotonic() + limit
         insisting = [signals.END, signal.SIGKILL]
         pause = 0.001
         with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
@@ -247,7 +247,7 @@ class Launched:
                 ended, status = os.waitpid(self._pid, os.WNOHANG)
                 if ended:
                     return self._outwait_manager() if os.WIFSIGNALED(status) else None
-                if deadline is not None and _now() > deadline and insisting:
+                if deadline is not None and monotonic() > deadline and insisting:
                     os.kill(self._pid, insisting.pop(0))
                     deadline += 5.0
                 time.sleep(pause)
@@ -255,9 +255,9 @@ class Launched:
 
     def _outwait_manager(self) -> None:
         """The watchdog was killed: the manager takes everything down, and hangs up at its own end."""
-        deadline = _now() + 5.0
+        deadline = monotonic() + 5.0
         with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll(max(0.0, deadline - _now())):
+            while self._pipe.poll(max(0.0, deadline - monotonic())):
                 self._pipe.recv_bytes()
 
 
