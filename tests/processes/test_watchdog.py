@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+import msgpack
 import pytest
 from helpers import PATIENCE, alive, title, wait_for
 
@@ -112,3 +114,22 @@ def test_the_end_of_the_user_is_the_managers_until_it_looks_after_that_itself(tm
     wait_for(lambda: not (tmp_path / "sockets").exists())
     for end in (ours, theirs):
         end.close()
+
+
+def test_where_no_manager_can_be_started_the_user_is_told_why(tmp_path: Path) -> None:
+    line, theirs = Pipe()
+
+    def full() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def run() -> int:
+        os.fork = full
+        return watchdog.run(lambda parent: 0, str(tmp_path / "sockets"), theirs)
+
+    pid = process.fork(run)
+    theirs.close()
+    kind, error = msgpack.unpackb(line.recv_bytes())
+    assert kind == "failed"
+    assert "the process manager could not be started: Resource" in error["message"]
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    line.close()

@@ -13,6 +13,8 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+import msgpack
+
 from zflow.system import family, process, signals
 
 if TYPE_CHECKING:
@@ -34,8 +36,14 @@ def run(serve: Callable[[int], int], folder: str, line: Connection, user: int | 
     family.mark(family.new_mark())  # within an Executor of another Flow: this one ends by itself, and in order
     signal.pthread_sigmask(signal.SIG_BLOCK, {signals.END, signals.SERVING})
     me = os.getpid()
-    manager = process.fork(lambda: serve(me))
-    line.close()
+    try:
+        manager = process.fork(lambda: serve(me))
+    except OSError as error:
+        message = f"the process manager could not be started: {process.cannot_start(error)}"
+        line.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
+        return 1
+    finally:
+        line.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     process.set_title("zflow: watchdog")
     if user is not None:
