@@ -35,7 +35,7 @@ from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Reply, Router, Visit
 from zflow.devices.routing.walk import Walk
-from zflow.devices.sockets import zap
+from zflow.devices.sockets import gate, zap
 from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import BATCH, Port
 
@@ -73,7 +73,7 @@ class Broker:
         self._by_name = {pool.node.name: pool for pool in visited}
         joinable = {pool.node.name: pool for pool in visited if not pool.node.addresses}
         limits = dict.fromkeys((zap.CLIENTS, zap.REPLICAS), settings.max_connections)
-        self._gate = zap.Gate(self._context, settings.lists, limits, settings.max_message_bytes)
+        self._gate = gate.Gate(self._context, settings.lists, limits, settings.max_message_bytes)
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)

@@ -1,10 +1,8 @@
 """Who may connect over TCP: libzmq asks here before a connection carries its first message.
 
-A `Gate` guards sockets, each in a domain. It answers libzmq's questions (ZAP 1.0, ZeroMQ RFC 27), counts the
-connections of each domain from what libzmq tells of them, has each of them metered (`meter`), and logs whom it turned
-away. All of it happens in the broker's own loop, and what decides (`Handler`, `Connections`, `Refusals`) is told
-frames, events and times.
-It knows public keys by domain, never folders, and nothing of what is said on a connection that was let in.
+What decides (`Handler`, by ZAP 1.0, ZeroMQ RFC 27), counts (`Connections`) and logs whom it turned away (`Refusals`) is
+told frames, events and times; the sockets around it are the business of `gate`. It knows public keys by domain, never
+folders, and nothing of what is said on a connection that was let in.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ import logging
 import socket as sockets
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import zmq
 from zmq.utils import z85
 
 from zflow.devices.sockets import listener, meter
-from zflow.devices.sockets.factory import BACKLOG
 
 log = logging.getLogger("zflow.broker")
 
@@ -29,25 +26,21 @@ CLIENTS: Final = b"clients"
 REPLICAS: Final = b"replicas"
 ADMINS: Final = b"admins"  # no domain: a list of clients that may do more
 HANDSHAKE_MS: Final = 5000  # a connection that has not said who it is by then is closed
-COUNT_EVERY: Final = 1.0  # seconds between two looks at how many descriptors processes of this machine take
-MANY: Final = 1 << 16  # descriptors, of which processes of this machine will not take too many
-REST_LOGGED: Final = 10.0  # seconds between two lines that nobody can connect
 EVERY: Final = 1.0  # seconds between two lines about the same address and reason
 MAX_LINES: Final = 100  # addresses and reasons told apart at a time; the rest is only counted
 UNKNOWN_ADDRESS: Final = "an address that was gone before it could be asked for"
 
 Lists = Mapping[bytes, frozenset[bytes]]  # the public keys that may connect, as z85, by domain
 
-_ADDRESS: Final = "inproc://zeromq.zap.01"  # where libzmq looks for a handler
-_VERSION: Final = b"1.0"
+VERSION: Final = b"1.0"
 _ENFORCE_DOMAIN: Final = 93  # zmq.ZAP_ENFORCE_DOMAIN, a name that older pyzmq lacks
-_WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica", ADMINS: "an admin"}
+WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica", ADMINS: "an admin"}
 
-_ACCEPTED, _DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
-_LISTENING = int(zmq.EVENT_LISTENING)
+ACCEPTED, DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+LISTENING = int(zmq.EVENT_LISTENING)
 _NO_DETAIL, _PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-_FAILURES: Final = _NO_DETAIL | _PROTOCOL | _AUTH
+FAILURES: Final = _NO_DETAIL | _PROTOCOL | _AUTH
 _CRYPTOGRAPHIC, _MISMATCH = 0x11000001, 0x11000002  # zmq.PROTOCOL_ERROR_ZMTP_..., which older pyzmq lacks
 
 
@@ -64,7 +57,7 @@ def secure(socket: zmq.Socket[bytes], server: bytes, public: bytes, secret: byte
 
 
 def guard(socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None) -> None:
-    """Make a socket, before it is bound, ask the handler about each connection; `Gate.guard` calls this.
+    """Make a socket, before it is bound, ask the handler about each connection; `gate.Gate.guard` calls this.
 
     Without a handler in the socket's context nobody gets in at all.
 
@@ -102,7 +95,7 @@ class Refusals:
             now: seconds, of any steady clock.
         """
         self.tick(now)
-        key = (_WHO.get(domain, "somebody"), address, reason)
+        key = (WHO.get(domain, "somebody"), address, reason)
         if key in self._more:
             self._more[key] += 1
         elif len(self._more) >= MAX_LINES:
@@ -158,14 +151,14 @@ class Handler:
         sequence = request[1] if len(request) > 1 else b""
         user, reason, detail = self._judge(request)
         if not reason:
-            return [_VERSION, sequence, b"200", b"", user, b""]
+            return [VERSION, sequence, b"200", b"", user, b""]
         domain, address = (request[2], _printable(request[3])) if len(request) > 3 else (b"", UNKNOWN_ADDRESS)
         self._refusals.add(domain, address, reason, detail, now)
-        return [_VERSION, sequence, b"400", reason.encode(), b"", b""]
+        return [VERSION, sequence, b"400", reason.encode(), b"", b""]
 
     def _judge(self, request: Sequence[bytes]) -> tuple[bytes, str, str]:
         """Whose connection it is (its key as z85), or why it is refused and what else there is to say of that."""
-        if len(request) < 6 or request[0] != _VERSION:
+        if len(request) < 6 or request[0] != VERSION:
             return b"", "not a ZAP 1.0 request", ""
         _, _, domain, _, _, mechanism, *credentials = request
         if domain not in self._limits:
@@ -189,9 +182,9 @@ class Handler:
         key = z85.encode(credentials[0])
         if key in lists[domain] or (domain == CLIENTS and key in lists.get(ADMINS, ())):
             return key, ""
-        for other, who in _WHO.items():
+        for other, who in WHO.items():
             if key in lists.get(other, ()):
-                return key, f"its key is {who}'s, which does not let it in as {_WHO[domain]}"
+                return key, f"its key is {who}'s, which does not let it in as {WHO[domain]}"
         return key, "its key is not on the list"
 
 
@@ -244,13 +237,13 @@ class Connections:
 
     def happened(self, event: int, value: int, address: str = "") -> None:
         """Take note of an event: its number and value as the monitor tells them, and whose connection was accepted."""
-        if event == _ACCEPTED:
+        if event == ACCEPTED:
             self._open[value] = address
             if self._metered is not None:
                 self._metered.opened(value, address)
-        elif event == _LISTENING and self._listening is not None:
+        elif event == LISTENING and self._listening is not None:
             self._listening.bound(value)
-        elif event == _DISCONNECTED:
+        elif event == DISCONNECTED:
             address = self._open.pop(value, "")
             if self._metered is not None:
                 self._metered.closed(value)
@@ -275,11 +268,11 @@ class Connections:
         """Take note of all that the monitor has told."""
         batch = _events(monitor)
         while batch:
-            addresses = {value: _address(value) for event, value in batch if event == _ACCEPTED}
+            addresses = {value: _address(value) for event, value in batch if event == ACCEPTED}
             later = _events(monitor)
             # libzmq tells of a connection's end before it closes the descriptor. So what has not been told of by now
             # was open when its address was asked for, and the address is not that of a successor.
-            ended = {value for event, value in (*batch, *later) if event == _DISCONNECTED}
+            ended = {value for event, value in (*batch, *later) if event == DISCONNECTED}
             for event, value in batch:
                 self.happened(event, value, "" if value in ended else addresses.get(value, ""))
             batch = later
@@ -310,7 +303,7 @@ def _events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
         found.append(struct.unpack("=Hi", frames[0]))
 
 
-def watch(socket: zmq.Socket[bytes], events: int = _FAILURES) -> zmq.Socket[bytes]:
+def watch(socket: zmq.Socket[bytes], events: int = FAILURES) -> zmq.Socket[bytes]:
     """Return a monitor of a socket that is not bound or connected yet; to end it: `unwatch`."""
     address = f"inproc://zflow-monitor-{id(socket)}-{time.monotonic_ns()}"
     socket.monitor(address, events)
@@ -341,164 +334,3 @@ def turned_away(monitor: zmq.Socket[bytes]) -> str:
         elif event == _NO_DETAIL and not reason:
             reason = "it hung up in the handshake: the keys (curve) may not be those of that Flow"
     return reason
-
-
-# -- the gate ---------------------------------------------------------------------------------------------------------
-
-
-class _Door(NamedTuple):
-    domain: bytes
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    connections: Connections
-    meter: meter.Meter
-    listener: listener.Listener
-
-
-class Gate:
-    """The sockets around handler and counts, for a loop that polls `sockets` and then calls `serve`.
-
-    Its context must have one I/O thread, as contexts have by default: then events come in order.
-
-    Args:
-        context: the context of the sockets to guard.
-        lists: returns the keys that may connect, by domain; called for each new connection, so what it returns may
-            change. Without keys: `dict`.
-        limits: the connections that each domain may have.
-        max_bytes: the largest payload of a message.
-
-    Raises:
-        zmq.ZMQError: there is a gate in this context already (EADDRINUSE).
-    """
-
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        lists: Callable[[], Lists],
-        limits: Mapping[bytes, int],
-        max_bytes: int = 1 << 30,
-    ) -> None:
-        self._limits = limits
-        self._max_bytes = max_bytes
-        self._look_at = self._sweep_at = self._count_at = 0.0
-        self._most = listener.descriptors()
-        self._local = listener.used()  # descriptors that no connection from elsewhere has taken
-        self._rested_at = -60.0
-        self._refusals = Refusals()
-        self._handler = Handler(lists, limits, self.connections, self._refusals)
-        self._doors: list[_Door] = []
-        self._zap = context.socket(zmq.REP)
-        self._zap.set(zmq.LINGER, 0)
-        self._zap.bind(_ADDRESS)
-
-    def guard(self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None) -> meter.Meter:
-        """Guard a socket that is not bound yet; with `secret`, the server's key as z85, by CURVE.
-
-        Returns what counts its connections; the port of the socket has to tell it what is sent and received.
-        """
-        guard(socket, domain, secret)
-        socket.set(zmq.BACKLOG, min(BACKLOG, listener.reserve(self._most) // 2))
-        monitor = watch(socket, _ACCEPTED | _DISCONNECTED | _LISTENING | _FAILURES)
-
-        def refused(address: str, reason: str) -> None:
-            self._refusals.add(domain, address or UNKNOWN_ADDRESS, reason, "", time.monotonic())
-
-        metered, listening = meter.Meter(self._max_bytes, refused), listener.Listener()
-        connections = Connections(secret is not None, refused, metered, listening)
-        self._doors.append(_Door(domain, socket, monitor, connections, metered, listening))
-        return metered
-
-    @property
-    def sockets(self) -> list[Any]:
-        """What to poll for input, the monitors first: an address can be asked for only while it is there."""
-        return [
-            *(door.monitor for door in self._doors),
-            self._zap,
-            *(one for door in self._doors for one in door.meter.sockets),
-        ]
-
-    @property
-    def wait(self) -> float:
-        """In how many seconds `tick` is to be called at the latest."""
-        return meter.LOOK if any(door.meter.active for door in self._doors) else 1.0
-
-    def connections(self, domain: bytes) -> int:
-        """How many connections a domain has, over all its sockets."""
-        return sum(door.connections.count for door in self._doors if door.domain == domain)
-
-    def serve(self) -> None:
-        """Handle all that has arrived; never blocks."""
-        self._count()
-        for request in self._requests():
-            try:
-                self._count()  # what is asked about has been accepted before
-                reply = self._handler.reply(request, time.monotonic())
-            except Exception:  # without an answer nobody could be asked about any more
-                log.exception("failed to judge a connection, which may try again")
-                reply = [_VERSION, request[1] if len(request) > 1 else b"", b"300", b"try again", b"", b""]
-            self._zap.send_multipart(reply)
-        for door in self._doors:
-            if door.meter.ring():
-                self._look_at = time.monotonic() + meter.LOOK
-
-    def tick(self) -> None:
-        """Look at the connections if it is time, and log what was held back; to be called after each turn."""
-        now = time.monotonic()
-        self._refusals.tick(now)
-        if now >= self._look_at:
-            self._look_at = now + meter.LOOK
-            for door in self._doors:
-                if door.meter.active:
-                    door.meter.look()
-        if now >= self._sweep_at:
-            self._sweep_at = now + meter.SWEEP_EVERY
-            for door in self._doors:
-                door.meter.sweep()
-        if now >= self._count_at:
-            self._count_at = now + COUNT_EVERY
-            if self._most < MANY:
-                self._local = listener.used() - sum(door.connections.count for door in self._doors)
-            for door in self._doors:
-                self._let_in(door)
-
-    def close(self) -> None:
-        """Stop guarding; to be called before the guarded sockets are closed."""
-        for door in self._doors:
-            unwatch(door.socket, door.monitor)
-            door.meter.close()
-            door.listener.close()
-        self._doors.clear()
-        self._zap.close()
-
-    def _count(self) -> None:
-        for door in self._doors:
-            before = door.connections.count
-            door.connections.read(door.monitor)
-            if door.connections.count != before:
-                self._let_in(door)
-
-    def _let_in(self, door: _Door) -> None:
-        """Let a socket take new connections as long as there are enough descriptors."""
-        share = (self._most - self._local - listener.reserve(self._most)) // len(self._doors)
-        most = max(1, min(share, self._limits[door.domain] + listener.HALF_OPEN))
-        count = door.connections.count
-        if not door.listener.resting and count >= most:
-            door.listener.rest(True)
-            if time.monotonic() - self._rested_at > REST_LOGGED:
-                self._rested_at = time.monotonic()
-                log.warning(
-                    "%s cannot connect before others have gone: %d connections, of the %d file descriptors that this"
-                    " process may have (ulimit -n)",
-                    _WHO.get(door.domain, "somebody"),
-                    count,
-                    self._most,
-                )
-        elif door.listener.resting and count < most - most // 10:
-            door.listener.rest(False)
-
-    def _requests(self) -> Iterable[list[bytes]]:
-        while True:
-            try:
-                yield self._zap.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return

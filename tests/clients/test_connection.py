@@ -35,6 +35,7 @@ from zflow.devices.protocol.messages import (
     VERSION,
 )
 from zflow.devices.sockets import zap
+from zflow.devices.sockets.gate import Gate
 from zflow.documents import codec
 
 Answers = Callable[[list[Any]], list[bytes] | None]
@@ -133,7 +134,7 @@ def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
     monkeypatch.setattr(connection, "PING_AFTER", int(1000 * PATIENCE))
     context: zmq.Context[Any] = zmq.Context()
-    gate = zap.Gate(context, dict, {zap.CLIENTS: 0})
+    gate = Gate(context, dict, {zap.CLIENTS: 0})
     listening = context.socket(zmq.ROUTER)
     gate.guard(listening, zap.CLIENTS)
     port = listening.bind_to_random_port("tcp://127.0.0.1")

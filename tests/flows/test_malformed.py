@@ -25,7 +25,7 @@ from helpers import (
     texts,
     wait_for,
 )
-from peers import PAYLOAD, back, dealer, front, header, malformed, request, stranger
+from peers import PAYLOAD, back, dealer, front, header, malformed, request, stranger, welcome
 
 from zflow import Client, Document, DocumentArray, Flow, errors
 from zflow.devices.protocol import bundles, messages
@@ -599,7 +599,7 @@ def test_a_client_of_a_flow_that_says_what_cannot_be(
 ) -> None:
     def says(said: list[Any]) -> list[bytes]:
         if said[1] == HELLO:
-            return [header(VERSION, messages.WELCOME, said[2], info)]
+            return welcome(said, info)
         if said[1] == CONTROL:
             return [header(VERSION, CONTROLLED, said[2], {"error": NESTED})]
         kind = (messages.REPLY, said[2], None, None, 5) if error is None else (messages.FAILED, said[2], 5)

@@ -39,6 +39,7 @@ from zflow.devices.protocol.messages import (
 )
 from zflow.devices.protocol.references import references
 from zflow.devices.sockets import zap
+from zflow.devices.sockets.gate import Gate
 from zflow.executors.batching import Batching
 from zflow.replicas import link as module
 from zflow.replicas.link import MOST_APART, Answer, Assignment, Link, Stop, StopNow
@@ -217,7 +218,7 @@ def test_two_of_one_name_on_two_machines_have_different_routing_ids(broker: Brok
 
 
 def test_a_flow_that_turns_a_replica_of_another_machine_away_is_named(broker: Broker) -> None:
-    gate = zap.Gate(broker.context, dict, {zap.REPLICAS: 0})  # nobody may connect
+    gate = Gate(broker.context, dict, {zap.REPLICAS: 0})  # nobody may connect
     server = broker.context.socket(zmq.ROUTER)
     gate.guard(server, zap.REPLICAS)
     port = server.bind_to_random_port("tcp://127.0.0.1")

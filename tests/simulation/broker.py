@@ -25,7 +25,7 @@ from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.walk import Walk
-from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets import factory, gate
 
 from . import checks
 from .clock import Clock
@@ -165,7 +165,7 @@ class VirtualBroker(Broker):
             mock.patch.object(back, "Port", lambda port, small: port),
             mock.patch.object(factory, "listen", _listen),
             mock.patch.object(factory, "bind", lambda socket, addresses: list(addresses)),
-            mock.patch.object(zap, "Gate", OpenGate),
+            mock.patch.object(gate, "Gate", OpenGate),
         ):
             super().__init__(settings, self.line)
         self._context.term()

@@ -21,6 +21,7 @@ from zflow.devices.protocol.messages import CANCEL, FAILED, FROM_CLIENT, HELLO, 
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
 from zflow.devices.sockets import zap
+from zflow.devices.sockets.gate import Gate
 
 INFO = {"instance": "one", "epoch": 0, "executors": {"far": {"slots": 3, "endpoints": ["/a"]}}}
 
@@ -418,7 +419,7 @@ def test_a_server_that_refuses_the_connection_is_logged_once_and_tried_until_it_
     context = zmq.Context()
     room = {zap.CLIENTS: 0}  # nobody may connect
     asked: list[bool] = []
-    gate = zap.Gate(context, lambda: (asked.append(True), {})[1], room)
+    gate = Gate(context, lambda: (asked.append(True), {})[1], room)
     server = context.socket(zmq.ROUTER)
     server.set(zmq.LINGER, 0)
     server.set(zmq.PROBE_ROUTER, 1)  # greets as a broker does

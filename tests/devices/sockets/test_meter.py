@@ -13,6 +13,7 @@ from peers import CutError, Raw
 
 from zflow.devices.sockets import meter as metering
 from zflow.devices.sockets import zap
+from zflow.devices.sockets.gate import Gate
 from zflow.devices.sockets.guarded import SLICE, GuardedPort
 from zflow.devices.sockets.meter import LEAST_FRAME, Meter, most_frames
 from zflow.documents import codec
@@ -26,7 +27,7 @@ class Served:
 
     def __init__(self) -> None:
         self.context = zmq.Context()
-        self.gate = zap.Gate(self.context, dict, {zap.CLIENTS: 100}, MAX_BYTES)
+        self.gate = Gate(self.context, dict, {zap.CLIENTS: 100}, MAX_BYTES)
         router = self.context.socket(zmq.ROUTER)
         router.set(zmq.LINGER, 0)
         self.meter: Meter = self.gate.guard(router, zap.CLIENTS)
