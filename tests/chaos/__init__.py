@@ -6,6 +6,7 @@
 - `load`: the clients; they post, check what comes back and write it in the `Ledger`.
 - `schedule`: what is to happen when, drawn from a seed or read from the log of another run. Pure logic.
 - `injector`: makes it happen, and writes the log.
+- `strangers`: who comes over TCP and means no good.
 - `usage`: memory and descriptors of all processes.
 - `disk`: a small disk for the sockets, which can be filled.
 - `account`: what came of it all, and what is wrong with that.

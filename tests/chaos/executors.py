@@ -12,18 +12,22 @@ it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 import time
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from zflow import Document, DocumentArray, Executor, Flow, requests
 
 SHARDS = 2
 REPLICAS = {"plain": 3, "waits": 2, "shards": 2, "last": 1, "once": 2}  # of the shards: of each one
+CHILD = ("sleep", "86400")  # what a replica of `plain` starts
 SLOWNESS = 0.05  # seconds that a replica takes longer as long as it is slow
 
 # Who signs a request, by endpoint. A request for any shard is signed by one of them, whichever it is.
@@ -43,7 +47,7 @@ def flow(folder: Path, **options: Any) -> Flow:
     """The Flow, not started; its Executors keep their files in `folder`."""
     (folder / "begun").mkdir(parents=True, exist_ok=True)
     (folder / "slow").mkdir(exist_ok=True)
-    built = Flow(uses_with={"folder": str(folder)}, **options)
+    built = Flow(uses_with={"folder": str(folder)}, replica_port=0, **options)
     built.add(name="plain", uses=Plain, replicas=REPLICAS["plain"])
     built.add(name="waits", uses=Waits, replicas=REPLICAS["waits"], needs="gateway")
     built.needs(["plain", "waits"], name="both")
@@ -57,6 +61,16 @@ def flow(folder: Path, **options: Any) -> Flow:
     built.add(name="last", uses=Last, replicas=REPLICAS["last"])
     built.add(name="once", uses=Once, replicas=REPLICAS["once"], retries=0)
     return built
+
+
+def their_children(folder: Path) -> list[int]:
+    """The process ids of what replicas have started, and what those have left that are gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == CHILD[0] and process.cwd() == str(folder):
+                found.append(process.pid)
+    return found
 
 
 def signature(who: str, doc: Document) -> str:
@@ -119,7 +133,11 @@ class _Signs(Executor):
 
 
 class Plain(_Signs):
-    """Some requests in one call, on several replicas."""
+    """Some requests in one call, on several replicas. Each has a child process, in a session of its own."""
+
+    def __init__(self, folder: str, **kwargs: Any) -> None:
+        super().__init__(folder=folder, **kwargs)
+        subprocess.Popen(CHILD, cwd=folder, start_new_session=True)
 
     @requests(on=["/plain", "/whole"], batch_size=4)
     def plain(self, docs: DocumentArray, **kwargs: Any) -> None:

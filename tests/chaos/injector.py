@@ -22,7 +22,7 @@ from helpers import in_background
 
 from zflow import Flow, errors
 
-from . import executors, schedule
+from . import executors, schedule, strangers
 from .disk import Disk
 from .load import Load
 from .usage import USER, processes
@@ -124,6 +124,8 @@ class Injector:
     def _inject(self, event: schedule.Event) -> tuple[str, Undo | None]:
         """Do it; returns to whom, and how to undo it."""
         verb = event.kind.partition("-")[0]
+        if event.target == schedule.STRANGERS:
+            return event.target, self._come_as(verb, event.draw)
         if event.target == schedule.ALL:
             self._end_all()
             return event.target, None
@@ -174,6 +176,25 @@ class Injector:
             with contextlib.suppress(ProcessLookupError):
                 if name != USER:
                     os.kill(pid, signal.SIGTERM)
+
+    def _come_as(self, verb: str, draw: float) -> Undo | None:
+        """Somebody comes over TCP: a hostile client, or a replica that binds something else, which is not taken in."""
+        assert self._flow.port is not None
+        assert self._flow.replica_port is not None
+        if verb == "hostile":
+            hostile = strangers.be_hostile(self._flow.port, int(draw * 10_000))
+
+            def leave() -> None:
+                hostile.kill()
+                hostile.wait()
+
+            return leave
+        taken = strangers.join(self._flow.replica_port, "plain", ["/another"])
+        if taken is None:
+            raise Missed("the broker does not answer just now")
+        if taken:
+            self.wrong.append("a replica that binds something else was taken in")
+        return None
 
     def _skew(self) -> Undo:
         self._load.skewed = True

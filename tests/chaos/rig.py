@@ -70,6 +70,8 @@ def run(options: Options, folder: Path, log: Path | None = None, events: list[sc
         wait_until_whole(flow, options.patience)
         account = _maltreat(flow, options, events, small, folder, log or folder / "log")
         account.remarks += remarks
+    if left := executors.their_children(folder):
+        account.wrong.append(f"{len(left)} processes that replicas have started outlive the Flow")
     account.count(folder)
     if options.soak:
         account.judge_growth()
@@ -95,6 +97,11 @@ def _maltreat(
         account.remarks.append(f"log: {log}")
         try:
             _put_back(flow, options.patience)
+            wait_for(
+                lambda: len(executors.their_children(folder)) == executors.REPLICAS["plain"],
+                options.patience,
+                f"a child process for each replica of plain, not {len(executors.their_children(folder))}",
+            )
         except Exception as error:
             account.wrong.append(f"the Flow is not whole again: {error}")
     account.histories = watch.end()

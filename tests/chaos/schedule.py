@@ -10,6 +10,7 @@ from typing import Any
 
 BROKER, MANAGER, WATCHDOG, CABLE, LOAD, DISK = "broker", "manager", "watchdog", "cable", "load", "disk"
 ALL = "all"  # processes but the user's
+STRANGERS = "strangers"  # who come over TCP
 
 LONGEST_STOP = 3.0  # seconds
 # What keeps a client from hearing anything, and how long it may all together: one that connects gives up after 5 s.
@@ -68,6 +69,8 @@ KINDS = {
     "restart": Kind(30.0),
     "drain": Kind(20.0, "", 3.0),
     "fill": Kind(25.0, DISK, 2.0),
+    "hostile": Kind(20.0, STRANGERS, 5.0),
+    "differ": Kind(15.0, STRANGERS),
 }
 
 

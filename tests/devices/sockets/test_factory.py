@@ -46,7 +46,7 @@ def again(context: Context, address: str) -> Socket:
 
 
 def joined(listener: Socket, address: str, kind: bytes = STRANGER) -> Socket:
-    """A DEALER that has connected and was greeted."""
+    """A DEALER that has connected and was greeted. Whoever sends over it keeps it: as garbage it would drop that."""
     peer = dealer(listener.context, kind)
     peer.connect(address)
     assert greeting(peer, listener) == [b""]
@@ -74,7 +74,8 @@ class TestListen:
     def test_the_address_says_which_port_was_taken(self, context: Context) -> None:
         socket, address = router(context)
         port = int(address.rpartition(":")[2])
-        joined(socket, f"tcp://127.0.0.1:{port}").send(b"hello")
+        peer = joined(socket, f"tcp://127.0.0.1:{port}")
+        peer.send(b"hello")
         assert heard(socket)[1] == b"hello"
 
     def test_one_socket_may_have_several_addresses(self, context: Context) -> None:
@@ -83,14 +84,16 @@ class TestListen:
         assert len(set(addresses)) == 3
         assert addresses[1] == ipc
         for address in addresses:
-            joined(socket, address).send(address.encode())
+            peer = joined(socket, address)
+            peer.send(address.encode())
             assert heard(socket)[1] == address.encode()
 
     def test_others_can_be_added_later(self, context: Context) -> None:
         socket, addresses = listen(context, zmq.ROUTER, [])
         assert addresses == []
         (address,) = bind(socket, [LOOPBACK])
-        joined(socket, address).send(b"hello")
+        peer = joined(socket, address)
+        peer.send(b"hello")
         assert heard(socket)[1] == b"hello"
 
     def test_one_that_is_taken_is_an_error_that_names_it(self, context: Context) -> None:
@@ -111,7 +114,8 @@ class TestListen:
             pytest.skip(f"there is no IPv6 here: {error}")
         port = address.rpartition(":")[2]
         for host in ("[::1]", "127.0.0.1"):
-            joined(socket, f"tcp://{host}:{port}").send(host.encode())
+            peer = joined(socket, f"tcp://{host}:{port}")
+            peer.send(host.encode())
             assert heard(socket)[1] == host.encode()
 
     def test_other_kinds_of_sockets_listen_as_well(self, context: Context) -> None:
@@ -167,7 +171,8 @@ class TestDealer:
         socket, address = router(context)
         names = []
         for _ in range(4):
-            joined(socket, address, kind).send(b"hello")
+            peer = joined(socket, address, kind)
+            peer.send(b"hello")
             names.append(heard(socket)[0])
         assert {(len(name), name[:1]) for name in names} == {(16, kind)}
         assert len({name[1:8] for name in names}) == len({name[8:] for name in names}) == 4
@@ -209,7 +214,8 @@ class TestMuch:
 
     def test_a_frame_of_the_largest_size_arrives(self, context: Context) -> None:
         socket, address = router(context, max_bytes=MAX_BYTES)
-        joined(socket, address).send_multipart([b"header", bytes(MAX_BYTES)])
+        peer = joined(socket, address)
+        peer.send_multipart([b"header", bytes(MAX_BYTES)])
         assert heard(socket)[1:] == [b"header", bytes(MAX_BYTES)]
 
     def test_one_clearly_above_it_cuts_the_connection_and_who_sent_it_is_greeted_anew(self, context: Context) -> None:
@@ -222,5 +228,6 @@ class TestMuch:
 
     def test_without_a_limit_there_is_none(self, context: Context) -> None:
         socket, address = router(context)
-        joined(socket, address).send(bytes(20 * MAX_BYTES))
+        peer = joined(socket, address)
+        peer.send(bytes(20 * MAX_BYTES))
         assert heard(socket)[1:] == [bytes(20 * MAX_BYTES)]
