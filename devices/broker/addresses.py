@@ -349,16 +349,14 @@ def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
     Raises:
         messages.Malformed: it is something else, or there is too much of it.
     """
-    size = 0
+    if len(msgpack.packb(notes)) > failures.LONGEST_NOTES:
+        raise messages.Malformed("too many notes")
     for name, note in notes.items():
         failed = note.get("failed") if type(note) is dict else None
         if type(name) is not str or type(failed) is not dict or len(note) != 3:
             raise messages.Malformed("notes are none")
         if not (type(note.get("shards")) is type(note.get("succeeded")) is int and _texts(failed)):
             raise messages.Malformed("notes are none")
-        size += len(name) + sum(len(shard) + len(why) for shard, why in failed.items())
-    if size > failures.LONGEST_NOTES:
-        raise messages.Malformed("too many notes")
     return notes
 
 

@@ -3,7 +3,7 @@
 It reads headers, asks the router where a request goes and the balancer which replica gets it, and passes payload
 frames on as they came. It never decodes a Document and never runs code of a user's, so it is always quick to
 answer. It keeps a request's frames until they are answered: whatever is lost behind it can be sent again. The
-sockets are the business of `front`, `back` and `external`.
+sockets are the business of `front`, `back` and `addresses`.
 """
 
 from __future__ import annotations
@@ -458,7 +458,7 @@ class Broker:
     def _flush(self) -> None:
         """Send what the turn has brought about, and what follows from that."""
         call = self._mishaps.call
-        while self._given or self._to_publish:
+        while self._given or self._to_publish or self._front.waiting:
             published, self._to_publish = self._to_publish, []
             for pool, publish in published:
                 call(self._publish, pool, publish)
@@ -470,7 +470,7 @@ class Broker:
                 elif not sent:
                     for id in reversed(ids):  # each goes in front of those that wait
                         self._back.unreachable(line.identity, id)
-        self._front.flush()
+            self._front.flush()  # who is cut by it had requests, and others get what held those
 
     def _publish(self, pool: Pool, action: Publish) -> None:
         walk, inputs = action.scatter.payload

@@ -104,9 +104,9 @@ def fitting(notes: dict[str, Any]) -> dict[str, Any]:
     """Return what the client is told of shards that have failed as a header can hold it: texts cut, or left out."""
     for longest in (300, 30, 0):
         if len(msgpack.packb(notes)) <= LONGEST_NOTES:
-            break
+            return notes
         notes = {name: _cut(note, longest) for name, note in notes.items()}
-    return notes
+    return notes if len(msgpack.packb(notes)) <= LONGEST_NOTES else {}
 
 
 def _cut(note: dict[str, Any], longest: int) -> dict[str, Any]:

@@ -320,6 +320,11 @@ class Front:
         if count > 0:
             self._in_flight[client] = count
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to say."""
+        return bool(self._to_send)
+
     def flush(self) -> None:
         """Send what there is to say."""
         to_send, self._to_send = self._to_send, {}

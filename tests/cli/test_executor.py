@@ -68,3 +68,14 @@ def test_there_is_an_option_for_every_keyword(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     for key in KEYWORDS:
         assert re.search(rf"--{key.replace('_', '-')}[ ,\n]", shown), key
+
+
+def test_numbers_without_a_default_are_numbers_all_the_same(folder: Path) -> None:
+    with served("executor", "--uses", "encoder.py:Encoder", "--max-connections", "20", "--seed", "4") as (
+        process,
+        lines,
+        _,
+    ):
+        assert lines == ["Encoder: 1 replica"]
+        process.terminate()
+        assert process.wait(PATIENCE) == 0

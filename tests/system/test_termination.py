@@ -124,3 +124,29 @@ def test_it_is_as_deadly_as_before_when_another_thread_has_closed_the_last_one(t
 
 def test_what_is_forked_has_nothing_to_close(tmp_path: Path) -> None:
     assert run_script(FORKED, tmp_path) == (0, f"{signal.SIGTERM:d}\n", "")
+
+
+FAILED_BEFORE = """
+import errno, os, signal
+from multiprocessing import connection
+from zflow import Executor, Flow
+from zflow.errors import StartupFailed
+
+def full(*_, **__):
+    raise OSError(errno.EMFILE, "Too many open files")
+
+pipe, connection.Pipe = connection.Pipe, full
+try:
+    Flow().add(uses=Executor).start()
+except StartupFailed:
+    connection.Pipe = pipe
+with Flow().add(uses=Executor):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit as ended:
+        print(ended.code)
+"""
+
+
+def test_a_flow_that_could_not_start_takes_nothing_from_the_next_one(tmp_path: Path) -> None:
+    assert run_script(FAILED_BEFORE, tmp_path)[:2] == (0, "143\n")

@@ -15,6 +15,8 @@ from zflow.flow import DEFAULTS
 from zflow.topology.options import FIELDS
 
 #: What the Flow's own keywords do, and those of an Executor that need other words here.
+_NUMBERS: Final = frozenset({"max_connections", "seed"})  # without a default that would show it
+
 _ABOUT: Final[Mapping[str, str]] = {
     "port": "the TCP port to listen on; any free one when left out, which is printed",
     "host": "the address to listen on (default: 127.0.0.1)",
@@ -96,6 +98,8 @@ def _form(key: str) -> dict[str, Any]:
         return {"action": "append", "metavar": "NAME=VALUE"}
     if isinstance(default, tuple):
         return {"action": "append", "metavar": "VALUE"}
+    if key in _NUMBERS:
+        return {"type": int, "metavar": "NUMBER"}
     return {"type": int, "metavar": "PORT"} if key.endswith("port") else {"metavar": "VALUE"}
 
 

@@ -181,6 +181,9 @@ class Changes:
             running.change.throw(Refused(why))
         except (Refused, StopIteration):
             self._end(executor, {"error": why})
+        except Exception:
+            log.exception("%s of %s failed as it was given up", running.command, executor)
+            self._end(executor, {"error": why})
 
     def _end(self, executor: str, result: dict[str, Any]) -> None:
         for done in self._running.pop(executor).done:

@@ -286,12 +286,12 @@ class Children:
                 self._died(child, status)
 
     def _died(self, child: Child, status: int) -> None:
-        if child.status is not None and child.status.poll():
+        pid, child.pid = child.pid, 0
+        while child.status is not None and child.status.poll():
             self._heard(child)
         self._forget_status(child)
         if not self._owner.ending:  # else all that is left is ended at the end
-            self._leftovers.of(child.pid, child.mark)
-        child.pid = 0
+            self._leftovers.of(pid, child.mark)
         child.asked_at = child.remind_at = None
         if self._regions is not None:
             self._regions.ended(child.region, time.monotonic())

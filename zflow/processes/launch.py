@@ -102,6 +102,7 @@ class Launched:
         self._lock = threading.Lock()
         self._error: errors.ZflowError | None = None
         self._closing = False
+        termination.begin()
         try:
             process.take_standard_descriptors()
             self.sharing = plan.sharing.made()
@@ -118,7 +119,6 @@ class Launched:
             serve = partial(manager.run, plan, theirs, self._user)
             return watchdog.run(serve, plan.folder, theirs)
 
-        termination.begin()
         try:
             self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
         except BaseException as error:

@@ -337,7 +337,10 @@ class _Manager:
                     self._from_broker()  # it may have said why; and the end of the line is not to be read later
                 if not self.ending:
                     self._broker_died(status)
-            self._children.reaped(pid, status)
+            if self.starting:
+                self._children.reaped(pid, status)
+            else:  # a failure at one must not hide the end of the others
+                self._guard.call(self._children.reaped, pid, status)
 
     # -- deaths ---------------------------------------------------------------------------------------------------
 

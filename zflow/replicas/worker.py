@@ -106,6 +106,9 @@ def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
         pass
     link.leave()
     service.close()
+    if stop.forked:
+        process.leave()
+    sigterm.hold_back()
     if service.loop is not None:
         _end_loop(service.loop)
     if link.refused is not None:
@@ -134,10 +137,14 @@ class _Sigterm:
                 self._status.send_bytes(msgpack.packb(("asked", None)))
 
     def pass_on(self) -> None:
-        """Nothing else is said over the line from now on, so that nothing can come into the midst of it."""
+        """Nothing else is said over the line until `hold_back`, so that nothing can come into the midst of it."""
         self._ready = True
         if self._came:
             self.came()
+
+    def hold_back(self) -> None:
+        """This replica ends anyway."""
+        self._ready = False
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ LONGEST_NAME: Final = 100
 GATEWAY: Final = "gateway"
 
 MOST_ENDPOINTS: Final = 1000  # of one Executor; the broker takes no more from a replica
-LONGEST_ENDPOINT: Final = 1024  # characters
 
 
 @dataclass(frozen=True)
@@ -218,11 +217,9 @@ def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
         wanted = f"a list of 1 to {MOST_ENDPOINTS} endpoints, as in ['/index', '/search']"
         raise InvalidFlow(f"{key} must be {wanted}, not {short(value)} ({owner})")
     for name in names:
-        if not isinstance(name, str) or not name.startswith("/") or len(name) > LONGEST_ENDPOINT:
-            raise InvalidFlow(
-                f"{key} must be texts that start with '/', of at most {LONGEST_ENDPOINT} characters, not {short(name)}"
-                f" ({owner})"
-            )
+        if not isinstance(name, str) or not name.startswith("/"):
+            raise InvalidFlow(f"{key} must be texts that start with '/', not {short(name)} ({owner})")
+        check_sendable(name, f"{key}, {owner}", InvalidFlow)
     return names
 
 

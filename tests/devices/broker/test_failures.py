@@ -169,3 +169,8 @@ def test_what_is_said_of_many_shards_is_cut_until_a_header_holds_it(shards: int,
 
 def test_how_many_have_failed_is_said_if_there_is_no_room_for_which() -> None:
     assert failures.fitting(notes(30_000, 1000)) == {"index": {"shards": 30_001, "succeeded": 1, "failed": {}}}
+
+
+def test_names_that_no_header_holds_are_left_out() -> None:
+    wide = {"\u20ac" * 30_000: {"shards": 2, "succeeded": 1, "failed": {}}}
+    assert failures.fitting(wide) == {}
