@@ -203,6 +203,8 @@ class Back:
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
         self._refused: set[str] = set()  # the reasons that were logged
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
+        # Who has asked who this is, or is refused: of several in one turn the last is answered, as answers are long.
+        self._replies: dict[tuple[Port, bytes], tuple[Line, int, str | None]] = {}
         self._joining: dict[bytes, tuple[Pool, Replica, int, Binding]] = {}  # replicas that are ready but for that
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
         self._next_beacon = self._next_probe = 0.0
@@ -246,6 +248,8 @@ class Back:
                 if port is not self._remote:
                     self._owner.leases.unheard(identity, payload)
                 raise messages.Unexpected("an answer from an unknown replica")
+            if port is self._remote and not pool.gave(identity, header):
+                raise messages.Unexpected("an answer to what it was not given")
             if kind == messages.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
             elif kind == messages.DONE and payload:
@@ -272,12 +276,11 @@ class Back:
     def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
         line = Line(port, identity, self._encode, self._owner.leases.plain if port is self._remote else None)
         if header[1] == messages.HELLO:
-            info = greeting.packed({**self._owner.info(), "for_replicas": True})
-            line.say(messages.WELCOME, header[2], payload=[info])
+            self._replies[port, identity] = line, header[2], None
             return
         why = self._ready(line, *header[2:])
         if why:
-            self._refuse(line, why)
+            self._replies[port, identity] = line, 0, why
 
     def _refuse(self, line: Line, why: str) -> None:
         if why not in self._refused and len(self._refused) < MOST_REFUSALS:
@@ -294,6 +297,8 @@ class Back:
             return (
                 f"there is no Executor {executor!r:.200} here that replicas can join; there are {sorted(self._pools)}"
             )
+        if line.port is self._remote and line.identity.rpartition(b"#")[2].isdigit():
+            return "such a name is for replicas of the Flow's own machine"
         if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
             return "another replica has that name"
         checked = ready.read(pool.node, *said)
@@ -394,7 +399,9 @@ class Back:
         return PROBE_EVERY if self._remote is not None else 1.0
 
     def tick(self) -> None:
-        """What time alone brings about."""
+        """What time alone brings about, and answers to those who have said who they are, to each one in a turn."""
+        if self._replies:
+            self._reply()
         if self._lost:
             self._bury_lost()
         if self._fanned and (now := time.monotonic()) >= self._next_beacon:
@@ -405,6 +412,15 @@ class Back:
                 if line.port is self._remote and identity not in self._lost and not line.reached():
                     log.warning("%s on another machine is gone", failures.name_of(identity))
                     self.unreachable(identity)
+
+    def _reply(self) -> None:
+        replies, self._replies = self._replies, {}
+        info = greeting.packed({**self._owner.info(), "for_replicas": True})
+        for line, token, why in replies.values():
+            if why is None:
+                line.say(messages.WELCOME, token, payload=[info])
+            else:
+                self._refuse(line, why)
 
     def unreachable(self, identity: bytes, unsent: int | None = None) -> None:
         """A message could not be sent to this replica."""

@@ -132,9 +132,7 @@ class Broker:
 
     def _timeout(self) -> int:
         """ms until something is due, at most a second."""
-        wait = min(self._back.wait, self._gate.wait)
-        if self._draining:
-            wait = min(wait, self._draining.wait)
+        wait = min(self._back.wait, self._gate.wait, self._draining.wait)
         for pool in self._pools:
             if pool.timed:
                 wait = min(wait, pool.wake_after(time.monotonic()))
@@ -256,6 +254,9 @@ class Broker:
         """Carry out what the router says."""
         for step in steps:
             if walk.over:
+                return
+            if told := failures.too_much(step.inputs):
+                self._fail(walk, told)
                 return
             if isinstance(step, Reply):
                 self._answer(walk, step.inputs, now)

@@ -9,10 +9,11 @@ import msgpack
 
 from zflow.devices.balancing.actions import Fail
 from zflow.devices.balancing.replica import Task
-from zflow.devices.protocol.parts import Parts, flat
+from zflow.devices.protocol.parts import Inputs, Parts, flat
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk
 
+MOST_PAYLOADS = 8192  # that meet: a header has some 3 bytes for each
 LONGEST_NOTES = 32 * 1024  # bytes of what a client is told besides a result
 LONGEST_SHOWN = 200  # characters of a text from elsewhere
 
@@ -91,6 +92,14 @@ def why(pool: Pool, fail: Fail) -> bytes:
         return error("DeadlineExceeded", f"not answered within timeout={walk.timeout * 1000:.0f} ms; {where}")
     limit = round((pool.timeout or 0.0) * 1000)
     return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
+
+
+def too_much(inputs: Inputs) -> bytes | None:
+    """Why a request is given up where so many payloads meet that no header can tell of all of them."""
+    count = len(inputs[0][1]) if len(inputs) == 1 else sum(len(payloads) for _, payloads in inputs)
+    if count <= MOST_PAYLOADS:
+        return None
+    return error("BadRequest", f"{count} payloads meet in this request, and there may be {MOST_PAYLOADS} of them")
 
 
 def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:

@@ -114,6 +114,7 @@ class Front:
         meter.gone = self._cut
         self.addresses += factory.bind(public, [settings.public])
         self._ports: list[Port] = [Port(local, 3), self._public]
+        self._is_heir = settings.epoch > 0  # there was a broker before this one
         self._allow_control = settings.allow_control
         self._lists = None if settings.secret is None else settings.lists
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
@@ -269,7 +270,7 @@ class Front:
         return origin[0] is not self._public and origin[1][:1] == messages.MEMBER
 
     def _objection(self, walk: Walk) -> tuple[str, str] | None:
-        if self._owner.closing and not walk.again:  # what a broker before this one had taken is to be answered
+        if self._owner.closing and not (walk.again and self._is_heir):  # what that one had taken is to be answered
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
         if len(walk.endpoint) > messages.MAX_ENDPOINT:
             return "BadRequest", f"the endpoint has more than {messages.MAX_ENDPOINT} characters"

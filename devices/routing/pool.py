@@ -185,6 +185,17 @@ class Pool:
         tasks, actions = self._settled().find(name, now)
         return tasks, self._and_fan_out(actions, now)
 
+    def gave(self, name: Any, answer: Sequence[Any]) -> bool:
+        """Whether the replica was given the tasks that this message of its answers, and they were not taken from it."""
+        kind, first = answer[1], answer[2] if len(answer) > 2 else None
+        if kind not in (DONE, ERROR, APART, DONES):
+            return True
+        ids = {*first} if kind == APART else {*range(first, first + (len(answer[4]) if kind == DONES else 1))}
+        held = self.balancer.replicas[name].held if name in self.balancer.replicas else {}
+        for id, task in held.items():
+            ids.difference_update(range(id, id + (1 if task is None else task.count)))
+        return not ids
+
     def resize(self, name: Any, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""
         return self._settled().resize(name, slots, now)

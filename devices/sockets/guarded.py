@@ -14,7 +14,8 @@ from zflow.devices.protocol.messages import SMALL, Frames
 from zflow.devices.sockets.meter import COUNTED, Meter
 from zflow.devices.sockets.port import LARGE, Port
 
-SLICE = 2000  # frames of one message that are received in one turn
+SLICE = 2000  # frames received, or thrown away, in one turn; of a message with more, all costs that many Python steps
+LEAST_MEAN = 1024  # bytes of a frame, on average, in a message of more frames: ours put small ones together
 
 _RCVMORE, _SNDMORE = int(zmq.RCVMORE), int(zmq.SNDMORE)
 
@@ -88,9 +89,12 @@ class GuardedPort(Port):
 
     def _rest(self, frames: Frames, frame: zmq.Frame) -> Frames:
         """Return a message of many frames, if it is whole and not too many; the last one that was received is this."""
-        if len(frames) > self._meter.most_frames:
+        most = self._meter.most_frames
+        if len(frames) > SLICE and sum(map(len, frames)) < len(frames) * LEAST_MEAN:
+            most = SLICE
+        if len(frames) > most:
             self._begun, self._surplus = [], frame.more
-            self._meter.overlong(frames[0], frame)
+            self._meter.overlong(frames[0], frame, most)
             return []
         if frame.more:
             self._begun = frames

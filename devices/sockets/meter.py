@@ -188,16 +188,16 @@ class Meter:
         self._owed[name] = self._owed.get(name, 0) + size
         self.active = True
 
-    def overlong(self, name: bytes, frame: zmq.Frame) -> None:
-        """A message of this client, whose frame this is, has more frames than it may have."""
+    def overlong(self, name: bytes, frame: zmq.Frame, most: int) -> None:
+        """A message of this client, whose frame this is, has more frames than so many."""
         connection = self._named.get(name) or self._open.get(frame.get(_SRCFD))
         if connection is None:
             return
         traffic = _traffic(connection.descriptor)
         # A connection that has received less than that is one that has got the descriptor of the one that ended.
-        if traffic is not None and traffic.received >= 2 * self.most_frames:
+        if traffic is not None and traffic.received >= 2 * most:
             connection.name = name
-            self._cut(connection, f"it sent a message of more than {self.most_frames} frames")
+            self._cut(connection, f"it sent a message of more than {most} frames")
 
     def clogged(self, name: bytes) -> None:
         """So many messages wait for this client that it gets no further one."""
