@@ -214,7 +214,7 @@ class Balancer:
 
     def queue(self, task: Task, now: float) -> list[Action]:
         """Give an expected task to a replica of its shard, as soon as one has room."""
-        self._waiting.parts[task.id] = task
+        self._waiting.shards.append(task)
         return self._dispatch(now)
 
     def finish(
@@ -458,11 +458,8 @@ class Balancer:
         if suspects or suspects.reserved is not None:
             actions += [self._assign(replica, task, now) for replica, task in suspects.take()]
             suspects.reserve(self.replicas.values())
-        for part in list(waiting.parts.values()) if waiting.parts else ():
-            replica = self._levels.of_shard(part.shard)
-            if replica is not None:
-                del waiting.parts[part.id]
-                actions.append(self._assign(replica, part, now))
+        if waiting.shards:
+            actions += [self._assign(replica, task, now) for replica, task in waiting.shards.take()]
         if self._ahead and self._levels.room:
             self._dispatch_ahead(now, actions)
         while waiting.queue and (free := self._next(now)) is not None:

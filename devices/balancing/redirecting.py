@@ -26,5 +26,5 @@ def redirect(balancer: Balancer, tasks: Sequence[Task], shard: int | None, now: 
         balancer._waiting.remove(task)
     for task in tasks:
         task.shard = shard
-    balancer._waiting.put_back(waiting if shard is None else waiting[::-1])
+    balancer._waiting.put_back(waiting)
     return actions + balancer._dispatch(now)

@@ -1,7 +1,7 @@
 """What waits for a replica of one Executor, and what of it goes next. Pure logic.
 
 In the queue waits what any replica may have, in turns between clients. Apart from it wait tasks that may have killed a
-replica, for one that holds nothing, and parts of fan-outs, for a replica of their shard.
+replica, for one that holds nothing, and those for a replica of their shard only, as parts of fan-outs are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.quarantine import Quarantine
 from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.balancing.shards import ShardQueues
 from zflow.devices.balancing.tasks import Tasks
 
 
@@ -26,22 +27,22 @@ class Waiting:
     Attributes:
         queue: what any replica may have.
         batches: the same queue, once there are tasks that can be put together; before, None.
-        parts: what waits for a replica of its shard, by id.
+        shards: what waits for a replica of its shard.
         suspects: what waits for a replica that holds nothing.
     """
 
-    __slots__ = ("_levels", "_tasks", "batches", "parts", "queue", "suspects")
+    __slots__ = ("_levels", "_tasks", "batches", "queue", "shards", "suspects")
 
     def __init__(self, tasks: Tasks, levels: Levels) -> None:
         self.queue: FairQueue[Task] | BatchQueue = FairQueue()
         self.batches: BatchQueue | None = None
-        self.parts: dict[int, Task] = {}
+        self.shards = ShardQueues(levels)
         self.suspects = Quarantine(levels)
         self._tasks = tasks
         self._levels = levels
 
     def __len__(self) -> int:
-        return len(self.queue) + len(self.suspects) + len(self.parts)
+        return len(self.queue) + len(self.suspects) + self.shards.size
 
     def oldest(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
@@ -76,7 +77,7 @@ class Waiting:
             elif task.shard is None:
                 self.queue.appendleft(task)
             else:
-                self.parts[task.id] = task
+                self.shards.appendleft(task)
 
     def remove(self, task: Task) -> None:
         """Take out a task that has ended; one that is expected but not here yet does not matter."""
@@ -86,7 +87,7 @@ class Waiting:
         elif task.shard is None:
             self.queue.remove(task)
         else:
-            self.parts.pop(task.id, None)
+            self.shards.discard(task)
 
     def take_apart(self, task: Task) -> list[Task]:
         """Put its tasks in the place of a bulk in the queue, and return them."""

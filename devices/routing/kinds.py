@@ -2,6 +2,10 @@
 
 Pure logic. As long as all bind the same, any replica may have any request. Meanwhile each list of endpoints is a
 *kind*, and a request that not all kinds bind goes to the newest one that does. To the balancer a kind is a shard.
+
+Those for one kind wait in a queue of their own, in turns between clients. Until all are alike again three things are
+simpler than usual: what waits for one kind goes before what any replica may have, is not put together in batches, and
+is served in order also where its deadline will be over.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def empty(pool: WatchedPool, now: float) -> None:
     if pool.fanout is not None and (len(pool.fanout) or pool.fanout.under_way):
         raise Violation(f"{pool.node.name}: {len(pool.fanout)} fan-outs are left")
     waiting = pool.balancer._waiting
-    if waiting.suspects or waiting.suspects.reserved is not None or waiting.parts:
+    if waiting.suspects or waiting.suspects.reserved is not None or waiting.shards:
         raise Violation(f"{pool.node.name}: suspects or parts are left")
     if pool.balancer.given_up or pool._sizes or pool._bytes:
         raise Violation(f"{pool.node.name}: something is left of requests: {pool.balancer.given_up}, {pool._sizes}")

@@ -163,7 +163,7 @@ class TestOldest:
 
     def test_parts_and_suspects_are_none_of_that(self) -> None:
         case = Case()
-        case.waiting.parts[1] = Task(1, shard=0)
+        case.waiting.shards.append(Task(1, shard=0))
         case.waiting.suspects.append(Task(2))
         assert case.waiting.oldest(0.0) is None
         assert len(case.waiting) == 2
@@ -203,7 +203,8 @@ class TestPutBack:
         case = Case()
         part = Task(1, shard=0)
         case.waiting.put_back([part])
-        assert case.waiting.parts == {1: part}
+        assert case.waiting.shards[0].head is part
+        assert len(case.waiting) == 1
         assert not case.waiting.queue
 
     @pytest.mark.parametrize("batches", [True, False])
@@ -245,7 +246,7 @@ class TestRemove:
         part = Task(1, shard=0)
         part.suspect = True
         case.waiting.put_back([part])
-        assert (list(case.waiting.suspects), case.waiting.parts) == ([part], {})
+        assert (list(case.waiting.suspects), case.waiting.shards.size) == ([part], 0)
         case.waiting.remove(part)
         assert len(case.waiting) == 0
 

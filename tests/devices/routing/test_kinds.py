@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from zflow.devices.balancing.actions import Fail, Recall, Send
@@ -44,8 +45,9 @@ class Rig:
         self.pool.bindings.leave(name)
         self.do(self.pool.leave(name, 2.0))
 
-    def submit(self, id: int, endpoint: str, count: int = 1) -> None:
-        walk = Walk(("client", id), endpoint, count=count)
+    def submit(self, id: int, endpoint: str, count: int = 1, client: str = "client") -> None:
+        walk = Walk((client, id), endpoint, count=count)
+        walk.client = client
         walk.docs = [1] * count if count > 1 else 1
         self.do(self.pool.submit(walk, [("gateway", [[b"docs"] * count])], id, 0.0))
 
@@ -132,3 +134,43 @@ def test_meanwhile_nothing_is_put_together() -> None:
         rig.submit(id, "/a")
     rig.answered("old", 1)
     assert rig.sent == [("old", 1), ("old", 2)]
+
+
+def test_meanwhile_clients_take_turns() -> None:
+    rig = Rig()
+    rig.join("old", "/a")
+    rig.join("new", "/b")
+    for id in (1, 2, 3, 4):
+        rig.submit(id, "/a", client="flood")
+    rig.submit(5, "/a", client="other")
+    for id in (1, 2, 5, 3):
+        rig.answered("old", id)
+    assert [id for _, id in rig.sent] == [1, 2, 5, 3, 4]
+
+
+def calls_for(waiting: int) -> int:
+    """How many calls are made while so many requests come, wait for one of two kinds, and are answered."""
+    rig = Rig()
+    for name, endpoint in (("a", "/a"), ("b", "/a"), ("c", "/b"), ("d", "/b")):
+        rig.join(name, endpoint)
+    calls = 0
+
+    def count(*event: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        for id in range(waiting):
+            rig.submit(id, "/a" if id % 2 else "/b")
+        for at in range(waiting):
+            rig.answered(*rig.sent[at])
+    finally:
+        sys.setprofile(before)
+    assert len(rig.sent) == waiting
+    return calls
+
+
+def test_what_a_request_costs_meanwhile_does_not_grow_with_how_many_wait() -> None:
+    assert calls_for(400) < 8 * calls_for(100)
