@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
+from zflow.devices.protocol.messages import APART, DONE, DONES, ERROR
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
@@ -187,9 +188,12 @@ class Pool:
 
     def gave(self, name: Any, answer: Sequence[Any]) -> bool:
         """Whether the replica was given the tasks that this message of its answers, and they were not taken from it."""
-        kind, first = answer[1], answer[2] if len(answer) > 2 else None
+        kind = answer[1]
         if kind not in (DONE, ERROR, APART, DONES):
             return True
+        first: Any = answer[2]
+        if kind == APART and not all(type(id) is int for id in first):
+            return False
         ids = {*first} if kind == APART else {*range(first, first + (len(answer[4]) if kind == DONES else 1))}
         held = self.balancer.replicas[name].held if name in self.balancer.replicas else {}
         for id, task in held.items():
