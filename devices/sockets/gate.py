@@ -162,7 +162,7 @@ class Gate:
         count = door.connections.count
         if not door.listener.resting and count >= most:
             door.listener.rest(True)
-            if time.monotonic() - self._rested_at > REST_LOGGED:
+            if door.listener.resting and time.monotonic() - self._rested_at > REST_LOGGED:
                 self._rested_at = time.monotonic()
                 log.warning(
                     "%s cannot connect before others have gone: %d connections, of the %d file descriptors that this"

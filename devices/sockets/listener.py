@@ -65,7 +65,6 @@ class Listener:
 
     def rest(self, resting: bool) -> None:
         """Let new connections wait, or no longer. Where the system cannot do that, they do not wait."""
-        self.resting = resting
         if self._socket is None:
             return
         program = array.array("B", _DROP_ALL)
@@ -75,6 +74,7 @@ class Listener:
                 self._socket.setsockopt(sockets.SOL_SOCKET, _ATTACH_FILTER, option)
             else:
                 self._socket.setsockopt(sockets.SOL_SOCKET, _DETACH_FILTER, 0)
+            self.resting = resting
 
     def close(self) -> None:
         """Let go of the descriptor."""

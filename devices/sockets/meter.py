@@ -27,7 +27,8 @@ from zflow.devices.protocol.messages import MAX_HEADER
 from zflow.devices.sockets import trains
 
 LOOK: Final = 0.01  # seconds between two looks
-MOST_LOOKS: Final = 100  # connections in one look, so that it takes a fraction of a millisecond
+MOST_LOOKS: Final = 100  # connections in one look, so that it takes half a millisecond, or one if all are busy
+OFTEN: Final = 10  # looks after which one of whom little waits each time is looked at closely
 SWEEP_EVERY: Final = 0.1  # seconds between two sweeps, if the loop turns at all
 SWEPT: Final = 100  # connections in one sweep
 COUNTED: Final = 1024  # bytes of a frame from which it is counted as unread; of smaller ones the number is bounded
@@ -70,6 +71,7 @@ class Connection:
     __slots__ = (
         "acknowledged",
         "address",
+        "arrivals",
         "begun",
         "descriptor",
         "judged_at",
@@ -85,6 +87,7 @@ class Connection:
         self.descriptor = descriptor
         self.address = address
         self.name: bytes | None = None
+        self.arrivals = descriptor  # looks at which something waited, begun so that not all are at the same number
         self.begun = 0  # bytes received when it last sent a whole message, as far as that was watched
         self.judged_at: int | None = None  # messages taken when it was over the bound first
         self.acknowledged = 0
@@ -103,7 +106,8 @@ class Meter:
         refused: called with the address of a connection that is cut, and why.
 
     Attributes:
-        curious: whether `heard` is to be called for each message.
+        curious: whether `heard` is to be called for each message: as long as an open connection has said nothing, also
+            for names that are known. Who takes over another's name (ROUTER_HANDOVER) would else count as that one.
         active: whether `look` is to be called again after `LOOK`.
         gone: called with the routing id of a client that is cut.
         waiting: says whether a message can be received.
@@ -169,11 +173,11 @@ class Meter:
     def heard(self, name: bytes, frame: zmq.Frame) -> None:
         """A whole message has come from this client; one of its frames is this."""
         descriptor = frame.get(_SRCFD)
-        connection = self._open.get(descriptor)
-        if connection is None:
+        if descriptor not in self._unnamed and descriptor not in self._watched:
             return
+        connection = self._open[descriptor]
         if descriptor in self._unnamed:
-            self._unnamed.discard(connection.descriptor)
+            self._unnamed.discard(descriptor)
             connection.name = name
             self._named[name] = connection
         if self._watched.pop(connection.descriptor, None) is not None:
@@ -222,8 +226,9 @@ class Meter:
             return
         arrived = [descriptor for descriptor, _ in self._arrivals.poll(0, MOST_LOOKS)]
         owed = [self._named[name].descriptor for name in list(self._owed)[:MOST_LOOKS] if name in self._named]
-        moving = [self._look_at(descriptor) for descriptor in {*arrived, *owed, *self._watched}]
-        for descriptor in arrived:
+        busy = [descriptor for descriptor in arrived if self._is_busy(descriptor)]
+        moving = [self._look_at(descriptor) for descriptor in {*busy, *owed, *self._watched}]
+        for descriptor in busy:
             self._sample(descriptor)
         for descriptor in arrived:
             self._arm(descriptor)
@@ -245,11 +250,21 @@ class Meter:
     def _arm(self, descriptor: int) -> None:
         if self._arrivals is None or descriptor not in self._open:
             return
-        with contextlib.suppress(OSError):  # it may have ended, which will be told
-            try:
+        try:
+            self._arrivals.modify(descriptor, _WATCHED)
+        except FileNotFoundError:  # the first time
+            with contextlib.suppress(OSError):
                 self._arrivals.register(descriptor, _WATCHED)
-            except FileExistsError:
-                self._arrivals.modify(descriptor, _WATCHED)
+        except OSError:
+            pass  # it has ended, which will be told
+
+    def _is_busy(self, descriptor: int) -> bool:
+        """Whether much waits of what has arrived, or something did so often: a closer look takes several us."""
+        connection = self._open.get(descriptor)
+        if connection is None:
+            return False
+        connection.arrivals += 1
+        return connection.arrivals % OFTEN == 0 or _unread(descriptor) >= trains.SAMPLE
 
     def _look_at(self, descriptor: int) -> bool:
         """Look at a connection; returns whether it is within a large message that goes on, or is to be judged."""
@@ -315,9 +330,7 @@ class Meter:
         if connection.was_cut:
             return
         connection.was_cut = True
-        with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(connection.descriptor)) as same:
-            same.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
-            same.shutdown(sockets.SHUT_RDWR)
+        _hang_up(connection.descriptor)
         self._refused(connection.address, why)
         if connection.name is not None:
             self.gone(connection.name)
@@ -336,6 +349,17 @@ def _traffic(descriptor: int) -> Traffic | None:
     finally:
         connection.detach()  # it stays libzmq's
     return Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
+
+
+def _hang_up(descriptor: int) -> None:
+    """End a connection at once. Needs no further descriptor: there may be none."""
+    with contextlib.suppress(OSError):  # it has ended already
+        connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
+        try:
+            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.shutdown(sockets.SHUT_RDWR)
+        finally:
+            connection.detach()  # it stays libzmq's
 
 
 def _waiting(descriptor: int) -> bytes:

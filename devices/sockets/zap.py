@@ -13,12 +13,13 @@ import socket as sockets
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 from zmq.utils import z85
 
-from zflow.devices.sockets import listener, meter
+if TYPE_CHECKING:  # clients and replicas import this module, and have nothing to guard
+    from zflow.devices.sockets import listener, meter
 
 log = logging.getLogger("zflow.broker")
 

@@ -82,6 +82,19 @@ def test_no_signal_ends_it_but_one_that_has_it_kill_the_manager(tmp_path: Path) 
     guarded.end()
 
 
+def test_it_does_not_rely_on_a_signal_that_may_be_discarded(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path, sleep)
+    wait_for(lambda: title(guarded.pid) == "zflow: watchdog")
+    wait_for(lambda: caught(guarded.pid) >> (signal.SIGCHLD - 1) & 1)
+    os.kill(guarded.manager, signal.SIGKILL)
+    guarded.end()
+
+
+def caught(pid: int) -> int:
+    """The signals that a process has handlers for, a bit each."""
+    return int(re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0], 16)
+
+
 def has_taken_note(pid: int) -> bool:
     """Whether a process has done what signals wanted and waits for others."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -45,6 +45,7 @@ def run(serve: Callable[[int], int], folder: str, line: Connection, user: int | 
     finally:
         line.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # by default it may be discarded, and not be waited for
     process.set_title("zflow: watchdog")
     if user is not None:
         process.die_with_parent(signals.END, user)

@@ -9,7 +9,7 @@ import pytest
 import zmq
 from helpers import wait_for
 
-from zflow.devices.sockets import zap
+from zflow.devices.sockets import listener, zap
 from zflow.devices.sockets.gate import Gate
 from zflow.devices.sockets.zap import CLIENTS, REPLICAS
 
@@ -274,6 +274,20 @@ def test_connections_above_the_limit_are_refused_until_others_end(secrets, caplo
         served.until(lambda: served.gate.connections(CLIENTS) == 1)
         assert served.serves(pair)
         assert not third.poll(0)
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize("can_rest", [True, False])
+def test_that_nobody_can_connect_is_logged_where_it_is_so(caplog, monkeypatch, can_rest):
+    monkeypatch.setattr(listener, "HALF_OPEN", 0)
+    if not can_rest:
+        monkeypatch.setattr(listener, "_ATTACH_FILTER", 0x7FFF)  # as where there is no such option
+    served = Served(PLAIN, limit=2)
+    try:
+        first, second = served.connect(None), served.connect(None)
+        served.until(lambda: first.poll(0) and second.poll(0), "both are served")
+        assert bool(warned(caplog, "a client cannot connect before others have gone: 2 connections")) is can_rest
     finally:
         served.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
+
 from zflow.devices.sockets import listener
 from zflow.devices.sockets.listener import Listener
 
@@ -51,3 +53,15 @@ def test_while_it_rests_new_connections_wait_and_open_ones_go_on() -> None:
             one.close()
     listening.close()
     assert server.fileno() == -1
+
+
+def test_it_says_that_it_rests_only_where_the_system_can_do_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = Listener()
+    listening.rest(True)
+    assert not listening.resting, "it does not listen"
+    monkeypatch.setattr(listener, "_ATTACH_FILTER", 0x7FFF)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listening.bound(server.fileno())
+        listening.rest(True)
+        assert not listening.resting
+    listening.close()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import resource
+import socket as sockets
 from collections.abc import Callable, Iterator
 from threading import Thread
+from unittest.mock import Mock
 
 import pytest
 import zmq
@@ -154,6 +157,99 @@ def test_it_looks_once_in_a_second_while_little_comes(served: Served) -> None:
         served.until(lambda: not served.meter.active)
         assert served.gate.wait == 1.0
         assert not served.meter.curious
+
+
+def test_who_is_to_be_cut_is_cut_also_where_no_descriptor_is_left(served: Served) -> None:
+    with served.greeted() as client:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            served.meter.clogged(served.got[0][0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        served.until(client.was_cut)
+        assert served.gone == [served.got[0][0]]
+
+
+# -- without libzmq ---------------------------------------------------------------------------------------------------
+
+
+class Pairs:
+    """A meter, and connections between this test and itself."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.meter = Meter(MAX_BYTES, lambda address, why: self.refused.append(why))
+        self._server = sockets.create_server(("127.0.0.1", 0))
+        self._open: list[sockets.socket] = [self._server]
+
+    def connect(self) -> tuple[sockets.socket, sockets.socket]:
+        """A connection: the other end, and the one that is metered."""
+        theirs = sockets.create_connection(self._server.getsockname(), timeout=30)
+        ours, _ = self._server.accept()
+        self._open += [theirs, ours]
+        self.meter.opened(ours.fileno(), "")
+        return theirs, ours
+
+    def close(self) -> None:
+        self.meter.close()
+        for one in self._open:
+            one.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[Pairs]:
+    pairs = Pairs()
+    yield pairs
+    pairs.close()
+
+
+def pass_on(pair: tuple[sockets.socket, sockets.socket], size: int) -> None:
+    """Send so many bytes, and read all but one of what has arrived."""
+    theirs, ours = pair
+    theirs.sendall(bytes(size))
+    ours.recv(size - 1, sockets.MSG_WAITALL)
+
+
+def test_who_sends_little_is_not_looked_at_closely_each_time(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    closely = Mock(side_effect=metering._traffic)
+    monkeypatch.setattr(metering, "_traffic", closely)
+    made = [pairs.connect() for _ in range(20)]
+    for _ in range(metering.OFTEN):
+        for pair in made:
+            pass_on(pair, 100)
+        pairs.meter.look()
+        assert pairs.meter.active
+    assert 0 < closely.call_count < 3 * len(made)
+
+
+def test_who_sends_a_little_again_and_again_cannot_hide_a_message_without_an_end(pairs: Pairs) -> None:
+    pair = pairs.connect()
+    sent = 0
+    while not pairs.refused:
+        pass_on(pair, 8192)
+        sent += 8192
+        pairs.meter.look()
+        assert sent < 4 * MAX_BYTES
+    assert pairs.refused == ["it sent a message without an end"]
+    assert _has_ended(pair[0])
+
+
+def test_who_takes_over_a_name_is_not_taken_for_who_had_it(pairs: Pairs) -> None:
+    (_, before), (theirs, after) = pairs.connect(), pairs.connect()
+    for ours in (before, after):
+        pairs.meter.heard(b"name", Mock(get=Mock(return_value=ours.fileno())))
+    pairs.meter.closed(before.fileno())
+    pairs.meter.clogged(b"name")
+    assert pairs.refused == ["it does not read what it is sent"]
+    assert _has_ended(theirs)
+
+
+def _has_ended(theirs: sockets.socket) -> bool:
+    try:
+        return theirs.recv(1) == b""
+    except ConnectionError:
+        return True
 
 
 def _send_on(client: Raw, served: Served) -> None:

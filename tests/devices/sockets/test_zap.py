@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 
 import pytest
 import zmq
@@ -225,3 +227,11 @@ class Recorded:
         if not self._events:
             raise zmq.Again
         return [self._events.pop(0), b"tcp://127.0.0.1:1"]
+
+
+def test_who_only_connects_imports_none_of_what_guards_a_broker():
+    code = "import sys, zflow.clients.connection, zflow.replicas.link; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found = {name.removeprefix("zflow.devices.sockets.") for name in out.split()}
+    assert "zap" in found
+    assert not found & {"gate", "guarded", "listener", "meter", "trains"}
