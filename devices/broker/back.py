@@ -248,7 +248,7 @@ class Back:
                 if port is not self._remote:
                     self._owner.leases.unheard(identity, payload)
                 raise messages.Unexpected("an answer from an unknown replica")
-            if port is self._remote and not pool.gave(identity, header):
+            if port is not None and port is self._remote and not pool.gave(identity, header):
                 raise messages.Unexpected("an answer to what it was not given")
             if kind == messages.DONES:
                 self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])

@@ -120,6 +120,8 @@ class GuardedPort(Port):
         Raises:
             zmq.ZMQError: EHOSTUNREACH: the peer is gone, or was cut because too much waits for it; nothing was sent.
         """
+        if self._meter.curious and self._meter.is_silent(frames[0]):
+            raise zmq.ZMQError(zmq.EHOSTUNREACH)
         send = self._send
         more = len(frames)
         try:

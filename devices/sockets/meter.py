@@ -33,7 +33,8 @@ SWEEP_EVERY: Final = 0.1  # seconds between two sweeps, if the loop turns at all
 SWEPT: Final = 100  # connections in one sweep
 COUNTED: Final = 1024  # bytes of a frame from which it is counted as unread; of smaller ones the number is bounded
 UNREAD: Final = 64 << 20  # bytes that a client may leave unread for longer than
-STUCK: Final = 0.5  # seconds in which it had no room for more
+STUCK: Final = 5.0  # seconds in which it had no room for more: behind a slow line room comes in leaps
+NAMELESS: Final = 1.0  # seconds that a connection may say nothing, where somebody hides behind that
 PROGRESS: Final = 64 << 10  # bytes that count as reading
 MOST_UNREAD: Final = 256 << 20  # bytes that may wait for one that reads, but slowly; or twice the largest message
 
@@ -76,6 +77,7 @@ class Connection:
         "descriptor",
         "judged_at",
         "name",
+        "opened_at",
         "received",
         "stuck",
         "train_from",
@@ -86,6 +88,7 @@ class Connection:
     def __init__(self, descriptor: int, address: str) -> None:
         self.descriptor = descriptor
         self.address = address
+        self.opened_at = time.monotonic()
         self.name: bytes | None = None
         self.arrivals = descriptor  # looks at which something waited, begun so that not all are at the same number
         self.begun = 0  # bytes received when it last sent a whole message, as far as that was watched
@@ -192,6 +195,19 @@ class Meter:
         self._owed[name] = self._owed.get(name, 0) + size
         self.active = True
 
+    def is_silent(self, name: bytes) -> bool:
+        """Whether much was sent to this client over a connection on which it has said nothing.
+
+        Which one that is nobody tells, so all are cut that have been open for longer than peers take to say who they
+        are. Somebody has taken over a name and reads nothing, out of sight.
+        """
+        if name in self._named or self._owed.get(name, 0) <= UNREAD:
+            return False
+        old = time.monotonic() - NAMELESS
+        for descriptor in [one for one in self._unnamed if self._open[one].opened_at < old]:
+            self._cut(self._open[descriptor], "it does not say who it is")
+        return True
+
     def overlong(self, name: bytes, frame: zmq.Frame, most: int) -> None:
         """A message of this client, whose frame this is, has more frames than so many."""
         connection = self._named.get(name) or self._open.get(frame.get(_SRCFD))
@@ -232,8 +248,9 @@ class Meter:
             self._sample(descriptor)
         for descriptor in arrived:
             self._arm(descriptor)
-        for name in [name for name in self._owed if name not in self._named]:
-            del self._owed[name]
+        if not self._unnamed:
+            for name in [name for name in self._owed if name not in self._named]:
+                del self._owed[name]
         self.active = bool(any(moving) or arrived or self._owed)
         if not self.active:
             self._bell.modify(self._arrivals.fileno(), _WATCHED)
