@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zflow.documents.columns import gather, read, readable, replaced, scatter
+from zflow.documents.columns import Nested, gather, read, readable, replaced, scatter
 
 WIDTH = 3
 
@@ -85,3 +86,26 @@ class TestReadAndReplaced:
     )
     def test_values_that_have_to_be_looked_at_one_by_one(self, name: str, values: Any) -> None:
         assert replaced({"id": ["a", "b"]}, name, values) is None
+
+
+class TestNested:
+    """Three Documents with two, none and one of their own."""
+
+    nested = Nested(dict, {"id": ["a", "b", "c"], "text": ["x", "y", "z"]}, array("q", [0, 2, 2, 3]), 1)
+
+    def test_each_gets_its_part(self) -> None:
+        rows: list[dict[str, Any]] = [{}, {}, {}]
+        assert scatter({"id": ["1", "2", "3"], "matches": self.nested}, rows) == {}
+        assert [row.get("matches") for row in rows] == [
+            {"id": ["a", "b"], "text": ["x", "y"]},
+            None,
+            {"id": ["c"], "text": ["z"]},
+        ]
+
+    @pytest.mark.parametrize(("begin", "end"), [(0, 3), (0, 1), (1, 2), (1, 3), (2, 3), (2, 9)])
+    def test_a_part_is_that_of_some(self, begin: int, end: int) -> None:
+        part = self.nested[begin:end]
+        assert len(part) == len(range(3)[begin:end])
+        assert list(part) == list(self.nested)[begin:end]
+        assert part.counts() == [2, 0, 1][begin:end]
+        assert part.together()["id"] == [id for made in part if made for id in made["id"]]

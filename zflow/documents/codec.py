@@ -8,12 +8,13 @@ must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from zflow.documents import diagnosis, tensor, values
-from zflow.documents.columns import Columns, gather
+from zflow.documents.columns import Columns, Nested, gather
 from zflow.documents.diagnosis import largest
 from zflow.documents.document import DocumentArray
 from zflow.documents.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Scores
@@ -49,6 +50,8 @@ _SIMPLE = {name: _ALLOWED[name] for name in (*_PLAIN, "tags")}
 _SCORE_VALUES = (float, int, type(None))
 # Where matches of matches begin: deeper, Documents that contain themselves would multiply with every level.
 _CHECKED_DEPTH = 2
+# Levels of which a single Document is made together with those that it belongs to: each is some calls deeper.
+_MADE_AT_ONCE = 3
 
 
 # -- packing
@@ -101,6 +104,9 @@ def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> Any
     """Return the column of a field that is not a plain value, or None if it is empty everywhere."""
     if name in ARRAYS:
         return _pack_arrays(column, frames) if type(column) is list else [_pack_block(column, frames)]
+    if type(column) is Nested:
+        columns = column.together()
+        return [column.counts(), _pack_columns(columns, frames, depth + 1)] if columns["id"] else None
     if not any(column):
         return None
     if name == "blob":
@@ -228,7 +234,8 @@ def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
         if name == "blob":
             column = [bytes(_frame(blocks)) if blob is None else blob for blob in column]
         elif name == "scores":
-            column = [None if scores is None else _unpack_scores(scores) for scores in column]
+            for number, scores in enumerate(column):  # in place: what is done with is freed at once
+                column[number] = _unpack_scores(scores) if scores else None
         columns[name] = column
     return columns
 
@@ -257,17 +264,18 @@ def _unpack_scores(packed: dict[Any, Any]) -> Scores:
     return scores
 
 
-def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> list[DocumentArray | None]:
+def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | list[Any]:
     counts, packed = column
     columns = _columns(packed, blocks)
     if len(counts) != size or not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError("matches or chunks do not have a number for each Document")
     if sum(counts) != len(columns["id"]):
         raise ValueError("matches or chunks do not add up")
-    return [
-        DocumentArray._of({name: column[end - count : end] for name, column in columns.items()}) if count else None
-        for count, end in zip(counts, accumulate(counts), strict=True)
-    ]
+    if size == 1:
+        return [DocumentArray._of(columns) if columns["id"] else None]
+    levels = 1 + max((inner.levels for inner in columns.values() if type(inner) is Nested), default=0)
+    make = DocumentArray._of if levels <= _MADE_AT_ONCE else DocumentArray._put_off
+    return Nested(make, columns, array("q", accumulate(counts, initial=0)), levels)
 
 
 def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -> Any:
@@ -291,6 +299,6 @@ def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -
             if where is None and len(packed) == 1 and size:
                 return block
             arrays = tensor.rows(block)
-        for number, array in zip(range(size) if where is None else where, arrays, strict=True):
-            cells[number] = array
+        for number, value in zip(range(size) if where is None else where, arrays, strict=True):
+            cells[number] = value
     return cells

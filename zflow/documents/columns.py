@@ -1,5 +1,7 @@
 """Documents as columns: one list of values for each field in use, or one array whose rows are the values.
 
+Matches and chunks are the columns of all of them, and where the part of each Document ends.
+
 Columns are how Documents travel, and what a DocumentArray holds of those that arrived until one of them is asked for.
 They are never changed in place once they are made, so whoever has them may go on reading. This module must not know
 Documents, only the dicts of their fields, and no frames.
@@ -7,7 +9,9 @@ Documents, only the dicts of their fields, and no frames.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
 from operator import is_, itemgetter
 from typing import Any
 
@@ -29,6 +33,53 @@ _UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS
 _DEFAULTS: dict[str, Any] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
 
 
+class Nested:
+    """The matches or chunks of Documents that arrived: the columns of all, cut up only where they are asked for.
+
+    A Document can be sent in three bytes, with one match; an array of its own takes hundreds.
+
+    Args:
+        make: makes an array of what belongs to one Document.
+        columns: those of all.
+        bounds: where in them the part of each Document begins, and where that of the last one ends.
+        levels: how many there are, with this one.
+    """
+
+    __slots__ = ("_bounds", "_columns", "_make", "levels")
+
+    def __init__(self, make: Callable[[Columns], Any], columns: Columns, bounds: array[int], levels: int) -> None:
+        self._make, self._columns, self._bounds, self.levels = make, columns, bounds, levels
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, part: slice) -> Nested:
+        return Nested(self._make, self._columns, self._bounds[part.start : part.stop + 1], self.levels)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Make the array of each Document; None where there is nothing."""
+        for begin, end in pairwise(self._bounds):
+            yield self._make(cut(self._columns, begin, end)) if begin < end else None
+
+    def counts(self) -> list[int]:
+        """Return how many each Document has."""
+        return [end - begin for begin, end in pairwise(self._bounds)]
+
+    def together(self) -> Columns:
+        """Return the columns of all."""
+        return cut(self._columns, self._bounds[0], self._bounds[-1])
+
+
+def cut(columns: Columns, begin: int, end: int) -> Columns:
+    """Return the columns of some of the Documents."""
+    return {name: column[begin:end] for name, column in columns.items()}
+
+
+def cells(column: Any) -> Any:
+    """Return the values of a column, one for each Document, to go through once."""
+    return column if type(column) in (list, Nested) else tensor.rows(column)
+
+
 def gather(rows: Sequence[Row]) -> Columns:
     """Return the fields of one or more Documents as columns."""
     used: Collection[str] = rows[0].keys() if len(set(map(len, rows))) == 1 else set().union(*rows)
@@ -48,11 +99,10 @@ def scatter(columns: Columns, rows: Sequence[Row]) -> Blocks:
     """Put the values of columns into as many rows as there are Documents, and return the arrays among them."""
     blocks: Blocks = {}
     for name, column in columns.items():
-        cells = column
-        if type(column) is not list:
-            cells = tensor.rows(column)
-            blocks[name] = cells, column
-        for row, value in zip(rows, cells, strict=True):
+        values = cells(column)
+        if type(column) not in (list, Nested):
+            blocks[name] = values, column
+        for row, value in zip(rows, values, strict=True):
             if value is not None:
                 row[name] = value
     return blocks

@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from zflow.documents import tensor
-from zflow.documents.columns import Blocks, Columns, gather, read, readable, replaced, restored, scatter
+from zflow.documents.columns import Blocks, Columns, cells, cut, gather, read, readable, replaced, restored, scatter
 from zflow.documents.fields import ARRAYS
 
 if TYPE_CHECKING:
@@ -56,15 +56,20 @@ class Storage(Generic[Item]):
     def _of(cls, columns: Columns) -> Self:
         """Return an array of these columns, which must hold what the fields of items can hold."""
         if len(columns["id"]) != 1:
-            docs = cls.__new__(cls)
-            docs._columns, docs._blocks, docs._offsets, docs._stamp = columns, None, None, 0
-            return docs
+            return cls._put_off(columns)
         row = {}  # one item is made as quickly as it is put off
         for name, column in columns.items():
-            (value,) = column if type(column) is list else tensor.rows(column)
+            (value,) = cells(column)
             if value is not None:
                 row[name] = value
         return cls._of_row(row)
+
+    @classmethod
+    def _put_off(cls, columns: Columns) -> Self:
+        """Return the same, without making even one item."""
+        docs = cls.__new__(cls)
+        docs._columns, docs._blocks, docs._offsets, docs._stamp = columns, None, None, 0
+        return docs
 
     @classmethod
     def _of_row(cls, row: dict[str, Any]) -> Self:
@@ -85,7 +90,7 @@ class Storage(Generic[Item]):
         columns = self._columns
         if columns is None:
             return self._of_documents(self._docs[begin:end])
-        return self._of({name: column[begin:end] for name, column in columns.items()})
+        return self._of(cut(columns, begin, end))
 
     # -- the two forms --------------------------------------------------------------------------------------------
 
