@@ -30,6 +30,7 @@ from zflow.devices.sockets.port import Port
 from zflow.devices.sockets.zap import REPLICAS
 
 NAME = b"work/rep-0#41"
+ELSEWHERE = b"work/rep-0@far#41-0a"
 SHARD = b"index/shard-1/rep-0#42"
 REFERENCE = Reference(1, 2, 3, 400, 5)
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -494,7 +495,7 @@ def test_replicas_of_other_machines_come_only_where_they_are_wanted(rig: Rig, re
 
 
 def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said_counts(remote: Rig) -> None:
-    with remote.joined(), remote.connected(b"work/rep-0@far#1", remote.public) as far:
+    with remote.joined(), remote.connected(b"work/rep-0@far#1-0a", remote.public) as far:
         for changes, words in (
             ({"endpoints": ["/b"]}, "it binds ['/b'], but the Executor's replicas in its Flow ['/a']"),
             ({"batching": {"/a": [5, 0]}}, "it takes requests in batches {'/a': [5, 0 ms]}, but "),
@@ -511,7 +512,7 @@ def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said
 
 
 def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remote: Rig) -> None:
-    name = b"work/rep-0@far#1"
+    name = b"work/rep-0@far#1-0a"
     with remote.joined(name, remote.public) as far, remote.connected() as here:
         here.send(ready(endpoints=["/a", "/b"]))
         assert remote.answer(here)[1] == messages.ACCEPTED
@@ -537,7 +538,7 @@ def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remot
 
 
 def test_a_reference_to_memory_from_another_machine_is_malformed(remote: Rig) -> None:
-    with remote.joined(NAME, remote.public) as replica:
+    with remote.joined(ELSEWHERE, remote.public) as replica:
         replica.send_multipart([header(VERSION, DONE, 5, 0, 1, b"\2"), b"first", REFERENCE.pack()])
         remote.until(lambda: remote.owner.dropped)
     assert {str(error) for error in remote.owner.dropped} == {"wrong fields in header"}
@@ -551,17 +552,21 @@ def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
     remote: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "zflow.broker"):
-        with remote.joined(NAME, remote.public):
+        with remote.joined(ELSEWHERE, remote.public):
             pass
         told = remote.told(2)
-    assert told == [("lost", remote.work, NAME, None), ("gone", remote.work, NAME, "its connection broke")]
+    assert told == [("lost", remote.work, ELSEWHERE, None), ("gone", remote.work, ELSEWHERE, "its connection broke")]
     assert caplog.messages == ["work/rep-0 on another machine is gone"]
 
 
 def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig) -> None:
     with remote.joined(NAME), remote.connected(NAME, remote.public) as other:
         other.send(ready())
-        assert remote.answer(other) == [VERSION, messages.REFUSED, "another replica has that name"]
+        assert remote.answer(other) == [
+            VERSION,
+            messages.REFUSED,
+            "such a name is for replicas of the Flow's own machine",
+        ]
 
 
 def test_an_address_that_is_taken_is_named(remote: Rig) -> None:

@@ -17,7 +17,7 @@ from peers import CutError, Raw
 from zflow.devices.sockets import meter as metering
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
-from zflow.devices.sockets.guarded import SLICE, GuardedPort
+from zflow.devices.sockets.guarded import LEAST_MEAN, SLICE, GuardedPort
 from zflow.devices.sockets.meter import LEAST_FRAME, Meter, most_frames
 from zflow.documents import codec
 
@@ -82,7 +82,7 @@ def test_peers_of_ours_send_no_smaller_frames_but_one_for_each_payload() -> None
 
 def test_a_message_of_many_frames_comes_in_several_turns_and_whole(served: Served) -> None:
     with served.greeted() as client:
-        frames = [b"%d" % number for number in range(3 * SLICE)]
+        frames = [b"%d" % number + b"x" * LEAST_MEAN for number in range(3 * SLICE)]
         client.send(*frames)
         turns = [0]
 
@@ -94,6 +94,14 @@ def test_a_message_of_many_frames_comes_in_several_turns_and_whole(served: Serve
         assert served.got[1][1:] == frames
         assert turns[0] >= 3
         assert not served.gone
+
+
+def test_who_sends_very_many_tiny_frames_is_cut(served: Served) -> None:
+    """Others would wait for all that they cost: ours lie together in one frame."""
+    with served.greeted() as client:
+        client.send(*[b"x"] * (3 * SLICE))
+        served.until(client.was_cut)
+        assert len(served.got) == 1
 
 
 def test_of_a_message_of_too_many_frames_nothing_is_kept_and_its_sender_is_cut(served: Served) -> None:
