@@ -16,7 +16,7 @@ import psutil
 import pytest
 import zmq
 from helpers import Script, Upper, in_background, run_script, wait_for
-from peers import CutError, Raw, front, header, request, zmtp
+from peers import CutError, Raw, dealer, front, header, request, zmtp
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, cli, requests
 from zflow.devices.protocol import bundles
@@ -244,3 +244,12 @@ def test_more_connections_than_there_can_be_are_refused_before_anything_starts(
     with Flow().add(uses=Upper) as flow:
         assert flow.post("/", Document(text="a")).texts == ["A"]
     assert "max_connections is 866" in caplog.text
+
+
+def test_payloads_that_no_header_can_tell_of_fail_their_request_only(flow: Flow) -> None:
+    """A replica that cannot read a task would be thought to be busy with it for ever."""
+    with dealer(front(flow)) as client:
+        client.send_multipart([request(parts=[["gateway", [-1] * 20_000]]), b"x" * 20_000])
+        _, error = client.recv_multipart()
+        assert "20000 payloads meet in this request" in msgpack.unpackb(error)["message"]
+    assert flow.post("/same", Document(text="others")).texts == ["others"]

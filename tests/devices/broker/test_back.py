@@ -520,9 +520,12 @@ def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remo
         assert kind == messages.REFUSED
         assert "it binds ['/a'], but the Executor's replicas in its Flow ['/a', '/b']" in why
         assert remote.told(2)[1] == ("lost", remote.work, name), "it gets nothing new"
-        far.send_multipart([header(VERSION, DONE, 5, 1, 1), PAYLOAD])
+        remote.work.balancer.replicas[name].held[5] = None
+        for id in (4, 5):  # of which it was given the second
+            far.send_multipart([header(VERSION, DONE, id, 1, 1), PAYLOAD])
         far.send(header(VERSION, LEAVE))
         assert [said[0] for said in remote.told(2)] == ["answered", "left"], "what it had begun still counts"
+        assert [str(error) for error in remote.owner.dropped] == ["an answer to what it was not given"]
 
 
 def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remote: Rig) -> None:
@@ -556,7 +559,7 @@ def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
             pass
         told = remote.told(2)
     assert told == [("lost", remote.work, ELSEWHERE, None), ("gone", remote.work, ELSEWHERE, "its connection broke")]
-    assert caplog.messages == ["work/rep-0 on another machine is gone"]
+    assert caplog.messages == ["work/rep-0@far on another machine is gone"]
 
 
 def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig) -> None:
