@@ -83,10 +83,9 @@ def said(frames: Sequence[Any]) -> tuple[bytes, Sequence[Any]]:
     >>> said([b"first", Reference(0, 0, 0, 1, 7)])[0], said([b"first", b"second"])
     (b'\\x02', (b'', [b'first', b'second']))
     """
-    bits = "".join("01"[type(frame) is Reference] for frame in reversed(frames))
-    places = int(bits, 2)
-    if not places:
+    if Reference not in map(type, frames):
         return b"", frames
+    places = int("".join("01"[type(frame) is Reference] for frame in reversed(frames)), 2)
     packed = [frame.pack() if type(frame) is Reference else frame for frame in frames]
     return places.to_bytes(len(frames) // 8 + 1, "little"), packed
 
