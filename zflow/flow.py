@@ -37,10 +37,9 @@ DEFAULTS: Final[dict[str, Any]] = {
     "shared_memory": -1,
 }
 """The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
-stands for `'fork'`, or `'spawn'` where CUDA is in use already; `replica_port=None` takes no replicas from elsewhere;
-`allow_control=None` is True on loopback and with keys;
-`max_connections=None` is 10,000, or what the system's limit of file descriptors leaves room for;
-`shared_memory=-1` is an eighth of the machine's."""
+stands for `'fork'`, or `'spawn'` where this process cannot be forked (CUDA, OpenMP); `replica_port=None` takes no
+replicas from elsewhere; `allow_control=None` is True on loopback and with keys; `max_connections=None` is 10,000, or
+what the system's limit of file descriptors leaves room for; `shared_memory=-1` is an eighth of the machine's."""
 
 
 class Flow(Shortcuts):

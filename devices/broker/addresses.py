@@ -19,6 +19,7 @@ import zmq
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.leases import Leases
+from zflow.devices.broker.ready import MAX_SLOTS, MOST_ENDPOINTS
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import MAX_ENDPOINT
 from zflow.devices.protocol.parts import split
@@ -32,9 +33,7 @@ ASK_EVERY = 1.0  # seconds between two questions to an address how it is
 SILENT_FOR = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
 CONNECT_EVERY = 1.0  # seconds between two attempts at an address that refuses the connection
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
-MAX_SLOTS = 1024  # requests an address may say it works on at once
 MOST_REASONS = 20  # why one cannot be used, that are logged
-MOST_ENDPOINTS = 1000  # of one far Executor
 NEVER_MIND = 10_000  # requests remembered that an address need not answer any more
 
 

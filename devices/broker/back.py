@@ -415,9 +415,10 @@ class Back:
 
     def _reply(self) -> None:
         replies, self._replies = self._replies, {}
-        info = greeting.packed({**self._owner.info(), "for_replicas": True})
+        info = None
         for line, token, why in replies.values():
             if why is None:
+                info = info or greeting.packed({**self._owner.info(), "for_replicas": True})
                 line.say(messages.WELCOME, token, payload=[info])
             else:
                 self._refuse(line, why)

@@ -49,13 +49,10 @@ class Draining:
         self._waiting: list[_Waiting] = []
         self._resting: set[Any] = set()  # names; a replica that is lost for another reason is not called back
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
     @property
     def wait(self) -> float:
         """In how many seconds `tick` is to be called at the latest."""
-        return min((each.until for each in self._waiting), default=math.inf) - time.monotonic()
+        return min(each.until for each in self._waiting) - time.monotonic() if self._waiting else math.inf
 
     def begin(self, origin: Any, command: str, replica: Any, timeout: Any = None) -> None:
         """Let a replica rest (`'drain'`), which may take so many ms, or compete again (`'undrain'`)."""

@@ -9,9 +9,9 @@ from zflow.devices.protocol.messages import MAX_ENDPOINT
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.walk import Node
 
-MAX_SLOTS = 1024  # tasks a single replica may say it works on at once
+MAX_SLOTS = 1024  # tasks a single replica, or an address, may say it works on at once
 MAX_REPLICA = 1_000_000  # the number of a replica is below this
-MOST_ENDPOINTS = 1000
+MOST_ENDPOINTS = 1000  # of one Executor
 MAX_BATCH = 1_000_000  # Documents that may be given in one go
 MAX_BATCH_WAIT = 86_400_000_000  # us that a request may wait for others: a day
 

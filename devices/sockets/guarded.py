@@ -66,13 +66,8 @@ class GuardedPort(Port):
         frames: Frames = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
-            at = len(frames)
-            if at < small:
-                frames.append(frame.bytes)
-            elif at < SLICE:
-                frames.append(frame.bytes if len(frame) <= SMALL else frame)
-            else:
-                frames.append(frame.bytes if len(frame) <= SMALL else frame)
+            frames.append(frame.bytes if len(frames) < small or len(frame) <= SMALL else frame)
+            if len(frames) > SLICE:
                 return self._rest(frames, frame)
         if self._meter.curious:
             self._meter.heard(frames[0], frame)

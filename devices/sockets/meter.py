@@ -19,12 +19,14 @@ import struct
 import termios
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import zmq
 
 from zflow.devices.protocol.messages import MAX_HEADER
 from zflow.devices.sockets import trains
+
+T = TypeVar("T")
 
 LOOK: Final = 0.01  # seconds between two looks
 MOST_LOOKS: Final = 100  # connections in one look, so that it takes half a millisecond, or one if all are busy
@@ -353,44 +355,39 @@ class Meter:
             self.gone(connection.name)
 
 
-def _traffic(descriptor: int) -> Traffic | None:
-    """What the kernel says of a connection; None where it says nothing, or if there is none."""
+def _at(descriptor: int, use: Callable[[sockets.socket], T]) -> T | None:
+    """Use a descriptor of libzmq's as a socket; None if it has ended, or cannot be used so. Takes no other one."""
     try:
         connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
     except OSError:
         return None
     try:
-        info = connection.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _INFO_SIZE)
-    except (OSError, AttributeError):
+        return use(connection)
+    except (OSError, AttributeError):  # a system whose sockets have not what is asked for
         return None
     finally:
         connection.detach()  # it stays libzmq's
-    return Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
+
+
+def _traffic(descriptor: int) -> Traffic | None:
+    """What the kernel says of a connection; None where it says nothing, or if there is none."""
+    info = _at(descriptor, lambda one: one.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _INFO_SIZE))
+    return None if info is None else Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
 
 
 def _hang_up(descriptor: int) -> None:
-    """End a connection at once. Needs no further descriptor: there may be none."""
-    with contextlib.suppress(OSError):  # it has ended already
-        connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
-        try:
-            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.shutdown(sockets.SHUT_RDWR)
-        finally:
-            connection.detach()  # it stays libzmq's
+    """End a connection at once."""
+
+    def end(connection: sockets.socket) -> None:
+        connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(sockets.SHUT_RDWR)
+
+    _at(descriptor, end)
 
 
 def _waiting(descriptor: int) -> bytes:
     """A piece of what has arrived and libzmq has not read, which stays there."""
-    try:
-        connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
-    except OSError:
-        return b""
-    try:
-        return connection.recv(trains.SAMPLE, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)
-    except OSError:
-        return b""
-    finally:
-        connection.detach()
+    return _at(descriptor, lambda one: one.recv(trains.SAMPLE, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)) or b""
 
 
 def _saw(pieces: trains.Pieces, descriptor: int) -> bool | None:

@@ -14,9 +14,9 @@ from zflow.errors import InvalidConfig
 from zflow.flow import DEFAULTS
 from zflow.topology.options import FIELDS
 
-#: What the Flow's own keywords do, and those of an Executor that need other words here.
 _NUMBERS: Final = frozenset({"max_connections", "seed"})  # without a default that would show it
 
+#: What the Flow's own keywords do, and those of an Executor that need other words here.
 _ABOUT: Final[Mapping[str, str]] = {
     "port": "the TCP port to listen on; any free one when left out, which is printed",
     "host": "the address to listen on (default: 127.0.0.1)",

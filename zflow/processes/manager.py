@@ -115,17 +115,18 @@ class _Manager:
             self._bound([], [])
         while not self.ending:
             self._turn(self._next_timer())
-            if self.starting:
-                self._check_timers()
-            else:
-                self._guard.call(self._check_timers)
+            self._call(self._check_timers)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Do one thing that must not be the end of others; while the Flow starts, what fails is the end of it."""
+        if self.starting:
+            function(*arguments)
+        else:
+            self._guard.call(function, *arguments)
 
     def _turn(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
-            if self.starting:
-                key.data()  # what fails now is the end of it
-            else:
-                self._guard.call(key.data)
+            self._call(key.data)
             if self.ending:
                 return
         self._guard.rest()
@@ -337,10 +338,7 @@ class _Manager:
                     self._from_broker()  # it may have said why; and the end of the line is not to be read later
                 if not self.ending:
                     self._broker_died(status)
-            if self.starting:
-                self._children.reaped(pid, status)
-            else:  # a failure at one must not hide the end of the others
-                self._guard.call(self._children.reaped, pid, status)
+            self._call(self._children.reaped, pid, status)  # a failure at one must not hide the end of the others
 
     # -- deaths ---------------------------------------------------------------------------------------------------
 

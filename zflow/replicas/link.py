@@ -22,6 +22,7 @@ from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.guard import Guard
 from zflow.devices.sockets.port import BATCH, Port, buffers
 from zflow.replicas.seat import Seat, identity
+from zflow.suggest import printable
 from zflow.system import process
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class Link:
             self._listener = Listener(header[2])
             self._accepted = True
         elif kind == messages.REFUSED:
-            self.refused = _shown(header[2])
+            self.refused = printable(header[2][:LONGEST_REASON])
             if self._accepted:  # by another Flow, or by this one before its own replicas were others
                 log.warning("not in the pool any more: %s", self.refused)
                 self.stop.asked = True
@@ -402,9 +403,3 @@ class Link:
         if self._tickets is not None:
             self._tickets.close()
         self._context.term()
-
-
-def _shown(text: str) -> str:
-    """Return what the other side says as it may be logged: not endless, in one line."""
-    text = text[:LONGEST_REASON]
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
