@@ -16,6 +16,13 @@ LONGEST = 2**53  # ms
 MOST_WAITING = 64  # for a replica to finish what it has
 
 
+def objection(timeout: Any) -> str | None:
+    """Why a command cannot have this as the time that it may take; None if it can, or has none."""
+    if timeout is None or (type(timeout) is int and 1 <= timeout <= LONGEST):
+        return None
+    return f"timeout must be a whole number of ms from 1 to {LONGEST}, not {timeout!r:.80}"
+
+
 class _Waiting(NamedTuple):
     """Somebody who waits until a replica has finished what it had."""
 
@@ -56,10 +63,8 @@ class Draining:
 
     def begin(self, origin: Any, command: str, replica: Any, timeout: Any = None) -> None:
         """Let a replica rest (`'drain'`), which may take so many ms, or compete again (`'undrain'`)."""
-        if timeout is not None and (type(timeout) is not int or not 1 <= timeout <= LONGEST):
-            self._tell(
-                origin, {"error": f"timeout must be a whole number of ms from 1 to {LONGEST}, not {timeout!r:.80}"}
-            )
+        if why := objection(timeout):
+            self._tell(origin, {"error": why})
             return
         found = [(pool, name) for pool in self._pools.values() for name, text in pool.names.items() if text == replica]
         if not found:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from zflow.devices.broker import draining
 from zflow.processes.autoscaler import Autoscaler
 from zflow.processes.children import Child, Children
 from zflow.replicas.seat import Seat
@@ -27,7 +28,6 @@ MOST = 10_000  # replicas of one shard
 
 ARGUMENTS = {"scale": {"replicas"}, "restart": set[str]()}  # of each command; besides:
 _OF_ALL = {"executor", "timeout", "force"}
-LONGEST = 2**53  # ms
 _OTHERWISE = "; that happens when it has finished what it is at, or with force=True: then it is killed"
 
 
@@ -269,9 +269,8 @@ def _check(command: str, arguments: dict[str, Any]) -> None:
     for name in arguments:
         if name not in known:
             raise Refused(f"{command} takes no {short(name)}{did_you_mean(name, known)}; it takes {listed(known)}")
-    timeout = arguments.get("timeout")
-    if timeout is not None and (type(timeout) is not int or not 1 <= timeout <= LONGEST):
-        raise Refused(f"timeout must be a whole number of ms from 1 to {LONGEST}, not {short(timeout)}")
+    if why := draining.objection(arguments.get("timeout")):
+        raise Refused(why)
     if type(arguments.get("force", False)) is not bool:
         raise Refused(f"force must be True or False, not {short(arguments['force'])}")
 

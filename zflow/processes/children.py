@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from zflow.replicas.seat import Seat, identity
 from zflow.system import family, process, signals
 
 if TYPE_CHECKING:
-    import selectors
     from multiprocessing.connection import Connection
 
     from zflow.processes.memory import Sharing
@@ -228,16 +228,8 @@ class Children:
             family.mark(child.mark)
             return worker.run(child.seat, theirs, manager, self._sharing.replica(child.region))
 
-        try:
-            self._selector.register(ours, 1, lambda: self._heard(child))
+        with at_the_other_end(self._selector, ours, theirs, lambda: self._heard(child)):
             child.pid = self._owner.fork(run)
-        except OSError:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(ours)
-            ours.close()
-            raise
-        finally:
-            theirs.close()
         child.status = ours
         child.ready = child.timed_out = False
         child.last_error = None
@@ -366,6 +358,23 @@ class Children:
                 self._heed(child, now)
             elif child.pid and child.remind_at is not None and child.remind_at <= now:
                 self._tell_to_end(child)
+
+
+@contextlib.contextmanager
+def at_the_other_end(
+    selector: selectors.BaseSelector, ours: Connection, theirs: Connection, heard: Callable[[], object]
+) -> Iterator[None]:
+    """What is forked inside has the other end of this line. If that fails, nothing is left of the line."""
+    try:
+        selector.register(ours, selectors.EVENT_READ, heard)
+        yield
+    except OSError:
+        with contextlib.suppress(KeyError):
+            selector.unregister(ours)
+        ours.close()
+        raise
+    finally:
+        theirs.close()
 
 
 def backoff(deaths: int) -> float:

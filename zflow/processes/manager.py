@@ -29,7 +29,7 @@ from zflow.devices.broker.settings import Settings
 from zflow.devices.sockets.guard import Guard
 from zflow.processes import broker_process
 from zflow.processes.changes import Changes
-from zflow.processes.children import LOOP, Child, Children, backoff
+from zflow.processes.children import LOOP, Child, Children, at_the_other_end, backoff
 from zflow.processes.plan import Plan
 from zflow.system import family, forking, process
 from zflow.system.logs import name_lines
@@ -237,16 +237,8 @@ class _Manager:
                 status.close()
             return broker_process.run(settings, self._plan, theirs, manager)
 
-        try:
-            self._selector.register(ours, selectors.EVENT_READ, self._from_broker)
+        with at_the_other_end(self._selector, ours, theirs, self._from_broker):
             self._broker_pid = self.fork(run)
-        except OSError:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(ours)
-            ours.close()
-            raise
-        finally:
-            theirs.close()
         self._settings = replace(settings, epoch=settings.epoch + 1)
         self._broker = ours
         self._broker_restart_at = None
