@@ -297,7 +297,7 @@ class Back:
             return (
                 f"there is no Executor {executor!r:.200} here that replicas can join; there are {sorted(self._pools)}"
             )
-        if line.port is self._remote and line.identity.rpartition(b"#")[2].isdigit():
+        if line.port is self._remote and not _is_from_elsewhere(line.identity):
             return "such a name is for replicas of the Flow's own machine"
         if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
             return "another replica has that name"
@@ -454,3 +454,9 @@ class Back:
             pool = self._forget(identity)
             if pool is not None:
                 self._owner.gone(pool, identity, how)
+
+
+def _is_from_elsewhere(identity: bytes) -> bool:
+    """Whether it names its machine, as `encoder/rep-0@far#7-0a`, so that nobody takes it for one of this machine."""
+    name, _, process = identity.partition(b"#")
+    return b"@" in name and not process.isdigit()

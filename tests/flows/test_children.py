@@ -253,6 +253,14 @@ def test_a_flow_within_an_executor_ends_with_the_replica_and_in_order(tmp_path: 
     assert socket_folders() == others
 
 
+def test_a_flow_within_an_executor_leaves_no_folder_after_restarts(tmp_path: Path) -> None:
+    others = socket_folders()
+    with Flow().add(name="nested", uses=Nested, uses_with={"folder": str(tmp_path)}) as flow:
+        for _ in range(3):
+            flow.restart("nested")
+    assert socket_folders() == others
+
+
 REMOTE = """
 import sys
 sys.path[:0] = {path!r}

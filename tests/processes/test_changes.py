@@ -353,6 +353,21 @@ def test_with_force_who_does_not_end_is_killed_and_its_request_goes_to_another(t
         assert of_gate() == ["zflow: gate/rep-0"]
 
 
+def test_with_force_in_too_little_time_the_way_out_is_more_time(tmp_path: Path) -> None:
+    flow = Flow(timeout_close=10 * SOON).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+    with flow:
+        held = in_background(flow.post, "/hold", texts(2), request_size=1)
+        begun(tmp_path, "0", "1")
+        with pytest.raises(ChangeRefused) as refused:
+            flow.scale("gate", 1, timeout=SOON, force=True)
+        assert refused.value.message.endswith(
+            f"did not end within timeout={SOON} ms; with force=True each is killed 3 s after it was told to: give it"
+            " a longer timeout="
+        )
+        let_go(tmp_path, "0", "1")
+        assert held.result(PATIENCE).texts == ["0", "1"]
+
+
 def refusal(flow: Flow) -> str:
     """What is said to a change that cannot be."""
     with pytest.raises(ChangeRefused) as refused:

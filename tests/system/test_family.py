@@ -84,8 +84,8 @@ from zflow.system import family, process
 def run():
     for _ in range(3):
         start(family.new_mark())
-    tracker = ["sh", "-c", "read line; echo cleaned up", "resource_tracker"]
-    subprocess.Popen(tracker, stdin=subprocess.PIPE)
+    for name in ("resource_tracker", "zflow: watchdog"):
+        subprocess.Popen(["sh", "-c", "read line; echo cleaned up", name], stdin=subprocess.PIPE)
     os.write(theirs, b"!")
     time.sleep(3600)
 
@@ -100,4 +100,4 @@ print(family.below())
 
 def test_everything_below_a_process_ends_and_what_cleans_up_does_so_before(tmp_path: Path) -> None:
     (tmp_path / "starts.py").write_text(STARTS)
-    assert run_script(ALL, tmp_path) == (0, "cleaned up\n{}\n", "")
+    assert run_script(ALL, tmp_path) == (0, "cleaned up\ncleaned up\n{}\n", "")

@@ -29,6 +29,7 @@ MOST = 10_000  # replicas of one shard
 ARGUMENTS = {"scale": {"replicas"}, "restart": set[str]()}  # of each command; besides:
 _OF_ALL = {"executor", "timeout", "force"}
 _OTHERWISE = "; that happens when it has finished what it is at, or with force=True: then it is killed"
+_BY_FORCE = "; with force=True each is killed {:g} s after it was told to: give it a longer timeout="
 
 
 class Wait(NamedTuple):
@@ -249,7 +250,8 @@ class Changes:
         def missing() -> str:
             return f"{_were(child for child in leaving if not child.gone)} told to end and did not end"
 
-        yield Wait(lambda: all(child.gone for child in leaving), missing, _OTHERWISE)
+        otherwise = _BY_FORCE.format(self._grace) if force else _OTHERWISE
+        yield Wait(lambda: all(child.gone for child in leaving), missing, otherwise)
 
     def _seat(self, like: Seat, shard: int, number: int, replicas: int) -> Seat:
         spec = replace(like.spec, replicas=replicas)

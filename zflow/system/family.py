@@ -16,7 +16,10 @@ from collections.abc import Iterable
 _MARKS = 1 << 62  # microseconds of real-time scheduling (RLIMIT_RTTIME), and above: nobody ever takes so long
 PATIENCE = 1.0  # seconds for what ends by itself and cleans up
 _LISTED = os.path.exists("/proc/thread-self/children")
-_BY_ITSELF = b"resource_tracker"  # of multiprocessing: removes shared memory when all who have used it are gone
+_BY_ITSELF = (
+    b"resource_tracker",  # of multiprocessing: removes shared memory when all who have used it are gone
+    b"zflow: watchdog",  # of a Flow that an Executor runs: removes its folder when its processes are gone
+)
 
 
 def new_mark() -> int:
@@ -112,9 +115,10 @@ def kill(pids: Iterable[int], all_of_them: bool = True) -> None:
 def _ends_by_itself(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return _BY_ITSELF in file.read()
+            line = file.read()
     except OSError:
         return False
+    return any(name in line for name in _BY_ITSELF)
 
 
 def end_all() -> None:

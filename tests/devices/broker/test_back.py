@@ -562,8 +562,9 @@ def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
     assert caplog.messages == ["work/rep-0@far on another machine is gone"]
 
 
-def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig) -> None:
-    with remote.joined(NAME), remote.connected(NAME, remote.public) as other:
+@pytest.mark.parametrize("name", [NAME, b"work/rep-0", b"work/rep-0#x", b"work/rep-0#@far", b"work/rep-0@far#42"])
+def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig, name: bytes) -> None:
+    with remote.joined(NAME), remote.connected(name, remote.public) as other:
         other.send(ready())
         assert remote.answer(other) == [
             VERSION,
