@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zflow import errors
 from zflow.clients.shortcuts import Shortcuts
 from zflow.suggest import short
-from zflow.topology.options import SHARED, check_defaults
+from zflow.topology.options import MOST, SHARED, at_most, check_defaults, path
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
 
@@ -101,7 +101,7 @@ class Flow(Shortcuts):
             "max_message_bytes": max_message_bytes,
             "start_method": start_method,
             "replica_port": replica_port,
-            "curve": None if curve is None else os.fspath(curve),
+            "curve": os.fspath(curve) if isinstance(curve, os.PathLike) else curve,
             "allow_control": allow_control,
             "max_connections": max_connections,
             "max_requests_per_client": max_requests_per_client,
@@ -408,21 +408,30 @@ def _check_options(options: Mapping[str, Any]) -> None:
     replicas_at = options["replica_port"]
     if replicas_at is not None and (type(replicas_at) is not int or not 0 <= replicas_at < 65536):
         raise errors.InvalidFlow(f"replica_port must be a port, or 0 for any free one, not {short(replicas_at)} (Flow)")
-    if not isinstance(host, str) or not host:
+    if not isinstance(host, str) or not host or not host.isprintable():
         raise errors.InvalidFlow(f"host must be the text of an address, not {short(host)} (Flow)")
-    leasts = {"timeout_close": 0, "max_message_bytes": 1024, "max_connections": 1, "max_requests_per_client": 1}
-    for key, least in leasts.items():
+    if options["curve"] is not None:
+        path("curve", options["curve"], "Flow")
+    limits = {
+        "timeout_close": (0, MOST),
+        "max_message_bytes": (1024, MOST),
+        "max_connections": (1, MOST),
+        "max_requests_per_client": (1, 10**9),  # libzmq counts what waits for somebody in 32 bits
+    }
+    for key, (least, most) in limits.items():
         value = options[key]
         if value is None and DEFAULTS[key] is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
+        at_most(key, value, "Flow", most)
     shared = options["shared_memory"]
     if isinstance(shared, bool) or not isinstance(shared, int) or shared < -1:
         raise errors.InvalidFlow(
             f"shared_memory must be a number of bytes, 0 for none, or -1 for an eighth of the machine's memory,"
             f" not {short(shared)} (Flow)"
         )
+    at_most("shared_memory", shared, "Flow")
     allowed = options["allow_control"]
     if allowed is not None and not isinstance(allowed, bool):
         raise errors.InvalidFlow(f"allow_control must be True or False, not {short(allowed)} (Flow)")

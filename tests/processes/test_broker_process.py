@@ -124,6 +124,17 @@ def test_a_host_that_is_none_is_told_and_the_end_of_it(start: Callable[..., Brok
     assert broker.end() == "exit code 1"
 
 
+def test_a_folder_for_sockets_that_takes_none_is_told_with_the_way_out(
+    planned: Plan, start: Callable[..., Broker]
+) -> None:
+    broker = start(back=f"ipc://{planned.folder}/gone/back")
+    kind, error = broker.hear()
+    assert (kind, error["type"]) == ("failed", "StartupFailed")
+    assert error["message"].startswith("cannot listen there: ")
+    assert error["message"].endswith("; set TMPDIR to a folder that can be written to and has room")
+    assert broker.end() == "exit code 1"
+
+
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 

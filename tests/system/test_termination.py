@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 from helpers import in_background, run_script
 
-from zflow.system import termination
+from zflow.system import signals, termination
 from zflow.system.termination import Terminated
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs() -> None:
+    """Who closes a Flow in another thread leaves the handler to the next one, as a test before may have done."""
+    signals.forget(signal.SIGTERM)
 
 
 def sigterm() -> None:

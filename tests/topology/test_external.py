@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,12 +113,6 @@ def test_one_port_or_several() -> None:
     for wrong in (0, 65536, -1, "0", "1.0", "", 1.0, True, None, "٣"):
         for value in (wrong, [1, wrong]):
             assert refusal(external.ports, "port", value) == f"port must be a number from 1 to 65535, not {wrong!r}"
-
-
-def test_a_key_folder_is_a_path() -> None:
-    assert external.curve("curve", "keys", OWNER) == external.curve("curve", Path("keys"), OWNER) == "keys"
-    for wrong in ("", 5, None, True, b"keys"):
-        assert refusal(external.curve, "curve", wrong) == f"curve must be the path of a key folder, not {wrong!r}"
 
 
 # -- addresses --------------------------------------------------------------------------------------------------------

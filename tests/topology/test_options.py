@@ -15,7 +15,16 @@ from zflow import Flow
 from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
 from zflow.executors.batching import Batching
 from zflow.executors.executor import Executor
-from zflow.topology.options import FIELDS, GATEWAY, SHARED, UNSUPPORTED, check_defaults, check_known
+from zflow.topology.options import (
+    FIELDS,
+    GATEWAY,
+    MOST,
+    MOST_REPLICAS,
+    SHARED,
+    UNSUPPORTED,
+    check_defaults,
+    check_known,
+)
 from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import ExecutorSpec, Topology
 
@@ -276,7 +285,10 @@ WHOLE = {
 @given(st.integers(-(2**70), 2**70) | st.integers(-3, 3))
 def test_whole_numbers_have_a_least_and_may_be_unlimited(key: str, number: int) -> None:
     least, words = WHOLE[key]
-    if number >= least or (number == -1 and "-1" in words):
+    most = MOST_REPLICAS if key in ("replicas", "shards") else MOST
+    if number > most:
+        assert refusal(key, number) == f"{key} must be {most} or less, not {number}"
+    elif number >= least or (number == -1 and "-1" in words):
         assert checked(key, number) == number
     else:
         assert refusal(key, number) == f"{key} must be {words}, not {number}"

@@ -252,9 +252,10 @@ def _read_list(folder: Path, problems: list[str]) -> Iterator[tuple[bytes, Path]
 
 def _folder(folder: Folder) -> Path:
     path = Path(os.path.abspath(folder))
-    if not path.is_dir():
-        what = f"{folder} is no folder" if path.exists() else f"there is no key folder {folder}"
-        raise InvalidKeys(f"{what}: make one with `zflow-run keys new {folder}`, or copy it from where it was made")
+    if not os.path.isdir(path):  # the method raises where a name is too long
+        shown = str(folder)[:300]
+        what = f"{shown} is no folder" if os.path.lexists(path) else f"there is no key folder {shown}"
+        raise InvalidKeys(f"{what}: make one with `zflow-run keys new {shown}`, or copy it from where it was made")
     return path
 
 

@@ -12,7 +12,7 @@ import zmq
 
 from zflow.devices.broker import broker
 from zflow.devices.broker.settings import Settings
-from zflow.processes.plan import Plan
+from zflow.processes.plan import SET_TMPDIR, Plan
 from zflow.system import process
 from zflow.system.logs import name_lines
 
@@ -38,8 +38,11 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
     try:
         serving = broker.Broker(settings, control, plan.sharing.reader())
     except zmq.ZMQError as error:
-        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "StartupFailed"
-        message = f"cannot listen there: {error.strerror or error}; choose another port= or host="
+        why = str(error.strerror or error)
+        own = "ipc://" in why  # in the Flow's own folder
+        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) and not own else "StartupFailed"
+        way_out = SET_TMPDIR if own else "choose another port= or host="
+        message = f"cannot listen there: {why}; {way_out}"
         control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
         return 1
     gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time

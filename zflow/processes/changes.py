@@ -21,10 +21,9 @@ from zflow.processes.autoscaler import Autoscaler
 from zflow.processes.children import Child, Children
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed, short
+from zflow.topology.options import MOST_REPLICAS
 
 log = logging.getLogger("zflow.manager")
-
-MOST = 10_000  # replicas of one shard
 
 ARGUMENTS = {"scale": {"replicas"}, "restart": set[str]()}  # of each command; besides:
 _OF_ALL = {"executor", "timeout", "force"}
@@ -143,8 +142,8 @@ class Changes:
         if command == "restart":
             return self._restart(executor, force)
         replicas = arguments.get("replicas")
-        if type(replicas) is not int or not 1 <= replicas <= MOST:
-            raise Refused(f"replicas must be a whole number from 1 to {MOST}, not {short(replicas)}")
+        if type(replicas) is not int or not 1 <= replicas <= MOST_REPLICAS:
+            raise Refused(f"replicas must be a whole number from 1 to {MOST_REPLICAS}, not {short(replicas)}")
         limits = self._scalers[executor].limits if executor in self._scalers else None
         if limits is not None and not limits.min <= replicas <= limits.max:
             raise Refused(

@@ -13,7 +13,7 @@ from zflow.devices.broker.settings import Settings
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
 from zflow.devices.sockets import listener
-from zflow.errors import InvalidFlow
+from zflow.errors import InvalidFlow, StartupFailed
 from zflow.network import address
 from zflow.network.keys import keys_of
 from zflow.processes import memory
@@ -27,6 +27,7 @@ log = logging.getLogger("zflow")
 
 MOST_CONNECTIONS = 10_000  # over TCP, of clients and of replicas each, where nothing else is said
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SET_TMPDIR = "set TMPDIR to a folder that can be written to and has room"
 _LONGEST_SOCKET_PATH = 100  # bytes; the system takes about 107
 
 
@@ -59,14 +60,15 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     Raises:
         InvalidKeys: a key folder is none.
         InvalidFlow: `needs` names nothing, there is a cycle, CUDA_VISIBLE_DEVICES asks for what does not exist, or
-            there are not enough file descriptors for so many connections.
+            there are not enough file descriptors for so many replicas or connections.
+        StartupFailed: there can be no folder for sockets.
     """
     specs = topology.order()
+    connections = _connections(options, specs)
     chosen = choose_devices(specs)
     devices = _deal(specs, chosen)
     far_keys = {spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None}
     own_keys = _server_keys(options["curve"])
-    connections = _connections(options, specs)
     folder = private_folder()  # from here on nothing can be wrong any more
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
@@ -118,11 +120,17 @@ def _connections(options: Mapping[str, Any], specs: Sequence[ExecutorSpec]) -> i
     """How many connections of clients, and of replicas elsewhere, the broker takes: no more than it has room for."""
     doors = 1 if options["replica_port"] is None else 2
     descriptors = listener.descriptors(hard=True)
-    room = listener.room(descriptors, _processes(specs), doors)
+    replicas = _processes(specs)
+    room = listener.room(descriptors, replicas, doors)
     wanted = options["max_connections"]
-    if room < max(1, wanted or 1):
+    if room < 1:
         raise InvalidFlow(
-            f"max_connections={wanted or 1} is more than there is room for: a process may have {descriptors} file"
+            f"a process may have {descriptors} file descriptors here, too few for {replicas} replicas and one"
+            f" connection over TCP: choose fewer replicas, or raise the hard limit (ulimit -Hn)"
+        )
+    if wanted is not None and room < wanted:
+        raise InvalidFlow(
+            f"max_connections={wanted} is more than there is room for: a process may have {descriptors} file"
             f" descriptors here, which leaves {room} for each kind of connection over TCP; choose fewer, or raise the"
             f" hard limit (ulimit -Hn)"
         )
@@ -195,13 +203,20 @@ def port_of(addresses: list[str]) -> int:
 
 
 def private_folder() -> str:
-    """A new folder that only this user can enter, with a path short enough for a socket in it."""
+    """A new folder that only this user can enter, with a path short enough for a socket in it.
+
+    Raises:
+        StartupFailed: there can be none.
+    """
     import tempfile
 
-    folder = tempfile.mkdtemp(prefix="zflow-")
-    if len(os.fsencode(folder)) + len("/collector") > _LONGEST_SOCKET_PATH:
-        os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="zflow-", dir="/tmp")
+    try:
+        folder = tempfile.mkdtemp(prefix="zflow-")
+        if len(os.fsencode(folder)) + len("/collector") > _LONGEST_SOCKET_PATH:
+            os.rmdir(folder)
+            folder = tempfile.mkdtemp(prefix="zflow-", dir="/tmp")
+    except OSError as error:
+        raise StartupFailed(f"no folder for sockets can be made ({error}); {SET_TMPDIR}") from error
     return folder
 
 

@@ -5,7 +5,6 @@ Pure checks of values: nothing is looked up and nothing is connected to.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -48,14 +47,6 @@ def ports(key: str, value: Any, owner: str) -> tuple[int, ...]:
     if not values:
         raise InvalidFlow(f"{key} must be a port or a list of ports, not {short(value)} ({owner})")
     return tuple(address.port_of(port, error=InvalidFlow, owner=owner) for port in values)
-
-
-def curve(key: str, value: Any, owner: str) -> str:
-    """Return the path of a key folder."""
-    path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or not path:
-        raise InvalidFlow(f"{key} must be the path of a key folder, not {short(value)} ({owner})")
-    return path
 
 
 def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple[str, ...]:

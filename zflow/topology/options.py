@@ -5,6 +5,7 @@ looked up, and nothing is started."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,8 @@ LONGEST_NAME: Final = 100
 GATEWAY: Final = "gateway"
 
 MOST_ENDPOINTS: Final = 1000  # of one Executor; the broker takes no more from a replica
+MOST_REPLICAS: Final = 10_000  # of a shard, and shards of an Executor
+MOST: Final = 2**53  # of bytes, ms and whatever else is counted: what a float still holds exactly
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,18 @@ def _said(value: Any) -> str:
     return short(value) + hint
 
 
-def _count(key: str, value: Any, owner: str) -> int:
+def at_most(key: str, number: int, owner: str, most: int = MOST) -> int:
+    """Return the number; raises InvalidFlow if it is larger than it may be."""
+    if number > most:
+        raise InvalidFlow(f"{key} must be {most} or less, not {short(number)} ({owner})")
+    return number
+
+
+def _count(key: str, value: Any, owner: str, most: int = MOST_REPLICAS) -> int:
     number = _whole(value)
     if number is None or number < 1:
         raise InvalidFlow(f"{key} must be a whole number of 1 or more, not {_said(value)} ({owner})")
-    return number
+    return at_most(key, number, owner, most)
 
 
 def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
@@ -138,7 +148,8 @@ def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known are {listed(known)}"
             raise InvalidFlow(f"{key} has an unknown key {short(name)}{hint} ({owner})")
-    said = {name: _count(f"{key}[{name!r}]", number, owner) for name, number in value.items()}
+    mosts = {"min": MOST_REPLICAS, "max": MOST_REPLICAS, "wait": MOST, "idle": MOST}
+    said = {name: _count(f"{key}[{name!r}]", number, owner, mosts[name]) for name, number in value.items()}
     if "max" not in said:
         raise InvalidFlow(f"{key} must say how many there may be, as in {{'min': 1, 'max': 8}}, not {value} ({owner})")
     limits = ReplicaRange(**{"min": 1, **said})
@@ -158,7 +169,7 @@ def _milliseconds(key: str, value: Any, owner: str) -> int:
     if number is None or (number < 1 and number != -1):
         wanted = "a whole number of milliseconds of 1 or more, or -1 for no limit"
         raise InvalidFlow(f"{key} must be {wanted}, not {_said(value)} ({owner})")
-    return number
+    return at_most(key, number, owner)
 
 
 def _most(key: str, value: Any, owner: str) -> int:
@@ -167,7 +178,7 @@ def _most(key: str, value: Any, owner: str) -> int:
         raise InvalidFlow(
             f"{key} must be a whole number of 1 or more, or -1 for no limit, not {_said(value)} ({owner})"
         )
-    return number
+    return at_most(key, number, owner)
 
 
 def _retries(key: str, value: Any, owner: str) -> int:
@@ -175,7 +186,7 @@ def _retries(key: str, value: Any, owner: str) -> int:
     if number is None or number < -1:
         wanted = "a whole number of 0 or more, or -1 for max(3, replicas)"
         raise InvalidFlow(f"{key} must be {wanted}, not {_said(value)} ({owner})")
-    return number
+    return at_most(key, number, owner)
 
 
 def _seed(key: str, value: Any, owner: str) -> int:
@@ -232,25 +243,38 @@ def _environment(key: str, value: Any, owner: str) -> dict[str, str]:
 
 
 def _variable(label: str, name: str, value: Any, owner: str) -> str:
-    if not name or "=" in name or "\0" in name:
+    if not name or "=" in name or not _is_for_system(name):
         raise InvalidFlow(f"{label}: the name of an environment variable is a text without '=' ({owner})")
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or "\0" in str(value):
+    text = None
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # a number of more digits than Python writes
+            text = str(value)
+    if text is None or not _is_for_system(text):
         raise InvalidFlow(f"{label} must be a text or a number, not {short(value)}: put it in quotes ({owner})")
-    if name == cuda.VARIABLE and cuda.asks(str(value)):
-        cuda.parse(str(value), owner, label)
-    return str(value)
+    if name == cuda.VARIABLE and cuda.asks(text):
+        cuda.parse(text, owner, label)
+    return text
 
 
 def _paths(key: str, value: Any, owner: str) -> tuple[str, ...]:
     paths = value if isinstance(value, (list, tuple)) else (value,)
-    return tuple(_path(key, path, owner) for path in paths)
+    return tuple(path(key, one, owner) for one in paths)
 
 
-def _path(key: str, value: Any, owner: str) -> str:
-    path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or not path or "\0" in path:
+def path(key: str, value: Any, owner: str) -> str:
+    """Return a path as a text; raises InvalidFlow if it can be none."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text or not _is_for_system(text):
         raise InvalidFlow(f"{key} must be a path, not {short(value)} ({owner})")
-    return path
+    return text
+
+
+def _is_for_system(text: str) -> bool:
+    """Whether the system takes it, as a path or in an environment."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _uses(key: str, value: Any, owner: str) -> Any:
@@ -309,7 +333,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         "True or False", False, "install the `requirements.txt` of the Executor's folder with pip first", _flag
     ),
     "env": Field("dict of text to text or number", {}, "environment variables of its processes", _environment),
-    "workspace": Field("path", None, "folder under which its `self.workspace` lies", _path),
+    "workspace": Field("path", None, "folder under which its `self.workspace` lies", path),
     "seed": Field(
         "whole number of 0 or more",
         None,
@@ -344,7 +368,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "external": Field("True or False", False, "it runs elsewhere, served by another Flow", _flag, shared=False),
     "host": Field("text or list of texts", (), "where it runs: `host` or `host:port`", external.hosts, shared=False),
     "port": Field("port or list of ports", (), "its ports, one for each host", external.ports, shared=False),
-    "curve": Field("path", None, "the key folder that lets it in there", external.curve, shared=False),
+    "curve": Field("path", None, "the key folder that lets it in there", path, shared=False),
 }
 
 
