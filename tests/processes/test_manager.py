@@ -52,8 +52,8 @@ HERE = str(TESTS)
         ("exit", ["start/rep-1", "SystemExit", "gives up"]),
         ("vanish", ["start/rep-1", "exit code 3"]),
         ("kill", ["start/rep-1", "SIGKILL"]),
-        ("hang", ["start/rep-1", "timeout_ready=300"]),
-        ("busy", ["start/rep-1", "timeout_ready=300"]),
+        ("hang", ["start/rep-1", "timeout_ready=2000"]),
+        ("busy", ["start/rep-1", "timeout_ready=2000"]),
     ],
 )
 def test_an_executor_that_does_not_start(tmp_path: Path, way: str, words: list[str]) -> None:
@@ -64,7 +64,7 @@ def test_an_executor_that_does_not_start(tmp_path: Path, way: str, words: list[s
         uses=Start,
         replicas=3,
         uses_with={"way": way, "only": 1},
-        timeout_ready=300 if way in ("hang", "busy") else 60_000,
+        timeout_ready=2000 if way in ("hang", "busy") else 60_000,
     )
     with pytest.raises(errors.StartupFailed) as caught:
         flow.start()
