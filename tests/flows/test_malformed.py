@@ -520,7 +520,7 @@ def test_what_is_nested_deep_ends_nothing_wherever_it_comes_in() -> None:
         broker = client.info()["pid"]
         with (
             dealer(front(flow)) as stranger,
-            dealer(f"tcp://127.0.0.1:{flow.replica_port}") as elsewhere,
+            dealer(f"tcp://127.0.0.1:{flow.replica_port}", b"upper/rep-0@far#1-0a") as elsewhere,
             dealer(back(), b"upper/rep-9#1") as replica,
             zmq.Context() as context,
             context.socket(zmq.PUSH) as collector,
