@@ -81,11 +81,18 @@ def _payload(header: list[Any], frames: Sequence[Any]) -> Sequence[Any]:
 
 def message(header: Sequence[Any], payload: Sequence[Any], encode: Callable[[Any], bytes]) -> Frames:
     """Return the frames of one message."""
+    header, payload = _as_it_travels((header, payload))
+    return [encode(header), *payload]
+
+
+def _as_it_travels(message: Message) -> Message:
+    """Return it with what stands in the place of references; a message without any is returned as it is."""
+    header, payload = message
     if len(payload) > 1:
         places, payload = references.said(payload)
         if places:
-            return [encode((*header, places)), *payload]
-    return [encode(header), *payload]
+            return (*header, places), payload
+    return message
 
 
 def _opened(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
@@ -191,7 +198,7 @@ def frames_of(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> It
     """
     if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
         return (message(*messages[0], encode),)
-    return _bundles(fold(messages), encode)
+    return _bundles([_as_it_travels(message) for message in fold(messages)], encode)
 
 
 def _bundles(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
@@ -204,7 +211,7 @@ def _bundles(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Ite
             yield from _bundle(messages[begin:at], encode)
             begin, cargo = at, size
             if not small:
-                yield message(*messages[at], encode)
+                yield [encode(messages[at][0]), *payload]
                 begin, cargo = at + 1, 0
     yield from _bundle(messages[begin:], encode)
 
@@ -216,4 +223,4 @@ def _bundle(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iter
             yield [bundle]
             return
     for header, payload in messages:
-        yield message(header, payload, encode)
+        yield [encode(header), *payload]

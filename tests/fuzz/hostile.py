@@ -59,7 +59,9 @@ class Hostile:
     def _connected(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.set(zmq.SNDTIMEO, int(NOBODY_READS * 1000))
-        socket.set(zmq.ROUTING_ID, self._luck.choice((STRANGER, MEMBER, b"own/rep-0#")) + os.urandom(8).hex().encode())
+        socket.set(
+            zmq.ROUTING_ID, self._luck.choice((STRANGER, MEMBER, b"own/rep-0@far#")) + os.urandom(8).hex().encode()
+        )
         socket.connect(self._address)
         return socket
 

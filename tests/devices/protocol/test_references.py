@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.protocol import bundles, messages, references
+from zflow.devices.protocol.bundles import MAX_BYTES
 from zflow.devices.protocol.messages import DONE, PLAIN, REQUEST, VERSION, Malformed
 from zflow.devices.protocol.references import REGION, REGIONS, WINDOW, Reference, heard, said
 
@@ -71,10 +72,20 @@ def test_a_message_has_its_references_again_where_it_comes_in() -> None:
     assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == [(HEADER, payload)]
 
 
-def test_large_blocks_are_in_no_bundle() -> None:
-    payload = [b"first", Reference(1, 2, 3, 20_000, 5)]
-    sent = list(bundles.frames_of([(HEADER, [b"a"]), (HEADER, payload), (HEADER, [b"b"])], messages.encoder()))
+def test_a_reference_is_as_small_as_it_travels_and_so_goes_with_others() -> None:
+    said = [(HEADER, [b"a"]), (HEADER, [b"first", Reference(1, 2, 3, 20_000, 5)]), (HEADER, [b"b", b"c"])]
+    (frames,) = bundles.frames_of(said, messages.encoder())
+    assert len(frames) == 1
+    assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == said
+    with pytest.raises(Malformed):
+        bundles.read(frames, 0, messages.FROM_REPLICA)
+
+
+def test_one_that_is_too_large_for_a_bundle_has_its_references_too() -> None:
+    said = [(HEADER, [b"a"]), (HEADER, [bytes(MAX_BYTES), REFERENCE]), (HEADER, [b"b"])]
+    sent = list(bundles.frames_of(said, messages.encoder()))
     assert [len(frames) for frames in sent] == [2, 3, 2]
+    assert [one for frames in sent for one in bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA)] == said
 
 
 @pytest.mark.parametrize("shapes", ["FROM_CLIENT", "FROM_REPLICA", "TO_CLIENT", "TO_REPLICA"])
