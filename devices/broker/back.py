@@ -23,7 +23,7 @@ from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.fanout import BEACON_EVERY
-from zflow.devices.routing.pool import NO_GROUP, Pool
+from zflow.devices.routing.pool import NO_GROUP, Actions, Pool
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.guarded import GuardedPort
 from zflow.devices.sockets.meter import Meter
@@ -44,20 +44,8 @@ class BackOwner(Protocol):
     def bound(self, pool: Pool) -> None:
         """What the replicas of the Executor bind may be something else now (`Pool.bindings`)."""
 
-    def joined(self, pool: Pool, replica: Replica, group: int) -> int:
-        """The replica may be given tasks; returns the number of its group's last fan-out."""
-
-    def left(self, pool: Pool, name: Any) -> None:
-        """It goes in good order."""
-
-    def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
-        """It gets nothing new, but may have answered."""
-
-    def gone(self, pool: Pool, name: Any, how: str) -> None:
-        """It has ended, as in `'SIGKILL'`, and all that it said before was heard."""
-
-    def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
-        """It has not seen these fan-outs."""
+    def do(self, pool: Pool, actions: Actions) -> None:
+        """Something has become of a replica, as its pool knows: this follows from it."""
 
     def answered(
         self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, docs: int | None = None
@@ -261,9 +249,9 @@ class Back:
         kind = header[1]
         if kind == messages.LEAVE:
             self._forget(identity)
-            self._owner.left(pool, identity)
+            self._owner.do(pool, pool.leave(identity, time.monotonic()))
         elif kind == messages.MISSED:
-            self._owner.missed(pool, identity, header[2], header[3])
+            self._owner.do(pool, pool.missed(identity, header[2], header[3], time.monotonic()))
         elif not payload:
             raise messages.Malformed("an answer without a payload")
         elif kind == messages.APART:
@@ -341,7 +329,9 @@ class Back:
         self._lines[identity] = line
         pool.names[identity] = failures.name_of(identity)
         self._bind(pool, identity, binding, line.port is not self._remote)
-        line.say(messages.ACCEPTED, self._owner.joined(pool, replica, group))
+        number, actions = pool.join(replica, group, time.monotonic())
+        self._owner.do(pool, actions)
+        line.say(messages.ACCEPTED, number)
         self._turn_away_strangers(pool)
 
     def _bind(self, pool: Pool, identity: bytes, binding: Binding, here: bool) -> None:
@@ -372,7 +362,7 @@ class Back:
         for identity, why in pool.bindings.strangers.items() if self._remote is not None else ():
             pool.bindings.leave(identity)
             self._refuse(self._lines[identity], why)
-            self._owner.lost(pool, identity)
+            self._owner.do(pool, pool.lose(identity, time.monotonic()))
 
     # -- what is published ----------------------------------------------------------------------------------------
 
@@ -439,7 +429,8 @@ class Back:
         line = self._lines.get(identity)
         if line is not None:
             self._lost[identity] = until
-            self._owner.lost(self._members[line.port][identity], identity, unsent)
+            pool = self._members[line.port][identity]
+            self._owner.do(pool, pool.lose(identity, time.monotonic(), unsent))
 
     def _bury_lost(self) -> None:
         """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
@@ -453,7 +444,7 @@ class Back:
             how = self._how.pop(identity, "its connection broke")
             pool = self._forget(identity)
             if pool is not None:
-                self._owner.gone(pool, identity, how)
+                self._owner.do(pool, pool.crash(identity, time.monotonic(), how))
 
 
 def _is_from_elsewhere(identity: bytes) -> bool:

@@ -86,7 +86,7 @@ class Broker:
         self._encode = messages.encoder()
         self._commands = Commands(settings.epoch << 32)
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
-        self._draining = Draining(self._by_name, self.lost, self.found, self._front.controlled)
+        self._draining = Draining(self._by_name, self.do, self._front.controlled)
         self._autoscaled = [pool for pool in joinable.values() if pool.node.autoscaled]
         self._tell_load_at = 0.0
         self.closing = False
@@ -157,7 +157,7 @@ class Broker:
                 call(self._manager.tell, "load", pool.node.name, *pool.load(now))
 
     def _tick_pool(self, pool: Pool) -> None:
-        self._do(pool, pool.tick(time.monotonic()))
+        self.do(pool, pool.tick(time.monotonic()))
 
     def _read(self, port: Port, handle: Callable[[list[Any]], None]) -> None:
         """Handle what has arrived, up to one turn's share."""
@@ -269,7 +269,7 @@ class Broker:
             id = self._task_id + 1
             self._task_id += pool.ids_for(walk)
             walk.open.add((step.node, id))
-            self._do(pool, pool.submit(walk, step.inputs, id, now))
+            self.do(pool, pool.submit(walk, step.inputs, id, now))
 
     def _singles(self, walk: Walk, inputs: Inputs) -> Iterator[tuple[Walk, Inputs]]:
         """Take a bulk apart: yield each request's walk and its inputs."""
@@ -305,7 +305,7 @@ class Broker:
             now = time.monotonic()
             for node, id in list(walk.open):
                 self._pools[node].ended(id)
-                self._do(self._pools[node], self._pools[node].cancel(id, now))
+                self.do(self._pools[node], self._pools[node].cancel(id, now))
             walk.open.clear()
         if self.closing and not self._walks:
             self._manager.tell("drained")
@@ -342,35 +342,27 @@ class Broker:
             self.bound(pool)
             self._manager.tell("joined", pool.node.name, replica.name.decode())
         number, actions = pool.join(replica, group, time.monotonic())
-        self._do(pool, actions)
+        self.do(pool, actions)
         return number
 
     def resized(self, pool: Pool, name: Any, slots: int) -> None:
         """It can work on so many tasks at once from now on."""
         self.bound(pool)
-        self._do(pool, pool.resize(name, slots, time.monotonic()))
-
-    def left(self, pool: Pool, name: Any) -> None:
-        """The replica goes in good order."""
-        self._do(pool, pool.leave(name, time.monotonic()))
+        self.do(pool, pool.resize(name, slots, time.monotonic()))
 
     def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
         """The replica gets nothing new, but may have answered; it has not begun `unsent`, and will not."""
-        self._do(pool, pool.lose(name, time.monotonic(), unsent))
+        self.do(pool, pool.lose(name, time.monotonic(), unsent))
 
     def found(self, pool: Pool, name: Any) -> list[Task]:
         """The replica is back; returns what it had not answered."""
         tasks, actions = pool.find(name, time.monotonic())
-        self._do(pool, actions)
+        self.do(pool, actions)
         return tasks
 
     def gone(self, pool: Pool, name: Any, how: str) -> None:
         """The replica has ended, as in `'SIGKILL'`; whatever it had is to be given to others."""
-        self._do(pool, pool.crash(name, time.monotonic(), how))
-
-    def missed(self, pool: Pool, name: Any, first: int, last: int) -> None:
-        """The replica has not seen these fan-outs."""
-        self._do(pool, pool.missed(name, first, last, time.monotonic()))
+        self.do(pool, pool.crash(name, time.monotonic(), how))
 
     def answered(
         self,
@@ -395,7 +387,7 @@ class Broker:
         if blocks:
             self.leases.keep(None if outcome is None else outcome.walk, blocks)
         if actions:
-            self._do(pool, actions)
+            self.do(pool, actions)
         if outcome is not None:
             if docs is not None:
                 outcome.walk.docs = docs
@@ -419,14 +411,14 @@ class Broker:
     def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
         """The replica could not do these tasks in one go: each is tried alone, if it may be begun again, or fails."""
         if pool.balancer.retries:
-            self._do(pool, pool.apart(name, ids, time.monotonic()))
+            self.do(pool, pool.apart(name, ids, time.monotonic()))
         else:
             for id in ids:
                 self.answered(pool, name, id, seconds, error, True)
 
     # -- what is to be sent ---------------------------------------------------------------------------------------
 
-    def _do(self, pool: Pool, actions: Actions) -> None:
+    def do(self, pool: Pool, actions: Actions) -> None:
         """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
         for action in actions:
             if type(action) is Send:
@@ -448,7 +440,7 @@ class Broker:
             elif type(action) is Fail:
                 now = time.monotonic()
                 outcome, more = pool.failed(action, failures.why(pool, action), now)
-                self._do(pool, more)
+                self.do(pool, more)
                 if outcome is not None:
                     self._go_on(pool, outcome, now)
             elif type(action) is Kill:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from zflow.devices.routing.pool import Pool
+from zflow.devices.routing.pool import Actions, Pool
 
 LONGEST = 2**53  # ms
 MOST_WAITING = 64  # for a replica to finish what it has
@@ -38,20 +38,18 @@ class Draining:
 
     Args:
         pools: by name of their Executor.
-        lose, find: take a replica out of the competition and put it back.
+        do: carries out what follows when a replica is taken out of the competition, or put back.
         tell: tells an origin what came of its command.
     """
 
     def __init__(
         self,
         pools: Mapping[str, Pool],
-        lose: Callable[[Pool, Any], None],
-        find: Callable[[Pool, Any], Any],
+        do: Callable[[Pool, Actions], None],
         tell: Callable[[Any, dict[str, Any]], None],
     ) -> None:
         self._pools = pools
-        self._lose = lose
-        self._find = find
+        self._do = do
         self._tell = tell
         self._waiting: list[_Waiting] = []
         self._resting: set[Any] = set()  # names; a replica that is lost for another reason is not called back
@@ -75,7 +73,7 @@ class Draining:
         if command == "undrain":
             if name in self._resting:
                 self._resting.discard(name)
-                self._find(pool, name)
+                self._compete(pool, name)
             self._tell(origin, {"replica": replica})
             return
         if len(self._waiting) >= MOST_WAITING:
@@ -87,7 +85,7 @@ class Draining:
             return
         self._resting.intersection_update(key for pool in self._pools.values() for key in pool.names)
         self._resting.add(name)
-        self._lose(pool, name)
+        self._do(pool, pool.lose(name, time.monotonic()))
         until = math.inf if timeout is None else time.monotonic() + timeout / 1000
         self._waiting.append(_Waiting(origin, pool, name, timeout, until))
         self.tick()
@@ -103,11 +101,14 @@ class Draining:
                 self._waiting.remove(each)
                 self._give_up(each)
 
+    def _compete(self, pool: Pool, name: Any) -> None:
+        self._do(pool, pool.find(name, time.monotonic())[1])
+
     def _give_up(self, waiting: _Waiting) -> None:
         """Let the replica compete again, unless somebody else still waits for it to rest."""
         _, pool, name, timeout, _ = waiting
         if name in self._resting and all(other.name != name for other in self._waiting):
             self._resting.discard(name)
-            self._find(pool, name)
+            self._compete(pool, name)
         error = f"{pool.names.get(name, 'it')} was not done with what it had within timeout={timeout} ms, and goes on"
         self._tell(waiting.origin, {"error": error})

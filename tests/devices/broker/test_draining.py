@@ -37,9 +37,7 @@ def told() -> Told:
 
 @pytest.fixture
 def rests(pool: Pool, told: Told) -> Draining:
-    return Draining(
-        {"work": pool}, lambda pool, name: pool.lose(name, 0.0), lambda pool, name: pool.find(name, 0.0), told
-    )
+    return Draining({"work": pool}, lambda pool, actions: None, told)
 
 
 def test_one_that_rests_competes_again(pool: Pool, rests: Draining, told: Told) -> None:
