@@ -86,7 +86,7 @@ def test_an_error_is_the_same_after_a_pickle_and_after_the_wire(
 
 def test_an_error_says_what_it_is_about_from_the_outermost_key_on() -> None:
     assert errors.InvalidFlow("no").key == ()
-    with pytest.raises(errors.InvalidFlow, match="^no$") as caught, keyed("env"), keyed("THREADS", 0):
+    with pytest.raises(errors.InvalidFlow, match=r"^no$") as caught, keyed("env"), keyed("THREADS", 0):
         raise errors.InvalidFlow("no", key=("x",))
     assert caught.value.key == ("env", "THREADS", 0, "x")
     with pytest.raises(KeyError), keyed("env"):
