@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgpack import packb, unpackb
 
 from zflow import errors
-from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, ZflowError, from_wire, to_wire
+from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, ZflowError, from_wire, keyed, to_wire
 
 ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ZflowError)]
 
@@ -65,14 +66,36 @@ def test_an_error_shows_its_message(kind: type[ZflowError]) -> None:
 
 
 @settings(max_examples=300)
-@given(kind=st.sampled_from(ALL), message=st.text(max_size=8), said=details)
+@given(
+    kind=st.sampled_from(ALL),
+    message=st.text(max_size=8),
+    said=details | st.just({"key": ("uses_dynamic_batching", "/encode", "timeout")}) | st.just({"key": ("port", 0)}),
+)
 def test_an_error_is_the_same_after_a_pickle_and_after_the_wire(
-    kind: type[ZflowError], message: str, said: dict[str, str]
+    kind: type[ZflowError], message: str, said: dict[str, Any]
 ) -> None:
     error = kind(message, **said)
-    for copy in (pickle.loads(pickle.dumps(error)), from_wire(to_wire(error))):
+    for copy in (
+        pickle.loads(pickle.dumps(error)),
+        from_wire(to_wire(error)),
+        from_wire(unpackb(packb(to_wire(error)))),
+    ):
         assert type(copy) is kind
         assert (copy.message, str(copy), vars(copy)) == (message, str(error), said)
+
+
+def test_an_error_says_what_it_is_about_from_the_outermost_key_on() -> None:
+    assert errors.InvalidFlow("no").key == ()
+    with pytest.raises(errors.InvalidFlow, match=r"^no$") as caught, keyed("env"), keyed("THREADS", 0):
+        raise errors.InvalidFlow("no", key=("x",))
+    assert caught.value.key == ("env", "THREADS", 0, "x")
+    with pytest.raises(KeyError), keyed("env"):
+        raise KeyError("others pass as they are")
+
+
+@pytest.mark.parametrize("key", ["port", 5, [0.5], [["port"]], {"port": 1}, [None]])
+def test_a_key_that_is_no_path_is_left_out(key: Any) -> None:
+    assert vars(from_wire({"type": "InvalidFlow", "message": "no", "key": key})) == {}
 
 
 def test_what_goes_over_the_wire_is_plain_data() -> None:

@@ -88,6 +88,7 @@ def test_wrong_arguments_of_add_are_named_and_nothing_is_added(arguments: dict[s
 def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(errors.InvalidFlow) as caught:
         Flow(**arguments)
+    assert caught.value.key == tuple(arguments)
     assert all(word in str(caught.value) for word in words), caught.value
 
 

@@ -13,9 +13,8 @@ import pytest
 from helpers import PATIENCE, TESTS, Append, Gate, Script, Upper, begun, in_background, let_go, replicas, wait_for
 
 from zflow import Client, Document, Executor, errors, requests
-from zflow.flow import DEFAULTS
 from zflow.serve import KEYWORDS, UNFIT, flow_of, name_of, serve
-from zflow.topology.options import FIELDS
+from zflow.topology.options import DEFAULTS, FIELDS
 
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 

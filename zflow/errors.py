@@ -6,6 +6,8 @@ over the wire as plain data (`to_wire`, `from_wire`): nothing received is ever u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -15,13 +17,22 @@ class ZflowError(Exception):
     Args:
         message: what is wrong, with what, and the way out.
         details: further attributes of the error.
+
+    Attributes:
+        key: which option of a Flow or an Executor is wrong, as a path of keys: `('replicas',)`, or
+            `('uses_dynamic_batching', '/encode', 'timeout')`. Of an error in a Flow's YAML it begins at the top of the
+            document: `('executors', 0, 'replicas')`. `()` where it is about no single one.
     """
 
     __module__ = "zflow"
 
-    def __init__(self, message: str = "", **details: str) -> None:
+    key: tuple[str | int, ...] = ()
+
+    def __init__(self, message: str = "", *, key: tuple[str | int, ...] = (), **details: str) -> None:
         super().__init__(message)
         self.__dict__.update(details)
+        if key:
+            self.key = key
 
     @property
     def message(self) -> str:
@@ -120,6 +131,24 @@ class DeadlineExceeded(ZflowError, TimeoutError):
     """The request was not answered within its time."""
 
 
+@contextmanager
+def keyed(*path: str | int) -> Iterator[None]:
+    """Say of errors raised within what they are about: `path` goes before the keys that they have.
+
+    >>> try:
+    ...     with keyed("env", "THREADS"):
+    ...         raise InvalidFlow("no number")
+    ... except InvalidFlow as error:
+    ...     error.key
+    ('env', 'THREADS')
+    """
+    try:
+        yield
+    except ZflowError as error:
+        error.key = (*path, *error.key)
+        raise
+
+
 def to_wire(error: ZflowError) -> dict[str, Any]:
     """Return the error as plain data: its class name, its message and its attributes."""
     return {"type": type(error).__name__, "message": error.message, **vars(error)}
@@ -141,17 +170,16 @@ def from_wire(data: Any) -> ZflowError:
     found = globals().get(kind, ZflowError) if isinstance(kind, str) else ZflowError
     if not (isinstance(found, type) and issubclass(found, ZflowError)):
         found = ZflowError
-    error = found(message if isinstance(message, str) else "its message is no text")
+    key = data.get("key", ())
+    if not isinstance(key, (list, tuple)) or not all(isinstance(step, (str, int)) for step in key):
+        key = ()
+    error = found(message if isinstance(message, str) else "its message is no text", key=tuple(key))
     declared = vars(found).get("__annotations__", {})
     for name, value in data.items():
-        if not isinstance(name, str) or name in ("type", "message"):
+        if not isinstance(name, str) or name in ("type", "message", "key"):
             continue
-        if (
-            isinstance(value, str)
-            if name in declared
-            else isinstance(value, (str, int, float)) and not hasattr(found, name)
-        ):
-            setattr(
-                error, name, value
-            )  # what the class has by itself, such as OSError's errno, is not for others to set
+        # What the class has by itself, such as OSError's errno, is not for others to set.
+        taken = str if name in declared else () if hasattr(found, name) else (str, int, float)
+        if isinstance(value, taken):
+            setattr(error, name, value)
     return error

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from zflow import errors
 from zflow.clients.shortcuts import Shortcuts
-from zflow.suggest import short
-from zflow.topology.options import MOST, SHARED, at_most, check_defaults, path
+from zflow.topology.options import DEFAULTS, FIELDS, FLOW_FIELDS, check_defaults, checked
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
 
@@ -23,24 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow")
 
-DEFAULTS: Final[dict[str, Any]] = {
-    "port": None,
-    "host": "127.0.0.1",
-    "timeout_close": 10_000,
-    "max_message_bytes": 1024**3,
-    "start_method": None,
-    "replica_port": None,
-    "curve": None,
-    "allow_control": None,
-    "max_connections": None,
-    "max_requests_per_client": 10_000,
-    "shared_memory": -1,
-}
-"""The Flow's own options, with what holds when they are left out. `port=None` takes any free one; `start_method=None`
-stands for `'fork'`, or `'spawn'` where this process cannot be forked (CUDA, OpenMP); `replica_port=None` takes no
-replicas from elsewhere; `allow_control=None` is True on loopback and with keys; `max_connections=None` is 10,000, or
-what the system's limit of file descriptors leaves room for; `shared_memory=-1` is an eighth of the machine's."""
-
 
 class Flow(Shortcuts):
     """A graph of Executors, each in processes of its own, joined by a broker.
@@ -48,22 +29,22 @@ class Flow(Shortcuts):
     Args:
         port: the TCP port to listen on; any free one when left out.
         host: the address to listen on; loopback unless said otherwise.
-        timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
-        max_message_bytes: the largest request, or result, in bytes.
-        start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
-            that imports the main script again. Left out, it is fork, or spawn if this process cannot be forked: where
-            CUDA is initialised, or OpenMP keeps threads that cannot be ended.
-        replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
-            none may when left out.
         curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
         allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`, `undrain`); with `curve`,
             only those whose key is on the list `admins/`. Left out, it is True on loopback or with `curve`, else False.
             The Flow's own methods always may.
+        replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
+            none may when left out.
         max_connections: how many connections over TCP there may be, of clients and of replicas each; 10,000 when left
             out, or as many as there may be file descriptors for.
         max_requests_per_client: how many requests a client may have in flight over one connection.
+        timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
+        max_message_bytes: the largest request, or result, in bytes.
         shared_memory: the bytes of shared memory that its processes may use for large arrays and blobs, instead of
             sending them through sockets; -1 for an eighth of the machine's memory, 0 for none.
+        start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
+            that imports the main script again. Left out, it is fork, or spawn if this process cannot be forked: where
+            CUDA is initialised, or OpenMP keeps threads that cannot be ended.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
             otherwise.
 
@@ -83,34 +64,21 @@ class Flow(Shortcuts):
         *,
         port: int | None = None,
         host: str | None = None,
-        timeout_close: int | None = None,
-        max_message_bytes: int | None = None,
-        start_method: str | None = None,
-        replica_port: int | None = None,
         curve: str | os.PathLike[str] | None = None,
         allow_control: bool | None = None,
+        replica_port: int | None = None,
         max_connections: int | None = None,
         max_requests_per_client: int | None = None,
+        timeout_close: int | None = None,
+        max_message_bytes: int | None = None,
         shared_memory: int | None = None,
+        start_method: str | None = None,
         **defaults: Any,
     ) -> None:
-        given = {
-            "port": port,
-            "host": host,
-            "timeout_close": timeout_close,
-            "max_message_bytes": max_message_bytes,
-            "start_method": start_method,
-            "replica_port": replica_port,
-            "curve": os.fspath(curve) if isinstance(curve, os.PathLike) else curve,
-            "allow_control": allow_control,
-            "max_connections": max_connections,
-            "max_requests_per_client": max_requests_per_client,
-            "shared_memory": shared_memory,
-        }
-        self._given = {**{key: value for key, value in given.items() if value is not None}, **defaults}
-        self._options = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
-        _check_options(self._options)
-        self._defaults = check_defaults(defaults, DEFAULTS)
+        own = checked(FLOW_FIELDS, {key: value for key, value in locals().items() if key in FLOW_FIELDS}, "Flow")
+        self._given = {**own, **defaults}
+        self._options = {**DEFAULTS, **own}
+        self._defaults = check_defaults(defaults)
         self._topology = Topology()
         self._launched: Launched | None = None
         self._client: Client | None = None
@@ -203,7 +171,7 @@ class Flow(Shortcuts):
             InvalidFlow, InvalidExecutor, NotSupported: something is wrong with an argument; nothing was added.
             FlowNotRunning: the Flow is already started.
         """
-        given = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
+        given = {key: value for key, value in locals().items() if key in FIELDS}
         return self._extend(self._topology.add, {**given, **unknown})
 
     def needs(self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: Any) -> Flow:
@@ -399,44 +367,3 @@ class Flow(Shortcuts):
         """
         client = self._running()[1]
         return client.post(on, inputs, parameters, **options)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    port, host = options["port"], options["host"]
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
-        raise errors.InvalidFlow(f"port must be a whole number from 1 to 65535, not {short(port)} (Flow)")
-    replicas_at = options["replica_port"]
-    if replicas_at is not None and (type(replicas_at) is not int or not 0 <= replicas_at < 65536):
-        raise errors.InvalidFlow(f"replica_port must be a port, or 0 for any free one, not {short(replicas_at)} (Flow)")
-    if not isinstance(host, str) or not host or not host.isprintable():
-        raise errors.InvalidFlow(f"host must be the text of an address, not {short(host)} (Flow)")
-    if options["curve"] is not None:
-        path("curve", options["curve"], "Flow")
-    limits = {
-        "timeout_close": (0, MOST),
-        "max_message_bytes": (1024, MOST),
-        "max_connections": (1, MOST),
-        "max_requests_per_client": (1, 10**9),  # libzmq counts what waits for somebody in 32 bits
-    }
-    for key, (least, most) in limits.items():
-        value = options[key]
-        if value is None and DEFAULTS[key] is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise errors.InvalidFlow(f"{key} must be a whole number of {least} or more, not {short(value)} (Flow)")
-        at_most(key, value, "Flow", most)
-    shared = options["shared_memory"]
-    if isinstance(shared, bool) or not isinstance(shared, int) or shared < -1:
-        raise errors.InvalidFlow(
-            f"shared_memory must be a number of bytes, 0 for none, or -1 for an eighth of the machine's memory,"
-            f" not {short(shared)} (Flow)"
-        )
-    at_most("shared_memory", shared, "Flow")
-    allowed = options["allow_control"]
-    if allowed is not None and not isinstance(allowed, bool):
-        raise errors.InvalidFlow(f"allow_control must be True or False, not {short(allowed)} (Flow)")
-    if options["start_method"] not in (None, "fork", "spawn"):
-        raise errors.InvalidFlow(f"start_method must be 'fork' or 'spawn', not {short(options['start_method'])} (Flow)")
-
-
-assert not DEFAULTS.keys() & SHARED

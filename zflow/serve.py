@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from zflow.errors import InvalidFlow
 from zflow.executors.executor import Executor
-from zflow.flow import DEFAULTS, Flow
+from zflow.flow import Flow
 from zflow.network.address import spell
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology.options import FIELDS, GATEWAY, UNSUPPORTED
+from zflow.topology.kinds import GATEWAY
+from zflow.topology.options import DEFAULTS, FIELDS, UNSUPPORTED
 
 log = logging.getLogger("zflow")
 

@@ -66,6 +66,7 @@ def test_there_is_an_option_for_every_keyword(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         cli.main(["executor", "--help"])
     shown = capsys.readouterr().out
+    assert "the TCP port to listen on; any free one when left out, which is printed" in " ".join(shown.split())
     for key in KEYWORDS:
         assert re.search(rf"--{key.replace('_', '-')}[ ,\n]", shown), key
 

@@ -131,11 +131,11 @@ def test_pairs_come_apart_at_the_first_sign(said: dict[str, str]) -> None:
 
 def test_the_help_tells_what_holds_when_an_option_is_left_out() -> None:
     text = shown()
-    assert "--timeout-ready VALUE how long a replica may take to get ready (default: 600000)" in text
+    assert "--timeout-ready VALUE ms that a replica may take to get ready; -1: any time (default: 600000)" in text
     assert "--polling VALUE which shards get a request, also by endpoint (default: ANY)" in text
     assert "--host VALUE the address to listen on (default: 127.0.0.1)" in text
     assert "--env NAME=VALUE environment variables of its processes; may be repeated" in text
-    assert "--port PORT the TCP port to listen on; any free one when left out, which is printed" in text
+    assert "--port PORT the TCP port to listen on (default: any free one)" in text
     assert "(default: None)" not in text
 
 

@@ -243,20 +243,26 @@ def test_the_option_is_on_or_off():
 # -- reading requirements ---------------------------------------------------------------------------------------------
 
 
+def pip_is_needed(path, text, monkeypatch):
+    calls = []
+    monkeypatch.setattr(requirements, "_pip_install", lambda *call: calls.append(call))
+    requirements.install({str(write(path / "requirements.txt", text)): "executor 'x'"})
+    return bool(calls)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "# nothing\n\n",
         "msgpack\n",
-        "msgpack>=0.5,<99 # comment\nnumpy\\\n>=1\n",
-        "--index-url https://example.invalid/simple\n-f .\n--pre\nmsgpack",
+        "\ufeffmsgpack>=0.5,<99 # comment\nnumpy\n",
         "no-such-package-zt; python_version < '3'\n",
         "MsgPack == 1.*\n",
     ],
 )
-def test_what_is_installed_needs_no_pip(tmp_path, text):
-    assert requirements._satisfied(str(write(tmp_path / "requirements.txt", text)))
+def test_what_is_installed_needs_no_pip(tmp_path, monkeypatch, text):
+    assert not pip_is_needed(tmp_path, text, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -268,19 +274,27 @@ def test_what_is_installed_needs_no_pip(tmp_path, text):
         "msgpack @ https://example.invalid/msgpack.whl",
         "-r other.txt",
         "-e .",
+        "--pre\nmsgpack",
         "./package",
         "msgpack==1.0 --hash=sha256:00",
+        "msgpack\\\n>=1",
         "${PACKAGE}",
         "msgpack\nnot a requirement",
     ],
 )
-def test_what_lacks_or_cannot_be_told_is_left_to_pip(tmp_path, text):
-    assert not requirements._satisfied(str(write(tmp_path / "requirements.txt", text)))
+def test_what_lacks_or_cannot_be_told_is_left_to_pip(tmp_path, monkeypatch, text):
+    assert pip_is_needed(tmp_path, text, monkeypatch)
 
 
 def test_without_packaging_pip_decides(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    assert not requirements._satisfied(str(write(tmp_path / "requirements.txt", "msgpack")))
+    assert pip_is_needed(tmp_path, "msgpack", monkeypatch)
+
+
+def test_pip_finds_what_is_there_without_a_network(environment, tmp_path):
+    folder = executor(tmp_path / "a", "--index-url https://example.invalid/simple\nmsgpack >= 0.5\n")
+    status, out, err = environment.run(FLOW, folder)
+    assert (status, out) == (0, "None\n"), err
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from helpers import Upper, children, socket_folders
 
 from zflow import Flow
 from zflow.errors import InvalidConfig, InvalidFlow, StartupFailed, ZflowError
-from zflow.flow import DEFAULTS
 from zflow.processes import plan
-from zflow.topology.options import FIELDS, MOST, MOST_REPLICAS
+from zflow.topology.kinds import MOST, MOST_REPLICAS
+from zflow.topology.options import DEFAULTS, FIELDS
 
 
 class Bytes:

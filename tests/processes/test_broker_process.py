@@ -16,10 +16,10 @@ import pytest
 from helpers import PATIENCE, alive, kill, title, wait_for
 
 from zflow.clients.connection import ask
-from zflow.flow import DEFAULTS
 from zflow.processes import broker_process, plan
 from zflow.processes.plan import Plan
 from zflow.system import process
+from zflow.topology.options import DEFAULTS
 from zflow.topology.topology import Topology
 
 

@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.broker.settings import Settings
-from zflow.flow import DEFAULTS
 from zflow.processes import broker_process, plan
 from zflow.processes.children import FIRST_BACKOFF, HEED, LONGEST_BACKOFF, LOOP, Child, Children, backoff
 from zflow.processes.plan import Plan
 from zflow.replicas.seat import identity
 from zflow.system import process
+from zflow.topology.options import DEFAULTS
 from zflow.topology.topology import Topology
 
 

@@ -22,11 +22,11 @@ from helpers import Upper, alive, children, in_background, kill, pid_of, socket_
 
 from zflow import errors
 from zflow.clients.connection import ask
-from zflow.flow import DEFAULTS
 from zflow.processes import plan
 from zflow.processes.launch import Display, Launched
 from zflow.processes.plan import Plan
 from zflow.system import process
+from zflow.topology.options import DEFAULTS
 from zflow.topology.topology import Topology
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from zflow import errors
 from zflow.devices.routing.pool import Limits
-from zflow.flow import DEFAULTS
 from zflow.network import keys
 from zflow.processes import plan
 from zflow.processes.memory import Sharing
 from zflow.processes.plan import Plan
+from zflow.topology.options import DEFAULTS
 from zflow.topology.topology import ExecutorSpec, Topology
 
 RR = {"CUDA_VISIBLE_DEVICES": "RR"}

@@ -150,7 +150,7 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
         (HEAD + "  replicas: '3'", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 or more, "
          "not '3' (a text: leave the quotes out)"),
         (HEAD + "  needs: c", "flow.yaml:5: executors[1]: needs names 'c', but there is no Executor of that name"),
-        (HEAD + "  env:\n    A: yes", "flow.yaml:5: executors[1]: env['A'] must be a text or a number, not True"),
+        (HEAD + "  env:\n    A: yes", "flow.yaml:6: executors[1]: env['A'] must be a text or a number, not True"),
         (HEAD + "- replicas: 1\n  name: a", "flow.yaml:6: executors[2]: name 'a' is taken by another Executor"),
         (HEAD + "- c", "flow.yaml:5: executors[2] must be a mapping of keys to values, not 'c'"),
         (HEAD + "- method: start", "flow.yaml:5: executors[2]: method must be one of 'add', 'needs', "
@@ -160,6 +160,7 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
         ("jtype: Flow\nexecutors: 5", "flow.yaml:2: executors must be a list, not 5"),
         ("jtype: Flow\nexecuters: []", "flow.yaml:2: unknown key 'executers'; did you mean 'executors'?"),
         ("jtype: Flow\nenv: {A: b}", "flow.yaml:2: unknown key 'env'; write env under 'with' for every Executor, or"),
+        ("jtype: Flow\nport: 1", "flow.yaml:2: unknown key 'port'; write port under 'with'"),
         ("jtype: Flow\nwith: [a]", "flow.yaml:2: with must be a mapping of keys to values, not ['a']"),
         ("jtype: Executor", "flow.yaml:1: jtype must be Flow, not 'Executor'"),
         ("executors: []", "flow.yaml:1: jtype must be Flow, and is missing"),
@@ -199,6 +200,34 @@ def test_other_errors_get_their_line_too():
     with pytest.raises(InvalidExecutor) as wrong:
         load(HEAD + "  uses: 5")
     assert str(wrong.value).startswith("YAML text:5: executors[1]: uses must be a class, ")
+
+
+@pytest.mark.parametrize(
+    ("said", "line", "key"),
+    [
+        ("replicas: {min: 1,\n    max: 0}", 6, ("replicas", "max")),
+        ("polling:\n    /x: ALL\n    /y: SOME", 7, ("polling", "/y")),
+        ("uses_requests:\n    /x: foo\n    /y: 5", 7, ("uses_requests", "/y")),
+        ("uses_dynamic_batching:\n    /x:\n      preferred_batch_size: 2\n      timeout: -1", 8,
+         ("uses_dynamic_batching", "/x", "timeout")),
+        ("uses_dynamic_batching:\n    /x: {preferred_batch_size: 2,\n      tmeout: 1}", 7,
+         ("uses_dynamic_batching", "/x", "tmeout")),
+        ("uses_dynamic_batching:\n    /x: {preferred_batch_size: 2}\n  no_reduce: true", 6,
+         ("uses_dynamic_batching", "/x")),
+        ("uses_metas: {}\n  host: elsewhere:1", 6, ("host",)),
+        ("external: true\n  port: 1\n  shards: 2", 7, ("shards",)),
+        ("external: true\n  port: 1\n  host: a:2", 7, ("host",)),
+        ("external: true\n  port: 1\n  host: '?'", 7, ("host",)),
+        ("env: {}\n  needs: a\n  method: needs_all", 6, ("needs",)),
+        ("env: {}\n  uses: 5", 6, ("uses",)),
+        ("env: {}\n  gpus: 1", 6, ("gpus",)),
+    ],
+)  # fmt: skip
+def test_an_error_carries_its_key_which_has_a_line(said, line, key):
+    with pytest.raises((InvalidConfig, InvalidExecutor, NotSupported)) as caught:
+        load(HEAD + "  " + said)
+    assert caught.value.key == ("executors", 1, *key)
+    assert str(caught.value).startswith(f"YAML text:{line}: executors[1]: ")
 
 
 def test_what_with_says_is_located_by_whoever_checks_it():

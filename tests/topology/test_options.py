@@ -1,27 +1,29 @@
-"""The table of all options: what each takes, what comes out, and what a wrong value says."""
+"""The tables of all options: they agree with signatures, docstrings and pages; what becomes of what is given."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import ROOT
 
 from zflow import Flow
 from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported
-from zflow.executors.batching import Batching
 from zflow.executors.executor import Executor
+from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import (
+    DEFAULTS,
     FIELDS,
-    GATEWAY,
-    MOST,
-    MOST_REPLICAS,
+    FLOW_FIELDS,
     SHARED,
     UNSUPPORTED,
+    Field,
     check_defaults,
     check_known,
 )
@@ -33,17 +35,6 @@ OWNER = "executor 'x'"
 
 class Mine(Executor):
     pass
-
-
-def checked(key: str, value: Any) -> Any:
-    return FIELDS[key].check(key, value, OWNER)
-
-
-def refusal(key: str, value: Any) -> str:
-    with pytest.raises(InvalidFlow) as caught:
-        checked(key, value)
-    assert str(caught.value).endswith(f" ({OWNER})")
-    return str(caught.value).removesuffix(f" ({OWNER})")
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -58,24 +49,79 @@ def test_the_table_of_fields_agrees_with_the_spec():
         assert getattr(made, name) == FIELDS[name].default, name
 
 
-def test_each_default_is_a_value_that_could_be_given_or_says_that_nothing_was() -> None:
-    for key, field in FIELDS.items():
+@pytest.mark.parametrize("table", [FIELDS, FLOW_FIELDS])
+def test_each_default_is_a_value_that_could_be_given_or_says_that_nothing_was(table: Mapping[str, Field]) -> None:
+    for key, field in table.items():
         if field.default not in (None, ()):
             assert field.check(key, field.default, OWNER) == field.default, key
 
 
-def test_each_is_described_in_a_line() -> None:
-    for key, field in FIELDS.items():
-        assert field.type, key
+@pytest.mark.parametrize("table", [FIELDS, FLOW_FIELDS])
+def test_each_is_described_in_a_line(table: Mapping[str, Field]) -> None:
+    for key, field in table.items():
+        assert field.kind.words, key
         assert field.about, key
-        assert "\n" not in field.type + field.about, key
+        assert "\n" not in field.kind.words + field.about + field.left_out, key
     assert not set(FIELDS) & set(UNSUPPORTED)
+
+
+def test_what_a_flow_takes_is_its_own_or_its_executors() -> None:
+    assert not set(FLOW_FIELDS) & SHARED
+    assert {key: field.default for key, field in FLOW_FIELDS.items()} == DEFAULTS
 
 
 def test_what_belongs_to_one_executor_is_no_default_for_all() -> None:
     assert {key for key in FIELDS if key not in SHARED} == {
         *("name", "needs", "endpoints", "uses_dynamic_batching", "external", "host", "port", "curve"),
     }
+
+
+# -- who else names them ----------------------------------------------------------------------------------------------
+
+#: By what the words of a kind say, what has to stand in the annotation of a keyword that takes it.
+TYPES = {
+    "whole number": "int",
+    "ms of": "int",
+    "bytes of": "int",
+    "port": "int",
+    "True or False": "bool",
+    "text": "str",
+    "`": "str",
+    "path": "os.PathLike[str]",
+    "dict": "Mapping[str, ",
+    "list": "list[",
+}
+
+
+@pytest.mark.parametrize(("method", "table"), [(Flow.__init__, FLOW_FIELDS), (Flow.add, FIELDS)])
+def test_the_signature_names_all_with_their_types(method: Callable[..., Any], table: Mapping[str, Field]) -> None:
+    said = {key: one for key, one in inspect.signature(method).parameters.items() if one.kind is one.KEYWORD_ONLY}
+    assert list(said) == list(table)
+    for key, parameter in said.items():
+        assert parameter.default is None, key  # else what was given could not be told from what was not
+        if parameter.annotation != "Any":
+            types = {kind for word, kind in TYPES.items() if word in table[key].kind.words}
+            types |= {"str"} if "os.PathLike[str]" in types else set()
+            assert all(kind in parameter.annotation for kind in types), (key, types, parameter.annotation)
+            assert ("int" in parameter.annotation.split(" | ")) == ("int" in types), key
+            assert ("bool" in parameter.annotation) == ("bool" in types), key
+
+
+@pytest.mark.parametrize(("described", "table"), [(Flow, FLOW_FIELDS), (Flow.add, FIELDS)])
+def test_the_docstring_describes_all_in_the_same_order(described: Any, table: Mapping[str, Field]) -> None:
+    arguments = inspect.getdoc(described).split("Args:\n")[1].split("Raises:")[0]
+    names = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
+    assert [name for name in names if name != "defaults"] == list(table)
+
+
+@pytest.mark.parametrize(("heading", "table"), [("Of `Flow(...)`", FLOW_FIELDS), ("Of `add(...)`", FIELDS)])
+def test_the_page_has_a_row_for_each_that_begins_with_what_it_does(heading: str, table: Mapping[str, Field]) -> None:
+    page = (ROOT / "docs" / "flow.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", page.split(heading)[1].split("\n\n")[1], re.MULTILINE)
+    assert [key for key, _, _ in rows] == list(table)
+    for key, default, about in rows:
+        assert default.strip("`") == (table[key].left_out.strip("`") or "none"), key
+        assert about.startswith(table[key].about), key
 
 
 # -- through a plan ---------------------------------------------------------------------------------------------------
@@ -222,7 +268,7 @@ def test_defaults_are_checked_too():
     with pytest.raises(InvalidFlow, match=r"replicas must be .* not 0 \(Flow\)"):
         check_defaults({"replicas": 0})
     with pytest.raises(InvalidFlow, match=r"unknown keyword 'prt'; did you mean 'port'\? \(Flow\)"):
-        check_defaults({"prt": 1}, also=["port"])
+        check_defaults({"prt": 1})
     with pytest.raises(InvalidFlow, match="needs belongs to one Executor"):
         check_defaults({"needs": "gateway"})
 
@@ -264,125 +310,6 @@ def test_a_wrong_range_is_named_with_the_way_out(said, message):
         Flow().add(name="encoder", replicas=said)
     assert str(caught.value).startswith(message)
     assert str(caught.value).endswith("(executor 'encoder')")
-
-
-# -- one value --------------------------------------------------------------------------------------------------------
-
-WHOLE = {
-    "replicas": (1, "a whole number of 1 or more"),
-    "shards": (1, "a whole number of 1 or more"),
-    "retries": (-1, "a whole number of 0 or more, or -1 for max(3, replicas)"),
-    "max_queue": (1, "a whole number of 1 or more, or -1 for no limit"),
-    "max_queue_bytes": (1, "a whole number of 1 or more, or -1 for no limit"),
-    "timeout_send": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
-    "timeout_run": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
-    "timeout_ready": (1, "a whole number of milliseconds of 1 or more, or -1 for no limit"),
-}
-
-
-@pytest.mark.parametrize("key", WHOLE)
-@settings(max_examples=25)
-@given(st.integers(-(2**70), 2**70) | st.integers(-3, 3))
-def test_whole_numbers_have_a_least_and_may_be_unlimited(key: str, number: int) -> None:
-    least, words = WHOLE[key]
-    most = MOST_REPLICAS if key in ("replicas", "shards") else MOST
-    if number > most:
-        assert refusal(key, number) == f"{key} must be {most} or less, not {number}"
-    elif number >= least or (number == -1 and "-1" in words):
-        assert checked(key, number) == number
-    else:
-        assert refusal(key, number) == f"{key} must be {words}, not {number}"
-
-
-@pytest.mark.parametrize("key", WHOLE)
-def test_whole_numbers_are_those_of_numpy_too_and_nothing_else(key: str) -> None:
-    for kind in (np.int8, np.uint64):
-        assert (checked(key, kind(3)), type(checked(key, kind(3)))) == (3, int)
-    for wrong in (True, 1.0, None, [1], np.bool_(True), np.array([1]), np.float32(1), b"1"):
-        assert refusal(key, wrong).startswith(f"{key} must be ")
-    assert refusal(key, "3").endswith("not '3' (a text: leave the quotes out)")
-    assert refusal(key, "three").endswith("not 'three'")
-
-
-@pytest.mark.parametrize("key", ["install_requirements", "idempotent", "no_reduce", "external"])
-def test_flags_are_true_or_false_and_nothing_that_counts_as_one(key: str) -> None:
-    assert (checked(key, True), checked(key, False)) == (True, False)
-    for wrong in (1, 0, "true", None, np.bool_(True)):
-        assert refusal(key, wrong).startswith(f"{key} must be True or False, not ")
-
-
-@pytest.mark.parametrize("key", ["uses_with", "uses_metas", "uses_requests", "env", "uses_dynamic_batching"])
-def test_a_dict_is_copied(key: str) -> None:
-    value: dict[str, Any] = {}
-    assert checked(key, value) == {}
-    assert checked(key, value) is not value
-    assert refusal(key, [("a", 1)]).startswith(f"{key} must be a dict")
-
-
-def test_batches_go_by_endpoint() -> None:
-    said = {"/encode": {"preferred_batch_size": 32, "timeout": 100}, "/x": {"preferred_batch_size": 1}}
-    assert checked("uses_dynamic_batching", said) == {"/encode": Batching(32, 0.1), "/x": Batching(1)}
-    assert refusal("uses_dynamic_batching", {"/x": {"preferred_batch_size": 0}}) == (
-        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number from 1 to 1000000, not 0"
-    )
-
-
-def test_one_need_or_several() -> None:
-    assert checked("needs", "a") == ("a",)
-    assert checked("needs", ["b", "a"]) == checked("needs", ("b", "a")) == ("b", "a")
-    assert refusal("needs", {"a"}) == "needs must be the name of an Executor, 'gateway', or a list of names, not {'a'}"
-
-
-def test_names_of_methods_may_be_any_identifier() -> None:
-    assert checked("uses_requests", {"/": "_foo", "/a/b": "größer"}) == {"/": "_foo", "/a/b": "größer"}
-    for wrong in ("a b", "", "a.b", None):
-        assert refusal("uses_requests", {"/x": wrong}) == (
-            f"uses_requests['/x'] must be the name of a method, not {wrong!r}"
-        )
-
-
-def test_what_a_shard_failure_comes_to() -> None:
-    assert [checked("on_shard_failure", word) for word in ("fail", "partial")] == ["fail", "partial"]
-    for wrong in ("FAIL", "", None, 1, ["fail"]):
-        assert refusal("on_shard_failure", wrong) == f"on_shard_failure must be 'fail' or 'partial', not {wrong!r}"
-
-
-def test_environment_variables_are_texts() -> None:
-    assert checked("env", {"A": "", "B": 1e3, "C": -1, "ä": "ö"}) == {"A": "", "B": "1000.0", "C": "-1", "ä": "ö"}
-    for name in ("", "A=B", "A\0"):
-        assert refusal("env", {name: "x"}) == (
-            f"env[{name!r}]: the name of an environment variable is a text without '='"
-        )
-    assert refusal("env", {"A": "x\0"}).startswith("env['A'] must be a text or a number, not 'x\\x00'")
-    assert refusal("env", {1: "x"}) == "the keys of env must be texts, not 1"
-
-
-def test_paths_may_be_objects_and_stay_as_they_are_written() -> None:
-    assert checked("workspace", Path("a") / "b") == "a/b"
-    assert checked("workspace", "~/a/../b") == "~/a/../b"
-    assert checked("py_modules", "a.py") == checked("py_modules", Path("a.py")) == ("a.py",)
-    assert checked("py_modules", []) == ()
-    for wrong in ("", "a\0", 1, None, b"a"):
-        assert refusal("workspace", wrong) == f"workspace must be a path, not {wrong!r}"
-        assert refusal("py_modules", ["a.py", wrong]) == f"py_modules must be a path, not {wrong!r}"
-
-
-@settings(max_examples=25)
-@given(
-    st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(lambda name: name != GATEWAY and len(name) <= 100)
-)
-def test_a_name_is_letters_digits_and_dashes(name: str) -> None:
-    assert checked("name", name) == name
-    for wrong in (f"{name} ", f"{name}.a", f"-{name}", f"1{name}", f"{name}\n", f"{name}ä"):
-        with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_' and hold only letters, digits"):
-            checked("name", wrong)
-
-
-def test_a_range_that_was_checked_before_stays_what_it_is() -> None:
-    limits = checked("replicas", {"max": 4, "wait": np.int64(100)})
-    assert limits == ReplicaRange(1, 4, wait=100)
-    assert type(limits.wait) is int
-    assert checked("replicas", limits) is limits
 
 
 # -- which there are --------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from zflow.errors import InvalidFlow
 from zflow.executors.executor import Executor
-from zflow.topology.options import GATEWAY, check_defaults
+from zflow.topology.kinds import GATEWAY
+from zflow.topology.options import check_defaults
 from zflow.topology.topology import ExecutorSpec, Topology
 
 

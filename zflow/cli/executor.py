@@ -12,11 +12,16 @@ from zflow.serve import KEYWORDS, flow_of
 #: The options that come first in `--help`.
 _FIRST: Final = ("uses", "port", "host", "name")
 
+#: What options do that have other words here than in a Flow.
+_ABOUT: Final = {
+    "port": "the TCP port to listen on; any free one when left out, which is printed",
+    "name": "its name; when left out, that of the class where --uses tells it",
+}
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     keys = (*_FIRST, *(key for key in KEYWORDS if key not in _FIRST))
-    about = {"name": "its name; when left out, that of the class where --uses tells it"}
-    options.add(parser, keys, required=["uses"], about=about)
+    options.add(parser, keys, required=["uses"], about=_ABOUT)
 
 
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

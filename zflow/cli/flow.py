@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from typing import Final
 
+from zflow.cli import options
 from zflow.cli.command import Command, serve
-from zflow.cli.options import pairs
 from zflow.flow import Flow
+from zflow.topology.options import FLOW_FIELDS
+
+#: The Flow's options that may be said here, over what its YAML says.
+_OVER: Final = ("port", "host", "curve")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FLOW.yaml", help="the Flow's YAML file")
     parser.add_argument("--uses", metavar="FLOW.yaml", help="the same, as an option")
-    parser.add_argument("--port", type=int, help="the TCP port to listen on; over what the YAML says")
-    parser.add_argument("--host", help="the address to listen on; over what the YAML says (default: 127.0.0.1)")
-    parser.add_argument("--curve", metavar="DIR", help="the key folder: who connects over TCP has to have a key")
+    about = {key: f"{FLOW_FIELDS[key].about}; over what the YAML says" for key in _OVER}
+    options.add(parser, _OVER, about=about)
     parser.add_argument(
         "--context",
         action="append",
@@ -34,9 +38,8 @@ def _source(parser: argparse.ArgumentParser, files: list[str], uses: str | None)
 
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     source = _source(parser, given.files, given.uses)
-    context = pairs(parser, "--context", given.context)
-    overrides = {key: getattr(given, key) for key in ("port", "host", "curve") if getattr(given, key) is not None}
-    return serve(Flow.load_config(source, context=context, **overrides))
+    context = options.pairs(parser, "--context", given.context)
+    return serve(Flow.load_config(source, context=context, **options.read(parser, given, _OVER)))
 
 
 COMMAND = Command(

@@ -1,6 +1,6 @@
 """Options of the command line for keywords of Python: one for each, read as YAML would read its value.
 
-Which keywords there are, and what their values may be, is what `Flow` and `Flow.add` say.
+Which keywords there are, what they do, and what their values may be, is what the tables of options say.
 """
 
 from __future__ import annotations
@@ -8,28 +8,10 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from zflow.errors import InvalidConfig
-from zflow.flow import DEFAULTS
-from zflow.topology.options import FIELDS
-
-_NUMBERS: Final = frozenset({"max_connections", "seed"})  # without a default that would show it
-
-#: What the Flow's own keywords do, and those of an Executor that need other words here.
-_ABOUT: Final[Mapping[str, str]] = {
-    "port": "the TCP port to listen on; any free one when left out, which is printed",
-    "host": "the address to listen on (default: 127.0.0.1)",
-    "timeout_close": "ms that the end may take to finish requests and to close (default: 10000)",
-    "max_message_bytes": "the largest request or result (default: 1 GiB)",
-    "start_method": "fork or spawn",
-    "curve": "the key folder: who connects over TCP has to have a key on its lists",
-    "allow_control": "whether clients over TCP may scale, restart, drain (default: on loopback, or admins)",
-    "max_connections": "how many connections over TCP there may be (default: 10000, or what fits)",
-    "max_requests_per_client": "how many requests a client may have in flight over one (default: 10000)",
-    "shared_memory": "bytes of shared memory for large arrays, 0 for none (default: an eighth of the machine's memory)",
-    "replica_port": "the TCP port where replicas on other machines may join, 0 for any free one; none when left out",
-}
+from zflow.topology.options import FIELDS, FLOW_FIELDS, Field
 
 
 def add(
@@ -46,8 +28,9 @@ def add(
         about: what some of them do, where that differs from what they do in a Flow.
     """
     for key in keys:
-        help = (about or {}).get(key) or _help(key)
-        parser.add_argument(option(key), dest=key, help=help, required=key in required, **_form(key))
+        help = (about or {}).get(key) or _help(_field(key), key in required)
+        form = _form(key, _field(key))
+        parser.add_argument(option(key), dest=key, help=help.replace("%", "%%"), required=key in required, **form)
 
 
 def read(parser: argparse.ArgumentParser, given: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any]:
@@ -76,54 +59,44 @@ def pairs(parser: argparse.ArgumentParser, option: str, given: Iterable[str]) ->
     return found
 
 
-def _default(key: str) -> Any:
-    return DEFAULTS[key] if key in DEFAULTS else FIELDS[key].default
+def _field(key: str) -> Field:
+    return FLOW_FIELDS[key] if key in FLOW_FIELDS else FIELDS[key]
 
 
-def _form(key: str) -> dict[str, Any]:
-    """What argparse has to know about an option; which kind it is shows by its default."""
-    default = _default(key)
-    if key == "allow_control":  # where it is left out, that depends on others
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if isinstance(default, bool):  # what is on by default can only be switched off
-        return (
-            {"action": argparse.BooleanOptionalAction, "default": None}
-            if default
-            else {
-                "action": "store_const",
-                "const": True,
-            }
-        )
-    if isinstance(default, dict):
-        return {"action": "append", "metavar": "NAME=VALUE"}
-    if isinstance(default, tuple):
-        return {"action": "append", "metavar": "VALUE"}
-    if key in _NUMBERS:
-        return {"type": int, "metavar": "NUMBER"}
-    return {"type": int, "metavar": "PORT"} if key.endswith("port") else {"metavar": "VALUE"}
+def _form(key: str, field: Field) -> dict[str, Any]:
+    """What argparse has to know about an option."""
+    match field.kind.written:
+        case "flag" if field.default is False:  # what is off by default can only be switched on
+            return {"action": "store_const", "const": True}
+        case "flag":
+            return {"action": argparse.BooleanOptionalAction, "default": None}
+        case "named texts" | "named values":
+            return {"action": "append", "metavar": "NAME=VALUE"}
+        case "texts":
+            return {"action": "append", "metavar": "VALUE"}
+        case "number":
+            return {"type": int, "metavar": "PORT" if key.endswith("port") else "NUMBER"}
+    return {"metavar": "VALUE"}
 
 
-def _help(key: str) -> str:
-    default = _default(key)
-    about = _ABOUT.get(key) or (FIELDS[key].about if key in FIELDS else f"as {key} of a Flow")
-    if isinstance(default, (dict, tuple)):
-        about += "; may be repeated"
-    elif key not in _ABOUT and default not in (None, False):
-        about += f" (default: {default})"
-    return about.replace("%", "%%")  # which means something to argparse
+def _help(field: Field, required: bool) -> str:
+    if field.kind.written in ("texts", "named texts", "named values"):
+        return f"{field.about}; may be repeated"
+    default = "" if required or field.default is False else field.left_out
+    return f"{field.about} (default: {default})" if default else field.about
 
 
 def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> Any:
     """Return what the text of an option stands for: values are read as in YAML, but names and paths are texts."""
-    default = _default(key)
-    if isinstance(default, dict):
-        found = pairs(parser, option(key), given)
-        if not FIELDS[key].type.endswith("dict"):  # but a dict of texts
-            return found
-        return {name: _value(parser, f"{option(key)} {name}", text) for name, text in found.items()}
-    if not isinstance(given, str) or default is None or (key in DEFAULTS and isinstance(default, str)):
+    written = _field(key).kind.written
+    if written == "value":
+        return _value(parser, option(key), given)
+    if not written.startswith("named"):
         return given
-    return _value(parser, option(key), given)
+    found = pairs(parser, option(key), given)
+    if written == "named texts":
+        return found
+    return {name: _value(parser, f"{option(key)} {name}", text) for name, text in found.items()}
 
 
 def _value(parser: argparse.ArgumentParser, label: str, text: str) -> Any:

@@ -6,10 +6,10 @@ for it. When a batch is made, and of what, is the broker's business; how it is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError
+from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError, keyed
 from zflow.executors.endpoints import check_sendable
 from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
@@ -53,7 +53,7 @@ def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callab
     Raises:
         InvalidExecutor: a value cannot be, or the method says it twice.
     """
-    said = _checked(preferred_batch_size, timeout, _KEYS, "@dynamic_batching", InvalidExecutor)
+    said = _checked(preferred_batch_size, timeout, "", _KEYS, "@dynamic_batching", InvalidExecutor)
     return lambda function: mark(function, said)
 
 
@@ -70,7 +70,7 @@ def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
         if batch_timeout:
             raise InvalidExecutor("batch_timeout says how long a batch may take to fill: add batch_size= (@requests)")
         return None
-    return _checked(batch_size, batch_timeout, ("batch_size", "batch_timeout"), "@requests", InvalidExecutor)
+    return _checked(batch_size, batch_timeout, "", ("batch_size", "batch_timeout"), "@requests", InvalidExecutor)
 
 
 def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> dict[str, Batching]:
@@ -86,19 +86,20 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
     for endpoint, said in value.items():
         if not isinstance(endpoint, str) or not endpoint.startswith("/"):
             raise error(f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})")
-        check_sendable(endpoint, f"{key}, {owner}", error)
-        label = f"{key}[{endpoint!r}]"
-        if not isinstance(said, Mapping) or "preferred_batch_size" not in said:
-            raise error(
-                f"{label} must be a dict with preferred_batch_size, as in {example}, not {short(said)} ({owner})"
-            )
-        for name in said:
-            if name not in _KEYS:
-                hint = did_you_mean(name, _KEYS) or f"; known are {listed(_KEYS)}"
-                raise error(f"{label} has an unknown key {short(name)}{hint} ({owner})")
-        names = (f"{label}['preferred_batch_size']", f"{label}['timeout']")
-        checked[endpoint] = _checked(said["preferred_batch_size"], said.get("timeout", 0), names, owner, error)
+        with keyed(endpoint):
+            check_sendable(endpoint, f"{key}, {owner}", error)
+            checked[endpoint] = _of_endpoint(f"{key}[{endpoint!r}]", said, example, owner, error)
     return checked
+
+
+def _of_endpoint(label: str, said: Any, example: str, owner: str, error: type[ZflowError]) -> Batching:
+    if not isinstance(said, Mapping) or "preferred_batch_size" not in said:
+        raise error(f"{label} must be a dict with preferred_batch_size, as in {example}, not {short(said)} ({owner})")
+    for name in said:
+        if name not in _KEYS:
+            hint = did_you_mean(name, _KEYS) or f"; known are {listed(_KEYS)}"
+            raise error(f"{label} has an unknown key {short(name)}{hint} ({owner})", key=(str(name),))
+    return _checked(said["preferred_batch_size"], said.get("timeout", 0), label, _KEYS, owner, error)
 
 
 def check_fits(
@@ -113,27 +114,33 @@ def check_fits(
         InvalidFlow: requests for an endpoint can't be put together, however many come; with the way out.
     """
     for endpoint in (endpoint for endpoint, one in said.items() if one.size > 1):
-        label = f"uses_dynamic_batching[{endpoint!r}]"
+        label, key = f"uses_dynamic_batching[{endpoint!r}]", ("uses_dynamic_batching", endpoint)
         if no_reduce:
             raise InvalidFlow(
                 f"{label}: with no_reduce=True the Executor is given docs_matrix, which belongs to one request; leave"
-                f" one of the two out ({owner})"
+                f" one of the two out ({owner})",
+                key=key,
             )
         if shards > 1 and polling.get(endpoint, polling.get("*")) == "ALL":
             raise InvalidFlow(
                 f"{label}: a request for all shards goes to each at once, and is not put together with others; say"
-                f" polling={{{endpoint!r}: 'ANY'}}, or leave it out ({owner})"
+                f" polling={{{endpoint!r}: 'ANY'}}, or leave it out ({owner})",
+                key=key,
             )
 
 
-def _checked(size: Any, timeout: Any, names: Sequence[str], owner: str, error: type[ZflowError]) -> Batching:
-    """Check both values; the timeout is in ms."""
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST:
-        raise error(f"{names[0]} must be a whole number from 1 to {_MOST}, not {short(size)} ({owner})")
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= _LONGEST:
-        raise error(f"{names[1]} must be milliseconds from 0 to {_LONGEST}, not {short(timeout)} ({owner})")
-    if 0 < timeout < 1:
-        raise error(f"{names[1]} is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)} ({owner})")
+def _checked(size: Any, timeout: Any, of: str, names: tuple[str, str], owner: str, error: type[ZflowError]) -> Batching:
+    """Check both values; the timeout is in ms. `of` is what the names are keys of, if they are."""
+    first, second = (f"{of}[{name!r}]" if of else name for name in names)
+    with keyed(names[0]):
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST:
+            raise error(f"{first} must be a whole number from 1 to {_MOST}, not {short(size)} ({owner})")
+    with keyed(names[1]):
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= _LONGEST:
+            raise error(f"{second} must be milliseconds from 0 to {_LONGEST}, not {short(timeout)} ({owner})")
+        if 0 < timeout < 1:
+            meant = seconds_meant(timeout)
+            raise error(f"{second} is in milliseconds: {timeout} is less than one; {meant} ({owner})")
     return Batching(size, timeout / 1000)
 
 

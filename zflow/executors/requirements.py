@@ -21,12 +21,6 @@ log = logging.getLogger("zflow.requirements")
 
 LONGEST_OUTPUT: Final = 8_000  # characters of what pip said, from its end
 
-#: Lines that say where and how to look for packages: they ask for none.
-_ABOUT_LOOKING: Final = re.compile(
-    r"(-i|-f|--index-url|--extra-index-url|--find-links|--no-index|--pre|--prefer-binary|--trusted-host|"
-    r"--no-binary|--only-binary)\b"
-)
-
 
 def install(wanted: Mapping[str, str]) -> None:
     """Install the requirements of several Executors, one file after the other; skip what is satisfied already.
@@ -41,14 +35,22 @@ def install(wanted: Mapping[str, str]) -> None:
     if not wanted:
         return
     before = _path_files()
+    brought: list[tuple[str, str]] = []  # file and line: what is there after the file had its turn
     with _alone():
         _find_new(before)
         for path, owner in wanted.items():
-            if not _satisfied(path):
+            lines = _lines(path)
+            if not all(map(_is_there, lines)):
                 _pip_install(path, owner)
                 _find_new(before)
-        if len(wanted) > 1:
-            _check_together(wanted)
+            brought += [(path, line) for line in lines if _is_there(line)]
+        for path, line in brought:
+            if not _is_there(line):
+                others = ", ".join(other for other in wanted if other != path)
+                raise StartupFailed(
+                    f"{line} of {path} ({wanted[path]}) is not installed any more after pip installed other "
+                    f"requirements of this Flow ({others}): they exclude each other in one environment"
+                )
 
 
 def hint(error: BaseException | None, place: str | None, installed: bool) -> str:
@@ -72,65 +74,29 @@ def hint(error: BaseException | None, place: str | None, installed: bool) -> str
     return f"; say install_requirements=True to install {path} with pip, or install {name!r} yourself"
 
 
-def _check_together(wanted: Mapping[str, str]) -> None:
-    for path, owner in wanted.items():
-        lacking = _unmet(path)
-        if lacking:
-            raise StartupFailed(
-                f"{', '.join(lacking)} of {path} ({owner}) is not installed any more after pip installed other "
-                f"requirements of this Flow ({', '.join(other for other in wanted if other != path)}): they exclude "
-                "each other in one environment"
-            )
+def _lines(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file]
+    return [line for line in lines if line]
 
 
-def _satisfied(path: str) -> bool:
-    """Tell whether everything that the file asks for is known to be installed; where in doubt, pip decides."""
-    return _unmet(path) == [] and all(_readable(line) for line in _lines(path))
+def _is_there(line: str) -> bool:
+    """Tell whether what a line asks for is known to be installed, without pip, which takes a second to say so.
 
-
-def _unmet(path: str) -> list[str] | None:
-    """Return the plain requirements in the file that what is installed doesn't meet; None if that cannot be told."""
+    It is a plain name with its versions, then. Of anything else (options, extras, places) it is pip that decides.
+    """
     from importlib import metadata
 
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError:
-        return None
-    unmet = []
-    for line in _lines(path):
-        with contextlib.suppress(InvalidRequirement):
-            wanted = Requirement(line)
-            if wanted.url or (wanted.marker is not None and not wanted.marker.evaluate()):
-                continue
-            try:
-                met = wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
-            except metadata.PackageNotFoundError:
-                met = False
-            except ValueError:  # a version from before there were rules for them, which nothing can be told of
-                met = True
-            if not met:
-                unmet.append(line)
-    return unmet
+        from packaging.requirements import Requirement
 
-
-def _readable(line: str) -> bool:
-    """Tell whether `_unmet` has understood all that a line asks for."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    if _ABOUT_LOOKING.match(line):
-        return True
-    try:
         wanted = Requirement(line)
-    except InvalidRequirement:
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            return True
+        version = metadata.version(wanted.name)
+        return not wanted.url and not wanted.extras and wanted.specifier.contains(version, prereleases=True)
+    except (ImportError, ValueError):  # no such package, or not a plain line; or no `packaging` to read it with
         return False
-    return not wanted.url and not wanted.extras
-
-
-def _lines(path: str) -> list[str]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        text = re.sub(r"\\\r?\n", " ", file.read())
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
-    return [line for line in lines if line]
 
 
 def _pip_install(path: str, owner: str) -> None:

@@ -21,7 +21,7 @@ from zflow.processes.autoscaler import Autoscaler
 from zflow.processes.children import Child, Children
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology.options import MOST_REPLICAS
+from zflow.topology.kinds import MOST_REPLICAS
 
 log = logging.getLogger("zflow.manager")
 

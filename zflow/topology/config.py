@@ -7,7 +7,6 @@ keywords there are, and what their values may be, is the business of the topolog
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from zflow.executors.batching import Batching
 from zflow.executors.executor import Executor
 from zflow.executors.uses import is_path, reference
 from zflow.suggest import did_you_mean, listed, short
-from zflow.topology.options import FIELDS, GATEWAY, SHARED, check_defaults
+from zflow.topology.kinds import GATEWAY
+from zflow.topology.options import FIELDS, FLOW_FIELDS, SHARED, check_defaults
 from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.yamlsource import YamlSource, read
@@ -58,11 +58,11 @@ class FlowConfig:
     def located(self, *path: str | int) -> Iterator[None]:
         """Put file and line before the message of an error about what stands at `path`.
 
-        The line is that of the key that the message names first, else that of `path` itself.
+        The line is that of the error's key, as far as that stands there, else that of `path` itself.
 
         >>> config = load("jtype: Flow\\nwith:\\n  prot: 1")
         >>> with config.located("with"):
-        ...     raise InvalidFlow("unknown keyword 'prot'; did you mean 'port'? (Flow)")
+        ...     raise InvalidFlow("unknown keyword 'prot'; did you mean 'port'? (Flow)", key=("prot",))
         Traceback (most recent call last):
         zflow.errors.InvalidConfig: YAML text:3: with: unknown key 'prot'; did you mean 'port'? (Flow)
         """
@@ -72,8 +72,8 @@ class FlowConfig:
             # YAML has keys where Python has keywords.
             message = error.message.replace("unknown keyword", "unknown key", 1)
             kind = InvalidConfig if isinstance(error, InvalidFlow) else type(error)
-            where = self.source.where(*path, *_key_named(self.source.data, path, message))
-            raise kind(f"{where}: {_label(path)}: {message}") from error.__cause__
+            key = (*path, *error.key)
+            raise kind(f"{self.source.where(*key)}: {_label(path)}: {message}", key=key) from error.__cause__
 
 
 def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
@@ -97,7 +97,7 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
     with_ = _mapping(origin, data.get("with"), "with")
     entries = data.get("executors") or []
     if not isinstance(entries, list):
-        raise InvalidConfig(f"{origin.where('executors')}: executors must be a list, not {short(entries)}")
+        raise _wrong(origin, f"executors must be a list, not {short(entries)}", "executors")
     executors = [_executor(origin, index, entry) for index, entry in enumerate(entries)]
     config = FlowConfig(with_, executors, origin.folder, origin)
     _check(config)
@@ -138,19 +138,25 @@ def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: 
 def _flow(origin: YamlSource) -> dict[str, Any]:
     data = origin.data
     if not isinstance(data, dict):
-        raise InvalidConfig(f"{origin.where()}: a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
+        raise _wrong(origin, f"a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
     for key in data:
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
-            if key in FIELDS:
+            if key in FLOW_FIELDS:
+                hint = f"; write {key} under 'with'"
+            elif key in FIELDS:
                 hint = f"; write {key} under 'with' for every Executor, or in an entry of 'executors' for one"
-            raise InvalidConfig(f"{origin.where(key)}: unknown key {key!r}{hint}")
+            raise _wrong(origin, f"unknown key {key!r}{hint}", str(key))
     if data.get("jtype") != "Flow":
         said = f"not {short(data['jtype'])}" if "jtype" in data else "and is missing"
-        raise InvalidConfig(f"{origin.where('jtype')}: jtype must be Flow, {said}")
+        raise _wrong(origin, f"jtype must be Flow, {said}", "jtype")
     if str(data.get("version", "1")) not in ("1", "1.0"):
-        raise InvalidConfig(f"{origin.where('version')}: version must be '1', not {short(data['version'])}")
+        raise _wrong(origin, f"version must be '1', not {short(data['version'])}", "version")
     return data
+
+
+def _wrong(origin: YamlSource, message: str, *path: str | int) -> InvalidConfig:
+    return InvalidConfig(f"{origin.where(*path)}: {message}", key=path)
 
 
 def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]:
@@ -158,10 +164,10 @@ def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidConfig(f"{origin.where(*path)}: {label} must be a mapping of keys to values, not {short(value)}")
+        raise _wrong(origin, f"{label} must be a mapping of keys to values, not {short(value)}", *path)
     for key in value:
         if not isinstance(key, str):
-            raise InvalidConfig(f"{origin.where(*path, key)}: {label}: a key must be a text, not {short(key)}")
+            raise _wrong(origin, f"{label}: a key must be a text, not {short(key)}", *path, str(key))
     return dict(value)
 
 
@@ -169,8 +175,8 @@ def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
     kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
     if method not in _METHODS:
-        where, label = origin.where("executors", index, "method"), _label(("executors", index))
-        raise InvalidConfig(f"{where}: {label}: method must be one of {listed(_METHODS)}, not {short(method)}")
+        message = f"executors[{index}]: method must be one of {listed(_METHODS)}, not {short(method)}"
+        raise _wrong(origin, message, "executors", index, "method")
     return ExecutorConfig(method, kwargs)
 
 
@@ -185,17 +191,6 @@ def _check(config: FlowConfig) -> None:
             topology.check_needs(spec)
     with config.located("executors"):
         topology.order()
-
-
-def _key_named(value: Any, path: Sequence[str | int], message: str) -> Sequence[str]:
-    """Return the key of the mapping at `path` that a message names first, or nothing."""
-    for step in path:
-        value = value[step]
-    if not isinstance(value, dict):
-        return ()
-    found = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", message) for key in value if isinstance(key, str)}
-    places = {key: match.start() for key, match in found.items() if match}
-    return [min(places, key=lambda key: places[key])] if places else ()
 
 
 def _label(path: Sequence[str | int]) -> str:
@@ -293,6 +288,8 @@ def _check_writable(key: str, value: Any, owner: str) -> None:
     try:
         text = _yaml_text({key: value})
     except (yaml.YAMLError, RecursionError, TypeError, ValueError):
-        raise InvalidConfig(f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})") from None
+        message = f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})"
+        raise InvalidConfig(message, key=(key,)) from None
     if "${{" in text:
-        raise InvalidConfig(f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})")
+        message = f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})"
+        raise InvalidConfig(message, key=(key,))

@@ -65,7 +65,8 @@ def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple
         if len(host) != len(port) and 1 not in (len(host), len(port)):
             raise InvalidFlow(
                 f"host and port must be lists of the same length, but there are {len(host)} hosts and {len(port)} ports"
-                f" ({owner})"
+                f" ({owner})",
+                key=("host",),
             )
         count = max(len(host), len(port))
         host, port = host * (count // len(host)), port * (count // len(port))
@@ -74,14 +75,16 @@ def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple
         found = tuple(address.spell(*_parse(name, None, owner)) for name in host)
     for one in found:
         if found.count(one) > 1:
-            raise InvalidFlow(f"address {one!r} is there more than once: each is one replica ({owner})")
+            raise InvalidFlow(f"address {one!r} is there more than once: each is one replica ({owner})", key=("host",))
     return found
 
 
 def _with_port(host: str, port: int, owner: str) -> str:
     name, number = _parse(host, port, owner)
     if number != port:
-        raise InvalidFlow(f"host {host!r} names a port, and port={port} another one: say it once ({owner})")
+        raise InvalidFlow(
+            f"host {host!r} names a port, and port={port} another one: say it once ({owner})", key=("host",)
+        )
     return address.spell(name, port)
 
 
@@ -89,7 +92,7 @@ def _parse(host: str, port: int | None, owner: str) -> tuple[str, int]:
     try:
         return address.parse(host, port, error=InvalidFlow, owner=owner)
     except InvalidFlow as error:
-        raise InvalidFlow(f"host: {error.message}") from None
+        raise InvalidFlow(f"host: {error.message}", key=("host",)) from None
 
 
 def check(given: Collection[str], external: bool, needs: tuple[str, ...], no_reduce: bool, owner: str) -> None:
@@ -104,18 +107,23 @@ def check(given: Collection[str], external: bool, needs: tuple[str, ...], no_red
     if not external:
         for key in ("host", "port", "curve"):
             if key in given:
-                raise InvalidFlow(f"{key} says where an external Executor runs: add external=True ({owner})")
+                raise InvalidFlow(
+                    f"{key} says where an external Executor runs: add external=True ({owner})", key=(key,)
+                )
         return
     others = [key for key in given if key not in TAKES]
     if others:
         raise InvalidFlow(
             f"{others[0]} is the business of the Flow where an external Executor runs; this one takes {listed(TAKES)}"
-            f" ({owner})"
+            f" ({owner})",
+            key=(others[0],),
         )
     if not {"host", "port"} & set(given):
-        raise InvalidFlow(f"external=True needs to know where: host='localhost:12345', or host= and port= ({owner})")
+        message = f"external=True needs to know where: host='localhost:12345', or host= and port= ({owner})"
+        raise InvalidFlow(message, key=("external",))
     if no_reduce and len(needs) > 1:
         raise InvalidFlow(
             f"no_reduce=True is not for an external Executor with several predecessors: it gets their results reduced;"
-            f" leave it out ({owner})"
+            f" leave it out ({owner})",
+            key=("no_reduce",),
         )

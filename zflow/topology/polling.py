@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zflow.errors import InvalidFlow
+from zflow.errors import InvalidFlow, keyed
 from zflow.executors.endpoints import check_sendable
 from zflow.suggest import short
 
@@ -37,9 +37,11 @@ def check(polling: Any, owner: str) -> Polling:
     {'/custom': 'ALL', '*': 'ANY'}
     """
     if isinstance(polling, Mapping):
-        return {
-            _endpoint(key, owner): _word(value, f"{owner}, endpoint {short(key)}") for key, value in polling.items()
-        }
+        checked = {}
+        for key, value in polling.items():
+            with keyed(str(key)):
+                checked[_endpoint(key, owner)] = _word(value, f"{owner}, endpoint {short(key)}")
+        return checked
     return _word(polling, owner)
 
 

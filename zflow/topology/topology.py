@@ -16,8 +16,9 @@ from zflow.executors import batching
 from zflow.executors.batching import Batching
 from zflow.suggest import did_you_mean, listed
 from zflow.topology import external
-from zflow.topology.options import FIELDS, GATEWAY, check_known
-from zflow.topology.polling import ANY, Polling
+from zflow.topology.kinds import GATEWAY
+from zflow.topology.options import FIELDS, check_known, checked
+from zflow.topology.polling import Polling
 from zflow.topology.polling import by_endpoint as by_polling
 from zflow.topology.scaling import ReplicaRange
 
@@ -31,12 +32,6 @@ class ExecutorSpec:
         needs: the names whose results it waits for; `'gateway'` is the entrance.
         replicas: how many there are at the start.
         autoscale: how many there may be later, and when, if that goes by the load.
-        timeout_send: ms that a request may take here, -1 for any time.
-        timeout_ready: ms that a replica may take to get ready, -1 for any time.
-        timeout_run: ms that a replica may be at one request, -1 for any time.
-        max_queue: how many requests may wait for a replica, -1 for any number.
-        max_queue_bytes: how many bytes of requests may be here, -1 for any number.
-        retries: how often a request is given to another replica, -1 for `max(3, replicas)`.
         host, port: of an external Executor, as they were given.
         folder: what relative paths in `uses` and `py_modules` are relative to; None for the working directory.
         pure_join: it only waits for what it needs and reduces: no Executor, no process.
@@ -46,33 +41,33 @@ class ExecutorSpec:
 
     name: str
     needs: tuple[str, ...]
-    uses: Any = None
-    replicas: int = 1
-    shards: int = 1
-    polling: Polling = ANY
-    on_shard_failure: str = "fail"
-    endpoints: tuple[str, ...] = ()
+    uses: Any = FIELDS["uses"].default
+    replicas: int = FIELDS["replicas"].default
+    shards: int = FIELDS["shards"].default
+    polling: Polling = FIELDS["polling"].default
+    on_shard_failure: str = FIELDS["on_shard_failure"].default
+    endpoints: tuple[str, ...] = FIELDS["endpoints"].default
     uses_with: dict[str, Any] = field(default_factory=dict)
     uses_metas: dict[str, Any] = field(default_factory=dict)
     uses_requests: dict[str, str] = field(default_factory=dict)
     uses_dynamic_batching: dict[str, Batching] = field(default_factory=dict)
-    py_modules: tuple[str, ...] = ()
-    install_requirements: bool = False
+    py_modules: tuple[str, ...] = FIELDS["py_modules"].default
+    install_requirements: bool = FIELDS["install_requirements"].default
     env: dict[str, str] = field(default_factory=dict)
-    workspace: str | None = None
-    seed: int | None = None
-    timeout_send: int = -1
-    timeout_run: int = -1
-    timeout_ready: int = 600_000
-    retries: int = -1
-    idempotent: bool = True
-    max_queue: int = 100_000
-    max_queue_bytes: int = -1
-    no_reduce: bool = False
-    external: bool = False
-    host: tuple[str, ...] = ()
-    port: tuple[int, ...] = ()
-    curve: str | None = None
+    workspace: str | None = FIELDS["workspace"].default
+    seed: int | None = FIELDS["seed"].default
+    timeout_send: int = FIELDS["timeout_send"].default
+    timeout_run: int = FIELDS["timeout_run"].default
+    timeout_ready: int = FIELDS["timeout_ready"].default
+    retries: int = FIELDS["retries"].default
+    idempotent: bool = FIELDS["idempotent"].default
+    max_queue: int = FIELDS["max_queue"].default
+    max_queue_bytes: int = FIELDS["max_queue_bytes"].default
+    no_reduce: bool = FIELDS["no_reduce"].default
+    external: bool = FIELDS["external"].default
+    host: tuple[str, ...] = FIELDS["host"].default
+    port: tuple[int, ...] = FIELDS["port"].default
+    curve: str | None = FIELDS["curve"].default
     autoscale: ReplicaRange | None = None
     folder: str | None = None
     pure_join: bool = False
@@ -126,11 +121,11 @@ class Topology:
         check_known(kwargs, owner)
         given = {**defaults, **{key: value for key, value in kwargs.items() if value is not None}, "name": name}
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
-        checked = {key: FIELDS[key].check(key, value, owner) for key, value in given.items() if value is not None}
-        checked["env"] = {**defaults.get("env", {}), **checked.get("env", {})}
-        if isinstance(limits := checked.get("replicas"), ReplicaRange):
-            checked |= {"replicas": limits.min, "autoscale": limits}
-        spec = ExecutorSpec(folder=folder, **checked)
+        options = checked(FIELDS, given, owner)
+        options["env"] = {**defaults.get("env", {}), **options.get("env", {})}
+        if isinstance(limits := options.get("replicas"), ReplicaRange):
+            options |= {"replicas": limits.min, "autoscale": limits}
+        spec = ExecutorSpec(folder=folder, **options)
         said = [key for key, value in kwargs.items() if value is not None]
         external.check(said, spec.external, spec.needs, bool(kwargs.get("no_reduce")), owner)
         polled = by_polling(spec.polling)
@@ -159,7 +154,8 @@ class Topology:
             InvalidFlow: nothing was added before, or as `add`.
         """
         if "needs" in kwargs:
-            raise InvalidFlow("needs_all() finds by itself what it needs: leave needs= out, or call needs() instead")
+            message = "needs_all() finds by itself what it needs: leave needs= out, or call needs() instead"
+            raise InvalidFlow(message, key=("needs",))
         if not self._specs:
             raise InvalidFlow("needs_all() has nothing to wait for: add() an Executor first")
         return self.needs(defaults, folder, needs=self.leaves(), **kwargs)
@@ -196,7 +192,8 @@ class Topology:
                 known = [name for name in (GATEWAY, *self._specs) if name != spec.name]
                 hint = did_you_mean(need, known) or f"; there are {listed(known)}"
                 raise InvalidFlow(
-                    f"needs names {need!r}, but there is no Executor of that name{hint} (executor {spec.name!r})"
+                    f"needs names {need!r}, but there is no Executor of that name{hint} (executor {spec.name!r})",
+                    key=("needs",),
                 )
 
     def _keep(self, spec: ExecutorSpec) -> ExecutorSpec:
@@ -209,10 +206,11 @@ class Topology:
             while f"executor{position}" in self._specs:
                 position += 1
             return f"executor{position}"
-        checked: str = FIELDS["name"].check("name", name, "")
-        if checked in self._specs:
-            raise InvalidFlow(f"name {checked!r} is taken by another Executor of this Flow: choose another one")
-        return checked
+        free: str = FIELDS["name"].check("name", name, "")
+        if free in self._specs:
+            message = f"name {free!r} is taken by another Executor of this Flow: choose another one"
+            raise InvalidFlow(message, key=("name",))
+        return free
 
     def _cycle(self, waiting: Collection[str]) -> str:
         path = [next(name for name in self._specs if name in waiting)]
