@@ -288,7 +288,7 @@ def test_a_malformed_value_is_an_error_when_it_is_said() -> None:
         Flow(env={"CUDA_VISIBLE_DEVICES": "RRx"})
     text = "jtype: Flow\nexecutors:\n- name: e\n  env:\n    CUDA_VISIBLE_DEVICES: RR1,\n"
     with pytest.raises(
-        InvalidConfig, match=r"YAML text:4: executors\[0\]: env\['CUDA_VISIBLE_DEVICES'\]='RR1,' has ''"
+        InvalidConfig, match=r"YAML text:5: executors\[0\]: env\['CUDA_VISIBLE_DEVICES'\]='RR1,' has ''"
     ):
         Flow.load_config(text)
 
