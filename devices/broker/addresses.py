@@ -40,7 +40,7 @@ NEVER_MIND = 10_000  # requests remembered that an address need not answer any m
 class AddressOwner(Protocol):
     """What an address tells the broker."""
 
-    def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
+    def joined(self, pool: Pool, replica: Replica) -> None:
         """A replica is here and may be given tasks."""
 
     def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:

@@ -335,15 +335,13 @@ class Broker:
         if pool.bind(self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints):
             self._manager.tell("endpoints", pool.node.name, pool.info()["endpoints"])
 
-    def joined(self, pool: Pool, replica: Replica, group: int = 0) -> int:
-        """The replica may be given tasks; returns the number of its group's last fan-out."""
-        if pool.node.addresses:
-            pool.names[replica.name] = replica.name.decode()
-            self.bound(pool)
-            self._manager.tell("joined", pool.node.name, replica.name.decode())
-        number, actions = pool.join(replica, group, time.monotonic())
+    def joined(self, pool: Pool, replica: Replica) -> None:
+        """An address is here and may be given tasks."""
+        name = pool.names[replica.name] = replica.name.decode()
+        self.bound(pool)
+        self._manager.tell("joined", pool.node.name, name)
+        _, actions = pool.join(replica, 0, time.monotonic())
         self.do(pool, actions)
-        return number
 
     def resized(self, pool: Pool, name: Any, slots: int) -> None:
         """It can work on so many tasks at once from now on."""

@@ -43,8 +43,9 @@ def install(wanted: Mapping[str, str]) -> None:
             if not all(map(_is_there, lines)):
                 _pip_install(path, owner)
                 _find_new(before)
-            brought += [(path, line) for line in lines if _is_there(line)]
-        for path, line in brought:
+                lines = list(filter(_is_there, lines))
+            brought += [(path, line) for line in lines]
+        for path, line in brought if len(wanted) > 1 else ():
             if not _is_there(line):
                 others = ", ".join(other for other in wanted if other != path)
                 raise StartupFailed(

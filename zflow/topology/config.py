@@ -175,7 +175,7 @@ def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
     kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
     if method not in _METHODS:
-        message = f"executors[{index}]: method must be one of {listed(_METHODS)}, not {short(method)}"
+        message = f"{_label(('executors', index))}: method must be one of {listed(_METHODS)}, not {short(method)}"
         raise _wrong(origin, message, "executors", index, "method")
     return ExecutorConfig(method, kwargs)
 
