@@ -251,8 +251,17 @@ def test_limits_count_what_the_references_stand_for(tmp_path: Path) -> None:
     ) as flow:
         with pytest.raises(errors.RequestTooLarge):
             flow.post("/", arrays(3), request_size=3)
+        held = in_background(flow.post, "/hold", Document(text="held"))
+        begun(tmp_path, "held")
+        refused: list[Response] = []
+        filling = in_background(flow.post, "/", arrays(30), request_size=1, on_error=refused.append)
+        wait_for(lambda: Client(port=flow.port).info()["executors"]["executor0"]["queued"] == 1)
         with pytest.raises(errors.Overloaded, match="max_queue_bytes"):
-            flow.post("/", arrays(30), request_size=1)
+            flow.post("/", arrays(1))
+        let_go(tmp_path, "held")
+        held.result(PATIENCE)
+        filling.result(PATIENCE)
+        assert refused
         assert len(flow.post("/", arrays(3), request_size=1, on_overload="wait")) == 3
         comes_back(flow)
 
