@@ -20,6 +20,7 @@ from zflow.processes.launch import Launched
 from zflow.processes.plan import Plan
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed
+from zflow.system.termination import Event
 from zflow.topology.options import FIELDS
 from zflow.topology.topology import ExecutorSpec, Topology
 
@@ -46,11 +47,11 @@ CLOSING = 10.0  # seconds that requests under way and the Executors' close() may
 def join(
     broker: str,
     executor: str,
-    uses: Any,
+    uses: object,
     *,
     shard: int = 0,
     curve: str | None = None,
-    stop_event: Any = None,
+    stop_event: Event | None = None,
     started: Callable[[int], object] = lambda count: None,
     **options: Any,
 ) -> None:
@@ -94,7 +95,7 @@ def join(
         launched.close(CLOSING)
 
 
-def _check(options: Mapping[str, Any], executor: str) -> None:
+def _check(options: Mapping[str, object], executor: str) -> None:
     for key in options:
         if key not in TAKES:
             why = " is the Flow's business" if key in FIELDS else did_you_mean(key, TAKES)
@@ -123,7 +124,9 @@ def _told(url: str, keys: Keys | None) -> dict[str, Any]:
     return info
 
 
-def _spec(executor: str, uses: Any, options: Mapping[str, Any], info: Mapping[str, Any], shard: int) -> ExecutorSpec:
+def _spec(
+    executor: str, uses: object, options: Mapping[str, object], info: Mapping[str, Any], shard: int
+) -> ExecutorSpec:
     told = {name: one for name, one in info.get("executors", {}).items() if not one.get("addresses")}
     if executor not in told:
         hint = did_you_mean(executor, told) or f"; there are {listed(told)}"

@@ -15,6 +15,7 @@ from zflow.executors.executor import Executor
 from zflow.flow import Flow
 from zflow.network.address import spell
 from zflow.suggest import did_you_mean, listed, short
+from zflow.system.termination import Event
 from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import DEFAULTS, FIELDS, UNSUPPORTED
 
@@ -32,7 +33,7 @@ UNFIT: Final[Mapping[str, str]] = {
 KEYWORDS: Final = (*DEFAULTS, *(key for key in FIELDS if key not in UNFIT and key not in DEFAULTS))
 
 
-def serve(uses: Any, /, *, stop_event: Any = None, **options: Any) -> None:
+def serve(uses: object, /, *, stop_event: Event | None = None, **options: Any) -> None:
     """Serve an Executor until Ctrl-C, SIGTERM, or until `stop_event` is set; as `Executor.serve`."""
     if stop_event is not None and not callable(getattr(stop_event, "is_set", None)):
         raise InvalidFlow(
@@ -46,7 +47,7 @@ def serve(uses: Any, /, *, stop_event: Any = None, **options: Any) -> None:
 Executor._serve_alone = serve
 
 
-def flow_of(uses: Any, options: Mapping[str, Any]) -> Flow:
+def flow_of(uses: object, options: Mapping[str, Any]) -> Flow:
     """Return the Flow of that one Executor, not started.
 
     Raises: as `Flow` and `Flow.add`.
@@ -58,7 +59,7 @@ def flow_of(uses: Any, options: Mapping[str, Any]) -> Flow:
     return Flow(**own).add(uses=uses, **given)
 
 
-def name_of(uses: Any) -> str | None:
+def name_of(uses: object) -> str | None:
     """Return the name of an Executor's class as far as `uses` tells it, None where it does not.
 
     >>> name_of("encoder.py:Encoder"), name_of("encoder.yml")
@@ -71,7 +72,7 @@ def name_of(uses: Any) -> str | None:
     return found[1] if found and found[1] != GATEWAY else None
 
 
-def _check(uses: Any, options: Mapping[str, Any]) -> None:
+def _check(uses: object, options: Mapping[str, object]) -> None:
     owner = _owner(uses)
     for key in options:
         if key == "uses":
@@ -85,5 +86,5 @@ def _check(uses: Any, options: Mapping[str, Any]) -> None:
         raise InvalidFlow(f"unknown keyword {key!r}{hint} ({owner})")
 
 
-def _owner(uses: Any) -> str:
+def _owner(uses: object) -> str:
     return f"{uses.__name__}.serve" if isinstance(uses, type) else "serve"

@@ -13,6 +13,9 @@ import msgpack
 
 from zflow.documents import tensor
 
+#: What goes with Documents: by name, anything that `dump` takes.
+Parameters = dict[str, Any]
+
 # Packers that no thread is using: making one takes as long as packing something small. One that has failed is not
 # used again, nor is one that had to grow, for it never shrinks.
 _idle: list[Any] = []

@@ -7,13 +7,12 @@ import gc
 import signal
 from typing import TYPE_CHECKING
 
-import msgpack
 import zmq
 
 from zflow.devices.broker import broker
 from zflow.devices.broker.settings import Settings
 from zflow.processes.plan import SET_TMPDIR, Plan
-from zflow.system import process
+from zflow.system import line, process
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
         own = "ipc://" in why  # in the Flow's own folder
         kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) and not own else "StartupFailed"
         way_out = SET_TMPDIR if own else "choose another port= or host="
-        message = f"cannot listen there: {why}; {way_out}"
-        control.send_bytes(msgpack.packb(("failed", {"type": kind, "message": message})))
+        line.say(control, "failed", line.failure(f"cannot listen there: {why}; {way_out}", kind))
         return 1
     gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
     serving.run()

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zflow.devices.broker import draining
 from zflow.processes.autoscaler import Autoscaler
@@ -41,7 +41,8 @@ class Wait(NamedTuple):
 
 _NOTHING = Wait(lambda: True, lambda: "")
 
-Change = Generator[Wait, None, dict[str, Any]]
+Result = dict[str, object]  # of a change: `{'error': why}`, or what there is to say
+Change = Generator[Wait, None, Result]
 
 
 class Refused(Exception):
@@ -53,9 +54,9 @@ class _Running:
     """A change that is being made, and whom to tell when it is."""
 
     command: str
-    arguments: Any
+    arguments: object
     change: Change
-    done: list[Callable[[dict[str, Any]], None]]
+    done: list[Callable[[Result], None]]
     timeout: int | None  # ms
     begun: float
     wait: Wait = _NOTHING
@@ -83,29 +84,28 @@ class Changes:
         specs = {child.executor: child.seat.spec for child in children}
         self._scalers = {name: Autoscaler(spec.autoscale) for name, spec in specs.items() if spec.autoscale is not None}
 
-    def begin(self, command: str, arguments: Any, done: Callable[[dict[str, Any]], None]) -> None:
-        """Begin a change; `done` is called with what came of it: `{'error': why}`, or what there is to say.
+    def begin(self, command: str, arguments: object, done: Callable[[Result], None]) -> None:
+        """Begin a change; `done` is called with what came of it.
 
         Args:
             command: `'scale'` or `'restart'`.
             arguments: of the command. `executor` names whose replicas are meant, `timeout` says in ms how long the
                 change may take; with `force` who does not end is killed, and a change that is under way given up.
         """
-        executor = arguments.get("executor") if isinstance(arguments, dict) else None
+        told = arguments if isinstance(arguments, dict) else {}
+        executor = told.get("executor")
         running = self._running.get(str(executor))
-        if running is not None and (running.command, running.arguments) == (command, arguments):
+        if running is not None and (running.command, running.arguments) == (command, told):
             running.done.append(done)  # asked for again, because the broker that was asked is gone
             return
         try:
-            change = self._change(command, executor, arguments)
+            change = self._change(command, executor, told)
         except Refused as refusal:
             done({"error": refusal.args[0]})
             return
         if running is not None:
             self._give_up(str(executor), running, "when another change was made with force")
-        self._running[str(executor)] = _Running(
-            command, arguments, change, [done], arguments.get("timeout"), time.monotonic()
-        )
+        self._running[str(executor)] = _Running(command, told, change, [done], told.get("timeout"), time.monotonic())
         self.step()
 
     def follow(self, executor: str, queued: float, busy: float, work: float) -> None:
@@ -126,7 +126,7 @@ class Changes:
         else:  # nobody waits for their end, which may take as long as a request: more may be needed before
             self._retire_from(executor, wanted)
 
-    def _change(self, command: str, executor: Any, arguments: Any) -> Change:
+    def _change(self, command: str, executor: object, arguments: Mapping[str, object]) -> Change:
         known = sorted({child.executor for child in self._children})
         if not isinstance(executor, str) or executor not in known:
             hint = did_you_mean(str(executor), known) or f"; there are {listed(known)}"
@@ -134,7 +134,7 @@ class Changes:
         if command not in ARGUMENTS:
             raise Refused(f"there is no command {short(command)}; there are {listed(ARGUMENTS)}")
         _check(command, arguments)
-        force = arguments.get("force", False)
+        force = arguments.get("force") is True
         if executor in self._running and not force:
             raise Refused(
                 f"another change of {executor!r} is under way: wait until it is done, or give it up with force=True"
@@ -185,7 +185,7 @@ class Changes:
             log.exception("%s of %s failed as it was given up", running.command, executor)
             self._end(executor, {"error": why})
 
-    def _end(self, executor: str, result: dict[str, Any]) -> None:
+    def _end(self, executor: str, result: Result) -> None:
         for done in self._running.pop(executor).done:
             done(result)
 
@@ -265,7 +265,7 @@ class Changes:
         return min(devices, key=lambda device: used[device])
 
 
-def _check(command: str, arguments: dict[str, Any]) -> None:
+def _check(command: str, arguments: Mapping[str, object]) -> None:
     known = ARGUMENTS[command] | _OF_ALL
     for name in arguments:
         if name not in known:
@@ -281,6 +281,6 @@ def _were(children: Iterable[Child]) -> str:
     return f"{listed(names)} {'was' if len(names) == 1 else 'were'}"
 
 
-def _warn(result: dict[str, Any]) -> None:
+def _warn(result: Result) -> None:
     if "error" in result:
         log.warning("%s", result["error"])

@@ -13,15 +13,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgpack
+from typing import TYPE_CHECKING, Protocol
 
 from zflow.devices.local.regions import Regions
 from zflow.processes.leftovers import Leftovers
 from zflow.replicas import worker
 from zflow.replicas.seat import Seat, identity
 from zflow.system import family, process, signals
+from zflow.system.line import Failure, failure, hear
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -50,10 +49,10 @@ class Child:
     deaths: int = 0
     restart_at: float | None = None
     identity: bytes = b""
-    last_error: dict[str, Any] | None = None
+    last_error: Failure | None = None
     timed_out: bool = False
     new: bool = False  # added while the Flow runs, and not ready yet: its first death is its end
-    failed: dict[str, Any] | None = None  # why, if it was
+    failed: Failure | None = None  # why, if it was
     retired: bool = False  # it is to end and not to be started again
     asked_at: float | None = None  # when somebody else has sent it SIGTERM
     told_at: float | None = None  # to end
@@ -96,7 +95,7 @@ class ChildrenOwner(Protocol):
     def became_ready(self, child: Child) -> None:
         """It serves."""
 
-    def could_not_start(self, reason: dict[str, Any]) -> None:
+    def could_not_start(self, reason: Failure) -> None:
         """It died while the Flow was starting."""
 
     def died(self, child: Child, how: str) -> None:
@@ -199,10 +198,11 @@ class Children:
         try:
             self._fork(child)
         except OSError as error:  # a limit was reached; it may be over later
-            message = f"{child.seat.name} could not be started: {process.cannot_start(error)}"
-            self._could_not_start(child, {"type": "StartupFailed", "message": message})
+            self._could_not_start(
+                child, failure(f"{child.seat.name} could not be started: {process.cannot_start(error)}")
+            )
 
-    def _could_not_start(self, child: Child, reason: dict[str, Any]) -> None:
+    def _could_not_start(self, child: Child, reason: Failure) -> None:
         if self._regions is not None:
             self._regions.ended(child.region, time.monotonic())
         if self._owner.starting:
@@ -243,7 +243,7 @@ class Children:
         if child.status is None:
             return  # its end was noticed, in the same turn of the loop, before its last words
         try:
-            kind, argument = msgpack.unpackb(child.status.recv_bytes())
+            kind, argument = hear(child.status)
         except (EOFError, OSError):
             self._forget_status(child)
             return
@@ -300,7 +300,7 @@ class Children:
             self._restart_later(child, reason)
         self._owner.died(child, process.ended(status))
 
-    def _restart_later(self, child: Child, reason: dict[str, Any]) -> None:
+    def _restart_later(self, child: Child, reason: Failure) -> None:
         now = time.monotonic()
         before = backoff(child.deaths)
         lived = child.ready and now - child.started >= max(STEADY, before)
@@ -311,18 +311,15 @@ class Children:
         again = f", {child.deaths} times in a row" if child.deaths >= LOOP else ""
         log.warning("%s%s; restarting it in %.1f s", _text(reason), again, wait)
 
-    def _reason(self, child: Child, status: int) -> dict[str, Any]:
+    def _reason(self, child: Child, status: int) -> Failure:
         name = child.seat.name
         if child.last_error is not None:
             return child.last_error
         if child.timed_out:
             limit = child.seat.spec.timeout_ready
-            message = f"{name} was not ready within timeout_ready={limit} ms"
-        elif child.ready:
-            message = f"{name} died ({process.ended(status)})"
-        else:
-            message = f"{name} died while it started ({process.ended(status)})"
-        return {"type": "StartupFailed", "message": message}
+            return failure(f"{name} was not ready within timeout_ready={limit} ms")
+        when = "" if child.ready else " while it started"
+        return failure(f"{name} died{when} ({process.ended(status)})")
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -382,6 +379,6 @@ def backoff(deaths: int) -> float:
     return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(deaths - 1, 16)) if deaths else 0.0
 
 
-def _text(error: dict[str, Any]) -> str:
+def _text(error: Failure) -> str:
     traceback = error.get("traceback")
-    return f"{error['message']}\n{traceback}" if traceback else str(error["message"])
+    return f"{error['message']}\n{traceback}" if traceback else error["message"]

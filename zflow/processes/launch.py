@@ -14,14 +14,12 @@ import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from typing import Any
-
-import msgpack
 
 from zflow import errors
 from zflow.devices.sockets.clock import monotonic
 from zflow.processes import manager, plan, spawn, watchdog
 from zflow.system import cuda, process, signals, termination
+from zflow.system.line import Failure, hear, say
 
 CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that serves
 
@@ -143,7 +141,7 @@ class Launched:
         display.show()
         while True:
             try:
-                kind, argument = msgpack.unpackb(self._pipe.recv_bytes())
+                kind, argument = hear(self._pipe)
             except (EOFError, OSError):
                 raise errors.StartupFailed("the process manager died while the Flow started") from None
             if kind == "failed":
@@ -165,7 +163,7 @@ class Launched:
             if self._error is not None:
                 raise errors.FlowNotRunning(f"the Flow is not running any more: {self._error.message}")
 
-    def wait(self, stop_event: Any = None) -> None:
+    def wait(self, stop_event: termination.Event | None = None) -> None:
         """Wait until SIGTERM comes, `stop_event` is set or the Flow comes down by itself.
 
         Raises:
@@ -180,7 +178,7 @@ class Launched:
     def _look(self) -> None:
         try:
             while self._error is None and self._pipe.poll():
-                kind, argument = msgpack.unpackb(self._pipe.recv_bytes())
+                kind, argument = hear(self._pipe)
                 if kind == "failed":
                     self._error = errors.from_wire(argument)
         except (EOFError, OSError):
@@ -200,7 +198,7 @@ class Launched:
 
     def _close(self, grace: float) -> None:
         with contextlib.suppress(OSError):
-            self._pipe.send_bytes(msgpack.packb(("close", grace)))
+            say(self._pipe, "close", grace)
         try:
             # Without the lock: who waits for one of those answers may check meanwhile.
             self._wait_for_end(grace + 5.0)
@@ -265,7 +263,7 @@ def _cannot_start(error: OSError) -> errors.StartupFailed:
     return errors.StartupFailed(f"the process manager could not be started: {process.cannot_start(error)}")
 
 
-def _startup_error(data: Any) -> errors.ZflowError:
+def _startup_error(data: Failure) -> errors.ZflowError:
     error = errors.from_wire(data)
     if isinstance(error, errors.ExecutorError):
         failed = errors.StartupFailed(str(error))

@@ -21,9 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import msgpack
+from typing import TYPE_CHECKING
 
 from zflow.devices.broker.settings import Settings
 from zflow.devices.sockets.guard import Guard
@@ -32,6 +30,7 @@ from zflow.processes.changes import Changes
 from zflow.processes.children import LOOP, Child, Children, at_the_other_end, backoff
 from zflow.processes.plan import Plan
 from zflow.system import family, forking, process
+from zflow.system.line import Failure, failure, hear, say
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
@@ -59,9 +58,8 @@ def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
     try:
         _Manager(plan, parent, user, watchdog, descriptors).serve()
     except OSError as error:
-        message = f"the process manager cannot go on: {process.cannot_start(error)}"
         with contextlib.suppress(OSError):
-            parent.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
+            say(parent, "failed", failure(f"the process manager cannot go on: {process.cannot_start(error)}"))
         raise
     finally:
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -82,7 +80,7 @@ class _Manager:
         self._broker_deaths = 0
         self._broker_tries = 0  # in a row, to start it
         self._broker_restart_at: float | None = None
-        self._broker_error: dict[str, Any] | None = None  # why it could not start
+        self._broker_error: Failure | None = None  # why it could not start
         self.starting = True
         self._begun = time.monotonic()
         self._awaited = dict(plan.externals)  # those of which no address has answered yet
@@ -166,7 +164,7 @@ class _Manager:
     def _check_timers(self) -> None:
         now = time.monotonic()
         if os.getppid() != self._watchdog:
-            self._fail({"type": "StartupFailed", "message": "its watchdog died"})
+            self._fail(failure("its watchdog died"))
         if self._user_fd is None and self._user_is_gone():
             self._orphaned()
         if self.starting and self._awaited:
@@ -186,7 +184,7 @@ class _Manager:
             where = ", ".join(address for node in nodes if node.name == name for address in node.addresses)
             if 0 <= limit <= waited:
                 message = f"external Executor {name!r}: nobody answers at {where} within timeout_ready={limit:g} s"
-                self._fail({"type": "StartupFailed", "message": f"{message}: is it running there?"})
+                self._fail(failure(f"{message}: is it running there?"))
                 return
             if waited > SAY_SO and not self._said:
                 log.warning("waiting for external Executor %r at %s", name, where)
@@ -217,7 +215,7 @@ class _Manager:
         except OSError as error:  # a limit was reached; it may be over later
             message = f"the broker could not be started: {process.cannot_start(error)}"
             if self.starting:
-                self._fail({"type": "StartupFailed", "message": message})
+                self._fail(failure(message))
                 return
             self._broker_tries += 1
             wait = min(BROKER_BACKOFF, backoff(self._broker_tries))
@@ -249,7 +247,7 @@ class _Manager:
 
     def _from_parent(self) -> None:
         try:
-            command, grace = msgpack.unpackb(self._parent.recv_bytes())
+            command, grace = hear(self._parent)
         except (EOFError, OSError):
             self._orphaned()
             return
@@ -260,7 +258,7 @@ class _Manager:
         if self._broker is None:
             return
         try:
-            kind, *arguments = msgpack.unpackb(self._broker.recv_bytes())
+            kind, *arguments = hear(self._broker)
         except (EOFError, OSError):
             self._selector.unregister(self._broker)
             self._broker.close()
@@ -343,7 +341,7 @@ class _Manager:
         self._check_started()
         self._changes.step()
 
-    def could_not_start(self, reason: dict[str, Any]) -> None:
+    def could_not_start(self, reason: Failure) -> None:
         """A replica died while the Flow was starting."""
         self._fail(reason)
 
@@ -365,12 +363,12 @@ class _Manager:
         if self.starting or self._broker_deaths > BROKER_DEATHS:
             message = message if self.starting else f"{message} {self._broker_deaths} times in a row"
             log.log(logging.DEBUG if self.starting else logging.ERROR, "%s; the Flow is taken down", message)
-            self._fail(self._broker_error or {"type": "StartupFailed", "message": message})
+            self._fail(self._broker_error or failure(message))
             return
         self._broker_restart_at = now + min(BROKER_BACKOFF, backoff(self._broker_deaths - 1))
         log.warning("%s; starting it anew", message)
 
-    def _fail(self, error: dict[str, Any]) -> None:
+    def _fail(self, error: Failure) -> None:
         """Tell the user's process why, and take everything down."""
         if self.ending:
             return
@@ -379,7 +377,7 @@ class _Manager:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _note_sigterm(self, *_: Any) -> None:
+    def _note_sigterm(self, *_: object) -> None:
         self._terminated = time.monotonic()
 
     @property
@@ -453,15 +451,15 @@ class _Manager:
 
     # -- saying ---------------------------------------------------------------------------------------------------
 
-    def _tell(self, kind: str, argument: Any) -> None:
+    def _tell(self, kind: str, argument: object) -> None:
         """Tell the user's process, which reads while it starts the Flow and seldom after: say little then."""
         with contextlib.suppress(OSError):
-            self._parent.send_bytes(msgpack.packb((kind, argument)))
+            say(self._parent, kind, argument)
 
-    def _command_broker(self, *command: Any) -> None:
+    def _command_broker(self, command: str, *arguments: object) -> None:
         if self._broker is not None:
             with contextlib.suppress(OSError):
-                self._broker.send_bytes(msgpack.packb(command))
+                say(self._broker, command, *arguments)
 
 
 def _waited() -> list[tuple[int, int]]:

@@ -14,8 +14,7 @@ from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
 from zflow.devices.sockets import listener
 from zflow.errors import InvalidFlow, StartupFailed
-from zflow.network import address
-from zflow.network.keys import keys_of
+from zflow.network import address, keys
 from zflow.processes import memory
 from zflow.processes.memory import Sharing
 from zflow.replicas.seat import Seat
@@ -24,6 +23,8 @@ from zflow.topology import polling
 from zflow.topology.topology import ExecutorSpec, Topology
 
 log = logging.getLogger("zflow")
+
+Options = Mapping[str, Any]  # of a Flow, its own: checked, and all of them
 
 MOST_CONNECTIONS = 10_000  # over TCP, of clients and of replicas each, where nothing else is said
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -54,7 +55,7 @@ class Plan:
     grace: float = 10.0
 
 
-def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
+def make(topology: Topology, options: Options, version: str) -> Plan:
     """Return the plan for a Flow; creates the private folder for its sockets and nothing else.
 
     Raises:
@@ -67,8 +68,10 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     connections = _connections(options, specs)
     chosen = choose_devices(specs)
     devices = _deal(specs, chosen)
-    far_keys = {spec.name: keys for spec in specs if (keys := keys_of(_in(spec.folder, spec.curve))) is not None}
-    own_keys = _server_keys(options["curve"])
+    far_keys = {spec.name: own for spec in specs if (own := keys.keys_of(_in(spec.folder, spec.curve))) is not None}
+    curve = options["curve"]
+    secret = None if curve is None else keys.server_keys(curve).secret
+    lists = dict if curve is None else keys.Lists(os.path.abspath(curve))
     folder = private_folder()  # from here on nothing can be wrong any more
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
@@ -86,7 +89,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
         max_connections=connections,
         max_requests_per_client=options["max_requests_per_client"],
         far_keys=far_keys,
-        **own_keys,
+        secret=secret,
+        lists=lists,
         allow_control=allows_control(options),
         instance=os.urandom(8).hex(),
         version=version,
@@ -102,12 +106,8 @@ def make(topology: Topology, options: Mapping[str, Any], version: str) -> Plan:
     ]
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
     shared = {name: list(dict.fromkeys(some)) or [""] for name, some in chosen.items()}
-    sharing = _sharing(options["shared_memory"], specs)
+    sharing = Sharing(memory.limit(options["shared_memory"]), _processes(specs))
     return Plan(settings, seats, folder, externals, shared, sharing, options["timeout_close"] / 1000)
-
-
-def _sharing(wanted: int, specs: Sequence[ExecutorSpec]) -> Sharing:
-    return Sharing(memory.limit(wanted), _processes(specs))
 
 
 def _processes(specs: Sequence[ExecutorSpec]) -> int:
@@ -116,7 +116,7 @@ def _processes(specs: Sequence[ExecutorSpec]) -> int:
     return sum(spec.shards * count for spec, count in zip(specs, most, strict=True) if spec.local)
 
 
-def _connections(options: Mapping[str, Any], specs: Sequence[ExecutorSpec]) -> int:
+def _connections(options: Options, specs: Sequence[ExecutorSpec]) -> int:
     """How many connections of clients, and of replicas elsewhere, the broker takes: no more than it has room for."""
     doors = 1 if options["replica_port"] is None else 2
     descriptors = listener.descriptors(hard=True)
@@ -146,12 +146,15 @@ def _retries(spec: ExecutorSpec) -> int:
 
 
 def _limits(spec: ExecutorSpec) -> Limits:
-    def limit(value: int, unit: int) -> float | None:
-        return None if value < 0 else value / unit
+    def limit(value: int) -> int | None:
+        return None if value < 0 else value
 
-    queue = None if spec.max_queue < 0 else spec.max_queue
-    queue_bytes = None if spec.max_queue_bytes < 0 else spec.max_queue_bytes
-    return Limits(limit(spec.timeout_send, 1000), limit(spec.timeout_run, 1000), queue, queue_bytes)
+    def seconds(value: int) -> float | None:
+        return None if value < 0 else value / 1000
+
+    return Limits(
+        seconds(spec.timeout_send), seconds(spec.timeout_run), limit(spec.max_queue), limit(spec.max_queue_bytes)
+    )
 
 
 def _node(spec: ExecutorSpec) -> Node:
@@ -176,22 +179,13 @@ def _in(folder: str | None, path: str | None) -> str | None:
     return None if path is None else os.path.join(folder or "", path)
 
 
-def _server_keys(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """What the broker needs of a key folder."""
-    if folder is None:
-        return {}
-    from zflow.network import keys
-
-    return {"secret": keys.server_keys(folder).secret, "lists": keys.Lists(os.path.abspath(folder))}
-
-
-def _replicas_from(options: Mapping[str, Any]) -> str | None:
+def _replicas_from(options: Options) -> str | None:
     if options["replica_port"] is None:
         return None
     return address.endpoint(options["host"], options["replica_port"] or "*")
 
 
-def allows_control(options: Mapping[str, Any]) -> bool:
+def allows_control(options: Options) -> bool:
     """Whether who connects over TCP may change the Flow; where nothing is said, on loopback or with an admin's key."""
     said = options["allow_control"]
     return bool(options["host"] in LOOPBACK or options["curve"] is not None) if said is None else bool(said)

@@ -14,14 +14,13 @@ import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-
-import msgpack
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from zflow import errors
 from zflow.processes import watchdog
 from zflow.suggest import short
 from zflow.system import cuda, forking, process, signals
+from zflow.system.line import hear, say
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -34,6 +33,7 @@ log = logging.getLogger("zflow")
 _ANEW: Final = "in the fresh interpreter that the Flow's processes come from (start_method 'spawn')"
 _GUARD: Final = "put what the script does under `if __name__ == '__main__':`"
 _MEMORY: Final = 3  # the descriptor that the shared memory has in the fresh interpreter
+Preparation = dict[str, object]  # what `multiprocessing.spawn` has one process tell another about the main script
 _importing = False  # this is the fresh interpreter, and the main script is being imported
 
 
@@ -93,7 +93,7 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
     theirs.close()
     try:
         ours.send_bytes(message)
-        kind, argument = msgpack.unpackb(ours.recv_bytes())
+        kind, argument = hear(ours)
         if kind == "failed":
             raise errors.from_wire(argument)
     except BaseException as error:
@@ -117,7 +117,7 @@ def _command(folder: str) -> list[str]:
     return [os.fsdecode(spawn.get_executable()), *flags, "-c", code]
 
 
-def _preparation() -> dict[str, Any]:
+def _preparation() -> Preparation:
     """What multiprocessing tells its spawned processes: paths, arguments and the main script."""
     import multiprocessing
     from multiprocessing import spawn
@@ -131,7 +131,7 @@ def _preparation() -> dict[str, Any]:
     return data
 
 
-def _pickled(plan: Plan, preparation: dict[str, Any]) -> bytes:
+def _pickled(plan: Plan, preparation: Preparation) -> bytes:
     import pickle
 
     specs = {seat.spec.name: seat.spec for seat in plan.seats}.values()
@@ -210,15 +210,15 @@ def _run(line: Connection, user: int, parent: int) -> int:
         if plan.sharing.descriptor is not None:
             plan = replace(plan, sharing=replace(plan.sharing, descriptor=_MEMORY))
     except BaseException as error:
-        line.send_bytes(msgpack.packb(("failed", errors.to_wire(_failure(error)))))
+        say(line, "failed", errors.to_wire(_failure(error)))
         return 1
-    line.send_bytes(msgpack.packb(("prepared", None)))
+    say(line, "prepared", None)
     process.outlive_parent()  # the manager watches its parent by other means, and lets Executors close
     os.kill(parent, signals.SERVING)
     return manager.run(plan, line, user, parent)
 
 
-def _import_main(preparation: dict[str, Any]) -> None:
+def _import_main(preparation: Preparation) -> None:
     from multiprocessing import process as multiprocess
     from multiprocessing import spawn
 

@@ -13,9 +13,8 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import msgpack
-
 from zflow.system import family, process, signals
+from zflow.system.line import failure, say
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -39,8 +38,7 @@ def run(serve: Callable[[int], int], folder: str, line: Connection, user: int | 
     try:
         manager = process.fork(lambda: serve(me))
     except OSError as error:
-        message = f"the process manager could not be started: {process.cannot_start(error)}"
-        line.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
+        say(line, "failed", failure(f"the process manager could not be started: {process.cannot_start(error)}"))
         return 1
     finally:
         line.close()

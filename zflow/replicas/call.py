@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zflow.documents import values
 from zflow.documents.document import DocumentArray
+from zflow.documents.values import Parameters
 
 if TYPE_CHECKING:
     from zflow.executors.handlers import Handler
@@ -24,7 +25,7 @@ class Call(NamedTuple):
     handler: Handler | None
     function: Callable[..., Any] | None
     docs: DocumentArray
-    parameters: dict[str, Any]
+    parameters: Parameters
     docs_matrix: list[DocumentArray] | None
     docs_map: dict[str, DocumentArray] | None
 
@@ -47,8 +48,8 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
     What Executors before have returned (`__results__`) does not count. As many as a method likes at once go together;
     the broker has seen to that, but what branches bring is counted only when it is reduced.
     """
-    groups: dict[Any, list[list[int]]] = {}
-    sizes: dict[Any, int] = {}
+    groups: dict[object, list[list[int]]] = {}
+    sizes: dict[object, int] = {}
     for position, call in enumerate(calls):
         handler = call.handler
         key = handler and handler.method, _comparable(call.parameters) if call.parameters else b""
@@ -63,7 +64,7 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
     return [positions for some in groups.values() for positions in some]
 
 
-def _comparable(parameters: dict[str, Any]) -> object:
+def _comparable(parameters: Parameters) -> object:
     """As bytes 1, 1.0 and True differ, and arrays need no special care. What cannot be sent on is like nothing else."""
     compared = {name: value for name, value in parameters.items() if name != RESULTS}
     try:
@@ -87,8 +88,8 @@ def join(calls: Sequence[Call]) -> Call:
 
 
 def share(
-    calls: Sequence[Call], counts: Sequence[int], made: Call, value: Any, name: str
-) -> list[tuple[DocumentArray, dict[str, Any]]]:
+    calls: Sequence[Call], counts: Sequence[int], made: Call, value: object, name: str
+) -> list[tuple[DocumentArray, Parameters]]:
     """Return the Documents and the parameters that each of the calls ends with.
 
     Args:

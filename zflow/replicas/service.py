@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 
@@ -19,6 +19,7 @@ from zflow.devices.protocol.parts import split
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
+from zflow.documents.values import Parameters
 from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate
 from zflow.executors.handlers import DEFAULT, handlers
@@ -27,6 +28,7 @@ from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
 from zflow.replicas.seat import Seat
 from zflow.system import process
+from zflow.system.line import Failure
 
 if TYPE_CHECKING:
     import asyncio
@@ -142,26 +144,26 @@ class Service:
                 jobs.append(([task], []))
         return jobs + [([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
 
-    def encode(self, call: Call, value: Any) -> tuple[Sequence[Any], int]:
+    def encode(self, call: Call, value: object) -> tuple[Sequence[codec.Frame], int]:
         """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
         docs = call.docs
         if value is not None:
-            self._check(call, value)
-            if isinstance(value, dict):
-                call.parameters.setdefault(RESULTS, {})[self.name] = value
+            returned = self._checked(call, value)
+            if isinstance(returned, dict):
+                call.parameters.setdefault(RESULTS, {})[self.name] = returned
             else:
-                docs = value
+                docs = returned
         return self._encode(docs, call.parameters), len(docs)
 
     def begin(self, tasks: list[Assignment], calls: list[Call]) -> Working:
         """Return the call that is to be made for all of them."""
         return Working(tasks, calls, [len(call.docs) for call in calls], join(calls))
 
-    def end(self, working: Working, value: Any) -> list[Answer]:
+    def end(self, working: Working, value: object) -> list[Answer]:
         """Encode what the Executor returned, for each of the tasks that it was called for."""
         tasks, calls, counts, made = working
         if value is not None:
-            self._check(made, value)
+            self._checked(made, value)
         try:
             shares = share(calls, counts, made, value, self.name)
         except Miscounted as error:
@@ -175,15 +177,18 @@ class Service:
                 answers.append(self.failure([task], error))
         return answers
 
-    def _check(self, call: Call, value: Any) -> None:
-        if not isinstance(value, (DocumentArray, dict)):
-            method = call.handler.method if call.handler else "?"
-            raise TypeError(
-                f"{type(self.executor).__name__}.{method} returned {type(value).__name__}; "
-                "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
-            )
+    def _checked(self, call: Call, value: object) -> DocumentArray | dict[str, object]:
+        if isinstance(value, (DocumentArray, dict)):
+            return value
+        raise TypeError(
+            f"{self._method(call)} returned {type(value).__name__}; "
+            "a handler returns a DocumentArray, a dict, or None to keep the docs as it changed them"
+        )
 
-    def _encode(self, docs: DocumentArray, parameters: dict[str, Any]) -> Sequence[Any]:
+    def _method(self, call: Call) -> str:
+        return f"{type(self.executor).__name__}.{call.handler.method if call.handler else '?'}"
+
+    def _encode(self, docs: DocumentArray, parameters: Parameters) -> Sequence[codec.Frame]:
         frames = codec.pack(docs, parameters)
         size = sum(map(len, frames))
         if size > self._limit:
@@ -195,13 +200,12 @@ class Service:
 
     def _warn(self, made: Call, error: Miscounted) -> None:
         """Say once for each method why its batches do not work out."""
-        method = made.handler.method if made.handler else "?"
+        method = self._method(made)
         if method not in self._warned:
             self._warned.add(method)
             log.warning(
-                "%s.%s: %s; a method that takes several requests at once must return as many Documents as it is given,"
+                "%s: %s; a method that takes several requests at once must return as many Documents as it is given,"
                 " in their order",
-                type(self.executor).__name__,
                 method,
                 error,
             )
@@ -225,7 +229,7 @@ class Service:
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
         try:
-            closing: Any = self.executor.close()  # type: ignore[func-returns-value]
+            closing: object = self.executor.close()  # type: ignore[func-returns-value]
             if hasattr(closing, "__await__"):
                 import asyncio
 
@@ -236,7 +240,7 @@ class Service:
             log.exception("%s.close() failed", type(self.executor).__name__)
 
 
-def _pack(error: dict[str, Any]) -> bytes:
+def _pack(error: Failure) -> bytes:
     return msgpack.packb(error, unicode_errors="backslashreplace")  # type: ignore[no-any-return]
 
 

@@ -13,9 +13,7 @@ import os
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgpack
+from typing import TYPE_CHECKING
 
 from zflow import errors
 from zflow.devices.local.arena import Arena
@@ -25,11 +23,12 @@ from zflow.replicas.link import IDLE, Answer, Assignment, Link, Stop, StopNow
 from zflow.replicas.seat import Seat
 from zflow.replicas.service import Job, Service, as_error
 from zflow.system import cuda, exiting, process, signals
+from zflow.system.line import failure, say
 from zflow.system.logs import name_lines
 
 if TYPE_CHECKING:
     import asyncio
-
+    from multiprocessing.connection import Connection
 
 log = logging.getLogger("zflow.worker")
 
@@ -39,18 +38,12 @@ FEW_CORES = 4
 CANCELLED = 1.0  # seconds that an Executor's own tasks may take to end when they are cancelled
 
 
-class Status(Protocol):
-    """The replica's line to the process manager."""
-
-    def send_bytes(self, data: bytes) -> None: ...
-
-
-def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -> int:
+def run(seat: Seat, status: Connection, manager: int, memory: Arena | None = None) -> int:
     """Be a replica until told to stop; return the exit status.
 
     Args:
         seat: who to be.
-        status: told `ready`, or `failed` and why.
+        status: the line to the process manager, told `ready`, or `failed` and why.
         manager: the process id of the process manager, whose end is this one's end.
         memory: its view of the Flow's shared memory, if there is any.
     """
@@ -70,7 +63,7 @@ def run(seat: Seat, status: Status, manager: int, memory: Arena | None = None) -
         exiting.end()
 
 
-def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
+def _sit(seat: Seat, status: Connection, manager: int, memory: Arena | None) -> int:
     """Load the Executor and serve; when it returns nothing here refers to the Executor any more."""
     stop = Stop()
     sigterm = _Sigterm(status)
@@ -84,7 +77,7 @@ def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
         spec = seat.spec
         way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
         told = as_error(error, seat.name, "could not start", way_out)
-        status.send_bytes(msgpack.packb(("failed", errors.to_wire(told))))
+        say(status, "failed", errors.to_wire(told))
         return 1
     if stop.forked:
         process.leave()
@@ -95,7 +88,7 @@ def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
         link.close()  # as garbage its context might go before its sockets, and wait for them for ever
         _say_refused(status, seat, refused)
         return 1
-    status.send_bytes(msgpack.packb(("ready", None)))
+    say(status, "ready", None)
     sigterm.pass_on()
     try:
         if service.is_async:
@@ -117,24 +110,23 @@ def _sit(seat: Seat, status: Status, manager: int, memory: Arena | None) -> int:
     return 0
 
 
-def _say_refused(status: Status, seat: Seat, why: str) -> None:
-    message = f"{seat.name} is not taken in by the Flow at {seat.back}: {why}"
-    status.send_bytes(msgpack.packb(("failed", {"type": "StartupFailed", "message": message})))
+def _say_refused(status: Connection, seat: Seat, why: str) -> None:
+    say(status, "failed", failure(f"{seat.name} is not taken in by the Flow at {seat.back}: {why}"))
 
 
 class _Sigterm:
     """Passes SIGTERM on to the process manager, which knows whether this replica is meant or the whole Flow."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Connection) -> None:
         self._status = status
         self._ready = self._came = False
 
-    def came(self, *_: Any) -> None:
+    def came(self, *_: object) -> None:
         """Handle the signal."""
         self._came = True
         if self._ready:
             with contextlib.suppress(OSError):
-                self._status.send_bytes(msgpack.packb(("asked", None)))
+                say(self._status, "asked", None)
 
     def pass_on(self) -> None:
         """Nothing else is said over the line until `hold_back`, so that nothing can come into the midst of it."""
@@ -278,7 +270,7 @@ class _AsyncLoop:
         self._link.answer(answers, (time.perf_counter() - begun) / len(tasks))
         self._loop.call_soon(self._link.flush)  # with what others have to answer at this moment
 
-    async def _called(self, call: Call) -> Any:
+    async def _called(self, call: Call) -> object:
         value = call.start()
         return await value if call.handler is not None and call.handler.is_async else value
 

@@ -22,9 +22,7 @@ TOTAL: Final = "CUDA_TOTAL_DEVICES"
 
 #: What a value begins with that asks for dealing out; any other value is CUDA's own business.
 MARK: Final = "RR"
-PATIENCE: Final = (
-    30.0  # seconds that nvidia-smi may take; it wakes the driver up first, which takes long on some machines
-)
+PATIENCE: Final = 30.0  # seconds that nvidia-smi may take: on some machines it takes long to wake the driver up
 
 #: An index, a slice of all indices, or a UUID that may be abbreviated.
 Choice = int | slice | str
@@ -252,17 +250,16 @@ def initialised_by() -> str | None:
     return "the CUDA driver" if _driver_is_initialised() else None
 
 
-_LIBRARIES: Final[Sequence[tuple[str, str, Callable[[Any], Any]]]] = (
+_LIBRARIES: Final[Sequence[tuple[str, str, Callable[[Any], object]]]] = (
     ("torch", "torch", lambda torch: torch.cuda.is_initialized()),
     ("cupy", "cupy", lambda cupy: cupy.cuda.driver.ctxGetCurrent()),
-    ("numba", "numba.cuda.cudadrv.driver", lambda module: _numba_is_initialised(module.driver)),
+    (  # where there is no CUDA, its driver calls itself initialised as well, with an error
+        "numba",
+        "numba.cuda.cudadrv.driver",
+        lambda numba: numba.driver.is_initialized and numba.driver.initialization_error is None,
+    ),
     ("jax", "jax._src.xla_bridge", lambda bridge: {"cuda", "gpu"} & set(bridge._backends)),
 )
-
-
-def _numba_is_initialised(driver: Any) -> bool:
-    # Where there is no CUDA, it calls itself initialised as well, with an error.
-    return bool(driver.is_initialized) and driver.initialization_error is None
 
 
 def _driver_is_initialised() -> bool:

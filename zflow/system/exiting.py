@@ -14,14 +14,15 @@ import logging
 import os
 import sys
 import weakref
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
 
 from zflow.system import process
 
 log = logging.getLogger("zflow")
 
 _begun_in = 0  # the process that has called `begin`
-_inherited: list[Any] = []  # handlers of logging: their buffers hold what the parent has to write
+_inherited: list[object] = []  # handlers of logging: their buffers hold what the parent has to write
 
 
 def begin() -> None:
@@ -65,7 +66,7 @@ def end() -> None:
     process.flush()
 
 
-def _end_multiprocessing(util: Any) -> None:
+def _end_multiprocessing(util: ModuleType) -> None:
     """What multiprocessing does at the exit, but for waiting: end pools, managers and daemon processes."""
     import multiprocessing
 
@@ -90,7 +91,7 @@ def _write_out() -> None:
                 each.flush()
 
 
-def _attempt(step: Any, *arguments: Any) -> None:
+def _attempt(step: Callable[..., object], *arguments: object) -> None:
     try:
         step(*arguments)
     except BaseException:  # also SystemExit: the other steps are still to come

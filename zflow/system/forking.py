@@ -15,9 +15,9 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import _bootstrap
-from typing import Any, Final
+from typing import Final
 
 log = logging.getLogger("zflow")
 
@@ -100,7 +100,7 @@ def no_import_under_way() -> Iterator[None]:
 def _imported_elsewhere() -> str | None:
     """The name of a module that another thread imports, or None."""
     mine = threading.get_ident()
-    locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
+    locks: dict[str, Callable[[], object]] = getattr(_bootstrap, "_module_locks", {})
     for name, reference in list(locks.items()):
         lock = reference()
         if getattr(lock, "owner", None) not in (None, mine):

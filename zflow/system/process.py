@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from zflow.system import forking, signals
 
@@ -30,7 +30,7 @@ _WAYS_OUT: dict[int | None, str] = {
 }
 
 
-def _prctl(option: int, value: Any) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     if not sys.platform.startswith("linux"):
         return
     import ctypes

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 #: By which the process manager tells a process to end. Whoever ends a whole group sends SIGTERM to all in it at once.
 END: Final[int] = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
@@ -25,11 +25,11 @@ TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 #: What a process of zflow's handles in one way or another.
 HANDLED: Final = frozenset({*TERMINAL, signal.SIGTERM, END, SERVING})
 
-_handlers: dict[int, Any] = {}  # those of this process that its children must not have
+_handlers: dict[int, Callable[..., object]] = {}  # those of this process that its children must not have
 _local = threading.local()  # several threads may fork at the same time
 
 
-def handle(number: int, handler: Callable[..., Any]) -> None:
+def handle(number: int, handler: Callable[..., object]) -> None:
     """Handle a signal in this process, which has to be in its main thread, and in no child that is forked from it."""
     signal.signal(number, handler)
     _handlers[number] = handler
@@ -60,7 +60,7 @@ def reset() -> None:
     ignore()
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 

@@ -11,11 +11,18 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from zflow.system import signals
 
 STATUS: Final = 128 + signal.SIGTERM  # the exit status of what SIGTERM has cut short, as shells have it
+
+
+class Event(Protocol):
+    """An Event of threading or multiprocessing: somebody sets it to have what runs closed."""
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
 
 
 class Terminated(SystemExit):
