@@ -54,8 +54,8 @@ class YamlSource:
 
 
 def read(
-    source: Any,
-    context: Mapping[str, Any] | None = None,
+    source: object,
+    context: Mapping[str, object] | None = None,
     *,
     folder: str | None = None,
     error: type[ZflowError] = InvalidConfig,
@@ -97,16 +97,16 @@ class _Reader:
     """Builds plain data from YAML nodes; one per document."""
 
     def __init__(
-        self, loader: yaml.SafeLoader, label: str, context: Mapping[str, Any], error: type[ZflowError]
+        self, loader: yaml.SafeLoader, label: str, context: Mapping[str, object], error: type[ZflowError]
     ) -> None:
         self._loader = loader
         self._label = label
         self._context = context
         self._error = error
-        self._built: dict[int, Any] = {}
+        self._built: dict[int, object] = {}
         self._open: set[int] = set()
 
-    def build(self, node: yaml.Node) -> Any:
+    def build(self, node: yaml.Node) -> object:
         """Return the data of a node; an alias gives the same object as its anchor."""
         key = id(node)
         if key in self._open:
@@ -117,7 +117,7 @@ class _Reader:
             self._open.discard(key)
         return self._built[key]
 
-    def _make(self, node: yaml.Node) -> Any:
+    def _make(self, node: yaml.Node) -> object:
         import yaml
 
         if isinstance(node, yaml.MappingNode) and node.tag == _STANDARD + "map":
@@ -132,8 +132,8 @@ class _Reader:
         tag = node.tag.replace(_STANDARD, "!!")
         return self._wrong(node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class")
 
-    def _mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
+    def _mapping(self, node: yaml.MappingNode) -> dict[object, object]:
+        seen: dict[object, int] = {}
         for key_node, _ in node.value:
             key = self._key(key_node)
             if key in seen:
@@ -142,14 +142,14 @@ class _Reader:
         self._loader.flatten_mapping(node)  # '<<' merges; what the mapping says itself comes last and wins
         return {self._key(key_node): self.build(value) for key_node, value in node.value}
 
-    def _key(self, node: yaml.Node) -> Any:
+    def _key(self, node: yaml.Node) -> object:
         import yaml
 
         if not isinstance(node, yaml.ScalarNode):
             raise self._wrong(node, "a key must be a single word or number")
         return node.value if node.tag in _PLAIN else self._construct(node)
 
-    def _construct(self, node: yaml.ScalarNode) -> Any:
+    def _construct(self, node: yaml.ScalarNode) -> object:
         import yaml
 
         if node.tag in _OF_COLLECTIONS:
@@ -162,7 +162,7 @@ class _Reader:
             kind = node.tag.removeprefix(_STANDARD)
             raise self._wrong(node, f"{short(node.value)} cannot be read as {kind}: {wrong}") from None
 
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
+    def _scalar(self, node: yaml.ScalarNode) -> object:
         text = node.value
         if node.tag in _PLAIN:
             return text
@@ -176,19 +176,19 @@ class _Reader:
             raise self._wrong(node, f"{short(text)} has a '${{{{' without its '}}}}'")
         return _EXPRESSION.sub(lambda match: str(self._value(node, match[1])), text)
 
-    def _value(self, node: yaml.Node, expression: str) -> Any:
+    def _value(self, node: yaml.Node, expression: str) -> object:
         match = _VARIABLE.fullmatch(expression)
         if match is None:
             raise self._wrong(node, f"'${{{{ {expression} }}}}' must be ENV.NAME or CONTEXT.NAME")
         kind, name = match.groups()
-        values: Mapping[str, Any] = os.environ if kind == "ENV" else self._context
+        values: Mapping[str, object] = os.environ if kind == "ENV" else self._context
         if name not in values:
             way_out = f"export {name}=..." if kind == "ENV" else f"pass context={{{name!r}: ...}}"
             known = [word for word in values if isinstance(word, str)]
             raise self._wrong(node, f"{kind}.{name} is not set{did_you_mean(name, known)}; {way_out}")
         return values[name]
 
-    def _reread(self, node: yaml.ScalarNode, value: Any) -> Any:
+    def _reread(self, node: yaml.ScalarNode, value: object) -> object:
         """Read a text that replaced a whole unquoted scalar as YAML would have, so that '3' is the number 3."""
         import yaml
 
@@ -203,7 +203,7 @@ class _Reader:
         return self._error(f"{self._label}:{_line(node)}: {message}")
 
 
-def _text_of(source: Any, folder: str | None, error: type[ZflowError]) -> tuple[str, str, str | None]:
+def _text_of(source: object, folder: str | None, error: type[ZflowError]) -> tuple[str, str, str | None]:
     """Return the text, its label, and the folder of its file."""
     if isinstance(source, str) and is_text(source):
         return source, "YAML text", None
@@ -214,12 +214,13 @@ def _text_of(source: Any, folder: str | None, error: type[ZflowError]) -> tuple[
         except (OSError, UnicodeError, ValueError) as wrong:
             reason = wrong.strerror if isinstance(wrong, OSError) else wrong
             raise error(f"{source}: cannot read it: {reason} (looked for {path.absolute()})") from None
-    if not callable(getattr(source, "read", None)):
+    reading = getattr(source, "read", None)
+    if not callable(reading):
         raise error(f"{short(source)} is not YAML: give a path, YAML text or an open file")
     name = getattr(source, "name", None)
     label = name if isinstance(name, str) else "YAML text"
     try:
-        text = source.read()
+        text = reading()
         text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
     except (OSError, UnicodeError) as wrong:
         raise error(f"{label}: cannot read it: {wrong}") from None

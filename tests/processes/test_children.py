@@ -178,7 +178,7 @@ def test_who_takes_too_long_to_get_ready_is_killed(manage: Callable[..., Manager
     manager.children.start_all()
     manager.turn()
     [child] = manager.children
-    assert child.overdue_at is not None
+    assert child.overdue_at < math.inf
     assert child.overdue_at in manager.children.timers
     manager.turn(at=child.overdue_at - 1)
     assert not child.timed_out
@@ -196,7 +196,7 @@ def test_who_may_take_any_time_is_never_overdue(manage: Callable[..., Manager]) 
     manager = manage(uses_with={"way": "hang"}, timeout_ready=-1)
     manager.children.start_all()
     [child] = manager.children
-    assert child.overdue_at is None
+    assert child.overdue_at == math.inf
     manager.turn(at=time.monotonic() + 10**9)
     assert alive(child.pid)
 
@@ -235,7 +235,7 @@ def test_who_dies_again_and_again_waits_ever_longer_and_is_called_a_crash_loop(
     for deaths in range(1, LOOP + 2):
         manager.until(lambda deaths=deaths: child.deaths == deaths)  # type: ignore[misc]
         assert manager.children.crashing("start") == (["start/rep-0"] if deaths >= LOOP else [])
-        assert child.restart_at is not None
+        assert child.restart_at < math.inf
         if deaths <= LOOP:
             manager.turn(at=child.restart_at)
             assert child.pid
@@ -288,17 +288,17 @@ def test_who_gets_sigterm_ends_when_it_is_clear_that_not_all_have(manage: Callab
     child, other = manager.children
     before = child.pid
     os.kill(before, signal.SIGTERM)
-    manager.until(lambda: child.asked_at is not None, "it says so")
-    assert child.asked_at is not None
-    assert child.asked_at + HEED in manager.children.timers
-    manager.turn(at=child.asked_at + HEED / 2)
-    assert child.asked_at is not None, "it is not time yet"
+    manager.until(lambda: child.heed_at < math.inf, "it says so")
+    assert child.heed_at < math.inf
+    assert child.heed_at in manager.children.timers
+    manager.turn(at=child.heed_at - HEED / 2)
+    assert child.heed_at < math.inf, "it is not time yet"
     manager.clock = time.monotonic
     manager.until(lambda: manager.told, "it ends")
     assert manager.told == [("exit code 0", child.seat.name)]
     manager.until(lambda: manager.children.all_ready, "another one takes its place")
     assert child.pid not in (0, before)
-    assert (child.remind_at, child.asked_at, other.deaths) == (None, None, 0)
+    assert (child.remind_at, child.heed_at, other.deaths) == (math.inf, math.inf, 0)
 
 
 def test_who_gets_sigterm_while_the_flow_starts_serves_until_it_is_started(manage: Callable[..., Manager]) -> None:
@@ -306,11 +306,11 @@ def test_who_gets_sigterm_while_the_flow_starts_serves_until_it_is_started(manag
     [child] = manager.children
     manager.starting = True
     os.kill(child.pid, signal.SIGTERM)
-    manager.until(lambda: child.asked_at is not None)
+    manager.until(lambda: child.heed_at < math.inf)
     for _ in range(3):
-        assert child.asked_at is not None
-        manager.turn(at=child.asked_at + HEED)
-    assert (child.remind_at, alive(child.pid)) == (None, True)
+        assert child.heed_at < math.inf
+        manager.turn(at=child.heed_at)
+    assert (child.remind_at, alive(child.pid)) == (math.inf, True)
     manager.starting, manager.clock = False, lambda: time.monotonic() + 10**6
     manager.until(lambda: manager.told == [("exit code 0", "start/rep-0")])
 
@@ -320,10 +320,10 @@ def test_who_gets_sigterm_as_all_do_serves_on(manage: Callable[..., Manager]) ->
     [child] = manager.children
     manager.told_to_end = True
     os.kill(child.pid, signal.SIGTERM)
-    manager.until(lambda: child.asked_at is not None)
-    assert child.asked_at is not None
-    manager.turn(at=child.asked_at + HEED)
-    assert (child.asked_at, child.remind_at, alive(child.pid)) == (None, None, True)
+    manager.until(lambda: child.heed_at < math.inf)
+    assert child.heed_at < math.inf
+    manager.turn(at=child.heed_at)
+    assert (child.heed_at, child.remind_at, alive(child.pid)) == (math.inf, math.inf, True)
 
 
 # -- more and fewer ---------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_who_is_retired_between_two_lives_is_gone_at_once(manage: Callable[..., 
     manager = manage(replicas=2).started()
     child, other = manager.children
     os.kill(child.pid, signal.SIGKILL)
-    manager.until(lambda: child.restart_at is not None)
+    manager.until(lambda: child.restart_at < math.inf)
     manager.children.retire(child)
     assert child.gone
     assert list(manager.children) == [other]
@@ -406,13 +406,13 @@ def test_who_cannot_be_started_now_is_tried_again_ever_more_seldom(
 
     monkeypatch.setattr(manager, "fork", full)
     os.kill(child.pid, signal.SIGKILL)
-    manager.until(lambda: child.restart_at is not None)
+    manager.until(lambda: child.restart_at < math.inf)
     pauses = []
     with caplog.at_level(logging.CRITICAL + 1, "zflow.manager"):
         for _ in range(3):
             begun = time.monotonic()
             manager.turn(at=math.inf)
-            assert child.restart_at is not None
+            assert child.restart_at < math.inf
             pauses.append(child.restart_at - begun)
     assert pauses[0] < pauses[1] < pauses[2]
     added = manager.children.add(replace(child.seat, replica_id=1))

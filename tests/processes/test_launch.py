@@ -22,6 +22,7 @@ from helpers import Upper, alive, children, in_background, kill, pid_of, socket_
 
 from zflow import errors
 from zflow.clients.connection import ask
+from zflow.executors.executor import Executor
 from zflow.processes import plan
 from zflow.processes.launch import Display, Launched
 from zflow.processes.plan import Plan
@@ -35,6 +36,14 @@ def plan_of(*executors: dict[str, Any], **options: Any) -> Plan:
     for executor in executors or ({"name": "upper", "uses": Upper},):
         topology.add({}, **{"needs": "gateway", **executor})
     return plan.make(topology, {**DEFAULTS, **options}, "1.2.3")
+
+
+class Lost(Executor):
+    """Misses a file whose name is not UTF-8."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        raise FileNotFoundError("no file \udcff")
 
 
 @pytest.fixture
@@ -75,6 +84,11 @@ def test_a_start_that_fails_leaves_nothing_and_says_why() -> None:
     assert (error["executor"], error["exception"]) == ("start/rep-0", "LookupError")
     assert "in __init__" in error["traceback"]
     assert (children(), socket_folders()) == ([], [])
+
+
+def test_why_it_fails_is_said_whatever_is_in_the_text() -> None:
+    with pytest.raises(errors.StartupFailed, match=r"no file \\udcff"):
+        Launched(plan_of({"name": "lost", "uses": Lost}), "fork")
 
 
 def test_a_port_that_is_taken_is_an_error_of_its_own() -> None:

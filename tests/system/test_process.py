@@ -47,3 +47,19 @@ def test_a_process_that_may_use_one_core_knows_it() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 0 < float(found.stdout) <= 1
     assert process.cores() >= float(found.stdout)
+
+
+def test_children_that_have_ended_are_told_with_their_statuses() -> None:
+    script = """
+import os
+from zflow.system import process
+assert process.reaped() == {}
+children = [os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {code}"], {}) for code in (0, 3)]
+found = {}
+while len(found) < 2:
+    found |= process.reaped()
+print([os.waitstatus_to_exitcode(found[child]) for child in children])
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[0, 3]\n"
+    )

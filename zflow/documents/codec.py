@@ -9,7 +9,7 @@ must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from zflow.documents import diagnosis, tensor, values
 from zflow.documents.columns import Columns, Nested, gather
 from zflow.documents.diagnosis import largest
 from zflow.documents.document import DocumentArray
-from zflow.documents.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Scores
+from zflow.documents.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Row, Scores, plain
+from zflow.documents.values import Parameters
 from zflow.errors import BadRequest, SerializationError
 from zflow.suggest import short
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from zflow.documents.tensor import Array
 
 __all__ = ["INLINE", "WIRE_VERSION", "largest", "pack", "unpack"]
 
@@ -57,7 +58,7 @@ _MADE_AT_ONCE = 3
 # -- packing
 
 
-def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -> list[Frame]:
+def pack(docs: DocumentArray | None, parameters: Parameters | None = None) -> list[Frame]:
     """Return Documents and parameters as frames; a small request is exactly one.
 
     Large arrays and blobs are not copied: their frames show the memory of the Documents, which must not be changed
@@ -81,7 +82,7 @@ def pack(docs: DocumentArray | None, parameters: dict[Any, Any] | None = None) -
     return frames
 
 
-def _as_dict(parameters: Any) -> dict[Any, Any]:
+def _as_dict(parameters: Mapping[str, object]) -> Parameters:
     try:
         return dict(parameters)
     except (TypeError, ValueError):
@@ -100,7 +101,7 @@ def _pack_columns(columns: Columns, frames: list[Frame], depth: int) -> Columns:
     return packed
 
 
-def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> Any:
+def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> list[object] | None:
     """Return the column of a field that is not a plain value, or None if it is empty everywhere."""
     if name in ARRAYS:
         return _pack_arrays(column, frames) if type(column) is list else [_pack_block(column, frames)]
@@ -114,11 +115,11 @@ def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> Any
     if name == "tags":
         return [tags or None for tags in column]
     if name == "scores":
-        return [_pack_scores(scores) for scores in column]
+        return [plain(scores) if scores else None for scores in column]
     return _pack_nested(column, frames, depth + 1)
 
 
-def _pack_nested(column: list[Any], frames: list[Frame], depth: int) -> list[Any]:
+def _pack_nested(column: list[DocumentArray | None], frames: list[Frame], depth: int) -> list[object]:
     docs = [doc for nested in column if nested for doc in nested]
     if depth == _CHECKED_DEPTH:
         diagnosis.refuse_wrong_nesting(docs)
@@ -134,30 +135,26 @@ def _pack_blob(blob: bytes | None, frames: list[Frame]) -> bytes | None:
     return None
 
 
-def _pack_scores(scores: Scores | None) -> dict[str, Any] | None:
-    return {name: [s.value, s.op_name, s.description] for name, s in scores.items()} if scores else None
-
-
-def _pack_arrays(column: list[Any], frames: list[Frame]) -> list[Any] | None:
+def _pack_arrays(column: list[object], frames: list[Frame]) -> list[object] | None:
     """Return a list of `[positions or None for all, dtype, shape, order, memory or None for the next frame]`."""
     positions = [number for number, value in enumerate(column) if value is not None]
     if not positions:
         return None
     arrays = tensor.as_arrays(column if len(positions) == len(column) else [column[number] for number in positions])
-    packed = []
+    packed: list[object] = []
     for numbers, header, memory in tensor.groups(positions, arrays):
         where = None if len(numbers) == len(column) else numbers
         packed.append([where, *header, _pack_memory(memory, frames)])
     return packed
 
 
-def _pack_block(rows: NDArray[Any], frames: list[Frame]) -> list[Any]:
+def _pack_block(rows: Array, frames: list[Frame]) -> list[object]:
     """Return the same for an array with a row for each Document, as the only item of such a list."""
     first = tensor.rows(rows[:1])[0]
     return [None, *tensor.header(first), _pack_memory(tensor.block_memory(rows), frames)]
 
 
-def _pack_memory(memory: NDArray[Any], frames: list[Frame]) -> bytes | None:
+def _pack_memory(memory: Array, frames: list[Frame]) -> bytes | None:
     """Return a small array's bytes; None stands for the next frame."""
     if memory.nbytes <= INLINE:
         return memory.tobytes()
@@ -168,7 +165,7 @@ def _pack_memory(memory: NDArray[Any], frames: list[Frame]) -> bytes | None:
 # -- unpacking
 
 
-def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
+def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, Parameters]:
     """Return the Documents and the parameters that `pack` made into frames.
 
     Types are kept, but for tuples, which become lists, and numpy scalars, which become Python's. Large arrays are
@@ -198,7 +195,7 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, dict[Any, Any]]:
     return docs, parameters
 
 
-def _only_row(packed: Any) -> dict[str, Any] | None:
+def _only_row(packed: object) -> Row | None:
     """Return the fields of a single Document of simple values; None if there is more to be looked at."""
     if type(packed) is not dict or "id" not in packed:
         return None
@@ -215,17 +212,21 @@ def _only_row(packed: Any) -> dict[str, Any] | None:
     return row
 
 
-def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
+def _columns(packed: object, blocks: Iterator[Frame]) -> Columns:
     """Return the columns of Documents that were packed; nothing in them can fail later."""
-    ids = packed.get("id") if type(packed) is dict else None
-    if type(ids) is not list:
+    if type(packed) is not dict or type(ids := packed.get("id")) is not list:
         raise ValueError("Documents without a list of ids")
     size = len(ids)
     columns: Columns = {}
     for name, column in packed.items():
         allowed = _ALLOWED.get(name)
         if allowed is None:
-            columns[name] = _unpack_special(name, column, size, blocks)
+            if name in ARRAYS:
+                columns[name] = _unpack_arrays(name, column, size, blocks)
+            elif name in NESTED:
+                columns[name] = _unpack_nested(column, size, blocks)
+            else:
+                raise ValueError(f"a Document has no field {short(name, 40)}")
             continue
         if type(column) is not list or len(column) != size:
             raise ValueError(f"column {name!r} does not have {size} values")
@@ -240,22 +241,13 @@ def _columns(packed: Any, blocks: Iterator[Frame]) -> Columns:
     return columns
 
 
-def _unpack_special(name: Any, column: Any, size: int, blocks: Iterator[Frame]) -> Any:
-    """Return the column of a field that does not travel as a list of its values."""
-    if name in ARRAYS:
-        return _unpack_arrays(name, column, size, blocks)
-    if name in NESTED:
-        return _unpack_nested(column, size, blocks)
-    raise ValueError(f"a Document has no field {short(name, 40)}")
-
-
 def _frame(blocks: Iterator[Frame]) -> Frame:
     for frame in blocks:
         return frame
     raise ValueError("a frame is missing")
 
 
-def _unpack_scores(packed: dict[Any, Any]) -> Scores:
+def _unpack_scores(packed: dict[str, list[Any]]) -> Scores:
     scores = Scores()
     for name, (value, op_name, description) in packed.items():
         if type(value) not in _SCORE_VALUES or not type(name) is type(op_name) is type(description) is str:
@@ -264,7 +256,7 @@ def _unpack_scores(packed: dict[Any, Any]) -> Scores:
     return scores
 
 
-def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | list[Any]:
+def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | list[DocumentArray | None]:
     counts, packed = column
     columns = _columns(packed, blocks)
     if len(counts) != size or not all(type(count) is int and count >= 0 for count in counts):
@@ -278,9 +270,9 @@ def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | 
     return Nested(make, columns, array("q", accumulate(counts, initial=0)), levels)
 
 
-def _unpack_arrays(name: str, packed: Any, size: int, blocks: Iterator[Frame]) -> Any:
+def _unpack_arrays(name: object, packed: Any, size: int, blocks: Iterator[Frame]) -> Array | list[Array | None]:
     """Return a list of arrays and None, or one array with a row for each Document."""
-    cells: list[Any] = [None] * size
+    cells: list[Array | None] = [None] * size
     left = size  # Documents that may still be spoken of: else a few bytes could stand for any number of arrays
     for where, dtype, shape, order, inline in packed:
         if where is not None and not (

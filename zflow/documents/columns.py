@@ -13,24 +13,26 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from operator import is_, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zflow.documents import tensor
-from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS
+from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS, Row
 
-#: `id` is always there, and its length is the number of Documents; None stands for a value that is not set.
+if TYPE_CHECKING:
+    from zflow.documents.tensor import Array
+
+    #: By field, the rows of an array as views, in the order in which Documents have got them, and the array.
+    Blocks = dict[str, tuple[list[Array], Array]]
+
+#: By field a list, an array or a `Nested`. `id` is always there, and its length is the number of Documents; None stands
+#: for a value that is not set.
 Columns = dict[str, Any]
 
-Row = dict[str, Any]
-
-#: By field, the rows of an array as views, in the order in which Documents have got them, and the array.
-Blocks = dict[str, tuple[list[Any], Any]]
-
 # What those Documents get that have not set a field which others have; None for all other fields.
-_UNSET: dict[str, Any] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
+_UNSET: dict[str, object] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
 # What can be read without making Documents, and what is read where nothing is set; the values of the other fields can
 # be changed in place, so they have to belong to a Document.
-_DEFAULTS: dict[str, Any] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
+_DEFAULTS: dict[str, object] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
 
 
 class Nested:
@@ -47,7 +49,7 @@ class Nested:
 
     __slots__ = ("_bounds", "_columns", "_make", "levels")
 
-    def __init__(self, make: Callable[[Columns], Any], columns: Columns, bounds: array[int], levels: int) -> None:
+    def __init__(self, make: Callable[[Columns], object], columns: Columns, bounds: array[int], levels: int) -> None:
         self._make, self._columns, self._bounds, self.levels = make, columns, bounds, levels
 
     def __len__(self) -> int:
@@ -56,7 +58,7 @@ class Nested:
     def __getitem__(self, part: slice) -> Nested:
         return Nested(self._make, self._columns, self._bounds[part.start : part.stop + 1], self.levels)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         """Make the array of each Document; None where there is nothing."""
         for begin, end in pairwise(self._bounds):
             yield self._make(cut(self._columns, begin, end)) if begin < end else None
@@ -90,7 +92,7 @@ def gather(rows: Sequence[Row]) -> Columns:
     return {name: _column(name, rows) for name in FIELDS if name in used}
 
 
-def _column(name: str, rows: Sequence[Row]) -> list[Any]:
+def _column(name: str, rows: Sequence[Row]) -> list[object]:
     unset = _UNSET.get(name)
     return [row.get(name, unset) for row in rows]
 
@@ -122,7 +124,7 @@ def restored(columns: Columns, blocks: Blocks) -> Columns:
     }
 
 
-def read(columns: Columns, name: str) -> Any:
+def read(columns: Columns, name: str) -> Array | list[object] | None:
     """Return the values of a field that `readable` names: a new list, a new array, or None if no array is set."""
     column = columns.get(name)
     if name not in ARRAYS:
@@ -137,7 +139,7 @@ def readable(name: str) -> bool:
     return name in _DEFAULTS
 
 
-def replaced(columns: Columns, name: str, values: Any) -> Columns | None:
+def replaced(columns: Columns, name: str, values: object) -> Columns | None:
     """Return columns with other values for one field: a list of str, or one array with a row for each Document.
 
     None: these values have to be looked at one by one.

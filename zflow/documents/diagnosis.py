@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zflow.documents import tensor, values
-from zflow.documents.fields import ARRAYS, FIELDS, NESTED, is_empty
+from zflow.documents.fields import ARRAYS, FIELDS, NESTED, Scores, is_empty, plain
 from zflow.suggest import short
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class WrongNesting(ValueError):
     """Documents that contain themselves, or too many levels of others."""
 
 
-def explain(docs: Iterable[Document] | None, parameters: Any, error: Exception) -> str:
+def explain(docs: Iterable[Document] | None, parameters: object, error: Exception) -> str:
     """Return the message for a request that cannot be packed: the first value that cannot, and why."""
     if isinstance(error, WrongNesting):
         return str(error)
@@ -36,7 +36,7 @@ def explain(docs: Iterable[Document] | None, parameters: Any, error: Exception) 
     return found or f"these Documents cannot be sent: {error}"
 
 
-def _in_parameters(parameters: Any) -> Iterator[str]:
+def _in_parameters(parameters: object) -> Iterator[str]:
     if isinstance(parameters, dict):
         for where, reason in _in_value(parameters, "parameters"):
             yield f"{where}: {reason}"
@@ -52,23 +52,23 @@ def _in_documents(docs: Iterable[Document], before: str, after: str) -> Iterator
             if field in NESTED:
                 yield from _in_documents(value, f"{name} {field}[", "]")
                 continue
-            found = _in_array(value) if field in ARRAYS else _in_value(_plain(field, value), field)
+            found = _in_array(value) if field in ARRAYS else _in_value(_plain(value), field)
             for where, reason in found:
                 yield f"{name} field {where or field}: {reason}"
 
 
-def _plain(field: str, value: Any) -> Any:
-    return {name: [s.value, s.op_name, s.description] for name, s in value.items()} if field == "scores" else value
+def _plain(value: object) -> object:
+    return plain(value) if isinstance(value, Scores) else value
 
 
-def _in_array(value: Any) -> Iterator[tuple[str, str]]:
+def _in_array(value: object) -> Iterator[tuple[str, str]]:
     try:
         tensor.header(tensor.as_array(value))
     except Exception as error:  # a foreign tensor may raise anything
         yield "", f"{error}"
 
 
-def _in_value(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+def _in_value(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Yield place and reason of everything in a value that cannot be sent."""
     if depth > _DEEPEST_VALUE:
         yield where[:80] + "...", "nested too deeply, or contains itself"
@@ -84,7 +84,7 @@ def _in_value(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, str
         yield where, _reason(value)
 
 
-def _reason(value: Any) -> str:
+def _reason(value: object) -> str:
     try:
         values.dump(value)
     except RecursionError:
@@ -147,7 +147,7 @@ def _size(name: str, value: Any) -> int:
             return sum(sum(_sizes(doc).values()) for doc in value)
         if isinstance(value, (str, bytes)):
             return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else len(value)
-        return int(tensor.as_array(value).nbytes) if name in ARRAYS else len(values.dump(_plain(name, value)))
+        return int(tensor.as_array(value).nbytes) if name in ARRAYS else len(values.dump(_plain(value)))
     except Exception:  # what cannot be sent has no size on the wire
         return 0
 

@@ -6,14 +6,12 @@ raises for what a field holds, and never imports numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zflow.documents.fields import ARRAYS, FIELDS, NESTED, is_empty
+from zflow.documents.fields import ARRAYS, FIELDS, NESTED, Row, is_empty
 from zflow.documents.tensor import describe
 from zflow.suggest import short
-
-Row = Mapping[str, Any]
 
 _LONGEST = 40  # characters of one value
 _ROWS = 10  # Documents in an HTML table
@@ -82,7 +80,7 @@ def _short(name: str, value: Any) -> str:
     return short(value)
 
 
-def _tag(value: Any) -> str:
+def _tag(value: object) -> str:
     if isinstance(value, (str, bytes)):
         return repr(value[:_LONGEST])
     return short(value) if value is None or isinstance(value, (bool, int, float)) else describe(value)

@@ -7,10 +7,12 @@ Documents travel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
-from zflow.documents import subscript
+from zflow.documents import display, subscript
 from zflow.documents import tensor as _tensor
 from zflow.documents.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
 from zflow.documents.ids import random_id
@@ -20,7 +22,12 @@ from zflow.suggest import short
 if TYPE_CHECKING:
     from typing import TypedDict
 
+    from _typeshed import SupportsRichComparison
+    from numpy.typing import ArrayLike
     from typing_extensions import Self, Unpack
+
+    from zflow.documents.fields import Row, Score
+    from zflow.documents.subscript import Key, Rows
 
     class Fields(TypedDict, total=False):
         """The keywords of `Document(...)`, for type checkers; None leaves a field unset."""
@@ -29,16 +36,16 @@ if TYPE_CHECKING:
         parent_id: str | None
         text: str | None
         blob: bytes | bytearray | memoryview | None
-        tensor: Any
-        embedding: Any
+        tensor: ArrayLike | None
+        embedding: ArrayLike | None
         uri: str | None
         mime_type: str | None
         modality: str | None
         weight: float | None
         granularity: int | None
         adjacency: int | None
-        tags: Mapping[Any, Any] | None
-        scores: Mapping[str, Any] | None
+        tags: Mapping[Any, object] | None
+        scores: Mapping[str, Score] | None
         matches: Iterable[Document] | None
         chunks: Iterable[Document] | None
 
@@ -111,14 +118,14 @@ class Document:
 
     if not TYPE_CHECKING:  # a type checker would take these as leave for any attribute
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             # Only called for what is neither set nor has a default in the class.
             make = _LAZY.get(name)
             if make is None:
                 raise AttributeError(f"Document.{name}" if name.startswith("__") else unknown_field(name))
             return self.__dict__.setdefault(name, make())
 
-        def __setattr__(self, name: str, value: Any) -> None:
+        def __setattr__(self, name: str, value: object) -> None:
             if type(value) is TYPES.get(name) and name != "id":
                 self.__dict__[name] = value
                 return
@@ -141,25 +148,26 @@ class Document:
         return self.text or self.blob or self.tensor
 
     @content.setter
-    def content(self, value: Any) -> None:
-        self.text = value if isinstance(value, str) else ""
-        self.blob = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else b""
-        self.tensor = None if isinstance(value, (str, bytes, bytearray, memoryview)) else value
+    def content(self, value: ArrayLike | None) -> None:
+        is_blob = isinstance(value, (bytes, bytearray, memoryview))
+        field = "text" if isinstance(value, str) else "blob" if is_blob else "tensor"
+        for name in ("text", "blob", "tensor"):
+            setattr(self, name, value if name == field else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set as a dict; `matches` and `chunks` as lists of dicts, scores as dicts.
 
         Arrays and bytes stay what they are, so `Document.from_dict` gives an equal Document.
         """
-        shown: dict[str, Any] = {}
+        shown: Row = {}
         for name in FIELDS:
-            value: Any = self.__dict__.get(name)
-            if is_empty(name, value):
+            if is_empty(name, self.__dict__.get(name)):
                 continue
+            value = self.__dict__[name]
             if name in NESTED:
                 value = [doc.to_dict() for doc in value]
             elif name == "scores":
-                value = {key: {part: getattr(score, part) for part in _SCORE_PARTS} for key, score in value.items()}
+                value = {key: asdict(score) for key, score in value.items()}
             shown[name] = value
         return shown
 
@@ -187,20 +195,13 @@ class Document:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        from zflow.documents import display
-
         return display.document(self.__dict__)
 
     def _repr_html_(self) -> str:
-        from zflow.documents import display
-
         return display.document_html(self.__dict__)
 
 
-_SCORE_PARTS = ("value", "op_name", "description")
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
+def _put(values: Row, name: str, value: object) -> None:
     if name in NESTED:
         value = value if value is None else _nested(name, value)
     elif name in FIELDS:
@@ -217,16 +218,16 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
         values.pop(name, None)
 
 
-def _nested(name: str, value: Any) -> DocumentArray:
+def _nested(name: str, value: object) -> DocumentArray:
     if isinstance(value, DocumentArray):
         return value
     try:
-        return DocumentArray(value)
+        return DocumentArray._of_documents(_documents(value))
     except TypeError as error:
         raise TypeError(f"Document.{name}: {error}") from None
 
 
-def _same_field(name: str, left: Any, right: Any) -> bool:
+def _same_field(name: str, left: object, right: object) -> bool:
     if is_empty(name, left) or is_empty(name, right):
         return is_empty(name, left) and is_empty(name, right)
     if name in ARRAYS:
@@ -288,12 +289,12 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         return isinstance(key, str) and key in self._index()
 
     @overload
-    def __getitem__(self, key: SupportsIndex | str) -> Document: ...
+    def __getitem__(self, key: Key) -> Document: ...
     @overload
-    def __getitem__(self, key: slice | list[Any]) -> DocumentArray: ...
+    def __getitem__(self, key: Rows) -> DocumentArray: ...
     @overload
-    def __getitem__(self, key: Any) -> Any: ...
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: tuple[Key | Rows, str | Sequence[str]]) -> Any: ...
+    def __getitem__(self, key: object) -> object:
         if isinstance(key, slice):
             return DocumentArray(self._docs[key])
         if isinstance(key, tuple):
@@ -302,12 +303,10 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
             return self._docs[self._position(key)]
         return DocumentArray([self._docs[position] for position in self._positions(key)])
 
-    def _cells(self, rows: Any, fields: Any) -> Any:
-        if subscript.is_single(rows):
-            doc = self[rows]
-            return getattr(doc, fields) if isinstance(fields, str) else [getattr(doc, name) for name in fields]
-        docs = self[rows]
-        return docs._column(fields) if isinstance(fields, str) else [docs._column(name) for name in fields]
+    def _cells(self, rows: Key | Rows, fields: str | list[str]) -> object:
+        found = self[rows]
+        read = found._column if isinstance(found, DocumentArray) else partial(getattr, found)
+        return read(fields) if isinstance(fields, str) else [read(name) for name in fields]
 
     def _index(self) -> dict[str, int]:
         if self._offsets is None or self._stamp != _renames:
@@ -318,15 +317,21 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
             )  # the first of an id wins
         return self._offsets
 
-    def _position(self, key: Any) -> int:
+    def _position(self, key: Key) -> int:
         return subscript.position(key, len(self._docs), self._index)
 
-    def _positions(self, key: Any) -> list[int]:
+    def _positions(self, key: object) -> list[int]:
         return subscript.positions(key, len(self._docs), self._index)
 
     # -- changing
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    @overload
+    def __setitem__(self, key: Key, value: Document) -> None: ...
+    @overload
+    def __setitem__(self, key: Rows, value: Iterable[Document] | Document | None) -> None: ...
+    @overload
+    def __setitem__(self, key: tuple[Key | Rows, str | Sequence[str]], value: Any) -> None: ...
+    def __setitem__(self, key: object, value: Any) -> None:
         if isinstance(key, tuple):
             self._set_cells(*subscript.rows_and_fields(key, _COLUMNS), value)
         elif isinstance(key, slice):
@@ -341,7 +346,7 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
                 self._docs[position] = doc
         self._offsets = None
 
-    def _set_cells(self, rows: Any, fields: Any, values: Any) -> None:
+    def _set_cells(self, rows: Key | Rows, fields: str | list[str], values: Any) -> None:
         docs = DocumentArray(self[rows])
         names = [fields] if isinstance(fields, str) else list(fields)
         columns = [values] if isinstance(fields, str) else list(values)
@@ -350,7 +355,7 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         for name, column in zip(names, columns, strict=True):
             docs._set_column(name, [column] if subscript.is_single(rows) else column)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: Key | Rows | tuple[Key | Rows, str | Sequence[str]]) -> None:
         if isinstance(key, tuple):
             rows, fields = subscript.rows_and_fields(key, _COLUMNS)
             docs = DocumentArray(self[rows])
@@ -390,7 +395,7 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         self._docs.reverse()
         self._offsets = None
 
-    def sort(self, *, key: Callable[[Document], Any], reverse: bool = False) -> None:
+    def sort(self, *, key: Callable[[Document], SupportsRichComparison], reverse: bool = False) -> None:
         """Sort in place by `key(doc)`; Documents with equal keys keep their order.
 
         >>> da = DocumentArray([Document(text="bb"), Document(text="a")])
@@ -420,32 +425,26 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         return self._docs
 
     def __setstate__(self, docs: list[Document]) -> None:
-        self._docs, self._columns, self._blocks, self._offsets, self._stamp = docs, None, None, None, 0
+        DocumentArray.__init__(self, docs)
 
     def __repr__(self) -> str:
-        from zflow.documents import display
-
         return display.array(self._rows())
 
     def _repr_html_(self) -> str:
-        from zflow.documents import display
-
         return display.array_html(self._rows())
 
     def summary(self) -> None:
         """Print which fields are in use, in how many Documents, and an example of each."""
-        from zflow.documents import display
-
         print(display.summary(self._rows()))
 
 
-def _document(value: Any) -> Document:
+def _document(value: object) -> Document:
     if not isinstance(value, Document):
         raise TypeError(f"a DocumentArray holds Documents, not {type(value).__name__} ({short(value, 40)})")
     return value
 
 
-def _documents(values: Any) -> list[Document]:
+def _documents(values: object) -> list[Document]:
     """Return a new list of the Documents in `values`: a Document, an iterable of them, or None."""
     if type(values) is not list:
         if values is None:
@@ -454,7 +453,7 @@ def _documents(values: Any) -> list[Document]:
             return [values]
         if type(values) is DocumentArray:
             return values._docs.copy()
-        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+        if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
             raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
     docs = list(values)
     if not _DOCUMENT.issuperset(map(type, docs)):
@@ -467,7 +466,7 @@ def _documents(values: Any) -> list[Document]:
 
 
 _DOCUMENT = frozenset({Document})
-_LAZY: dict[str, Callable[[], Any]] = {
+_LAZY: dict[str, Callable[[], object]] = {
     "tags": dict,
     "scores": Scores,
     "matches": DocumentArray,

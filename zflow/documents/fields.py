@@ -6,10 +6,17 @@ The one table that `document`, `wire` and `show` share. It must not know Documen
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from zflow.suggest import did_you_mean, short
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsKeysAndGetItem
+
+    # What a dict of scores can be made of.
+    Named = SupportsKeysAndGetItem[str, "Score"] | Iterable[tuple[str, "Score"]]
 
 STRINGS = ("id", "parent_id", "text", "uri", "mime_type", "modality")
 INTEGERS = ("granularity", "adjacency")
@@ -22,20 +29,15 @@ FIELDS = (
     *("matches", "chunks", "parent_id", "granularity", "adjacency"),
 )
 
-#: The type that a field's value has once it is stored; arrays may be of any type that numpy can read.
-TYPES: dict[str, type] = {
-    **dict.fromkeys(STRINGS, str),
-    **dict.fromkeys(INTEGERS, int),
-    "blob": bytes,
-    "weight": float,
-    "tags": dict,
-}
+#: The fields of a Document that are set, by name: its `__dict__`.
+Row = dict[str, Any]
 
 # An array is empty only as None: its truth value is not defined. A weight of 0.0 is a weight.
 _EMPTY_ONLY_AS_NONE = frozenset((*ARRAYS, "weight"))
 _NOT_ARRAYS = (str, bytes, bytearray, Mapping, set, frozenset)
 
 
+@dataclass(slots=True, repr=False)
 class NamedScore:
     """One score of a Document, such as its similarity to a query.
 
@@ -47,23 +49,17 @@ class NamedScore:
 
     __module__ = "zflow"
 
-    __slots__ = ("description", "op_name", "value")
-
-    def __init__(self, value: float | None = None, op_name: str = "", description: str = "") -> None:
-        self.value = value
-        self.op_name = op_name
-        self.description = description
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, NamedScore):
-            return NotImplemented
-        return (self.value, self.op_name, self.description) == (other.value, other.op_name, other.description)
-
-    __hash__ = None  # type: ignore[assignment]
+    value: float | None = None
+    op_name: str = ""
+    description: str = ""
 
     def __repr__(self) -> str:
         named = [f"{name}={getattr(self, name)!r}" for name in ("op_name", "description") if getattr(self, name)]
         return f"NamedScore({', '.join([repr(self.value), *named])})"
+
+
+#: What can be put in for a score: also its parts by name.
+Score = NamedScore | SupportsFloat | Mapping[str, Any]
 
 
 class Scores(dict[str, NamedScore]):
@@ -80,39 +76,44 @@ class Scores(dict[str, NamedScore]):
 
     __slots__ = ()
 
-    def __init__(self, scores: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
-        if scores:
+    def __init__(self, scores: Named | None = None) -> None:
+        if scores is not None:
             self.update(scores)
 
     def __missing__(self, name: str) -> NamedScore:
         self[name] = score = NamedScore()
         return score
 
-    def __setitem__(self, name: str, score: NamedScore | float) -> None:
+    def __setitem__(self, name: str, score: Score) -> None:
         if not isinstance(name, str):
             raise TypeError(f"the name of a score must be str, not {type(name).__name__} ({name!r})")
         super().__setitem__(name, _named_score(name, score))
 
-    def setdefault(self, name: str, score: Any = None) -> NamedScore:
+    def setdefault(self, name: str, score: Score | None = None) -> NamedScore:
         """Return the score of that name, after putting `score` there if there was none."""
         if name not in self:
             self[name] = NamedScore() if score is None else score
         return self[name]
 
-    def update(self, *others: Any, **scores: Any) -> None:
+    def update(self, *others: Named, **scores: Score) -> None:
         """Set several scores, with the arguments of `dict.update`."""
         for name, score in dict(*others, **scores).items():
             self[name] = score
 
-    def __ior__(self, others: Any) -> Scores:  # type: ignore[override,misc]  # dict's own would put numbers in as they are
+    def __ior__(self, others: Named) -> Scores:  # type: ignore[override,misc]  # dict's own would put numbers in as they are
         self.update(others)
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Scores], tuple[dict[str, NamedScore]]]:
         return Scores, (dict(self),)
 
 
-def _named_score(name: str, score: Any) -> NamedScore:
+def plain(scores: Scores) -> dict[str, list[float | str | None]]:
+    """Return scores as they are sent."""
+    return {name: [s.value, s.op_name, s.description] for name, s in scores.items()}
+
+
+def _named_score(name: str, score: Score) -> NamedScore:
     if isinstance(score, NamedScore):
         return score
     if isinstance(score, Mapping) and set(score) <= set(NamedScore.__slots__):
@@ -123,12 +124,12 @@ def _named_score(name: str, score: Any) -> NamedScore:
         raise TypeError(f"score {name!r} must be a number or a NamedScore, not {_kind(score)}") from None
 
 
-def is_empty(name: str, value: Any) -> bool:
+def is_empty(name: str, value: object) -> bool:
     """Say whether a field with this value counts as unset."""
     return value is None or (name not in _EMPTY_ONLY_AS_NONE and not value)
 
 
-def converted(name: str, value: Any) -> Any:
+def converted(name: str, value: object) -> object:
     """Return `value` as a field stores it, for every field but `matches` and `chunks`; None stays None.
 
     Raises:
@@ -137,11 +138,7 @@ def converted(name: str, value: Any) -> Any:
     if value is None:
         return None
     try:
-        if name in ARRAYS:
-            return _array_like(value)
-        if name == "scores":
-            return value if type(value) is Scores else Scores(value)
-        return _CONVERT[TYPES[name]](value)
+        return _CONVERT[TYPES[name]](value) if name in TYPES else _array_like(value)
     except (TypeError, ValueError, OverflowError) as error:
         if name == "scores" and isinstance(value, Mapping):
             raise
@@ -154,17 +151,17 @@ def unknown_field(name: str) -> str:
     return f"a Document has no field {name!r}{guess} (your own values go into tags={{{name!r}: ...}})"
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return f"{type(value).__name__} ({short(value, 40)})"
 
 
-def _string(value: Any) -> str:
+def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return str.__str__(value)  # of a subclass, such as numpy.str_ or a str Enum, only the text
 
 
-def _blob(value: Any) -> bytes:
+def _blob(value: object) -> bytes:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError
     return bytes(value)
@@ -176,30 +173,40 @@ def _number(value: Any) -> float:
     return value if type(value) in (int, float) else float(value)
 
 
-def _integer(value: Any) -> int:
+def _integer(value: SupportsIndex) -> int:
     if isinstance(value, bool):
         raise TypeError
     return operator.index(value)
 
 
-def _tags(value: Any) -> dict[Any, Any]:
+def _tags(value: object) -> object:
     if not isinstance(value, Mapping):
         raise TypeError
     return value if isinstance(value, dict) else dict(value)
 
 
-def _array_like(value: Any) -> Any:
+def _array_like(value: object) -> object:
     if not hasattr(value, "dtype") and isinstance(value, _NOT_ARRAYS):
         raise TypeError
     return value
 
 
-_CONVERT: dict[type, Any] = {
+#: The type that a field's value has once it is stored; arrays may be of any type that numpy can read.
+TYPES: dict[str, type] = {
+    **dict.fromkeys(STRINGS, str),
+    **dict.fromkeys(INTEGERS, int),
+    "blob": bytes,
+    "weight": float,
+    "tags": dict,
+    "scores": Scores,
+}
+_CONVERT: dict[type, Callable[[Any], object]] = {
     str: _string,
     int: _integer,
     bytes: _blob,
     float: lambda value: float(_number(value)),
     dict: _tags,
+    Scores: Scores,
 }
 _WANTED = {
     **dict.fromkeys(STRINGS, "str"),

@@ -6,13 +6,13 @@ It must not know where they came from, and no messages; the order in which they 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from zflow.documents.codec import unpack
+from zflow.documents.codec import Frame, unpack
 from zflow.documents.document import Document, DocumentArray
 from zflow.documents.fields import NESTED, is_empty
+from zflow.documents.values import Parameters
 
-Payload = Sequence[Any]  # frames, as `codec.pack` makes them
+Payload = Sequence[Frame]  # frames, as `codec.pack` makes them
 
 
 def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
@@ -77,7 +77,7 @@ def _merge(left: Document, right: Document) -> None:
             reduce([mine[name], value])
 
 
-def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, DocumentArray], dict[str, Any]]:
+def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, DocumentArray], Parameters]:
     """Decode the payloads of several predecessors.
 
     The broker carries payloads side by side without looking into them; here they become Documents again.
@@ -92,7 +92,7 @@ def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, D
         BadRequest: the payloads cannot be decoded.
     """
     docs_map: dict[str, DocumentArray] = {}
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     for name, payloads in pieces:
         arrays = []
         for payload in payloads:
@@ -103,7 +103,7 @@ def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, D
     return docs_map, parameters
 
 
-def _merge_parameters(left: dict[str, Any], right: dict[str, Any]) -> None:
+def _merge_parameters(left: Parameters, right: Parameters) -> None:
     for key, value in right.items():
         if key == "__results__" and isinstance(left.get(key), dict) and isinstance(value, dict):
             left[key] = {**left[key], **{name: result for name, result in value.items() if name not in left[key]}}

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, overload
 
 from zflow.documents import tensor
-from zflow.documents.columns import Blocks, Columns, cells, cut, gather, read, readable, replaced, restored, scatter
-from zflow.documents.fields import ARRAYS
+from zflow.documents.columns import Columns, cells, cut, gather, read, readable, replaced, restored, scatter
+from zflow.documents.fields import ARRAYS, Row
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from zflow.documents.columns import Blocks
 
 Item = TypeVar("Item")
 Values = TypeVar("Values")
@@ -43,7 +45,7 @@ class Storage(Generic[Item]):
 
     __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
 
-    _item: ClassVar[type[Any]]
+    _item: ClassVar[type]
     _docs: list[Item]
     _columns: Columns | None  # what the items are made of, until the first of them is asked for; then None
     _blocks: Blocks | None  # arrays whose rows the items have got, for as long as they still have them
@@ -57,7 +59,7 @@ class Storage(Generic[Item]):
         """Return an array of these columns, which must hold what the fields of items can hold."""
         if len(columns["id"]) != 1:
             return cls._put_off(columns)
-        row = {}  # one item is made as quickly as it is put off
+        row: Row = {}  # one item is made as quickly as it is put off
         for name, column in columns.items():
             (value,) = cells(column)
             if value is not None:
@@ -72,9 +74,9 @@ class Storage(Generic[Item]):
         return docs
 
     @classmethod
-    def _of_row(cls, row: dict[str, Any]) -> Self:
+    def _of_row(cls, row: Row) -> Self:
         """Return an array of one item with these fields, as `_of` does of columns."""
-        doc = object.__new__(cls._item)
+        doc: Item = object.__new__(cls._item)
         doc.__dict__.update(row)
         return cls._of_documents([doc])
 
@@ -110,13 +112,13 @@ class Storage(Generic[Item]):
         columns = gather(self._rows())
         return restored(columns, self._blocks) if self._blocks else columns
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[Row]:
         """The fields that each item has set: its own dict."""
         return [doc.__dict__ for doc in self._docs]
 
     if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             # Only called for what is not there: the items, once, in an array that was made of columns.
             if name != "_docs":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -140,21 +142,21 @@ class Storage(Generic[Item]):
 
     # -- one field of all -----------------------------------------------------------------------------------------
 
-    def _column(self, name: str) -> Any:
+    def _column(self, name: str) -> object:
         columns = self._columns
         if columns is not None and readable(name):
             return read(columns, name)
         values = [getattr(doc, name) for doc in self._docs]
         return tensor.stacked(values) if name in ARRAYS else values
 
-    def _set_column(self, name: str, values: Any) -> None:
+    def _set_column(self, name: str, values: object) -> None:
         """Set one field of every item; None unsets it everywhere."""
         if self._replace_column(name, values):
             return
         docs = self._docs
         if values is None:
             values = [None] * len(docs)
-        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
             raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
         rows = list(values)
         if len(rows) != len(docs):
@@ -166,7 +168,7 @@ class Storage(Generic[Item]):
         for doc, value in zip(docs, rows, strict=True):
             setattr(doc, name, value)
 
-    def _replace_column(self, name: str, values: Any) -> bool:
+    def _replace_column(self, name: str, values: object) -> bool:
         """Set one field without making items, and say whether that was possible."""
         with _changing_form:
             columns = self._columns and replaced(self._columns, name, values)
@@ -186,11 +188,11 @@ class Column(Generic[Values]):
         self.__doc__ = doc
 
     @overload
-    def __get__(self, docs: None, owner: Any) -> Self: ...
+    def __get__(self, docs: None, owner: object) -> Self: ...
     @overload
-    def __get__(self, docs: Storage[Any], owner: Any) -> Values: ...
-    def __get__(self, docs: Storage[Any] | None, owner: Any) -> Any:
+    def __get__(self, docs: Storage[Item], owner: object) -> Values: ...
+    def __get__(self, docs: Storage[Item] | None, owner: object) -> object:
         return self if docs is None else docs._column(self._field)
 
-    def __set__(self, docs: Storage[Any], values: Any) -> None:
+    def __set__(self, docs: Storage[Item], values: Iterable[object] | None) -> None:
         docs._set_column(self._field, values)

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, SupportsIndex, TypeGuard
 
 Index = Callable[[], Mapping[str, int]]
+Key = SupportsIndex | str
 
 
-def is_single(key: Any) -> bool:
+class Array(Protocol):
+    """Positions, ids or a mask of booleans as an array of numpy, torch and the like."""
+
+    def tolist(self) -> object:
+        """Return them as a list."""
+
+
+Rows = slice | range | list[int] | list[str] | list[bool] | Array
+
+
+def is_single(key: object) -> TypeGuard[Key]:
     """Say whether the key names one Document (an int or an id) rather than several."""
     return type(key) is int or isinstance(key, str) or (hasattr(key, "__index__") and not getattr(key, "shape", ()))
 
 
-def position(key: Any, size: int, index: Index) -> int:
+def position(key: Key, size: int, index: Index) -> int:
     """Return the position, from 0, of the one Document that an int or an id names.
 
     Raises:
@@ -35,7 +46,7 @@ def position(key: Any, size: int, index: Index) -> int:
     return number % size
 
 
-def positions(key: Any, size: int, index: Index) -> list[int]:
+def positions(key: object, size: int, index: Index) -> list[int]:
     """Return the positions that a slice, a list of ints or ids, or a mask of booleans picks, in its order.
 
     Raises:
@@ -55,7 +66,7 @@ def positions(key: Any, size: int, index: Index) -> list[int]:
     return [number for number, wanted in enumerate(keys) if wanted]
 
 
-def rows_and_fields(key: tuple[Any, ...], known: Sequence[str]) -> tuple[Any, str | list[str]]:
+def rows_and_fields(key: tuple[Any, ...], known: Sequence[str]) -> tuple[Key | Rows, str | list[str]]:
     """Split `rows, fields` of `da[rows, fields]`; `fields` is one name or a list of names.
 
     Raises:
@@ -73,5 +84,5 @@ def rows_and_fields(key: tuple[Any, ...], known: Sequence[str]) -> tuple[Any, st
     )
 
 
-def _shown(part: Any) -> str:
+def _shown(part: object) -> str:
     return ":" if part == slice(None) else repr(part)[:40]

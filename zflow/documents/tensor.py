@@ -11,11 +11,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
 
 #: What is said about the memory of arrays: dtype, shape, and order (`C`, or `F` for columns first).
 Header = tuple[str, tuple[int, ...], Literal["C", "F"]]
@@ -34,7 +36,7 @@ _LAST_CHARACTER = 0x10FFFF
 _NOT_A_TIME = -(2**63)
 
 
-def as_array(value: Any) -> NDArray[Any]:
+def as_array(value: object) -> Array:
     """Return an array, a tensor of another library or nested lists of numbers as a numpy array, uncopied if possible.
 
     Raises:
@@ -42,23 +44,26 @@ def as_array(value: Any) -> NDArray[Any]:
     """
     import numpy as np
 
-    if type(value) is not np.ndarray:
+    array: Array
+    if type(value) is np.ndarray:
+        array = value
+    else:
         if hasattr(value, "filled") and hasattr(value, "mask"):
             raise TypeError("a masked array would lose its mask: use array.filled(...)")
         if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor that requires grad, or lives on a GPU
             value = value.detach().cpu()
         try:
-            value = np.asarray(value)
+            array = np.asarray(value)
         except ValueError as error:
             raise ValueError(f"{type(value).__name__} is not an array: {error}") from None
-    if value.dtype.kind not in KINDS:
-        raise TypeError(_refusal(value.dtype))
-    if not value.dtype.itemsize:  # of text no character wide, which numpy itself takes for one character when it copies
-        return value.astype(f"{value.dtype.kind}1")  # type: ignore[no-any-return]
-    return value  # type: ignore[no-any-return]
+    if array.dtype.kind not in KINDS:
+        raise TypeError(_refusal(array.dtype))
+    if not array.dtype.itemsize:  # of text no character wide, which numpy itself takes for one character when it copies
+        return array.astype(f"{array.dtype.kind}1")
+    return array
 
 
-def _refusal(dtype: Any) -> str:
+def _refusal(dtype: np.dtype[np.generic]) -> str:
     if dtype.names:
         return f"structured arrays cannot be sent ({dtype}): use one array per column"
     if dtype.kind == "O":
@@ -66,18 +71,27 @@ def _refusal(dtype: Any) -> str:
     return f"arrays of dtype {dtype} cannot be sent: convert it, as in array.astype('float32')"
 
 
-def is_array(value: Any) -> bool:
+class _Shaped(Protocol):
+    """What numpy's arrays have in common with those of other libraries."""
+
+    @property
+    def dtype(self) -> object: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def is_array(value: object) -> TypeGuard[_Shaped]:
     """Say whether `value` is an array rather than a plain value, without importing numpy."""
     return hasattr(value, "dtype") and hasattr(value, "shape")
 
 
-def is_scalar(value: Any) -> bool:
+def is_scalar(value: object) -> TypeGuard[np.generic]:
     """Say whether `value` is a single number of numpy's, without importing numpy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.generic)
 
 
-def plain(value: Any) -> bool | int | float:
+def plain(value: np.generic) -> bool | int | float:
     """Return a single number of numpy's as Python's.
 
     Raises:
@@ -85,23 +99,24 @@ def plain(value: Any) -> bool | int | float:
     """
     if value.dtype.kind not in "biuf":
         raise TypeError(f"cannot send a single {type(value).__name__}; use str(value) or an array")
-    return float(value) if value.dtype.kind == "f" else value.item()
+    number: bool | int | float = value.item()
+    return float(number) if value.dtype.kind == "f" else number  # numpy's widest floats are their own items
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left: object, right: object) -> bool:
     """Compare two arrays by dtype, shape and values; NaN equals NaN. What is no array equals only itself."""
     import numpy as np
 
     try:
-        left, right = as_array(left), as_array(right)
+        one, other = as_array(left), as_array(right)
     except Exception:  # a foreign tensor may raise anything while it is converted
         return left is right
-    if left.dtype != right.dtype or left.shape != right.shape:
+    if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fcmM"))
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fcmM"))
 
 
-def same_value(left: Any, right: Any) -> bool:
+def same_value(left: object, right: object) -> bool:
     """Compare two plain values, with whatever arrays are in them; NaN equals NaN."""
     if left is right:
         return True
@@ -114,7 +129,7 @@ def same_value(left: Any, right: Any) -> bool:
     return bool(left == right or (left != left and right != right))
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Return a few characters about an array: `float32(3, 4)`."""
     if is_array(value):
         return f"{value.dtype}({', '.join(map(str, value.shape))}{',' * (len(value.shape) == 1)})"
@@ -123,7 +138,7 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
-def stacked(values: Sequence[Any]) -> Any:
+def stacked(values: Sequence[object]) -> Array | list[object] | None:
     """Return one new array if all values have one dtype and shape, None if all are None, else the values as a list."""
     if all(value is None for value in values):
         return None
@@ -139,7 +154,7 @@ def stacked(values: Sequence[Any]) -> Any:
         return list(values)
 
 
-def _block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _block(arrays: Sequence[Array]) -> Array:
     """Return a new array that has these as its rows.
 
     Raises:
@@ -159,24 +174,23 @@ def _block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return block
 
 
-def is_block(value: Any) -> bool:
+def is_block(value: Any) -> TypeGuard[Array]:
     """Say whether `value` is an array whose rows are arrays that can be sent."""
     numpy = sys.modules.get("numpy")
     return (
         numpy is not None
         and type(value) is numpy.ndarray
         and 1 < value.ndim <= _MOST_STACKABLE_DIMENSIONS
-        and value.dtype.kind in KINDS
-        and value.dtype.itemsize > 0
+        and _is_sendable(value.dtype)
     )
 
 
-def rows(block: NDArray[Any]) -> list[NDArray[Any]]:
+def rows(block: Array) -> list[Array]:
     """Return the rows of an array as views; those of an array with one dimension have none."""
     return list(block) if block.ndim > 1 else [block[row : row + 1].reshape(()) for row in range(len(block))]
 
 
-def are_rows(views: Sequence[NDArray[Any]], block: NDArray[Any]) -> bool:
+def are_rows(views: Sequence[Array], block: Array) -> bool:
     """Say whether views that `rows` has returned still are rows: dtype, shape and strides can be changed in place."""
     if not views:
         return False
@@ -184,7 +198,7 @@ def are_rows(views: Sequence[NDArray[Any]], block: NDArray[Any]) -> bool:
     return all(set(map(attrgetter(name), views)) == {getattr(row, name)} for name in ("shape", "dtype", "strides"))
 
 
-def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
+def as_arrays(values: Sequence[Any]) -> Sequence[Array]:
     """Return `as_array` of each value, fast where all are numpy arrays already.
 
     Raises:
@@ -197,11 +211,11 @@ def as_arrays(values: Sequence[Any]) -> Sequence[NDArray[Any]]:
     return [as_array(value) for value in values]
 
 
-def _is_sendable(dtype: np.dtype[Any]) -> bool:
+def _is_sendable(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in KINDS and dtype.itemsize > 0
 
 
-def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[list[int], Header, NDArray[Any]]]:
+def groups(numbers: list[int], arrays: Sequence[Array]) -> Iterator[tuple[list[int], Header, Array]]:
     """Split numbered arrays into those that can travel as one block of memory, and yield numbers, header and memory."""
     try:
         whole = memory(arrays)
@@ -210,7 +224,7 @@ def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple
     else:
         yield numbers, header(arrays[0]), whole
         return
-    found: dict[Any, tuple[list[int], list[NDArray[Any]]]] = {}
+    found: dict[object, tuple[list[int], list[Array]]] = {}
     for number, array in zip(numbers, arrays, strict=True):
         key = number if array.ndim >= _MOST_STACKABLE_DIMENSIONS else (array.dtype, array.shape, _is_fortran(array))
         in_group, group = found.setdefault(key, ([], []))
@@ -220,11 +234,11 @@ def groups(numbers: list[int], arrays: Sequence[NDArray[Any]]) -> Iterator[tuple
         yield in_group, header(group[0]), memory(group)
 
 
-def _is_fortran(array: NDArray[Any]) -> bool:
+def _is_fortran(array: Array) -> bool:
     return bool(array.flags.fnc)
 
 
-def header(array: NDArray[Any]) -> Header:
+def header(array: Array) -> Header:
     """Return what `from_memory` needs to know.
 
     Raises:
@@ -235,7 +249,7 @@ def header(array: NDArray[Any]) -> Header:
     return array.dtype.str, array.shape, "F" if _is_fortran(array) else "C"
 
 
-def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def memory(arrays: Sequence[Array]) -> Array:
     """Return the memory of alike arrays, one after the other, as flat bytes: a view if there is only one, else a copy.
 
     A single array that is not contiguous is copied too.
@@ -252,23 +266,23 @@ def memory(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return _flat(_block([array.T for array in arrays] if fortran else arrays))
 
 
-def block_memory(block: NDArray[Any]) -> NDArray[Any]:
+def block_memory(block: Array) -> Array:
     """Return the memory of the rows of an array as `memory` does, a view if they lie one after the other."""
     return _flat(_mirrored(block) if _is_fortran(rows(block[:1])[0]) else block)
 
 
-def _mirrored(block: NDArray[Any]) -> NDArray[Any]:
+def _mirrored(block: Array) -> Array:
     """Return a view with each row transposed."""
     return block.transpose(0, *range(block.ndim - 1, 0, -1))
 
 
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
+def _flat(array: Array) -> Array:
     import numpy as np
 
     return np.ascontiguousarray(array).reshape(-1).view("u1") if array.nbytes else np.empty(0, "u1")
 
 
-def writable(data: Any) -> bytearray:
+def writable(data: object) -> bytearray:
     """Return a copy of received bytes that an array may change.
 
     Raises:
@@ -279,7 +293,7 @@ def writable(data: Any) -> bytearray:
     return bytearray(data)
 
 
-def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> NDArray[Any]:
+def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> Array:
     """Return an array as a view of `data`, writable if it is.
 
     Raises:
@@ -291,9 +305,7 @@ def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data
     return _aligned(np.ndarray(shape, plain, data or bytearray(), order=order))
 
 
-def block_from_memory(
-    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
-) -> NDArray[Any]:
+def block_from_memory(count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> Array:
     """Return an array whose rows are `count` arrays of that shape, as a view of `data`, writable if it is.
 
     Raises:
@@ -307,7 +319,7 @@ def block_from_memory(
     return block if order == "C" else _mirrored(block)
 
 
-def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer) -> np.dtype[Any]:
+def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer) -> np.dtype[np.generic]:
     import numpy as np
 
     if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
@@ -332,7 +344,7 @@ def _check_empty(shape: Sequence[int]) -> None:
         raise ValueError(f"an array of shape {shape!r:.80} has more than {MOST_EMPTY_ROWS} rows with nothing in them")
 
 
-def _check_values(dtype: np.dtype[Any], data: Buffer) -> None:
+def _check_values(dtype: np.dtype[np.generic], data: Buffer) -> None:
     """Refuse what is no value of a dtype of which not every pattern of bits is one: numpy fails at it, or worse, later.
 
     Takes as long as a look at the memory does, which is little beside having received it.
@@ -344,10 +356,10 @@ def _check_values(dtype: np.dtype[Any], data: Buffer) -> None:
         raise ValueError("a bool is 0 or 1")
     if dtype.kind == "U" and numbers.max() > _LAST_CHARACTER:
         raise ValueError("text has characters that are none")
-    if dtype.kind == "M" and np.datetime_data(dtype)[0] == "generic" and (numbers != _NOT_A_TIME).any():
+    if dtype.kind == "M" and np.datetime_data(dtype.str)[0] == "generic" and (numbers != _NOT_A_TIME).any():
         raise ValueError("a time without a unit is none")
 
 
-def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+def _aligned(array: Array) -> Array:
     # A small frame may begin at any address of ZeroMQ's receive buffer; not every library reads that.
     return array if array.flags.aligned else array.copy(order="K")

@@ -6,7 +6,7 @@ It must not know Documents. Nothing that arrives is trusted, unpickled or evalua
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import msgpack
@@ -18,12 +18,12 @@ Parameters = dict[str, Any]
 
 # Packers that no thread is using: making one takes as long as packing something small. One that has failed is not
 # used again, nor is one that had to grow, for it never shrinks.
-_idle: list[Any] = []
+_idle: list[msgpack.Packer] = []
 _KEPT = 64 * 1024  # bytes
 
 _FEW = 100  # keys that may collide
 _SMALL = 4096  # bytes, in which there can't be so many that it takes long
-_READ: dict[str, Any] = {
+_READ: dict[str, object] = {
     "strict_map_key": False,
     "unicode_errors": "surrogatepass",
     "timestamp": 1,  # as a number: `dump` makes none, and msgpack's own type has hashes that can be chosen
@@ -32,7 +32,7 @@ _READ: dict[str, Any] = {
 _INTEGER, _ARRAY = 1, 2  # codes of the msgpack extension types
 
 
-def dump(value: Any) -> bytes:
+def dump(value: object) -> bytes:
     """Return the value as msgpack.
 
     Raises:
@@ -73,11 +73,11 @@ class _Many(Exception):
     """There are more large integers than may be keys of one dict unseen."""
 
 
-def _counting() -> Callable[[int, bytes], Any]:
+def _counting() -> Callable[[int, bytes], object]:
     """Return a `_decode` for one message, which may raise `_Many`."""
     integers = 0
 
-    def decode(code: int, data: bytes) -> Any:
+    def decode(code: int, data: bytes) -> object:
         nonlocal integers
         integers += code == _INTEGER
         if integers > _FEW:
@@ -87,7 +87,7 @@ def _counting() -> Callable[[int, bytes], Any]:
     return decode
 
 
-def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def _dict(pairs: list[tuple[Hashable, object]]) -> dict[Hashable, object]:
     """Make a dict, unless its keys are chosen so that they collide: that takes a time that goes by their square.
 
     Whoever sends them can choose the hashes of large integers and of tuples, not those of texts and bytes.
@@ -97,7 +97,7 @@ def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return dict(pairs)
 
 
-def _with_lists(value: Any) -> Any:
+def _with_lists(value: object) -> object:
     """Return a copy with lists for tuples, except those that are keys."""
     if isinstance(value, tuple):
         return [_with_lists(item) for item in value]
@@ -106,7 +106,7 @@ def _with_lists(value: Any) -> Any:
     return value
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> object:
     """Return what msgpack can pack instead of a value that it does not know."""
     if isinstance(value, int):
         return msgpack.ExtType(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
@@ -120,7 +120,7 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"cannot send a value of type {type(value).__qualname__}; {_way_out(value)}")
 
 
-def _way_out(value: Any) -> str:
+def _way_out(value: object) -> str:
     if isinstance(value, (set, frozenset)):
         return "use a list"
     if isinstance(value, complex):
@@ -134,7 +134,7 @@ def _way_out(value: Any) -> str:
     return "use None, bool, int, float, str, bytes, list, dict or an array"
 
 
-def _decode(code: int, data: bytes) -> Any:
+def _decode(code: int, data: bytes) -> object:
     """Return the value of an extension type that `_encode` made."""
     if code == _INTEGER:
         return int.from_bytes(data, "little", signed=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -47,26 +48,26 @@ class Child:
     ready: bool = False
     started: float = 0.0
     deaths: int = 0
-    restart_at: float | None = None
+    restart_at: float = math.inf
     identity: bytes = b""
     last_error: Failure | None = None
     timed_out: bool = False
     new: bool = False  # added while the Flow runs, and not ready yet: its first death is its end
     failed: Failure | None = None  # why, if it was
     retired: bool = False  # it is to end and not to be started again
-    asked_at: float | None = None  # when somebody else has sent it SIGTERM
+    heed_at: float = math.inf  # a SIGTERM that somebody else has sent it
     told_at: float | None = None  # to end
-    remind_at: float | None = None
-    kill_at: float | None = None  # if it has not ended by then
+    remind_at: float = math.inf
+    kill_at: float = math.inf  # if it has not ended by then
     mark: int = 0  # of its process and all that this starts
     gone: bool = False
     region: int = 0  # of shared memory, of its process
 
     @property
-    def overdue_at(self) -> float | None:
+    def overdue_at(self) -> float:
         """When it has taken too long to get ready."""
         limit = self.seat.spec.timeout_ready
-        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else None
+        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else math.inf
 
     @property
     def executor(self) -> str:
@@ -168,7 +169,7 @@ class Children:
         if child.pid:
             now = time.monotonic()
             child.told_at = child.told_at or now
-            child.kill_at = None if grace is None else max(now, child.told_at + grace)
+            child.kill_at = math.inf if grace is None else max(now, child.told_at + grace)
             self._tell_to_end(child)
         else:
             self._remove(child)
@@ -233,7 +234,7 @@ class Children:
         child.status = ours
         child.ready = child.timed_out = False
         child.last_error = None
-        child.restart_at = child.asked_at = child.remind_at = None
+        child.restart_at = child.heed_at = child.remind_at = math.inf
         child.started = time.monotonic()
         child.identity = identity(child.seat.name, child.pid)
 
@@ -256,11 +257,11 @@ class Children:
         elif kind == "failed":
             child.last_error = argument
         elif kind == "asked":
-            child.asked_at = time.monotonic()
+            child.heed_at = time.monotonic() + HEED
 
     def _heed(self, child: Child, now: float) -> None:
         """Let a replica end that somebody has sent SIGTERM; another one takes its place."""
-        child.asked_at = now if self._owner.starting and not self._owner.told_to_end else None
+        child.heed_at = now + HEED if self._owner.starting and not self._owner.told_to_end else math.inf
         if not (self._owner.starting or self._owner.told_to_end or child.retired):
             self._tell_to_end(child)
 
@@ -284,7 +285,7 @@ class Children:
         self._forget_status(child)
         if not self._owner.ending:  # else all that is left is ended at the end
             self._leftovers.of(pid, child.mark)
-        child.asked_at = child.remind_at = None
+        child.heed_at = child.remind_at = math.inf
         if self._regions is not None:
             self._regions.ended(child.region, time.monotonic())
         if self._owner.ending:
@@ -326,12 +327,12 @@ class Children:
     @property
     def timers(self) -> list[float]:
         """When `check_timers` is to be called."""
-        times = [time for child in self._all for time in (child.restart_at, child.overdue_at) if time is not None]
-        times += self._regions.timers if self._regions is not None else []
-        times += [child.asked_at + HEED for child in self._all if child.asked_at is not None]
-        times += self._leftovers.timers
-        leaving = [child for child in self._all if child.pid]
-        return times + [time for child in leaving for time in (child.remind_at, child.kill_at) if time is not None]
+        times = [*self._leftovers.timers, *(self._regions.timers if self._regions is not None else ())]
+        for child in self._all:
+            times += (child.restart_at, child.overdue_at, child.heed_at)
+            if child.pid:
+                times += (child.remind_at, child.kill_at)
+        return times
 
     def check_timers(self, now: float) -> None:
         """Do what it is time for."""
@@ -341,19 +342,19 @@ class Children:
         for child in self:
             if self._owner.ending:
                 return
-            if child.restart_at is not None and child.restart_at <= now:
+            if child.restart_at <= now:
                 self._start(child)
-            elif child.overdue_at is not None and child.overdue_at <= now:
+            elif child.overdue_at <= now:
                 child.timed_out = True
                 os.kill(child.pid, signal.SIGKILL)
                 child.started = now + 3600  # asked for once
-            elif child.kill_at is not None and child.pid and child.kill_at <= now:
-                child.kill_at = None
+            elif child.pid and child.kill_at <= now:
+                child.kill_at = math.inf
                 log.warning("%s was told to end and has not ended in time; killing it", child.seat.name)
                 os.kill(child.pid, signal.SIGKILL)
-            elif child.asked_at is not None and child.asked_at + HEED <= now:
+            elif child.heed_at <= now:
                 self._heed(child, now)
-            elif child.pid and child.remind_at is not None and child.remind_at <= now:
+            elif child.pid and child.remind_at <= now:
                 self._tell_to_end(child)
 
 

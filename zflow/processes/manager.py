@@ -79,7 +79,7 @@ class _Manager:
         self._broker_started = 0.0
         self._broker_deaths = 0
         self._broker_tries = 0  # in a row, to start it
-        self._broker_restart_at: float | None = None
+        self._broker_restart_at = math.inf
         self._broker_error: Failure | None = None  # why it could not start
         self.starting = True
         self._begun = time.monotonic()
@@ -92,7 +92,7 @@ class _Manager:
         self._terminated = -math.inf  # when SIGTERM came: it may have been sent to all processes of the Flow
         self._drained = False
         self._drained_from = 0.0  # from when on a broker knows whether it is: when clients have found it
-        self._ask_drained_at: float | None = None
+        self._ask_drained_at = math.inf
         self._guard = Guard(log)
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
@@ -156,8 +156,7 @@ class _Manager:
 
     def _next_timer(self) -> float:
         now = time.monotonic()
-        times = [*self._children.timers, *self._changes.timers]
-        times += [each for each in (self._broker_restart_at, self._ask_drained_at) if each is not None]
+        times = [*self._children.timers, *self._changes.timers, self._broker_restart_at, self._ask_drained_at]
         times += [self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0]
         return max(0.0, min([*times, now + 1.0]) - now)
 
@@ -169,10 +168,10 @@ class _Manager:
             self._orphaned()
         if self.starting and self._awaited:
             self._check_externals(now - self._begun)
-        if self._broker_restart_at is not None and self._broker_restart_at <= now and self._settings is not None:
+        if self._broker_restart_at <= now and self._settings is not None:
             self._start_broker(self._settings)
-        if self._ask_drained_at is not None and self._ask_drained_at <= now:
-            self._ask_drained_at = None
+        if self._ask_drained_at <= now:
+            self._ask_drained_at = math.inf
             self._command_broker("drain")
         self._children.check_timers(now)
         self._changes.step()
@@ -239,7 +238,7 @@ class _Manager:
             self._broker_pid = self.fork(run)
         self._settings = replace(settings, epoch=settings.epoch + 1)
         self._broker = ours
-        self._broker_restart_at = None
+        self._broker_restart_at = math.inf
         self._broker_started = time.monotonic()
         self._broker_tries = 0
 
@@ -321,7 +320,7 @@ class _Manager:
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
-        for pid, status in _waited():
+        for pid, status in process.reaped().items():
             if pid == self._broker_pid:
                 self._broker_pid = 0
                 while self._broker is not None and self._broker.poll():
@@ -386,8 +385,7 @@ class _Manager:
         return self._closing or self.ending or time.monotonic() - self._terminated < SENT_TO_ALL
 
     def _orphaned(self) -> None:
-        if not self.ending:
-            self._shut_down(ORPHANED_GRACE)
+        self._shut_down(ORPHANED_GRACE)
 
     def _close(self, grace: float) -> None:
         """Let what is in flight be answered, then take everything down; all within `grace` seconds."""
@@ -460,14 +458,3 @@ class _Manager:
         if self._broker is not None:
             with contextlib.suppress(OSError):
                 say(self._broker, command, *arguments)
-
-
-def _waited() -> list[tuple[int, int]]:
-    ended = []
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            ended.append((pid, status))
-    return ended

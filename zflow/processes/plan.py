@@ -75,6 +75,7 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
     folder = private_folder()  # from here on nothing can be wrong any more
     back, fan, collector = (f"ipc://{folder}/{name}" for name in ("back", "fan", "collector"))
     limit = options["max_message_bytes"]
+    replica_port = options["replica_port"]
     settings = Settings(
         nodes=[_node(spec) for spec in specs],
         retries=[_retries(spec) for spec in specs],
@@ -85,7 +86,7 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
         fan=fan,
         collector=collector,
         max_message_bytes=limit,
-        replicas_from=_replicas_from(options),
+        replicas_from=None if replica_port is None else address.endpoint(options["host"], replica_port or "*"),
         max_connections=connections,
         max_requests_per_client=options["max_requests_per_client"],
         far_keys=far_keys,
@@ -177,12 +178,6 @@ def _node(spec: ExecutorSpec) -> Node:
 
 def _in(folder: str | None, path: str | None) -> str | None:
     return None if path is None else os.path.join(folder or "", path)
-
-
-def _replicas_from(options: Options) -> str | None:
-    if options["replica_port"] is None:
-        return None
-    return address.endpoint(options["host"], options["replica_port"] or "*")
 
 
 def allows_control(options: Options) -> bool:

@@ -47,7 +47,7 @@ def run(serve: Callable[[int], int], folder: str, line: Connection, user: int | 
     process.set_title("zflow: watchdog")
     if user is not None:
         process.die_with_parent(signals.END, user)
-    while (status := _ended(manager)) is None:
+    while (status := process.reaped().get(manager)) is None:
         number = signal.sigwait(AWAITED)
         if number == signals.END:
             os.kill(manager, signal.SIGKILL)
@@ -56,14 +56,3 @@ def run(serve: Callable[[int], int], folder: str, line: Connection, user: int | 
     family.end_all()
     shutil.rmtree(folder, ignore_errors=True)
     return os.waitstatus_to_exitcode(status) & 0xFF
-
-
-def _ended(manager: int) -> int | None:
-    """Take note of children that have ended; the manager's status if it is among them."""
-    found = None
-    while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return found
-        if pid == manager:
-            return status

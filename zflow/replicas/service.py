@@ -28,7 +28,6 @@ from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
 from zflow.replicas.seat import Seat
 from zflow.system import process
-from zflow.system.line import Failure
 
 if TYPE_CHECKING:
     import asyncio
@@ -215,7 +214,8 @@ class Service:
         what = f"raised at {tasks[0].endpoint!r}"
         if len(tasks) > 1:
             what += f" (called for {len(tasks)} requests at once)"
-        return Answer(tasks, [_pack(errors.to_wire(as_error(error, self.name, what)))], None)
+        told = errors.to_wire(as_error(error, self.name, what))
+        return Answer(tasks, [msgpack.packb(told, unicode_errors="backslashreplace")], None)
 
     def is_brief(self, endpoint: str) -> bool:
         """Whether the last requests for this endpoint took no longer than a hiccup of the machine."""
@@ -238,10 +238,6 @@ class Service:
             if os.getpid() != self._pid:
                 process.leave(error)  # forked in there, and to end there
             log.exception("%s.close() failed", type(self.executor).__name__)
-
-
-def _pack(error: Failure) -> bytes:
-    return msgpack.packb(error, unicode_errors="backslashreplace")  # type: ignore[no-any-return]
 
 
 def as_error(error: BaseException, name: str, what: str, way_out: str = "") -> errors.ZflowError:

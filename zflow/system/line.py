@@ -41,5 +41,4 @@ def hear(line: Connection) -> list[Any]:
     Raises:
         EOFError, OSError: the other end is closed.
     """
-    heard: list[Any] = msgpack.unpackb(line.recv_bytes())
-    return heard
+    return list(msgpack.unpackb(line.recv_bytes()))

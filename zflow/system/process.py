@@ -31,12 +31,15 @@ _WAYS_OUT: dict[int | None, str] = {
 
 
 def _prctl(option: int, value: int | bytes) -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
+    _libc("prctl", option, value, 0, 0, 0)
 
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+def _libc(function: str, *arguments: int | bytes) -> None:
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def die_with_parent(how: int, parent: int) -> None:
@@ -74,21 +77,13 @@ def keep_memory() -> None:
 
     By itself it returns large pieces to the system at once. To get their pages anew costs more than to copy a message.
     """
-    _malloc("mallopt", _M_MMAP_THRESHOLD, KEPT_BLOCK)
-    _malloc("mallopt", _M_TRIM_THRESHOLD, KEPT)
+    _libc("mallopt", _M_MMAP_THRESHOLD, KEPT_BLOCK)
+    _libc("mallopt", _M_TRIM_THRESHOLD, KEPT)
 
 
 def give_back_memory() -> None:
     """Return to the system what malloc has kept."""
-    _malloc("malloc_trim", 0)
-
-
-def _malloc(function: str, *arguments: int) -> None:
-    if sys.platform.startswith("linux"):
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            getattr(ctypes.CDLL(None), function)(*arguments)
+    _libc("malloc_trim", 0)
 
 
 def set_title(title: str) -> None:
@@ -220,6 +215,18 @@ def leave(error: BaseException | None = None) -> NoReturn:
             print(error.code, file=sys.stderr) if isinstance(error, SystemExit) else traceback.print_exception(error)
     flush()
     os._exit(status)
+
+
+def reaped() -> dict[int, int]:
+    """Take note of children that have ended: their statuses, as `waitpid` gives them, by process id."""
+    found: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):  # there are no others
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            found[pid] = status
+    return found
 
 
 def ended(status: int) -> str:
