@@ -118,6 +118,8 @@ def test_sources_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read("latin.yml")
     with open("latin.yml", "rb") as file, pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8'"):
         read(file)
+    with pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: .* closed file"):
+        read(file)
     with pytest.raises(InvalidConfig, match=r"a\\x00b: cannot read it: |a\x00b: cannot read it: "):
         read("a\0b")
     with pytest.raises(InvalidConfig, match=r"^5 is not YAML: give a path, YAML text or an open file"):

@@ -139,7 +139,8 @@ def _spec(
 
 
 def _seats(spec: ExecutorSpec, url: str, shard: int, limit: int, keys: Keys | None) -> list[Seat]:
-    devices = plan.deal_devices([replace(spec, shards=1)])[spec.name]
+    here = [replace(spec, shards=1)]
+    devices = plan.deal_devices(here, plan.choose_devices(here))[spec.name]
     machine = network.gethostname().split(".")[0] or "elsewhere"
     return [
         Seat(spec, 0, shard, number, url, None, None, limit, device, machine, keys)

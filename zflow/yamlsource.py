@@ -222,7 +222,7 @@ def _text_of(source: object, folder: str | None, error: type[ZflowError]) -> tup
     try:
         text = reading()
         text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
-    except (OSError, UnicodeError) as wrong:
+    except (OSError, ValueError) as wrong:  # also one that is closed
         raise error(f"{label}: cannot read it: {wrong}") from None
     return text, label, os.path.dirname(os.path.abspath(label)) if isinstance(name, str) else None
 

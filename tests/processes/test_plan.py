@@ -340,7 +340,8 @@ def test_no_device_has_two_processes_more_than_another(shards: int, replicas: in
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "/nowhere")
         patch.delenv("CUDA_TOTAL_DEVICES", raising=False)
-        dealt = plan.deal_devices([spec("a", shards=shards, replicas=replicas, env=env), spec("b", replicas=replicas)])
+        specs = [spec("a", shards=shards, replicas=replicas, env=env), spec("b", replicas=replicas)]
+        dealt = plan.deal_devices(specs, plan.choose_devices(specs))
     assert len(dealt["a"]) == shards * replicas
     counts = [dealt["a"].count(device) for device in ("GPU-0", "GPU-1", "GPU-2")]
     assert sum(counts) == shards * replicas

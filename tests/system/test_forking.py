@@ -74,6 +74,17 @@ print("libgomp" in forking.keeps_openmp())
     assert run_script(source, tmp_path, parallel) == (0, "None\nTrue\n", "")
 
 
+def test_threads_may_have_any_names(tmp_path: Path) -> None:
+    source = """
+import ctypes
+from zflow.system import forking
+
+ctypes.CDLL(None).prctl(15, b"caf\\xc3", 0, 0, 0)  # PR_SET_NAME; half a character
+print(forking._other_threads())
+"""
+    assert run_script(source, tmp_path) == (0, "False\n", "")
+
+
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 SLOW = """

@@ -155,7 +155,7 @@ class Changes:
     @property
     def timers(self) -> list[float]:
         """When `step` is to be called, whatever happens."""
-        return [running.ends_at for running in self._running.values() if running.timeout is not None]
+        return [running.ends_at for running in self._running.values()]
 
     def step(self) -> None:
         """Go on with every change that waits no longer, and end those that have taken too long."""

@@ -67,7 +67,7 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
     specs = topology.order()
     connections = _connections(options, specs)
     chosen = choose_devices(specs)
-    devices = _deal(specs, chosen)
+    devices = deal_devices(specs, chosen)
     far_keys = {spec.name: own for spec in specs if (own := keys.keys_of(_in(spec.folder, spec.curve))) is not None}
     curve = options["curve"]
     secret = None if curve is None else keys.server_keys(curve).secret
@@ -209,15 +209,11 @@ def private_folder() -> str:
     return folder
 
 
-def deal_devices(specs: Sequence[ExecutorSpec]) -> dict[str, Sequence[str | None]]:
+def deal_devices(specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str | None]]:
     """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
 
-    The processes of an Executor take the devices in turn, shard by shard.
+    The processes of an Executor take the devices that `choose_devices` has chosen in turn, shard by shard.
     """
-    return _deal(specs, choose_devices(specs))
-
-
-def _deal(specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str | None]]:
     dealt: dict[str, Sequence[str | None]] = {}
     for spec in specs:
         processes = spec.shards * spec.replicas

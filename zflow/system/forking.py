@@ -69,8 +69,8 @@ def _other_threads() -> bool:
     """Whether there are threads that neither Python nor ZeroMQ has started."""
     found = 0
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as comm:
-            found += not comm.read().startswith("ZMQbg")
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm", "rb") as comm:
+            found += not comm.read().startswith(b"ZMQbg")
     return found > threading.active_count()
 
 
