@@ -12,7 +12,7 @@ import pytest
 from helpers import wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, requests
-from zflow.clients import client
+from zflow.clients import member
 
 SIZE = 16 * 1024  # numbers in an array: more bytes than a leak could hide among the tables
 LITTLE = 96 * 1024  # bytes that the tables of an arena may take when there is nothing in them
@@ -81,7 +81,7 @@ def comes_back(flow: Flow) -> None:
 @pytest.fixture(autouse=True)
 def the_client_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whatever memory is left is one that something has lost."""
-    monkeypatch.setattr(client, "KEPT", 0)
+    monkeypatch.setattr(member, "KEPT", 0)
 
 
 @pytest.fixture(autouse=True)

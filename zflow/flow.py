@@ -17,6 +17,7 @@ from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
 
 if TYPE_CHECKING:
+    from zflow.clients.async_client import AsyncClient
     from zflow.clients.client import Client
     from zflow.processes.launch import Launched
 
@@ -269,6 +270,7 @@ class Flow(Shortcuts):
         if not hasattr(os, "fork"):
             raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
         from zflow.clients.client import Client
+        from zflow.clients.member import Membership
         from zflow.processes import plan, preflight, spawn
         from zflow.processes.launch import Launched
 
@@ -288,7 +290,7 @@ class Flow(Shortcuts):
         self._launched = launched
         self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
-        self._client = Client._to(launched.addresses[0], launched.check, launched.sharing.client())
+        self._client = Client._of(Membership(launched.addresses[0], launched.check, launched.sharing.client()))
         return self
 
     def close(self) -> None:
@@ -367,3 +369,15 @@ class Flow(Shortcuts):
         """
         client = self._running()[1]
         return client.post(on, inputs, parameters, **options)
+
+    def async_client(self) -> AsyncClient:
+        """Return a client for asyncio that shares memory with the Flow and may change it, as `post` and `scale` do.
+
+        It is good until the Flow is closed.
+
+        Raises:
+            FlowNotRunning: the Flow is not started, was closed, or has come down.
+        """
+        from zflow.clients.async_client import AsyncClient
+
+        return AsyncClient._beside(self._running()[1])

@@ -23,6 +23,16 @@ from zflow.devices.broker.ready import MAX_SLOTS, MOST_ENDPOINTS
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import MAX_ENDPOINT
 from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.session import (
+    Event,
+    Failed,
+    Greeted,
+    NotUnderstood,
+    Reply,
+    Session,
+    Silent,
+    Welcome,
+)
 from zflow.devices.routing.pool import Pool
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import BATCH, Port
@@ -97,11 +107,9 @@ class Address:
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket = socket
         socket.set(zmq.SNDTIMEO, 0)
-        self.info: dict[str, Any] = {}  # what it said last about itself
+        self._session = Session(ASK_EVERY, SILENT_FOR, always=True)
         self.here = False
         self._lost_at: float | None = None  # when the connection was cut, if it is to be back soon
-        self._heard = self._asked = 0.0  # `_asked`: the oldest question without an answer
-        self._ask_at = 0.0
         self._forgotten: set[int] = set()  # what it was given and others have now
         self._refused: set[str] = set()  # the reasons that were logged since it was here
         self._connect_at = 0.0
@@ -113,6 +121,11 @@ class Address:
     def identity(self) -> bytes:
         """What the broker calls it."""
         return self.name
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it said last about itself."""
+        return self._session.info
 
     def give(self, task: Task, kind: int = messages.REQUEST) -> None:
         """Send a task, when `flush` is called."""
@@ -138,21 +151,29 @@ class Address:
     def read(self, now: float) -> None:
         """Take in what has arrived."""
         for frames in self._port.receive_some(BATCH) if self._port.readable() else ():
-            if not frames[0]:  # a connection anew: who is there?
-                self._cut(now)
-                self._ask(now)
-                continue
-            self._heard = now
             try:
-                for header, payload in bundles.read(frames, 0, messages.TO_CLIENT):
-                    if header[1] == messages.WELCOME:
-                        self._welcomed(header[3], now)
-                    else:
-                        self._answer(header, payload)
+                for event in self._session.take(frames, now):
+                    self._take(event, now)
+            except NotUnderstood as error:
+                self._refuse(_message(error.frames))
             except messages.Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
             except Exception as error:
                 self._owner.malformed(error, frames)
+
+    def _take(self, event: Event, now: float) -> None:
+        if isinstance(event, Reply):
+            self._replied(event)
+        elif isinstance(event, Failed):
+            self._failed(event)
+        elif isinstance(event, Welcome):
+            self._welcomed(event)
+        elif isinstance(event, Greeted):
+            self._cut(now)
+            if event.question is not None:
+                self._say(event.question)
+        else:
+            raise messages.Malformed("no answer")
 
     def watch(self, now: float) -> None:
         """Take in what has become of the connection."""
@@ -170,16 +191,14 @@ class Address:
             self.socket.disconnect(self.url)  # libzmq does not try again by itself
             self.socket.connect(self.url)
         if self.here and self._lost_at is None:
-            if self._asked > self._heard and now - self._asked > SILENT_FOR:
+            found = self._session.tick(now)
+            if isinstance(found, Silent):
                 self._cut(now)
-            elif now >= self._ask_at:
-                self._ask(now)
+            elif found is not None:
+                self._say(found)
 
-    def _ask(self, now: float) -> None:
-        if self._asked <= self._heard:
-            self._asked = now
-        self._ask_at = now + ASK_EVERY
-        self._waiting.append(((messages.VERSION, messages.HELLO, 1), ()))
+    def _say(self, question: messages.Message) -> None:
+        self._waiting.append(question)
         self.flush()
 
     def _cut(self, now: float) -> None:
@@ -197,19 +216,15 @@ class Address:
         self.here, self._lost_at = False, None
         self._owner.gone(self.pool, self.name, "it does not answer")
 
-    def _welcomed(self, info: dict[str, Any], now: float) -> None:
-        if type(info.get("instance", "")) is not str or type(info.get("epoch", 0)) is not int:
-            raise messages.Malformed("what it says of itself cannot be")
-        before, self.info = self.info, info
-        same = all(before.get(key) == info.get(key) for key in ("instance", "epoch"))
-        if self.here and not same:
+    def _welcomed(self, welcome: Welcome) -> None:
+        if self.here and not welcome.same_broker:
             self._gone()  # it was started anew and knows nothing of what it was given
-        slots = min(MAX_SLOTS, capacity(info))
-        if info.get("closing"):
+        slots = min(MAX_SLOTS, capacity(welcome.info))
+        if welcome.info.get("closing"):
             if self.here:
                 self._owner.lost(self.pool, self.name)
         elif not self.here:
-            self._join(slots, forgotten=self._forgotten if same else set())
+            self._join(slots, forgotten=self._forgotten if welcome.same_broker else set())
         elif self._lost_at is not None:
             self._lost_at = None
             for task in self._owner.found(self.pool, self.name):
@@ -231,31 +246,32 @@ class Address:
         log.info("external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots)
         self._owner.joined(self.pool, replica)
 
-    def _answer(self, header: list[Any], frames: Sequence[Any]) -> None:
-        id = header[2]
-        if header[1] == messages.FAILED and frames:
-            if id == 0:
-                self._refuse(_message(frames[0]))
-            elif _type(frames[0]) == "FlowNotRunning":
-                self._owner.lost(self.pool, self.name, unsent=id)
-            else:
-                self._owner.answered(self.pool, self.name, id, header[3] * 1e-6, bytes(frames[0]), True)
-            return
-        if header[1] not in (messages.REPLY, messages.FAILED):
-            raise messages.Malformed("no answer")
+    def _failed(self, answer: Failed) -> None:
+        if not answer.frames:
+            self._unreadable(answer.id, messages.Malformed("an error without a payload"))
+        elif _error(answer.frames[0]).get("type") == "FlowNotRunning":
+            self._owner.lost(self.pool, self.name, unsent=answer.id)
+        else:
+            error = bytes(answer.frames[0])
+            self._owner.answered(self.pool, self.name, answer.id, answer.took_us * 1e-6, error, True)
+
+    def _replied(self, answer: Reply) -> None:
+        frames, parts = answer.frames, answer.parts
         try:
-            if header[1] == messages.FAILED:
-                raise messages.Malformed("an error without a payload")
-            payloads = [frames] if header[3] is None else [p for _, some in split(header[3], frames) for p in some]
+            payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
             if not (payloads and payloads[0]):
                 raise messages.Malformed("an answer without a payload")
-            notes = None if header[4] is None else _notes(header[4])
+            notes = None if answer.notes is None else _notes(answer.notes)
         except messages.Malformed as error:
-            self._refuse(f"it sent an answer that cannot be read: {error}")
-            told = failures.error("BadRequest", f"the answer of {self.url} cannot be read: {error}")
-            self._owner.answered(self.pool, self.name, id, 0.0, told, True)
+            self._unreadable(answer.id, error)
             return
-        self._owner.answered(self.pool, self.name, id, header[5] * 1e-6, payloads, False, notes=notes)
+        seconds = answer.took_us * 1e-6
+        self._owner.answered(self.pool, self.name, answer.id, seconds, payloads, False, notes=notes)
+
+    def _unreadable(self, id: int, error: messages.Malformed) -> None:
+        self._refuse(f"it sent an answer that cannot be read: {error}")
+        told = failures.error("BadRequest", f"the answer of {self.url} cannot be read: {error}")
+        self._owner.answered(self.pool, self.name, id, 0.0, told, True)
 
     def _refuse(self, why: str) -> None:
         why = failures.shown(why)
@@ -371,10 +387,6 @@ def _error(frame: Any) -> dict[Any, Any]:
     return error if type(error) is dict else {}
 
 
-def _type(frame: Any) -> Any:
-    return _error(frame).get("type")
-
-
-def _message(frame: Any) -> str:
-    message = _error(frame).get("message")
+def _message(frames: Sequence[Any]) -> str:
+    message = _error(frames[0]).get("message") if frames else None
     return message if type(message) is str else "it speaks another version of the protocol"

@@ -19,7 +19,7 @@ from helpers import PATIENCE, Gate, Upper, awaited, let_go, run_script, soon, te
 from peers import greeting, stranger, welcome
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
-from zflow.clients import async_client
+from zflow.clients import wire
 from zflow.devices.protocol import messages
 
 
@@ -391,9 +391,9 @@ def test_info(flow: Flow) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_client, "PING_AFTER", 50)
-    monkeypatch.setattr(async_client, "CONNECTING", 0.3)
-    monkeypatch.setattr(async_client, "SILENCE", 0.3)
+    monkeypatch.setattr(wire, "PING_AFTER", 50)
+    monkeypatch.setattr(wire, "CONNECTING", 0.3)
+    monkeypatch.setattr(wire, "SILENCE", 0.3)
 
 
 def test_nobody_answers(impatient: None) -> None:

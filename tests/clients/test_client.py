@@ -22,7 +22,7 @@ from helpers import TESTS, Gate, Script, Upper, alive, begun, in_background, let
 from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.clients import connection
+from zflow.clients import wire
 from zflow.devices.protocol import bundles, messages
 from zflow.documents import codec
 
@@ -55,9 +55,9 @@ def own(flow: Flow) -> Iterator[Client]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client gives up after tenths of a second."""
-    monkeypatch.setattr(connection, "PING_AFTER", 50)
-    monkeypatch.setattr(connection, "CONNECTING", 0.3)
-    monkeypatch.setattr(connection, "SILENCE", 0.3)
+    monkeypatch.setattr(wire, "PING_AFTER", 50)
+    monkeypatch.setattr(wire, "CONNECTING", 0.3)
+    monkeypatch.setattr(wire, "SILENCE", 0.3)
 
 
 # -- where to -------------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 
 def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
-    monkeypatch.setattr(connection, "PING_AFTER", 100)
+    monkeypatch.setattr(wire, "PING_AFTER", 100)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

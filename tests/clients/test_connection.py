@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +16,8 @@ from helpers import PATIENCE, Upper, in_background, texts, wait_for
 from peers import front, greeting, stranger, welcome
 
 from zflow import Document, DocumentArray, Flow, errors
-from zflow.clients import connection
-from zflow.clients.connection import Connection, ask, check_same_flow, nobody, open_socket
+from zflow.clients import connection, wire
+from zflow.clients.connection import Connection, ask
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.devices.protocol.bundles import BUNDLE
@@ -104,7 +103,7 @@ def exchange_of(mine: Connection, docs: Any, timeout: int | None = None) -> Exch
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed after hundredths of a second."""
-    monkeypatch.setattr(connection, "PING_AFTER", 50)
+    monkeypatch.setattr(wire, "PING_AFTER", 50)
 
 
 # -- who is there -----------------------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def test_a_broker_is_asked_who_it_is() -> None:
 def test_nobody_there_is_an_error_that_names_the_address(
     impatient: None, monkeypatch: pytest.MonkeyPatch, timeout: float | None
 ) -> None:
-    monkeypatch.setattr(connection, "CONNECTING", 0.2)
+    monkeypatch.setattr(wire, "CONNECTING", 0.2)
     context: zmq.Context[Any] = zmq.Context()
     listening = context.socket(zmq.ROUTER)  # speaks ZeroMQ, but does not answer
     port = listening.bind_to_random_port("tcp://127.0.0.1")
@@ -131,8 +130,8 @@ def test_nobody_there_is_an_error_that_names_the_address(
 
 
 def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
-    monkeypatch.setattr(connection, "PING_AFTER", int(1000 * PATIENCE))
+    monkeypatch.setattr(wire, "CONNECTING", PATIENCE)
+    monkeypatch.setattr(wire, "PING_AFTER", int(1000 * PATIENCE))
     context: zmq.Context[Any] = zmq.Context()
     gate = Gate(context, dict, {zap.CLIENTS: 0})
     listening = context.socket(zmq.ROUTER)
@@ -148,26 +147,6 @@ def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     finally:
         gate.close()
         context.destroy(linger=0)
-
-
-def test_the_error_asks_about_keys_as_far_as_there_are_any() -> None:
-    assert nobody("here", None).endswith("and does it ask for keys (curve=)?")
-    assert nobody("here", (b"", b"", b"")).endswith("and are the keys (curve=) those it knows?")
-
-
-@pytest.mark.parametrize("address", ["tcp://", "nonsense://here:1", "no address"])
-def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
-    context: zmq.Context[Any] = zmq.Context()
-    with pytest.raises(errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"):
-        open_socket(context, address)
-    context.term()
-
-
-def test_only_the_same_instance_is_the_same_flow() -> None:
-    check_same_flow("here", {"instance": "one", "requests": 1}, {"instance": "one", "requests": 2})
-    check_same_flow("here", {}, {})
-    with pytest.raises(errors.FlowUnreachable, match="the Flow at here has ended; another one listens there now"):
-        check_same_flow("here", {"instance": "one"}, {"instance": "two"})
 
 
 def test_a_connection_that_was_used_just_now_is_not_asked_again() -> None:
@@ -307,8 +286,8 @@ def test_a_request_that_nobody_speaks_of_is_late_in_the_end(impatient: None, mon
 def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(
     impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "SILENCE", 0.2)
-    monkeypatch.setattr(connection, "CONNECTING", 0.2)
+    monkeypatch.setattr(wire, "SILENCE", 0.2)
+    monkeypatch.setattr(wire, "CONNECTING", 0.2)
     with contextlib.ExitStack() as there, contextlib.ExitStack() as stack:
         port = there.enter_context(stranger(Broker()))
         context: zmq.Context[Any] = zmq.Context()

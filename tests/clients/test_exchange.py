@@ -21,8 +21,9 @@ from zflow.clients import exchange as module
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.devices.local import arena
-from zflow.devices.protocol.messages import AGAIN, CANCEL, FAILED, REPLY, REQUEST, VERSION, Message
+from zflow.devices.protocol.messages import AGAIN, CANCEL, REQUEST, VERSION, Message
 from zflow.devices.protocol.references import references
+from zflow.devices.protocol.session import Failed, Reply
 from zflow.documents import codec
 
 
@@ -73,11 +74,11 @@ def ids(messages: list[Message] | Iterator[Message]) -> list[int]:
 
 def answer(exchange: Exchange, id: int, *words: str, parameters: dict[str, Any] | None = None) -> bool:
     docs = DocumentArray(Document(text=word) for word in words)
-    return exchange.take([VERSION, REPLY, id, None, None, 0], codec.pack(docs, parameters))
+    return exchange.take(Reply(id, codec.pack(docs, parameters), None, None, 0))
 
 
 def fail(exchange: Exchange, id: int, kind: str = "ExecutorError", message: str = "no") -> bool:
-    return exchange.take([VERSION, FAILED, id, 0], [msgpack.packb({"type": kind, "message": message})])
+    return exchange.take(Failed(id, [msgpack.packb({"type": kind, "message": message})], 0))
 
 
 def one(exchange: Exchange) -> Response:
@@ -233,7 +234,7 @@ def test_a_failure_brings_back_what_was_sent_and_why() -> None:
 def test_a_failure_that_cannot_be_read_is_one_all_the_same(frames: list[bytes]) -> None:
     exchange = exchange_of(None)
     made(exchange)
-    assert exchange.take([VERSION, FAILED, 1, 0], frames)
+    assert exchange.take(Failed(1, frames, 0))
     assert str(one(exchange).error) == "the answer is an error that cannot be decoded"
 
 
@@ -243,7 +244,7 @@ def test_an_answer_that_cannot_be_read_fails_its_request(parts: Any, frames: lis
     docs = list(texts(1))
     exchange = exchange_of(docs)
     made(exchange)
-    assert exchange.take([VERSION, REPLY, 1, parts, None, 0], frames)
+    assert exchange.take(Reply(1, frames, parts, None, 0))
     response = one(exchange)
     assert isinstance(response.error, errors.BadRequest)
     assert response.docs[0] is docs[0]
@@ -265,7 +266,7 @@ def test_the_answers_of_several_branches_are_reduced_to_one() -> None:
     made(exchange)
     left = codec.pack(DocumentArray([Document(id="a", text="left")]), {"__results__": {"l/rep-0": {"x": 1}}, "n": 1})
     right = codec.pack(DocumentArray([Document(id="a", tags={"right": 1})]), {"__results__": {"r/rep-0": {}}, "n": 2})
-    assert exchange.take([VERSION, REPLY, 1, [["l", [1]], ["r", [1]]], None, 0], [*left, *right])
+    assert exchange.take(Reply(1, [*left, *right], [["l", [1]], ["r", [1]]], None, 0))
     response = one(exchange)
     assert [(doc.id, doc.text, doc.tags) for doc in response.docs] == [("a", "left", {"right": 1})]
     assert response.parameters == {"__results__": {"l/rep-0": {"x": 1}, "r/rep-0": {}}, "n": 1}
@@ -275,7 +276,7 @@ def test_notes_say_which_shards_have_failed() -> None:
     exchange = exchange_of(None)
     made(exchange)
     notes = {"index": {"shards": 3, "succeeded": 2, "failed": {"1": "it died"}}}
-    assert exchange.take([VERSION, REPLY, 1, None, notes, 0], codec.pack(DocumentArray(), {"n": 1}))
+    assert exchange.take(Reply(1, codec.pack(DocumentArray(), {"n": 1}), None, notes, 0))
     assert one(exchange).parameters == {
         "n": 1,
         "__shards__": {"index": {"shards": 3, "succeeded": 2, "failed": {1: "it died"}}},
@@ -428,13 +429,12 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     assert len(references(request[1])) == 1
     stale = replica.share(codec.pack(arrays(1)))
     assert memory.reclaim(1)
-    reply = [VERSION, REPLY, 1, None, None, 0]
-    assert not exchange.take(reply, stale)
+    assert not exchange.take(Reply(1, stale, None, None, 0))
     assert [frames for _, frames in exchange.again()] == [request[1]]
     assert not exchange.finished
     assert memory.holds(references(request[1]))
     good = replica.share(codec.pack(arrays(1)))
-    assert exchange.take(reply, good)
+    assert exchange.take(Reply(1, good, None, None, 0))
     assert right(next(exchange.ready()).docs, 1, more=0.0)
     assert not memory.holds(references([*request[1], *good]))
     os.close(file)
@@ -444,5 +444,5 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
 def test_notes_that_are_none_fail_their_request_only(notes: Any) -> None:
     exchange = exchange_of(texts(1))
     made(exchange)
-    assert exchange.take([VERSION, REPLY, 1, None, notes, 0], codec.pack(DocumentArray()))
+    assert exchange.take(Reply(1, codec.pack(DocumentArray()), None, notes, 0))
     assert isinstance(one(exchange).error, errors.BadRequest)

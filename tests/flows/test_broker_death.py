@@ -37,7 +37,7 @@ from helpers import (
 )
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.clients import connection
+from zflow.clients import wire
 from zflow.processes import manager
 
 COUNT = 2000  # requests
@@ -334,7 +334,7 @@ def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, mon
             assert re.search(words, str(error)), error
         with pytest.raises(errors.FlowNotRunning, match=words):
             flow.post("/", Document())
-        monkeypatch.setattr(connection, "SILENCE", 1.0)
+        monkeypatch.setattr(wire, "SILENCE", 1.0)
         assert isinstance(outer.exception(PATIENCE), errors.FlowUnreachable)
         wait_for(lambda: not any(map(alive, family)), what="all processes have ended")
     assert (children(), socket_folders()) == ([], [])

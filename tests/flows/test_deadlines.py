@@ -14,7 +14,7 @@ from helpers import PATIENCE, Append, Gate, awaited, begun, in_background, let_g
 from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
-from zflow.clients import async_client, connection, exchange
+from zflow.clients import exchange, wire
 from zflow.devices.protocol import messages
 
 KINDS = ["sync", "async"]
@@ -187,8 +187,7 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PING_AFTER", 50)
-    monkeypatch.setattr(async_client, "PING_AFTER", 50)
+    monkeypatch.setattr(wire, "PING_AFTER", 50)
     monkeypatch.setattr(exchange, "LATE", 0.1)
 
     async def post(port: int) -> None:

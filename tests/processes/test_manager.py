@@ -35,7 +35,7 @@ from helpers import (
 )
 
 from zflow import Client, Document, Executor, Flow, errors
-from zflow.clients import connection
+from zflow.clients import wire
 from zflow.replicas import worker
 
 HERE = str(TESTS)
@@ -270,7 +270,7 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
 def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, words: str
 ) -> None:
-    monkeypatch.setattr(connection, "PING_AFTER", 100)
+    monkeypatch.setattr(wire, "PING_AFTER", 100)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
@@ -323,7 +323,7 @@ def _refused(outer: Client) -> bool:
 
 def test_answers_that_come_late_in_the_closing_are_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks after the Flow now and then; that it is closing is no reason to give up."""
-    monkeypatch.setattr(connection, "PING_AFTER", 50)
+    monkeypatch.setattr(wire, "PING_AFTER", 50)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}).start()
     held = in_background(flow.post, "/hold", Document(text="held"))
     begun(tmp_path, "held")

@@ -10,23 +10,31 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import zmq
 
 from zflow import errors
-from zflow.clients.connection import CONNECTING, Connection, ask, connected, end
+from zflow.clients import wire
+from zflow.clients.connection import Connection, ask, connected
 from zflow.clients.exchange import Exchange
-from zflow.clients.inputs import PREFETCH, REQUEST_SIZE, batches, check_options, choose_targets, seconds, told
-from zflow.clients.response import Callback, Callbacks, Response, ready, together
+from zflow.clients.inputs import (
+    PREFETCH,
+    REQUEST_SIZE,
+    batches,
+    check_options,
+    choose_targets,
+    command_arguments,
+    seconds,
+    told,
+)
+from zflow.clients.member import Membership
+from zflow.clients.response import Callback, Callbacks, Response, changed, ready, together
 from zflow.clients.shortcuts import Shortcuts
-from zflow.devices.local.arena import Arena
 from zflow.devices.sockets.clock import monotonic
 from zflow.network.address import address_of
 from zflow.network.keys import Folder, keys_of
-
-KEPT = 128 * 1024 * 1024  # bytes of shared memory that a client keeps for its next post
 
 
 class _Pool:
@@ -45,7 +53,7 @@ class _Pool:
         self._finalizer.detach()
         for connection in self.idle:
             connection.close()
-        end(self.context)
+        wire.end(self.context)
 
 
 class Client(Shortcuts):
@@ -92,22 +100,18 @@ class Client(Shortcuts):
         asyncio: bool = False,
         curve: Folder | None = None,
     ) -> None:
-        self._setup(address_of(host, port), lambda: None, curve)
+        self._setup(address_of(host, port), curve)
 
     @classmethod
-    def _to(cls, address: str, check: Callable[[], None], memory: Arena | None) -> Client:
-        """A client of a Flow in this process; `check` raises if it has come down, `memory` is shared with it."""
+    def _of(cls, membership: Membership) -> Client:
+        """A client of a Flow in this process."""
         client: Client = super().__new__(cls)
-        client._setup(address, check, None, memory)
+        client._setup(membership.address, None, membership)
         return client
 
-    def _setup(
-        self, address: str, check: Callable[[], None], curve: Folder | None = None, memory: Arena | None = None
-    ) -> None:
-        self._memory = memory
-        self._flow_is_over = False
+    def _setup(self, address: str, curve: Folder | None, membership: Membership | None = None) -> None:
+        self._membership = membership
         self._address = address
-        self._check = check
         self._curve = None if curve is None else os.path.abspath(curve)
         self._keys = keys_of(self._curve)
         self._admin_keys = keys_of(self._curve, "admin")
@@ -134,25 +138,36 @@ class Client(Shortcuts):
 
         Answers to what was given up may still come, and nobody else must get them.
         """
-        with self._lock:
-            if self._pool is None:
-                self._pool = _Pool(self)
-            pool = self._pool
-            connection = pool.idle.pop() if pool.idle else None
-            pool.lent += 1
-        good = False
+        if self._membership is not None:
+            self._membership.enter()
         try:
-            if connection is not None and connection.refused:  # another one may be let in
-                connection.close()
-                connection = None
-            if connection is None:
-                connection = Connection(pool.context, self._address, self._check, self._keys, timeout, self._memory)
-            else:
-                connection.refresh(timeout)
-            yield connection
-            good = True
+            with self._lock:
+                if self._pool is None:
+                    self._pool = _Pool(self)
+                pool = self._pool
+                connection = pool.idle.pop() if pool.idle else None
+                pool.lent += 1
+            good = False
+            try:
+                if connection is not None and connection.refused:  # another one may be let in
+                    connection.close()
+                    connection = None
+                if connection is None:
+                    connection = self._connect(pool.context, timeout)
+                else:
+                    connection.refresh(timeout)
+                yield connection
+                good = True
+            finally:
+                self._give_back(connection, pool, good)
         finally:
-            self._give_back(connection, pool, good)
+            if self._membership is not None:
+                self._membership.leave()
+
+    def _connect(self, context: zmq.Context[Any], timeout: float | None) -> Connection:
+        if self._membership is None:
+            return Connection(context, self._address, lambda: None, self._keys, timeout)
+        return Connection(context, self._address, self._membership.check, None, timeout, self._membership.memory)
 
     def _give_back(self, connection: Connection | None, pool: _Pool, good: bool) -> None:
         with self._lock:
@@ -165,31 +180,23 @@ class Client(Shortcuts):
         if connection is not None:
             connection.close()
         if last:
-            self._shut(pool)
+            pool.shut()
 
     def close(self) -> None:
         """Close the connections; those in use are closed when they are done with. Posting again connects anew."""
         with self._lock:
             pool, self._pool = self._pool, None
-            unused = pool is None or not pool.lent
-        if unused:
-            self._shut(pool)
+            unused = pool is not None and not pool.lent
+        if pool is not None and unused:
+            pool.shut()
 
     def _end(self) -> None:
-        """The Flow in this process is over: close, and free the memory shared with it when no answer in it is needed.
-
-        Processes that this one has forked may hold on to it for long.
-        """
-        self._flow_is_over = True
+        """The Flow in this process is over."""
         self.close()
+        if self._membership is not None:
+            self._membership.end()
 
-    def _shut(self, pool: _Pool | None) -> None:
-        if pool is not None:
-            pool.shut()
-        if self._flow_is_over and self._memory is not None:
-            self._memory.wipe()
-
-    def info(self, timeout: float = 1000 * CONNECTING) -> dict[str, Any]:
+    def info(self, timeout: float = 1000 * wire.CONNECTING) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
 
         Args:
@@ -276,17 +283,10 @@ class Client(Shortcuts):
     def _command(
         self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
     ) -> dict[str, Any]:
-        if timeout is not None:
-            arguments["timeout"] = max(1, round(1000 * seconds(timeout)))
-        if force:
-            arguments["force"] = True
+        given = command_arguments(timeout, force, arguments)
         own = self._admin_keys == self._keys
         with self._connection() if own else connected(self._address, self._admin_keys) as connection:
-            result = connection.command(command, arguments)
-        if "error" in result:
-            why = result["error"]
-            raise errors.ChangeRefused(why if isinstance(why, str) else "the Flow does not say why")
-        return result
+            return changed(connection.command(command, given))
 
     def post(
         self,
@@ -374,9 +374,6 @@ class Client(Shortcuts):
             except BaseException:
                 connection.abandon(exchange)
                 raise
-            finally:
-                if connection.memory is not None:
-                    connection.memory.trim(KEPT)
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -386,7 +383,6 @@ def _after_fork() -> None:
     """The sockets belong to the other process, and a thread of its may just have held the lock: begin anew."""
     for client in list(_clients):
         client._begin()
-        client._memory = None  # only the process that started the Flow writes to its part of that
 
 
 if hasattr(os, "register_at_fork"):
@@ -395,5 +391,5 @@ if hasattr(os, "register_at_fork"):
 
 def _client_to(address: str, curve: str | None) -> Client:
     client: Client = Client.__new__(Client)
-    client._setup(address, lambda: None, curve)
+    client._setup(address, curve)
     return client

@@ -1,6 +1,7 @@
 """One `post`: its inputs cut into requests, a bounded number of them in flight, results in the order of the inputs.
 
-Pure logic between the Documents and the wire; the sockets, sync and asyncio alike, are in `client` and `aclient`.
+Pure logic between the Documents and the wire; the sockets, sync and asyncio alike, are in `connection` and
+`async_connection`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zflow.devices.local.arena import Arena, Stale
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.parts import split
 from zflow.devices.protocol.references import references
+from zflow.devices.protocol.session import Failed, Reply
 from zflow.devices.sockets.clock import monotonic
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
@@ -196,12 +198,13 @@ class Exchange:
             self._answered[sent.place] = Response(sent.docs, dict(self._parameters or {}), self._endpoint, error)
         return bool(expired)
 
-    def take(self, header: list[Any], frames: Sequence[Any]) -> bool:
+    def take(self, answer: Reply | Failed) -> bool:
         """Take in an answer; one that belongs to no open request is of no use and is dropped.
 
         Returns whether it was the last one to its request.
         """
-        sent = self._sent.get(header[2])
+        frames = answer.frames
+        sent = self._sent.get(answer.id)
         if sent is None:
             self._free(frames)
             return True
@@ -209,11 +212,11 @@ class Exchange:
             frames = self._whole(frames)
         except Stale:
             return False  # of a broker that is gone; the request is sent again to the one that is there now
-        if self._wait and header[1] == messages.FAILED and _is_overload(frames):
-            self._hold_back(header[2], sent)
+        if self._wait and type(answer) is Failed and _is_overload(frames):
+            self._hold_back(answer.id, sent)
             return False
-        self._end(header[2])
-        self._answered[sent.place] = self._response(header, frames, sent.docs)
+        self._end(answer.id)
+        self._answered[sent.place] = self._response(answer, frames, sent.docs)
         return True
 
     def _whole(self, frames: Sequence[Any]) -> Sequence[Any]:
@@ -235,17 +238,17 @@ class Exchange:
         self._free(sent.payload)
         return sent
 
-    def _response(self, header: list[Any], frames: Sequence[Any], sent: DocumentArray) -> Response:
+    def _response(self, answer: Reply | Failed, frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:
-            if header[1] == messages.FAILED:
+            if type(answer) is not Reply:
                 return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
-            if header[3] is None:
+            if answer.parts is None:
                 docs, parameters = codec.unpack(frames)
             else:
-                arrays, parameters = gather(split(header[3], frames))
+                arrays, parameters = gather(split(answer.parts, frames))
                 docs = reduce(list(arrays.values()))
-            if header[4]:
-                parameters["__shards__"] = {name: _shards_note(note) for name, note in header[4].items()}
+            if answer.notes:
+                parameters["__shards__"] = {name: _shards_note(note) for name, note in answer.notes.items()}
             return Response(docs, parameters, self._endpoint)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)

@@ -1,4 +1,4 @@
-"""What a post is given: its options checked, its inputs cut into requests, its targets found. Pure functions."""
+"""What a post or a command is given: options checked, inputs cut into requests, targets found. Pure functions."""
 
 from __future__ import annotations
 
@@ -132,3 +132,13 @@ def seconds(timeout: float) -> float:
     if timeout < 1:
         raise errors.BadRequest(f"timeout is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)}")
     return timeout / 1000
+
+
+def command_arguments(timeout: float | None, force: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command is sent with; raises BadRequest if `timeout` cannot be how long to wait."""
+    told = dict(arguments)
+    if timeout is not None:
+        told["timeout"] = max(1, round(1000 * seconds(timeout)))
+    if force:
+        told["force"] = True
+    return told

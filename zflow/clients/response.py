@@ -72,6 +72,18 @@ def ready(info: dict[str, Any]) -> bool:
     return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
 
 
+def changed(result: dict[str, Any]) -> dict[str, Any]:
+    """What came of a command.
+
+    Raises:
+        ChangeRefused: the Flow says why not.
+    """
+    if "error" in result:
+        why = result["error"]
+        raise errors.ChangeRefused(why if isinstance(why, str) else "the Flow does not say why")
+    return result
+
+
 def together(responses: list[Response]) -> DocumentArray:
     """The Documents of all responses in one array."""
     if len(responses) == 1:

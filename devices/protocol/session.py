@@ -1,0 +1,186 @@
+"""A client's side of the protocol without sockets and clock: what arrives and the time go in, what it means comes out.
+
+Posts from threads and from asyncio drive one for each socket, and so does a broker that is the client of another Flow.
+What was asked and not answered is theirs to keep; the session says when it is to be sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from zflow.devices.protocol.bundles import read
+from zflow.devices.protocol.messages import (
+    CONTROLLED,
+    FAILED,
+    HELLO,
+    REPLY,
+    TO_CLIENT,
+    VERSION,
+    WELCOME,
+    Malformed,
+    Message,
+    Shapes,
+)
+
+
+class Greeted(NamedTuple):
+    """There is a new connection; the question, if any, is to be sent over it."""
+
+    question: Message | None
+
+
+class Welcome(NamedTuple):
+    """The broker has said who it is.
+
+    Attributes:
+        token: of the question that this answers, and with it all that were asked before.
+        info: what the Flow says about itself.
+        same_flow: the Flow is the one that it was the last time.
+        same_broker: so is its broker, which knows all that it was sent.
+        anew: this is the first word over a new connection: what was not answered is to be sent again.
+    """
+
+    token: int
+    info: dict[str, Any]
+    same_flow: bool
+    same_broker: bool
+    anew: bool
+
+
+class Reply(NamedTuple):
+    """A request has a result."""
+
+    id: int
+    frames: Sequence[Any]
+    parts: list[Any] | None
+    notes: dict[Any, Any] | None
+    took_us: int
+
+
+class Failed(NamedTuple):
+    """A request has failed."""
+
+    id: int
+    frames: Sequence[Any]
+    took_us: int
+
+
+class Controlled(NamedTuple):
+    """What came of a command."""
+
+    id: int
+    result: dict[str, Any]
+
+
+class Silent(NamedTuple):
+    """The broker has said nothing for so many seconds after it was asked for a word."""
+
+    seconds: float
+
+
+Event = Greeted | Welcome | Reply | Failed | Controlled
+
+
+class NotUnderstood(Malformed):
+    """The broker cannot read what it is told: it speaks another version of the protocol. `frames` say what it says."""
+
+    def __init__(self, frames: Sequence[Any]) -> None:
+        super().__init__("it speaks another version of the protocol")
+        self.frames = frames
+
+
+class Session:
+    """What one socket to a broker has said and heard.
+
+    Args:
+        ask_after: seconds without a word or a question, after which the broker is asked for a word.
+        patience: seconds that it may take for one then.
+        shapes: what it may say.
+        always: ask when it has spoken, too: what it says about itself is to be no older than that.
+
+    Attributes:
+        info: what the Flow said about itself the last time.
+        token: of the question asked last. Tokens fall from -1 on: ids of requests are above 0, so that what is said of
+            one is never taken for what is said of the other.
+        heard: when there was a word, the last time.
+        unsure: connected anew, and not told yet who is there.
+    """
+
+    def __init__(self, ask_after: float, patience: float, shapes: Shapes = TO_CLIENT, *, always: bool = False) -> None:
+        self.info: dict[str, Any] = {}
+        self.token = 0
+        self.heard = 0.0
+        self.unsure = False
+        self._ask_after = ask_after
+        self._patience = patience
+        self._shapes = shapes
+        self._always = always
+        self._connections = 0
+        self._asked_at = 0.0  # the last question
+        self._unanswered: float | None = None  # when the first question after the last word was asked
+
+    def ask(self, now: float) -> Message:
+        """Return the question who is there, to be sent."""
+        self.token -= 1
+        self._asked_at = now
+        if self._unanswered is None:
+            self._unanswered = now
+        return (VERSION, HELLO, self.token), ()
+
+    def rest(self, now: float) -> None:
+        """Nobody waits for a word at the moment."""
+        self.heard = now
+        self._unanswered = None
+
+    def tick(self, now: float) -> Message | Silent | None:
+        """Return what time brings about while somebody waits: a question to be sent, or that there is no answer."""
+        if self._unanswered is not None and now - self._unanswered > self._patience:
+            return Silent(now - self._unanswered)
+        last = self._asked_at if self._always else max(self._asked_at, self.heard)
+        return self.ask(now) if now - last >= self._ask_after else None
+
+    def take(self, frames: Sequence[Any], now: float) -> list[Event]:
+        """Return what a message means.
+
+        Raises:
+            NotUnderstood: the broker speaks another version of the protocol.
+            Malformed: it is no message to a client.
+        """
+        if not frames[0]:
+            return [self._greeted(now)]
+        self.heard = now
+        self._unanswered = None
+        events: list[Event] = []
+        for header, payload in read(frames, 0, self._shapes):
+            kind = header[1]
+            if kind == REPLY:
+                _, _, id, parts, notes, took = header
+                events.append(Reply(id, payload, parts, notes, took))
+            elif kind == FAILED:
+                _, _, id, took = header
+                if id <= 0:
+                    raise NotUnderstood(payload)
+                events.append(Failed(id, payload, took))
+            elif kind == WELCOME:
+                events.append(self._welcomed(*header[2:]))
+            elif kind == CONTROLLED:
+                events.append(Controlled(*header[2:]))
+        return events
+
+    def _greeted(self, now: float) -> Greeted:
+        """A question from before the first connection goes over that; later ones may be lost with the one before."""
+        self._connections += 1
+        if self._connections == 1 and self._unanswered is not None:
+            return Greeted(None)
+        self.unsure = True
+        return Greeted(self.ask(now))
+
+    def _welcomed(self, token: int, info: dict[str, Any]) -> Welcome:
+        if type(info.get("instance", "")) is not str or type(info.get("epoch", 0)) is not int:
+            raise Malformed("what it says of itself cannot be")
+        before, self.info = self.info, info
+        same_flow = before.get("instance") == info.get("instance")
+        same_broker = same_flow and before.get("epoch") == info.get("epoch")
+        anew, self.unsure = self.unsure, False
+        return Welcome(token, info, same_flow, same_broker, anew)
