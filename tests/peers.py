@@ -19,7 +19,7 @@ from helpers import (
 )
 
 from zflow import Client, Document, DocumentArray, Flow
-from zflow.devices.protocol import messages
+from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import REQUEST, VERSION
 from zflow.documents import codec
 
@@ -59,6 +59,56 @@ def greeting(header: list[Any]) -> list[bytes]:
 def welcome(header: list[Any], info: dict[str, Any]) -> list[bytes]:
     """The frames of the answer to a HELLO."""
     return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2]]), msgpack.packb(info)]
+
+
+Answers = Callable[[list[Any]], list[bytes] | None]
+ANSWER = bytes(codec.pack(DocumentArray([Document(text="answered")]))[0])
+GREETED_ANEW = [b""]  # what a broker says to a new connection
+
+
+class Broker:
+    """Answers HELLO as a Flow does, and keeps all headers; what it says to others, the test decides."""
+
+    def __init__(self, answer: Answers = lambda header: None) -> None:
+        self.heard: list[list[Any]] = []
+        self.instance = "one"
+        self._answer = answer
+
+    def __call__(self, header: list[Any]) -> list[bytes] | None:
+        if header[1] == bundles.BUNDLE:
+            self.heard += [entry[0] for entry in header[2]]
+            return None
+        self.heard.append(header)
+        if header[1] == messages.HELLO:
+            info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
+            return welcome(header, info)
+        return self._answer(header)
+
+    def kinds(self, *wanted: int) -> list[int]:
+        """Which of these kinds of messages it has got, in order."""
+        return [header[1] for header in only(self, *wanted)]
+
+
+def only(broker: Broker, *kinds: int) -> list[list[Any]]:
+    """The messages of these kinds that it has got."""
+    return [header for header in broker.heard if header[1] in kinds]
+
+
+def reply(header: list[Any]) -> list[bytes]:
+    """The answer to a request."""
+    return [msgpack.packb([messages.VERSION, messages.REPLY, header[2], None, None, 1]), ANSWER]
+
+
+def replies(header: list[Any]) -> list[bytes]:
+    """The answer to a single request, or to several that came as one."""
+    if header[1] == messages.REQUESTS:
+        return [msgpack.packb([messages.VERSION, messages.REPLIES, header[2], 1, [ANSWER] * len(header[6])])]
+    return reply(header)
+
+
+def controlled(header: list[Any], **result: Any) -> list[bytes]:
+    """The answer to a command."""
+    return [msgpack.packb([messages.VERSION, messages.CONTROLLED, header[2], result])]
 
 
 PAYLOAD = bytes(codec.pack(DocumentArray([Document(text="a")]))[0])

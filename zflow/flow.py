@@ -380,4 +380,4 @@ class Flow(Shortcuts):
         """
         from zflow.clients.async_client import AsyncClient
 
-        return AsyncClient._beside(self._running()[1])
+        return AsyncClient._of(self._running()[1]._membership)

@@ -177,10 +177,15 @@ class Session:
         return Greeted(self.ask(now))
 
     def _welcomed(self, token: int, info: dict[str, Any]) -> Welcome:
-        if type(info.get("instance", "")) is not str or type(info.get("epoch", 0)) is not int:
-            raise Malformed("what it says of itself cannot be")
-        before, self.info = self.info, info
-        same_flow = before.get("instance") == info.get("instance")
-        same_broker = same_flow and before.get("epoch") == info.get("epoch")
+        (flow_before, epoch_before), (flow, epoch) = _who(self.info), _who(info)
+        self.info = info
+        same_flow = flow_before == flow
+        same_broker = same_flow and epoch_before == epoch
         anew, self.unsure = self.unsure, False
         return Welcome(token, info, same_flow, same_broker, anew)
+
+
+def _who(info: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Which Flow it is that says this about itself, and which of its brokers; None where it says what cannot be."""
+    instance, epoch = info.get("instance"), info.get("epoch")
+    return instance if type(instance) is str else None, epoch if type(epoch) is int else None

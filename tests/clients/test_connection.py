@@ -8,77 +8,27 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgpack
 import numpy as np
 import pytest
 import zmq
 from helpers import PATIENCE, Upper, in_background, texts, wait_for
-from peers import front, greeting, stranger, welcome
+from peers import GREETED_ANEW, Answers, Broker, controlled, front, greeting, only, replies, reply, stranger
 
 from zflow import Document, DocumentArray, Flow, errors
 from zflow.clients import connection, wire
 from zflow.clients.connection import Connection, ask
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
-from zflow.devices.protocol.bundles import BUNDLE
 from zflow.devices.protocol.messages import (
     AGAIN,
     CANCEL,
     CONTROL,
-    CONTROLLED,
     HELLO,
-    REPLIES,
-    REPLY,
     REQUEST,
     REQUESTS,
-    VERSION,
 )
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
-from zflow.documents import codec
-
-Answers = Callable[[list[Any]], list[bytes] | None]
-ANSWER = bytes(codec.pack(DocumentArray([Document(text="answered")]))[0])
-GREETED_ANEW = [b""]  # what a broker says to a new connection
-
-
-class Broker:
-    """Answers HELLO as a Flow does, and keeps all headers; what it says to others, the test decides."""
-
-    def __init__(self, answer: Answers = lambda header: None) -> None:
-        self.heard: list[list[Any]] = []
-        self.instance = "one"
-        self._answer = answer
-
-    def __call__(self, header: list[Any]) -> list[bytes] | None:
-        if header[1] == BUNDLE:
-            self.heard += [entry[0] for entry in header[2]]
-            return None
-        self.heard.append(header)
-        if header[1] == HELLO:
-            info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
-            return welcome(header, info)
-        return self._answer(header)
-
-    def kinds(self, *wanted: int) -> list[int]:
-        """Which of these kinds of messages it has got, in order."""
-        return [header[1] for header in only(self, *wanted)]
-
-
-def only(broker: Broker, *kinds: int) -> list[list[Any]]:
-    """The messages of these kinds that it has got."""
-    return [header for header in broker.heard if header[1] in kinds]
-
-
-def reply(header: list[Any]) -> list[bytes]:
-    return [msgpack.packb([VERSION, REPLY, header[2], None, None, 1]), ANSWER]
-
-
-def replies(header: list[Any]) -> list[bytes]:
-    """The answer to a single request, or to several that came as one."""
-    if header[1] == REQUESTS:
-        return [msgpack.packb([VERSION, REPLIES, header[2], 1, [ANSWER] * len(header[6])])]
-    return reply(header)
 
 
 @contextlib.contextmanager
@@ -315,10 +265,6 @@ def test_what_is_given_up_is_cancelled() -> None:
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
-
-
-def controlled(header: list[Any], **result: Any) -> list[bytes]:
-    return [msgpack.packb([VERSION, CONTROLLED, header[2], result])]
 
 
 def test_a_command_returns_what_came_of_it() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from zflow import errors
 from zflow.clients import wire
 from zflow.clients.async_connection import AsyncConnection, Stream
-from zflow.clients.client import Client
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import (
     PREFETCH,
@@ -83,18 +82,17 @@ class AsyncClient(Shortcuts):
     __module__ = "zflow"
 
     def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None) -> None:
-        self._setup(address_of(host, port, "AsyncClient"), curve)
+        self._setup(Membership(address_of(host, port, "AsyncClient")), curve)
 
     @classmethod
-    def _beside(cls, client: Client) -> AsyncClient:
-        """One of the same Flow in this process as that client."""
-        mine = cls.__new__(cls)
-        mine._setup(client._address, None, client._membership)
-        return mine
+    def _of(cls, membership: Membership) -> AsyncClient:
+        """An AsyncClient of a Flow in this process."""
+        client = cls.__new__(cls)
+        client._setup(membership)
+        return client
 
-    def _setup(self, address: str, curve: Folder | None, membership: Membership | None = None) -> None:
+    def _setup(self, membership: Membership, curve: Folder | None = None) -> None:
         self._membership = membership
-        self._address = address
         self._keys = keys_of(curve)
         self._admin_keys = keys_of(curve, "admin")
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection]
@@ -159,7 +157,7 @@ class AsyncClient(Shortcuts):
 
     def _new(self, keys: Keys | None) -> AsyncConnection:
         """A connection on this event loop."""
-        return AsyncConnection(asyncio.get_running_loop(), self._address, keys, self._membership)
+        return AsyncConnection(asyncio.get_running_loop(), self._membership, keys)
 
     async def _connection(self, timeout: float | None = None) -> AsyncConnection:
         """This event loop's connection, to a Flow that is there."""
@@ -221,9 +219,8 @@ class AsyncClient(Shortcuts):
     ) -> AsyncIterator[Response]:
         with contextlib.ExitStack() as stack:
             connection = await self._connection()
-            if self._membership is not None:
-                self._membership.enter()
-                stack.callback(self._membership.leave)
+            self._membership.enter()
+            stack.callback(self._membership.leave)
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
             source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None

@@ -47,28 +47,19 @@ class AsyncConnection:
     """One socket to the broker on one event loop. It closes itself when something is wrong with it.
 
     Args:
-        address: the broker's.
+        membership: what is known of the Flow.
         keys: what lets it in, if the Flow asks for keys.
-        membership: what is shared with the Flow, if that was started by this process.
 
     Raises:
-        FlowUnreachable: that is no address.
-        FlowNotRunning: the Flow in this process is over.
+        FlowUnreachable: its address is none.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        address: str,
-        keys: Keys | None = None,
-        membership: Membership | None = None,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, membership: Membership, keys: Keys | None = None) -> None:
         self._loop = loop
-        self._membership = membership
-        self._check()
+        self._check = membership.check
         self._pid = os.getpid()
         self._context = zmq.Context()
-        self._wire = Wire(self._context, address, keys, None if membership is None else membership.memory)
+        self._wire = Wire(self._context, membership.address, keys, membership.memory)
         self.ids = self._wire.ids
         self.memory = self._wire.memory
         self._open: set[Stream] = set()
@@ -114,11 +105,6 @@ class AsyncConnection:
     @property
     def _is_own(self) -> bool:
         return self._pid == os.getpid()
-
-    def _check(self) -> None:
-        """Raise FlowNotRunning if the Flow in this process has come down."""
-        if self._membership is not None:
-            self._membership.check()
 
     # -- who is there ---------------------------------------------------------------------------------------------
 
@@ -262,17 +248,17 @@ class AsyncConnection:
             if stream.exchange.expire(self._wire.address):
                 stream.arrived.set()
         try:
+            self._check()
+        except errors.ZflowError as error:  # its last answers may still be on their way
+            self._loop.call_later(wire.FINAL_READ / 1000, self._end, error, self._wire.session.heard)
+            return
+        try:
             if self._wire.refused:
                 raise self._wire.refusal()
             self._wire.tick()
             self._drain()
         except errors.ZflowError as error:
             self.close(error)
-            return
-        try:
-            self._check()
-        except errors.ZflowError as error:  # its last answers may still be on their way
-            self._loop.call_later(wire.FINAL_READ / 1000, self._end, error, self._wire.session.heard)
 
     def _end(self, error: errors.ZflowError, heard: float) -> None:
         if self._wire.session.heard == heard:

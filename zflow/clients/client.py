@@ -100,18 +100,17 @@ class Client(Shortcuts):
         asyncio: bool = False,
         curve: Folder | None = None,
     ) -> None:
-        self._setup(address_of(host, port), curve)
+        self._setup(Membership(address_of(host, port)), curve)
 
     @classmethod
     def _of(cls, membership: Membership) -> Client:
         """A client of a Flow in this process."""
         client: Client = super().__new__(cls)
-        client._setup(membership.address, None, membership)
+        client._setup(membership)
         return client
 
-    def _setup(self, address: str, curve: Folder | None, membership: Membership | None = None) -> None:
+    def _setup(self, membership: Membership, curve: Folder | None = None) -> None:
         self._membership = membership
-        self._address = address
         self._curve = None if curve is None else os.path.abspath(curve)
         self._keys = keys_of(self._curve)
         self._admin_keys = keys_of(self._curve, "admin")
@@ -124,7 +123,7 @@ class Client(Shortcuts):
 
     def __reduce__(self) -> Any:
         """A pickled Client connects anew where it is unpickled."""
-        return _client_to, (self._address, self._curve)
+        return _client_to, (self._membership.address, self._curve)
 
     def __enter__(self) -> Client:
         return self
@@ -138,8 +137,7 @@ class Client(Shortcuts):
 
         Answers to what was given up may still come, and nobody else must get them.
         """
-        if self._membership is not None:
-            self._membership.enter()
+        self._membership.enter()
         try:
             with self._lock:
                 if self._pool is None:
@@ -153,7 +151,8 @@ class Client(Shortcuts):
                     connection.close()
                     connection = None
                 if connection is None:
-                    connection = self._connect(pool.context, timeout)
+                    flow = self._membership
+                    connection = Connection(pool.context, flow.address, flow.check, self._keys, timeout, flow.memory)
                 else:
                     connection.refresh(timeout)
                 yield connection
@@ -161,13 +160,7 @@ class Client(Shortcuts):
             finally:
                 self._give_back(connection, pool, good)
         finally:
-            if self._membership is not None:
-                self._membership.leave()
-
-    def _connect(self, context: zmq.Context[Any], timeout: float | None) -> Connection:
-        if self._membership is None:
-            return Connection(context, self._address, lambda: None, self._keys, timeout)
-        return Connection(context, self._address, self._membership.check, None, timeout, self._membership.memory)
+            self._membership.leave()
 
     def _give_back(self, connection: Connection | None, pool: _Pool, good: bool) -> None:
         with self._lock:
@@ -193,8 +186,7 @@ class Client(Shortcuts):
     def _end(self) -> None:
         """The Flow in this process is over."""
         self.close()
-        if self._membership is not None:
-            self._membership.end()
+        self._membership.end()
 
     def info(self, timeout: float = 1000 * wire.CONNECTING) -> dict[str, Any]:
         """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
@@ -223,7 +215,7 @@ class Client(Shortcuts):
         limit = seconds(timeout)
         try:
             # On a connection of its own: one that was used before may be to a Flow that is gone.
-            return ready(ask(self._address, self._keys, limit))
+            return ready(ask(self._membership.address, self._keys, limit))
         except errors.ZflowError:
             return False
 
@@ -285,7 +277,7 @@ class Client(Shortcuts):
     ) -> dict[str, Any]:
         given = command_arguments(timeout, force, arguments)
         own = self._admin_keys == self._keys
-        with self._connection() if own else connected(self._address, self._admin_keys) as connection:
+        with self._connection() if own else connected(self._membership.address, self._admin_keys) as connection:
             return changed(connection.command(command, given))
 
     def post(
@@ -391,5 +383,5 @@ if hasattr(os, "register_at_fork"):
 
 def _client_to(address: str, curve: str | None) -> Client:
     client: Client = Client.__new__(Client)
-    client._setup(address, curve)
+    client._setup(Membership(address), curve)
     return client

@@ -1,4 +1,4 @@
-"""What the clients in the process that has started a Flow share with it: its private address, its state, its memory."""
+"""What clients know of a Flow: its address; and in the process that has started it, its state and its memory, too."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ KEPT = 128 * 1024 * 1024  # bytes of shared memory that are kept for the next po
 
 
 class Membership:
-    """One Flow's, for all clients in its process, of threads and of asyncio.
+    """A Flow, for clients of threads and of asyncio; all in the process that has started it have the same one.
 
     Args:
-        address: the Flow's private one.
-        check: raises if the Flow has come down.
+        address: where its broker listens for them.
+        check: raises if a Flow in this process has come down.
         memory: the memory shared with it, if there is any.
 
     Attributes:
         memory: None after a fork: only the process that started the Flow writes to its part of that.
     """
 
-    def __init__(self, address: str, check: Callable[[], None], memory: Arena | None) -> None:
+    def __init__(self, address: str, check: Callable[[], None] = lambda: None, memory: Arena | None = None) -> None:
         self.address = address
         self.check = check
         self.memory = memory
@@ -61,7 +61,8 @@ class Membership:
 
         Processes that this one has forked may hold on to it for long.
         """
-        self._is_over = True
+        with self._lock:
+            self._is_over = True
         self._free()
 
     def _free(self) -> None:

@@ -1,0 +1,108 @@
+"""A client's socket and session: what it sends by itself, and the errors that what arrives comes to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from zflow import errors
+from zflow.clients import wire
+from zflow.clients.wire import Wire
+from zflow.devices.protocol.messages import CONTROL, FAILED, HELLO, REPLY, VERSION, WELCOME
+from zflow.devices.protocol.session import Reply, Welcome
+
+
+class Rig:
+    """A wire and the ROUTER that it is connected to."""
+
+    def __init__(self, context: zmq.Context[Any]) -> None:
+        self.router = context.socket(zmq.ROUTER)
+        self.router.set(zmq.LINGER, 0)
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.mine = Wire(context, f"tcp://127.0.0.1:{self.port}")
+
+    def hears(self) -> list[Any]:
+        """The header of what it says next."""
+        _, header = self.router.recv_multipart()
+        return list(msgpack.unpackb(header))
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    context: zmq.Context[Any] = zmq.Context()
+    rig = Rig(context)
+    yield rig
+    rig.mine.close()
+    rig.router.close()
+    context.term()
+
+
+def said(*fields: Any, payload: tuple[bytes, ...] = ()) -> list[Any]:
+    return [msgpack.packb((VERSION, *fields)), *payload]
+
+
+@pytest.mark.parametrize("address", ["tcp://", "nonsense://here:1", "no address"])
+def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    with pytest.raises(errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"):
+        Wire(context, address)
+    context.term()
+
+
+def test_questions_and_commands_are_told_apart_by_their_ids(rig: Rig) -> None:
+    assert rig.mine.ask() == -1
+    id, order = rig.mine.order("scale", {"replicas": 2})
+    rig.mine.say([order])
+    assert rig.hears() == [VERSION, HELLO, -1]
+    assert rig.hears() == [VERSION, CONTROL, id, "scale", {"replicas": 2}]
+
+
+def test_a_greeting_is_answered_and_not_passed_on(rig: Rig) -> None:
+    assert rig.mine.heard([[b""], said(REPLY, 1, None, None, 0, payload=(b"a",))]) == [Reply(1, [b"a"], None, None, 0)]
+    assert rig.hears() == [VERSION, HELLO, -1]
+
+
+def test_who_is_there_is_told(rig: Rig) -> None:
+    (event,) = rig.mine.heard([said(WELCOME, -1, payload=(msgpack.packb({"instance": "one"}),))])
+    assert isinstance(event, Welcome)
+    assert rig.mine.session.info == {"instance": "one"}
+
+
+def test_what_is_no_flow_and_what_is_one_of_another_version_are_errors(rig: Rig) -> None:
+    with pytest.raises(errors.FlowUnreachable, match=f":{rig.port} is no zflow Flow: header is not msgpack"):
+        rig.mine.heard([[b"\xc1"]])
+    with pytest.raises(errors.BadRequest, match=f":{rig.port} speaks another version of zflow's protocol"):
+        rig.mine.heard([said(FAILED, -1, 0, payload=(b"",))])
+
+
+def test_silence_is_asked_about_and_then_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(wire, "monotonic", lambda: now)
+    rig.mine.tick()
+    rig.mine.tick()
+    now += wire.SILENCE / 2
+    rig.mine.tick()
+    assert [rig.hears() for _ in range(2)] == [[VERSION, HELLO, -1], [VERSION, HELLO, -2]]
+    now += wire.SILENCE
+    with pytest.raises(errors.FlowUnreachable, match=f":{rig.port} stopped answering 15 s ago"):
+        rig.mine.tick()
+
+
+def test_the_errors_ask_about_keys_as_far_as_there_are_any(rig: Rig) -> None:
+    assert str(rig.mine.nobody()).endswith("and does it ask for keys (curve=)?")
+    assert "does it ask for keys (curve=), has it room" in str(rig.mine.refusal())
+    rig.mine._keys = (b"", b"", b"")
+    assert str(rig.mine.nobody()).endswith("and are the keys (curve=) those it knows?")
+    assert "are the keys (curve=) those it knows, has it room" in str(rig.mine.refusal())
+    assert "has ended; another one listens there now: post again" in str(rig.mine.replaced())
+
+
+def test_a_wire_that_is_closed_is_not_refused(rig: Rig) -> None:
+    assert not rig.mine.refused
+    rig.mine.close()
+    assert not rig.mine.refused
