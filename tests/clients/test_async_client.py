@@ -474,3 +474,87 @@ def test_many_documents_through_upper_keep_order_over_replicas() -> None:
 
     with Flow().add(uses=Upper, replicas=3) as flow:
         run(flow, body)
+
+
+# -- changes ----------------------------------------------------------------------------------------------------------
+
+
+def test_info_takes_as_long_as_it_may(impatient: None) -> None:
+    async def main(port: int) -> None:
+        async with AsyncClient(port=port) as client:
+            with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"):
+                await client.info(timeout=100)
+            for wrong in (0, "soon", True):
+                with pytest.raises(errors.BadRequest, match="timeout must be a number of ms above 0"):
+                    await client.info(timeout=wrong)  # type: ignore[arg-type]
+
+    with stranger(lambda header: None) as port:
+        asyncio.run(main(port))
+
+
+def test_a_flow_is_changed_while_posts_go_on() -> None:
+    async def body(client: AsyncClient) -> None:
+        posting = asyncio.ensure_future(awaited(client.post("/", texts(2000), request_size=1)))
+        assert await client.scale("upper", 3) == {"executor": "upper", "replicas": 3, "before": 2}
+        assert (await client.drain("upper/rep-2", timeout=60_000))["replica"] == "upper/rep-2"
+        await client.undrain("upper/rep-2")
+        assert (await client.scale("upper", 1, force=True))["before"] == 3
+        assert (await client.restart("upper"))["restarted"] == 1
+        assert (await posting).texts == [str(number) for number in range(2000)]
+
+    with Flow().add(name="upper", uses=Upper, replicas=2) as flow:
+        run(flow, body)
+
+
+def test_a_change_that_cannot_be_is_refused(flow: Flow) -> None:
+    async def body(client: AsyncClient) -> None:
+        with pytest.raises(errors.ChangeRefused, match="did you mean 'fussy'"):
+            await client.scale("fusy", 2)
+        with pytest.raises(errors.BadRequest, match="timeout is in milliseconds"):
+            await client.restart("fussy", timeout=0.5)
+        assert (await client.post("/", Document(text="a"))).texts == ["A"]
+
+    run(flow, body)
+
+
+# -- of a Flow in this process ----------------------------------------------------------------------------------------
+
+
+def test_a_flow_has_clients_for_asyncio_until_it_is_closed() -> None:
+    flow = Flow().add(name="upper", uses=Upper)
+    with pytest.raises(errors.FlowNotRunning, match="is not started"):
+        flow.async_client()
+
+    async def main() -> AsyncClient:
+        async with flow.async_client() as client:
+            assert isinstance(client, AsyncClient)
+            assert (await client.post("/", texts(100), request_size=1)).texts == [str(number) for number in range(100)]
+            assert (await client.scale("upper", 2))["replicas"] == 2
+            assert await client.is_flow_ready()
+            return client
+
+    async def late(client: AsyncClient) -> None:
+        with pytest.raises(errors.FlowNotRunning, match="it was closed"):
+            await client.post("/", Document())
+        with pytest.raises(errors.FlowNotRunning, match="it was closed"):
+            await client.info()
+        assert not await client.is_flow_ready()
+
+    with flow:
+        client = asyncio.run(main())
+    asyncio.run(late(client))
+    with pytest.raises(errors.FlowNotRunning, match="was closed"):
+        flow.async_client()
+
+
+def test_a_connection_that_has_outlived_its_flow_takes_no_posts() -> None:
+    flow = Flow().add(uses=Upper).start()
+
+    async def main() -> None:
+        async with flow.async_client() as client:
+            await client.post("/", Document())
+            flow.close()
+            with pytest.raises(errors.FlowNotRunning, match="closed"):
+                await client.post("/", Document())
+
+    asyncio.run(main())

@@ -166,6 +166,22 @@ def test_an_admin_may_change_the_flow_and_post_and_a_client_may_post_only(
     assert "this key may not change the Flow" in capsys.readouterr().err
 
 
+def test_so_it_is_from_asyncio(flow: Flow, folder: Path, tmp_path: Path) -> None:
+    for name in ("server.key", "client.key_secret"):
+        shutil.copy(folder / name, tmp_path)
+
+    async def main() -> None:
+        async with AsyncClient(port=flow.port, curve=tmp_path) as client:
+            with pytest.raises(ChangeRefused, match="this key may not change the Flow"):
+                await client.scale("upper", 3)
+        async with AsyncClient(port=flow.port, curve=folder) as client:
+            assert (await client.scale("upper", 3))["replicas"] == 3
+            assert (await client.scale("upper", 2))["before"] == 3
+            assert (await client.post("/", Document(text="a"))).texts == ["A"]
+
+    asyncio.run(main())
+
+
 def test_who_is_taken_off_the_list_of_admins_commands_no_more_over_the_connection_that_it_has(tmp_path: Path) -> None:
     keys.new(tmp_path / "keys")
     with Flow(curve=str(tmp_path / "keys")).add(name="upper", uses=Upper) as flow:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Gate, Script, Work, begun, in_background, joined, let_go, wait_for
+from helpers import PATIENCE, Gate, Script, Work, awaited, begun, in_background, joined, let_go, soon, wait_for
 from peers import PAYLOAD, back, dealer, front, header, malformed, request
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, Response, errors, requests
+from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.devices.local import arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import DONE, REQUESTS, VERSION
@@ -141,6 +141,98 @@ def test_a_fresh_interpreter() -> None:
         assert right(flow.post("/", arrays(20), request_size=1), 20)
         assert resident(flow)
         comes_back(flow)
+
+
+# -- from asyncio -----------------------------------------------------------------------------------------------------
+
+
+def on_a_loop(flow: Flow, body: Callable[[AsyncClient], Awaitable[Any]]) -> Any:
+    """What `body` returns, with a client of the Flow's own on an event loop."""
+
+    async def main() -> Any:
+        async with flow.async_client() as client:
+            return await asyncio.wait_for(body(client), PATIENCE)
+
+    return asyncio.run(main())
+
+
+def test_an_async_client_of_the_flow_shares_it_as_the_flow_does(flow: Flow) -> None:
+    async def body(client: AsyncClient) -> None:
+        before, most = resident(flow), 0
+        posts = [asyncio.ensure_future(awaited(client.post("/", arrays(20), request_size=1))) for _ in range(5)]
+        async for docs in client.post("/", arrays(20), request_size=1):
+            most = max(most, resident(flow))
+            assert len(docs) == 1
+        assert most > before
+        for post in posts:
+            assert right(await post, 20)
+        with pytest.raises(errors.ExecutorError):
+            await client.post("/fail", arrays(20), request_size=1)
+        async for _ in client.post("/", arrays(50), request_size=1):
+            break
+
+    on_a_loop(flow, body)
+    comes_back(flow)
+
+
+def test_the_arrays_of_an_async_generator_may_change_as_soon_as_it_is_asked_for_the_next(flow: Flow) -> None:
+    array = np.zeros(SIZE)
+
+    async def documents() -> AsyncIterator[Document]:
+        for number in range(30):
+            array[:] = number
+            yield Document(tensor=array)
+
+    assert right(on_a_loop(flow, lambda client: awaited(client.post("/", documents(), request_size=1))), 30)
+
+
+def test_an_async_client_elsewhere_gets_frames(flow: Flow) -> None:
+    async def main() -> None:
+        async with AsyncClient(port=flow.port) as client:
+            before = resident(flow)
+            assert right(await client.post("/", arrays(20), request_size=1, target_executor="none|add"), 20)
+            assert before <= resident(flow)
+
+    asyncio.run(main())
+    comes_back(flow)
+
+
+def test_an_async_post_that_is_cancelled_gives_its_memory_back(tmp_path: Path) -> None:
+    async def body(client: AsyncClient) -> None:
+        docs = arrays(3)
+        posting = asyncio.ensure_future(awaited(client.post("/hold", docs, request_size=1)))
+        await soon(lambda: (tmp_path / "0.begun").exists())
+        posting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await posting
+        let_go(tmp_path, *docs.texts)
+
+    with Flow().add(uses=Gate, uses_with={"folder": str(tmp_path)}) as flow:
+        on_a_loop(flow, body)
+        comes_back(flow)
+
+
+def test_a_fork_does_not_write_to_the_memory_of_the_process_that_started_the_flow(flow: Flow) -> None:
+    client = flow.async_client()
+
+    async def post() -> bool:
+        return right(await client.post("/", arrays(20), request_size=1), 20)
+
+    assert asyncio.run(post())
+    assert flow._launched is not None
+    assert flow._launched.sharing.descriptor is not None
+    region = arena.Arena(flow._launched.sharing.descriptor)._window(arena.CLIENT, 0).words
+    before = bytes(region[: 8 * 64])
+
+    def forked() -> int:
+        return 0 if asyncio.run(post()) and asyncio.run(post()) and bytes(region[: 8 * 64]) == before else 1
+
+    pid = process.fork(forked)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert bytes(region[: 8 * 64]) == before
+    assert asyncio.run(post())
+    asyncio.run(client.close())
+    comes_back(flow)
 
 
 # -- who does not share it --------------------------------------------------------------------------------------------
@@ -386,4 +478,28 @@ def test_an_answer_that_is_still_to_be_read_is_not_taken_away(tmp_path: Path) ->
     posting.result(PATIENCE)
     assert sums == [SIZE] * 2
     wait_for(lambda: os.fstat(mine).st_blocks == 0)
+    os.close(mine)
+
+
+def test_an_answer_that_an_async_post_is_still_to_read_is_not_taken_away(tmp_path: Path) -> None:
+    flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}).start()
+    assert flow._launched is not None
+    assert flow._launched.sharing.descriptor is not None
+    mine = os.dup(flow._launched.sharing.descriptor)
+    let_go(tmp_path, "first", "second")
+    inputs = [Document(text=text, tensor=np.ones(SIZE)) for text in ("first", "second")]
+
+    async def main() -> None:
+        async with flow.async_client() as client:
+            sums = []
+            async for docs in client.post("/hold", inputs, request_size=1):
+                sums.append(float(docs[0].tensor.sum()))
+                if len(sums) == 1:
+                    begun(tmp_path, "second")
+                    flow.close()
+                    assert os.fstat(mine).st_blocks > 0
+            assert sums == [SIZE] * 2
+            assert os.fstat(mine).st_blocks == 0
+
+    asyncio.run(main())
     os.close(mine)

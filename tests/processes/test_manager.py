@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import re
@@ -21,6 +22,7 @@ from helpers import (
     Script,
     Upper,
     alive,
+    awaited,
     begun,
     children,
     in_background,
@@ -271,14 +273,16 @@ def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, words: str
 ) -> None:
     monkeypatch.setattr(wire, "PING_AFTER", 100)
-    flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+    flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=3)
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
+        client = flow.async_client()
+        held_async = in_background(asyncio.run, awaited(client.post("/hold", Document(text="held async"))))
         streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
         blocking = in_background(flow.block)
-        begun(tmp_path, "held")
+        begun(tmp_path, "held", "held async")
         kill(pid_of(who))
-        for waiting in (held, streaming, blocking):
+        for waiting in (held, held_async, streaming, blocking):
             error = waiting.exception(PATIENCE)
             assert isinstance(error, errors.FlowNotRunning), error
             assert re.search(words, str(error)), error
