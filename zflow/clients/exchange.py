@@ -208,24 +208,19 @@ class Exchange:
         if sent is None:
             self._free(frames)
             return True
-        try:
-            frames = self._whole(frames)
-        except Stale:
-            return False  # of a broker that is gone; the request is sent again to the one that is there now
+        if self._memory is not None and len(frames) > 1:
+            try:
+                whole = self._memory.fetch(frames)
+            except Stale:
+                return False  # of a broker that is gone; the request is sent again to the one that is there now
+            self._free(frames)
+            frames = whole
         if self._wait and type(answer) is Failed and _is_overload(frames):
             self._hold_back(answer.id, sent)
             return False
         self._end(answer.id)
         self._answered[sent.place] = self._response(answer, frames, sent.docs)
         return True
-
-    def _whole(self, frames: Sequence[Any]) -> Sequence[Any]:
-        """Return an answer's frames with copies of what lies in shared memory, which is free then."""
-        if self._memory is None or len(frames) == 1:
-            return frames
-        whole = self._memory.fetch(frames)
-        self._free(frames)
-        return whole
 
     def _free(self, frames: Sequence[Any]) -> None:
         if self._memory is not None and len(frames) > 1:
@@ -235,7 +230,8 @@ class Exchange:
         """A request is not under way any more."""
         sent = self._sent.pop(id)
         self._bytes -= sent.size
-        self._free(sent.payload)
+        if self._memory is not None:
+            self._free(sent.payload)
         return sent
 
     def _response(self, answer: Reply | Failed, frames: Sequence[Any], sent: DocumentArray) -> Response:

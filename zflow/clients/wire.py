@@ -29,6 +29,7 @@ from zflow.network.keys import Keys
 Said = Welcome | Reply | Failed | Controlled
 
 PING_AFTER = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
+SMALL_FRAMES = 2  # of a message that are received as bytes: the header, and as a rule the only one of the payload
 FINAL_READ = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
@@ -53,7 +54,7 @@ class Wire:
         self.memory = memory
         self._keys = keys
         self.socket = _open(context, address, keys, messages.STRANGER if memory is None else messages.MEMBER)
-        self.port = Port(self.socket, 2)
+        self.port = Port(self.socket, SMALL_FRAMES)
         shapes = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
         self.session = Session(PING_AFTER / 1000, SILENCE, shapes)
         self.ids = itertools.count(1)
@@ -89,10 +90,11 @@ class Wire:
             BadRequest: they are of a Flow of another version.
         """
         now = monotonic()
+        take = self.session.take
         events: list[Any] = []
         try:
             for frames in arrived:
-                events += self.session.take(buffers(frames), now)
+                events += take(frames if len(frames) <= SMALL_FRAMES else buffers(frames), now)
                 if type(events[-1]) is Greeted and (question := events.pop().question) is not None:
                     self.say([question])
         except NotUnderstood:
