@@ -76,7 +76,8 @@ class Balancer:
 
     def oldest_queued(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
-        return self._waiting.oldest(now)
+        task = self._waiting.queue.next(now)
+        return None if task is None else task.id
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Balancer:
             else:
                 task.suspect |= blame
                 orphans.append(task)
-        self._requeue(orphans)
+        self._waiting.put_back(orphans)
         actions.extend(self._dispatch(now))
         return actions
 
@@ -134,7 +135,7 @@ class Balancer:
         self._waiting.suspects.forget(replica)
         task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
         if task is not None:
-            self._requeue([task])
+            self._waiting.put_back([task])
         self._levels.place(replica)
         return self._dispatch(now)
 
@@ -161,7 +162,7 @@ class Balancer:
         replica = self._drop(name)
         if replica is None:
             return []
-        self._requeue([task for task in replica.held.values() if task is not None])
+        self._waiting.put_back([task for task in replica.held.values() if task is not None])
         return self._dispatch(now)
 
     def _drop(self, name: Any) -> Replica | None:
@@ -174,28 +175,25 @@ class Balancer:
                 self.given_up.pop(id, None)
         return replica
 
-    def _requeue(self, tasks: list[Task]) -> None:
-        """Put tasks that were sent before in front of all that wait, in their order."""
-        self._waiting.put_back(tasks)
-
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def submit(self, task: Task, now: float) -> list[Action]:
-        """Take a task; it is sent at once if a replica has room.
+        """Take a task; it is sent at once if a replica has room, and nothing waits.
 
-        Where there are batches the next `tick` sends it: what comes in one turn of the broker's loop may go together.
+        If it can be put together with others the next `tick` sends it: what comes in one turn of the broker's loop may
+        go together.
         """
         task.assigned = now
         self.tasks.add(task)
-        waiting = self._waiting
+        queue = self._waiting.queue
         if task.count > 1:
-            waiting.append(task)
+            queue.append(task)
             return self._dispatch(now)
-        if task.batching is None and waiting.batches is None and not waiting.queue:
+        if task.batching is None and not queue:
             replica = self._next(now)
             if replica is not None:
                 return [self._assign(replica, task, now)]
-        waiting.append(task)
+        queue.append(task)
         return []
 
     def expect(self, task: Task) -> None:
@@ -276,7 +274,7 @@ class Balancer:
             task.batching = None
         replica.last_done = now
         self._levels.place(replica)
-        self._requeue(again)
+        self._waiting.put_back(again)
         return self._dispatch(now)
 
     def _release(self, replica: Replica, id: int) -> Task | None:
@@ -315,7 +313,7 @@ class Balancer:
         if task.id in self._ahead:
             taken = self._reclaim(replica, task)
             begun = task not in taken
-            self._requeue([other for other in taken if other is not task])
+            self._waiting.put_back([other for other in taken if other is not task])
             actions: list[Action] = [Recall(replica, other) for other in taken]
         else:
             begun = task.ahead or task.id in islice(replica.held, replica.working)
@@ -347,25 +345,29 @@ class Balancer:
         self._levels.place(replica)
         return taken
 
-    def _dispatch_ahead(self, now: float, actions: list[Action]) -> None:
-        """Give replicas that hold nothing what was sent ahead to others, that which has waited longest first.
-
-        Those that have other room get it where its holder takes long: else what comes later would be begun before.
-        """
-        while self._ahead and (holder := next(iter(self._ahead.values())).holder) is not None:
-            if self._levels.empty:
-                for taken in self._reclaim(holder):
-                    actions += [Recall(holder, taken), self._assign(next(iter(self._levels.empty)), taken, now)]
-                continue
-            actions += self._take_back(holder, now)
-            break
+    def _take_back(self, replica: Replica, now: float) -> list[Action]:
+        """Take back what a replica that is stuck has not begun; it gets no more to park until it answers."""
+        if not is_stuck(replica, now):
+            return []
+        self.tasks.take_apart_held(replica)
+        tasks = stealable(replica, self.replicas.values(), self._ahead, now)
+        ahead = [task for task in tasks if task.ahead]  # some of them it may have begun
+        plain = [task for task in tasks if not task.ahead]  # so may it these, but who could tell
+        taken = [*(self._reclaim(replica, ahead[-1]) if ahead else ()), *plain]
+        for task in plain:
+            del replica.held[task.id]
+        if taken:
+            replica.window = replica.slots
+            self._levels.place(replica)
+            self._waiting.put_back(taken)
+        return [Recall(replica, task) for task in taken]
 
     # -- bulks --------------------------------------------------------------------------------------------------
 
     @property
     def takes_bulks(self) -> bool:
-        """Whether bulks may be submitted: not where each task is to be begun once at most, or in a batch."""
-        return self.tasks.can_be_cut and self.retries > 0 and self._waiting.batches is None
+        """Whether bulks may be submitted: not where each task is to be begun once at most."""
+        return self.tasks.can_be_cut and self.retries > 0
 
     def single(self, id: int) -> None:
         """Make each task of the bulk that begins with this one a task of its own."""
@@ -380,14 +382,14 @@ class Balancer:
 
     def _take_apart(self, task: Task) -> list[Task]:
         """Put its tasks in the place of a bulk, and return them."""
-        return self._waiting.take_apart(task) if task.holder is None else self.tasks.take_apart(task)
+        return self._waiting.queue.singles.take_apart(task) if task.holder is None else self.tasks.take_apart(task)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     @property
     def timed(self) -> bool:
         """Whether time alone may change anything: if not, `tick` need not be called."""
-        return bool(self._levels.parked or self.tasks.deadlines or self._waiting.batches)
+        return bool(self._levels.parked or self.tasks.deadlines or self._waiting.queue.batches)
 
     def wake_after(self, now: float) -> float:
         """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
@@ -396,8 +398,8 @@ class Balancer:
             wait = STUCK if self._levels.least() is None else PATIENCE
         if self.tasks.deadlines:
             wait = min(wait, max(0.0, self.tasks.deadlines[0][0] - now))
-        if self._waiting.batches and self._levels.empty:
-            wait = min(wait, self._waiting.batches.wake_after(now))
+        if self._levels.empty:
+            wait = min(wait, self._waiting.queue.wake_after(now))
         return wait
 
     def tick(self, now: float) -> list[Action]:
@@ -419,7 +421,7 @@ class Balancer:
             for replica in self.replicas.values():
                 if replica.parked:
                     actions.extend(self._take_back(replica, now))
-        if actions or self._waiting.batches:
+        if actions or self._waiting.queue.batches:
             actions.extend(self._dispatch(now))
         return actions
 
@@ -430,46 +432,42 @@ class Balancer:
             actions += self.given_up.overrun(replica, limit, now, again=self.retries > 0)
         return actions
 
-    def _take_back(self, replica: Replica, now: float) -> list[Action]:
-        """Take parked tasks back if the replica has been longer at what it does than it usually is."""
-        if not is_stuck(replica, now):
-            return []
-        self.tasks.take_apart_held(replica)
-        parked = stealable(replica, self.replicas.values(), self._ahead, now)
-        ahead = [task for task in parked if task.id in self._ahead]
-        taken = self._reclaim(replica, ahead[-1]) if ahead else []
-        plain = [task for task in parked if task not in ahead]
-        for task in plain:
-            del replica.held[task.id]
-        parked = [*taken, *plain]
-        if parked:
-            replica.window = replica.slots  # until it answers
-            self._levels.place(replica)
-            self._requeue(parked)
-        return [Recall(replica, task) for task in parked]
-
     # -- dispatch -------------------------------------------------------------------------------------------------
 
     def _dispatch(self, now: float) -> list[Action]:
-        """Give out what can be given out; call it after everything that may have made room, or a suspect."""
+        """Give out what can be given out; call it after everything that may have made room, or a suspect.
+
+        In this order: suspects, what is for a shard, what was sent ahead to others, and the queue.
+        """
         actions: list[Action] = []
         waiting = self._waiting
-        suspects = waiting.suspects
-        if suspects or suspects.reserved is not None:
-            actions += [self._assign(replica, task, now) for replica, task in suspects.take()]
-            suspects.reserve(self.replicas.values())
+        if waiting.suspects or waiting.suspects.reserved is not None:
+            actions += [self._assign(replica, task, now) for replica, task in waiting.suspects.take()]
+            waiting.suspects.reserve(self.replicas.values())
         if waiting.shards:
             actions += [self._assign(replica, task, now) for replica, task in waiting.shards.take()]
         if self._ahead and self._levels.room:
-            self._dispatch_ahead(now, actions)
-        while waiting.queue and (free := self._next(now)) is not None:
-            tasks = waiting.take(free, now)
+            actions += self._dispatch_ahead(now)
+        while waiting.queue and (replica := self._next(now)) is not None:
+            tasks = waiting.queue.take(replica, now)
             if not tasks:
                 break
-            if len(tasks) == 1 and tasks[0].batching is None:
-                actions.append(self._assign(free, tasks[0], now))
-            else:
-                actions.append(self._assign_batch(free, tasks, now))
+            actions.append(self._give(replica, tasks, now))
+        return actions
+
+    def _dispatch_ahead(self, now: float) -> list[Action]:
+        """Give replicas that hold nothing what was sent ahead to others, that which has waited longest first.
+
+        Then the one that has the next of it is looked at: if it is stuck, others that have room get that. Else what
+        comes later would be begun before.
+        """
+        actions: list[Action] = []
+        while self._ahead and self._levels.empty:
+            holder = self._ahead.oldest_at()
+            for task in self._reclaim(holder):
+                actions += [Recall(holder, task), self._assign(next(iter(self._levels.empty)), task, now)]
+        if self._ahead:
+            actions += self._take_back(self._ahead.oldest_at(), now)
         return actions
 
     def _next(self, now: float) -> Replica | None:
@@ -478,6 +476,17 @@ class Balancer:
         if free is None or not free.ahead or not free.level:
             return free
         return self._ahead.soonest(free.level, self._levels, self.replicas.values(), now)
+
+    def _give(self, replica: Replica, tasks: list[Task], now: float) -> Action:
+        """Send one task, or a batch, which one alone may be."""
+        first = tasks[0]
+        if first.batching is None:
+            return self._assign(replica, first, now)
+        replica.batch.update(task.id for task in tasks)
+        for task in tasks:
+            self.place(task, replica, now)
+            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
+        return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, first)
 
     def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
@@ -488,10 +497,3 @@ class Balancer:
                 self._ahead[task.id] = task
                 return SendAhead(replica, task, ticket)
         return Send(replica, task)
-
-    def _assign_batch(self, replica: Replica, tasks: list[Task], now: float) -> Action:
-        replica.batch.update(task.id for task in tasks)
-        for task in tasks:
-            self.place(task, replica, now)
-            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
-        return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])

@@ -7,7 +7,7 @@ whoever asks for little is served soon. With a single client it is an ordinary q
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -66,6 +66,11 @@ class FairQueue(Generic[T]):
         """What waits of that client, the oldest in front."""
         return self._lanes.get(client, ())
 
+    @property
+    def clients(self) -> Iterable[Any]:
+        """Those of whom something waits, in the order of their turns."""
+        return self._lanes
+
     def prefer(self, client: Any) -> None:
         """It is this client's turn.
 
@@ -73,6 +78,11 @@ class FairQueue(Generic[T]):
             KeyError: nothing waits of it.
         """
         self._lanes.move_to_end(client, last=False)
+
+    def order(self, clients: Iterable[Any]) -> None:
+        """Clients take turns in this order from now on; something of each of them waits."""
+        for client in clients:
+            self._lanes.move_to_end(client)
 
     def append(self, item: T) -> None:
         """Put one behind those of its client."""

@@ -19,7 +19,7 @@ def redirect(balancer: Balancer, tasks: Sequence[Task], shard: int | None, now: 
         if task.holder is not None and task.ahead:
             holder = task.holder
             taken = balancer._reclaim(holder, task)  # else whoever is empty next would get it
-            balancer._requeue(taken)
+            balancer._waiting.put_back(taken)
             actions += [Recall(holder, one) for one in taken]
     waiting = [task for task in tasks if task.holder is None]
     for task in waiting:

@@ -29,6 +29,16 @@ class SentAhead(dict[int, Task]):
         self._quickest = 0.0  # seconds of work that the quickest replica takes, of those that are sent tasks ahead
         self._quickest_until = -math.inf  # when to look again which that is
 
+    def oldest_at(self) -> Replica:
+        """Who has the oldest of them.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        holder = next(iter(self.values())).holder
+        assert holder is not None
+        return holder
+
     def begun(self, replica: Replica) -> None:
         """Nothing of what was sent ahead to the replica can be taken back."""
         for id in replica.held if self else ():

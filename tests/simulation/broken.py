@@ -6,14 +6,14 @@ What they override is the balancer's own business, so a change to it may ask for
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from zflow.devices.balancing.actions import Action
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
-from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Cut, Replica, Task
+from zflow.devices.balancing.taskqueue import TaskQueue
 from zflow.devices.balancing.tasks import Tasks
 from zflow.devices.balancing.waiting import Waiting
 
@@ -21,8 +21,15 @@ from zflow.devices.balancing.waiting import Waiting
 class Forgetful(Balancer):
     """Forgets one of the tasks that a lost replica held."""
 
-    def _requeue(self, tasks: list[Task]) -> None:
-        super()._requeue(tasks[:-1])
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self._waiting = _Leaky(self.tasks, self._levels)
+
+
+class _Leaky(Waiting):
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        """Drop the last one."""
+        super().put_back(tasks[:-1])
 
 
 class Greedy(Balancer):
@@ -100,10 +107,17 @@ class Generous(Balancer):
 class Careless(Balancer):
     """Sends tasks that are under suspicion like all others."""
 
-    def _requeue(self, tasks: list[Task]) -> None:
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        self._waiting = _Trusting(self.tasks, self._levels)
+
+
+class _Trusting(Waiting):
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        """Suspect none of them."""
         for task in tasks:
             task.suspect = False
-        super()._requeue(tasks)
+        super().put_back(tasks)
 
 
 class Lazy(Balancer):
@@ -113,7 +127,7 @@ class Lazy(Balancer):
         self, name: Any, id: int, service: float, now: float, count: int = 1
     ) -> tuple[Task | None, list[Action]]:
         """Look at the queue another time."""
-        waiting, self._waiting.queue = self._waiting.queue, FairQueue()
+        waiting, self._waiting.queue = self._waiting.queue, TaskQueue(self.tasks, self._levels)
         try:
             return super().finish(name, id, service, now, count)
         finally:
@@ -150,14 +164,17 @@ class Cramming(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self._waiting = _Crammed(self.tasks, self._levels)
+        self._waiting.queue = _Crammed(self.tasks, self._levels)
 
 
-class _Crammed(Waiting):
+class _Crammed(TaskQueue):
     def take(self, replica: Replica, now: float) -> list[Task]:
         """Take any replica for one that holds nothing."""
-        queue = self.queue
-        return queue.take(now, True, replica.work) if isinstance(queue, BatchQueue) else super().take(replica, now)
+        held, replica.held = replica.held, {}
+        try:
+            return super().take(replica, now)
+        finally:
+            replica.held = held
 
 
 class Wasteful(Balancer):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import BatchKey
 from zflow.devices.routing.fanout import ALONE_LIMIT
 
@@ -48,8 +47,8 @@ def nobody_waits(pool: WatchedPool, now: float) -> None:
 
 def _better_waits(pool: WatchedPool) -> bool:
     """Whether the bulk in front need not be cut if it waits, and all replicas have enough to do meanwhile."""
-    queue, replica = pool.balancer._waiting.queue, pool.balancer._levels.least()
-    if not isinstance(queue, FairQueue) or not queue or replica is None:
+    queue, replica = pool.balancer._waiting.queue.singles, pool.balancer._levels.least()
+    if not queue or replica is None:
         return False
     held = len(pool.holdings[replica.name].held)
     if queue.head.count <= replica.window - held or replica.window < replica.widest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -29,10 +29,9 @@ from hypothesis.stateful import (
 from zflow.devices.balancing import replica as replicas
 from zflow.devices.balancing.actions import Action, Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.batches import BatchQueue
 from zflow.devices.balancing.levels import Levels
-from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import SAMPLES, BatchKey, Replica, Task
+from zflow.devices.balancing.taskqueue import TaskQueue
 from zflow.devices.balancing.waiting import Waiting
 
 MOMENT = 10e-6  # seconds that pass with every step
@@ -521,17 +520,13 @@ class Machine(RuleBasedStateMachine):
         assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
         assert not any(balancer._levels.by_load[: balancer._levels.lowest])
         assert balancer._levels.room == sum(map(len, balancer._levels.by_load))
-        lines = balancer._waiting.queue._lines.values() if isinstance(balancer._waiting.queue, BatchQueue) else ()
-        queues = (
-            [line.queue for line in lines]
-            if isinstance(balancer._waiting.queue, BatchQueue)
-            else [balancer._waiting.queue]
-        )
-        queue = [task for each in queues for lane in each._lanes.values() for task in lane]
-        assert all(
-            line._docs == sum(task.docs for lane in line.queue._lanes.values() for task in lane) for line in lines
-        )
-        assert len(queue) == len(balancer._waiting.queue)
+        waiting = balancer._waiting.queue
+        tasks = {each: [task for lane in each._lanes.values() for task in lane] for each in waiting._queues}
+        assert all(tasks[each] for each in waiting.batches.values())
+        assert all(each._docs == sum(task.docs for task in tasks[each]) for each in waiting.batches.values())
+        queue = [task for some in tasks.values() for task in some]
+        assert len(queue) == len(waiting)
+        assert waiting._turns.keys() == ({task.client for task in queue} if waiting.batches else set())
         assert {id(task) for task in (*queue, *balancer._waiting.suspects)} == {id(task) for task in self.waiting()}
         assert not any(task.suspect for task in queue)
         assert all(task.suspect for task in balancer._waiting.suspects)
@@ -580,8 +575,14 @@ TestMachine.settings = SETTINGS
 class Forgetful(Balancer):
     """Forgets what a lost replica held but had not begun."""
 
-    def _requeue(self, tasks: list[Task]) -> None:
-        super()._requeue(tasks[:1])
+    def __init__(self, retries: int) -> None:
+        super().__init__(retries)
+        self._waiting = Leaky(self.tasks, self._levels)
+
+
+class Leaky(Waiting):
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        super().put_back(tasks[:1])
 
 
 class Greedy(Balancer):
@@ -605,7 +606,7 @@ class Lazy(Balancer):
     """Leaves tasks in the queue when an answer has made room."""
 
     def finish(self, *arguments: Any) -> tuple[Task | None, list[Action]]:
-        waiting, self._waiting.queue = self._waiting.queue, FairQueue()
+        waiting, self._waiting.queue = self._waiting.queue, TaskQueue(self.tasks, self._levels)
         try:
             return super().finish(*arguments)
         finally:
@@ -625,10 +626,16 @@ class Generous(Balancer):
 class Careless(Balancer):
     """Sends tasks that are under suspicion like all others."""
 
-    def _requeue(self, tasks: list[Task]) -> None:
+    def __init__(self, retries: int) -> None:
+        super().__init__(retries)
+        self._waiting = Trusting(self.tasks, self._levels)
+
+
+class Trusting(Waiting):
+    def put_back(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             task.suspect = False
-        super()._requeue(tasks)
+        super().put_back(tasks)
 
 
 class Doubling(Balancer):
@@ -652,17 +659,25 @@ class Grasping(Balancer):
 class Hoarding(Balancer):
     """Leaves what was sent ahead where it is."""
 
-    def _dispatch_ahead(self, now: float, actions: list[Action]) -> None:
-        pass
+    def _dispatch_ahead(self, now: float) -> list[Action]:
+        return []
 
 
 class Cramming(Balancer):
     """Gives batches to replicas that are at something else."""
 
-    def _dispatch(self, now: float) -> list[Action]:
-        take = BatchQueue.take
-        with mock.patch.object(BatchQueue, "take", lambda queue, now, empty, seconds: take(queue, now, True, seconds)):
-            return super()._dispatch(now)
+    def __init__(self, retries: int) -> None:
+        super().__init__(retries)
+        self._waiting.queue = Crammed(self.tasks, self._levels)
+
+
+class Crammed(TaskQueue):
+    def take(self, replica: Replica, now: float) -> list[Task]:
+        held, replica.held = replica.held, {}
+        try:
+            return super().take(replica, now)
+        finally:
+            replica.held = held
 
 
 BROKEN = [Forgetful, Greedy, Lazy, Generous, Careless, Doubling, Grasping, Hoarding, Cramming]

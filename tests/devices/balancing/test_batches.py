@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from zflow.devices.balancing.actions import Action, Fail, Kill, Send, SendBatch
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.batches import BatchQueue
-from zflow.devices.balancing.queue import FairQueue
+from zflow.devices.balancing.batches import Batches
 from zflow.devices.balancing.replica import BatchKey, Replica, Task
 
 FOUR = BatchKey("/four", 4)
@@ -21,19 +17,16 @@ TWO = BatchKey("/two", 2)
 LATE = BatchKey("/late", 4, timeout=0.1)
 
 
-def queue_of(*tasks: Task) -> BatchQueue:
-    queue = BatchQueue(FairQueue())
+def batches_of(*tasks: Task) -> Batches:
+    assert tasks[0].batching is not None
+    batches = Batches(tasks[0].batching)
     for task in tasks:
-        queue.append(task)
-    return queue
-
-
-def taken(queue: BatchQueue, now: float = 0.0) -> list[list[int]]:
-    """All that is due, batch by batch, as ids."""
-    batches = []
-    while tasks := queue.take(now, empty=True, seconds=0.0):
-        batches.append([task.id for task in tasks])
+        batches.append(task)
     return batches
+
+
+def take(batches: Batches, replica: Replica | None = None, now: float = 0.0) -> list[int]:
+    return [task.id for task in batches.take(replica or Replica("a"), now)]
 
 
 def pool(*names: str, retries: int = 3) -> Balancer:
@@ -66,96 +59,48 @@ def some(count: int, batching: BatchKey | None = FOUR, first: int = 1, client: s
 class TestWhatGoesTogether:
     def test_sizes_count_documents(self) -> None:
         sizes = [1, 2, 1, 3, 1, 1]
-        queue = queue_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate(sizes)))
-        assert taken(queue) == [[0, 1, 2], [3, 4], [5]]
+        batches = batches_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate(sizes)))
+        assert [take(batches) for _ in range(3)] == [[0, 1, 2], [3, 4], [5]]
+        assert not batches
 
-    def test_a_request_with_more_documents_is_a_batch_of_its_own(self) -> None:
-        queue = queue_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate([1, 9, 1, 1])))
-        assert taken(queue) == [[0], [1], [2, 3]]
+    def test_clients_take_turns(self) -> None:
+        batches = batches_of(*some(100, client="flood"), *some(2, first=101, client="other"))
+        assert [take(batches), take(batches)] == [[1, 101, 2, 102], [3, 4, 5, 6]]
 
-    def test_endpoints_that_are_mixed_in_the_queue_form_full_batches(self) -> None:
-        queue = queue_of(*(Task(id, batching=TWO if id % 2 else FOUR) for id in range(8)))
-        assert taken(queue) == [[0, 2, 4, 6], [1, 3], [5, 7]]
+    def test_only_a_replica_that_holds_nothing_gets_them(self) -> None:
+        batches = batches_of(*some(2))
+        replica = Replica("a")
+        replica.held[9] = Task(9)
+        assert batches.take(replica, 0.0) == []
+        assert len(batches) == 2
 
-    def test_what_cannot_be_batched_keeps_its_place(self) -> None:
-        queue = queue_of(Task(0), *some(2, first=1), Task(3), *some(2, first=4))
-        assert taken(queue) == [[0], [1, 2, 4, 5], [3]]
-
-    def test_clients_take_turns_within_a_batch(self) -> None:
-        queue = queue_of(*some(100, first=1, client="flood"), *some(2, first=101, client="other"))
-        assert taken(queue)[:2] == [[1, 101, 2, 102], [3, 4, 5, 6]]
-
-    def test_who_asks_for_little_at_another_endpoint_does_not_wait_behind_who_floods(self) -> None:
-        queue = queue_of(*some(100, first=1, client="flood"), Task(101, client="other", batching=TWO))
-        assert taken(queue)[1] == [101]
-
-    def test_what_is_put_back_is_next(self) -> None:
-        queue = queue_of(*some(1, TWO, 1, "a"), *some(8, FOUR, 2, "b"))
-        first = queue.take(0.0, True, 0.0) + queue.take(0.0, True, 0.0)
-        assert [task.id for task in first] == [1, 2, 3, 4, 5]
-        queue.appendleft(first[4])
-        assert taken(queue) == [[5, 6, 7, 8], [9]]
-
-    def test_it_takes_the_place_of_a_plain_queue(self) -> None:
-        plain: FairQueue[Task] = FairQueue()
-        for task in (*some(3, None, 1, "a"), *some(1, None, 4, "b")):
-            plain.append(task)
-        assert taken(BatchQueue(plain)) == [[1], [4], [2], [3]]
-        assert not plain
-
-    @given(
-        st.lists(st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40)
-    )
-    def test_each_comes_out_once_in_the_order_of_its_client_and_kind(
-        self, drawn: list[tuple[BatchKey, str, int]]
-    ) -> None:
-        tasks = [Task(id, client=client, docs=docs, batching=kind) for id, (kind, client, docs) in enumerate(drawn)]
-        queue = queue_of(*tasks)
-        waiting, turns = Counter(task.client for task in tasks), Counter[str]()
-        served: list[Task] = []
-        while len(queue):
-            leader = queue.next(0.0)
-            batch = queue.take(0.0, True, 0.0)
-            assert leader is batch[0]
-            assert len({task.batching for task in batch}) == 1
-            kind = leader.batching
-            assert len(batch) == 1 or (kind is not None and sum(task.docs for task in batch) <= kind.size)
-            turns[leader.client] += 1
-            waiting.subtract(task.client for task in batch)
-            served += batch
-            assert all(turns[leader.client] - turns[other] <= 1 for other in waiting if waiting[other])
-        assert sorted(task.id for task in served) == [task.id for task in tasks]
-        for group in {(task.client, task.batching) for task in tasks}:
-            ids = [task.id for task in served if (task.client, task.batching) == group]
-            assert ids == sorted(ids)
+    def test_only_the_client_whose_oldest_is_late_is_served_from_behind(self) -> None:
+        late = [Task(id, deadline=0.5, client="late", batching=FOUR) for id in (1, 2, 3)]
+        replica = Replica("a")
+        replica.work = 0.1
+        assert take(batches_of(*late, *some(3, first=4, client="other")), replica, 0.4) == [3, 4, 2, 5]
 
 
-class TestWaitingForOthers:
-    def test_nothing_waits_unless_it_is_told_to(self) -> None:
-        assert taken(queue_of(*some(1))) == [[1]]
+class TestDue:
+    def test_always_where_nothing_waits_for_others(self) -> None:
+        assert batches_of(*some(1)).due_at == -math.inf
 
-    def test_a_batch_that_is_not_full_waits_for_as_long_as_it_may(self) -> None:
-        queue = queue_of(*some(3, LATE))
-        assert taken(queue, 0.05) == []
-        assert queue.wake_after(0.05) == pytest.approx(0.05)
-        assert taken(queue, 0.1) == [[1, 2, 3]]
-        assert queue.wake_after(0.1) == math.inf
+    def test_when_the_oldest_has_waited_for_long_enough_or_they_are_enough(self) -> None:
+        batches = batches_of(*some(3, LATE))
+        assert batches.due_at == pytest.approx(0.1)
+        batches.append(Task(4, batching=LATE))
+        assert batches.due_at == -math.inf
+        take(batches)
+        assert batches.due_at == -math.inf, "nobody is there"
 
-    def test_a_full_one_does_not(self) -> None:
-        assert taken(queue_of(*some(5, LATE))) == [[1, 2, 3, 4]]
-
-    def test_it_is_the_oldest_that_has_waited_long_enough_whosever_it_is(self) -> None:
-        late, later = Task(1, client="a", batching=LATE), Task(2, client="b", batching=LATE)
-        later.assigned = 0.09
-        queue = queue_of(late, later)
-        queue.remove(late)
-        assert taken(queue, 0.15) == []
-        assert taken(queue, 0.2) == [[2]]
-
-    def test_what_waits_for_others_is_passed_by(self) -> None:
-        queue = queue_of(*some(2, LATE), *some(2, TWO, first=3), Task(5))
-        assert taken(queue) == [[3, 4], [5]]
-        assert queue.next(0.0) is None
+    def test_what_is_put_back_is_the_oldest_again(self) -> None:
+        batches = batches_of(*some(2, LATE))
+        again = Task(0, batching=LATE)
+        again.assigned = -0.05
+        batches.appendleft(again)
+        assert batches.due_at == pytest.approx(0.05)
+        batches.remove(again)
+        assert batches.due_at == pytest.approx(0.1)
 
 
 class TestAtTheBalancer:
@@ -176,7 +121,7 @@ class TestAtTheBalancer:
         for number in range(7):  # quick, and far away: its window opens
             balancer.submit(Task(number), 0.001 * number)
             balancer.finish("a", number, 0.0001, 0.001 * number + 0.0005)
-        assert sent(balancer.submit(Task(201), 0.007)) == [("a", [201])]  # the queue is a plain one still
+        assert sent(balancer.submit(Task(201), 0.007)) == [("a", [201])]
         assert balancer.replicas["a"].window > 1
         assert turn(balancer, *some(2, first=202), Task(204), now=0.007) == []
         assert sent(balancer.finish("a", 201, 0.0001, 0.008)[1]) == [("a", [202, 203])]
@@ -198,10 +143,10 @@ class TestAtTheBalancer:
         actions = [balancer.finish("a", id, 0.2, 0.8)[1] for id in (1, 2, 3, 4)]  # 0.8 s for four
         assert sent(actions[-1]) == [("a", [12, 11, 10, 9])]
 
-    def test_only_the_client_whose_oldest_is_late_is_served_from_behind(self) -> None:
-        late = [Task(id, deadline=0.5, client="late", batching=FOUR) for id in (1, 2, 3)]
-        queue = queue_of(*late, *some(3, first=4, client="other"))
-        assert [task.id for task in queue.take(0.4, True, 0.1)] == [3, 4, 2, 5]
+    def test_what_is_in_no_batch_is_sent_at_once_if_nothing_waits(self) -> None:
+        balancer = pool("a", "b")
+        assert turn(balancer, *some(2)) == [("a", [1, 2])]
+        assert sent(balancer.submit(Task(3), 0.1)) == [("b", [3])]
 
     def test_one_that_nobody_wants_any_more_still_occupies_the_replica(self) -> None:
         balancer = pool("a")

@@ -192,14 +192,15 @@ class TestSomethingBecomesOfOne:
         assert held(balancer, "a") == [[0]]
         assert [ids for _, ids in given_out(actions)] == [[1], [2], [3]]
 
-    def test_what_waits_is_taken_apart_when_there_are_batches(self) -> None:
-        balancer = pool("a", work=LONG)
+    def test_what_waits_stays_one_beside_a_batch(self) -> None:
+        balancer = pool("a", "b", work=LONG)
+        balancer.submit(Task(8, [8]), 0.0)
+        balancer.submit(Task(9, [9]), 0.0)
         balancer.submit(bulk(0, 4), 0.0)
-        balancer.submit(Task(9, [9], batching=BatchKey("/", 2)), 0.0)
-        assert balancer.queued == 4
-        assert not balancer.takes_bulks
-        assert all(task.count == 1 for task in balancer.tasks.values())
-        assert given_out(balancer.finish("a", 0, LONG, LONG)[1]) == [("a", [1])]
+        balancer.submit(Task(10, [10], batching=BatchKey("/", 2)), 0.0)
+        assert balancer.queued == 5
+        assert balancer.tasks[0].count == 4
+        assert given_out(balancer.finish("a", 8, LONG, LONG)[1]) == [("a", [0])]
 
     def test_the_youngest_goes_first_where_the_oldest_cannot_be_in_time(self) -> None:
         balancer = pool("a", work=LONG)
