@@ -189,7 +189,7 @@ class Balancer:
         if task.count > 1:
             queue.append(task)
             return self._dispatch(now)
-        if task.batching is None and not queue:
+        if task.batching is None and not (queue.singles.size or queue.batches):  # as `not queue`, without a call
             replica = self._next(now)
             if replica is not None:
                 return [self._assign(replica, task, now)]
@@ -448,11 +448,15 @@ class Balancer:
             actions += [self._assign(replica, task, now) for replica, task in waiting.shards.take()]
         if self._ahead and self._levels.room:
             actions += self._dispatch_ahead(now)
-        while waiting.queue and (replica := self._next(now)) is not None:
-            tasks = waiting.queue.take(replica, now)
+        queue = waiting.queue
+        while (queue.singles.size or queue.batches) and (replica := self._next(now)) is not None:
+            tasks = queue.take(replica, now)
             if not tasks:
                 break
-            actions.append(self._give(replica, tasks, now))
+            if tasks[0].batching is None:
+                actions.append(self._assign(replica, tasks[0], now))
+            else:
+                actions.append(self._assign_batch(replica, tasks, now))
         return actions
 
     def _dispatch_ahead(self, now: float) -> list[Action]:
@@ -477,17 +481,6 @@ class Balancer:
             return free
         return self._ahead.soonest(free.level, self._levels, self.replicas.values(), now)
 
-    def _give(self, replica: Replica, tasks: list[Task], now: float) -> Action:
-        """Send one task, or a batch, which one alone may be."""
-        first = tasks[0]
-        if first.batching is None:
-            return self._assign(replica, first, now)
-        replica.batch.update(task.id for task in tasks)
-        for task in tasks:
-            self.place(task, replica, now)
-            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
-        return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, first)
-
     def _assign(self, replica: Replica, task: Task, now: float) -> Action:
         self.place(task, replica, now)
         if replica.ahead and replica.parked and replica.tickets is not None and task.shard is None:
@@ -497,3 +490,10 @@ class Balancer:
                 self._ahead[task.id] = task
                 return SendAhead(replica, task, ticket)
         return Send(replica, task)
+
+    def _assign_batch(self, replica: Replica, tasks: list[Task], now: float) -> Action:
+        replica.batch.update(task.id for task in tasks)
+        for task in tasks:
+            self.place(task, replica, now)
+            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
+        return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])

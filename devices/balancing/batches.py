@@ -77,11 +77,11 @@ class Batches(FairQueue[Task]):
         """Take the one whose turn it is, and those that go along with it; none if the replica holds anything."""
         if replica.held:
             return []
-        together = max(1, min(len(self), self.key.size * len(self) // self._docs))  # how many will be done at once
+        together = max(1, min(self.size, self.key.size * self.size // self._docs))  # how many will be done at once
         done_by = now + replica.work * together
         tasks = [self._pop(done_by)]
         room = self.key.size - tasks[0].docs
-        while room > 0 and len(self) and self._next(done_by).docs <= room:
+        while room > 0 and self.size and self._next(done_by).docs <= room:
             tasks.append(self._pop(done_by))
             room -= tasks[-1].docs
         return tasks

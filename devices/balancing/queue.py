@@ -29,6 +29,9 @@ T = TypeVar("T", bound=Queueable)
 class FairQueue(Generic[T]):
     """What waits, with the one whose turn it is in front.
 
+    Attributes:
+        size: how many wait, all of each that stands for several.
+
     >>> from collections import namedtuple
     >>> Request = namedtuple("Request", "client number count", defaults=[1])
     >>> queue = FairQueue()
@@ -39,14 +42,14 @@ class FairQueue(Generic[T]):
     [0, 7, 1, 2]
     """
 
-    __slots__ = ("_lanes", "_size")
+    __slots__ = ("_lanes", "size")
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[Any, deque[T]] = OrderedDict()  # none of them empty; the first one's turn is next
-        self._size = 0
+        self.size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     @property
     def head(self) -> T:
@@ -90,7 +93,7 @@ class FairQueue(Generic[T]):
         if lane is None:
             lane = self._lanes[item.client] = deque()
         lane.append(item)
-        self._size += item.count
+        self.size += item.count
 
     def appendleft(self, item: T) -> None:
         """Put one in front of all."""
@@ -103,7 +106,7 @@ class FairQueue(Generic[T]):
         if lane is None:
             lane = self._lanes[item.client] = deque()
         lane.appendleft(item)
-        self._size += item.count
+        self.size += item.count
 
     def replace(self, item: T, items: Sequence[T]) -> None:
         """Put these, which are as many, where that one stands.
@@ -133,7 +136,7 @@ class FairQueue(Generic[T]):
             del self._lanes[client]
         elif len(self._lanes) > 1:
             self._lanes.move_to_end(client)
-        self._size -= item.count
+        self.size -= item.count
         return item
 
     def remove(self, item: T) -> None:
@@ -146,7 +149,7 @@ class FairQueue(Generic[T]):
         lane.remove(item)
         if not lane:
             del self._lanes[item.client]
-        self._size -= item.count
+        self.size -= item.count
 
     def discard(self, item: T) -> None:
         """Take this one out if it is there."""

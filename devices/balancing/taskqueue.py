@@ -50,14 +50,18 @@ class TaskQueue:
         self._turns: OrderedDict[Any, None] = OrderedDict()
 
     def __len__(self) -> int:
-        waiting = len(self.singles)
-        return waiting + sum(map(len, self.batches.values())) if self.batches else waiting
+        return sum(queue.size for queue in self._queues) if self.batches else self.singles.size
+
+    def __bool__(self) -> bool:
+        return self.singles.size > 0 or bool(self.batches)
 
     def append(self, task: Task) -> None:
         """Put one behind those of its client."""
+        if task.batching is None and not self.batches:
+            self.singles.append(task)
+            return
         self._of(task).append(task)
-        if self.batches:
-            self._turns.setdefault(task.client)
+        self._turns.setdefault(task.client)
 
     def appendleft(self, task: Task) -> None:
         """Put one in front of all."""
@@ -77,6 +81,8 @@ class TaskQueue:
 
     def next(self, now: float) -> Task | None:
         """The one whose turn it is, of those that need not wait for others to fill their batch."""
+        if not self.batches:
+            return self.singles.head if self.singles.size else None
         turn = self._turn(now)
         return None if turn is None else turn[1].of(turn[0])[0]
 
@@ -120,8 +126,6 @@ class TaskQueue:
 
     def _turn(self, now: float) -> tuple[Any, Queue] | None:
         """Whose turn it is, and where its oldest task is that is due."""
-        if not self.batches:
-            return (self.singles.head.client, self.singles) if self.singles else None
         due = [queue for queue in self._queues if queue.due_at <= now]
         for client in self._turns:
             queues = [queue for queue in due if queue.of(client)]
@@ -134,10 +138,11 @@ class TaskQueue:
         if not self.batches:
             return
         key = tasks[0].batching
-        if key is not None and not self.batches[key]:
+        if key is not None and not self.batches[key].size:
             del self.batches[key]
+        queues = self._queues
         for client in {task.client for task in tasks}:
-            if not any(queue.of(client) for queue in self._queues):
+            if not any(queue.of(client) for queue in queues):
                 del self._turns[client]
         if not self.batches:
             self.singles.order(self._turns)
