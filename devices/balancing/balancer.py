@@ -139,12 +139,12 @@ class Balancer:
         self._levels.place(replica)
         return self._dispatch(now)
 
-    def find(self, name: Any, now: float) -> tuple[list[Task], list[Action]]:
-        """A lost replica is back. Returns what it held, of which nobody knows how much got there, and what follows."""
+    def find(self, name: Any, now: float) -> list[Action]:
+        """A lost replica is back. Nobody knows how much got there of what it holds."""
         replica = self.replicas[name]
         replica.lost = False
         self._levels.place(replica)
-        return [task for task in replica.held.values() if task is not None], self._dispatch(now)
+        return self._dispatch(now)
 
     def resize(self, name: Any, slots: int, now: float) -> list[Action]:
         """The replica works on so many tasks at the same time from now on; 0 for none, for the time being."""
@@ -162,7 +162,7 @@ class Balancer:
         replica = self._drop(name)
         if replica is None:
             return []
-        self._waiting.put_back([task for task in replica.held.values() if task is not None])
+        self._waiting.put_back(replica.tasks)
         return self._dispatch(now)
 
     def _drop(self, name: Any) -> Replica | None:

@@ -195,6 +195,11 @@ class Replica:
         return f"Replica({self.name!r})"
 
     @property
+    def tasks(self) -> list[Task]:
+        """The tasks that it holds and that have not ended, bulks as they are."""
+        return [task for task in self.held.values() if task is not None]
+
+    @property
     def load(self) -> int:
         """How many tasks it holds."""
         return len(self.held) + self.more

@@ -7,9 +7,9 @@ that a payload is there, that a set of them is, or that the request has failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
@@ -22,6 +22,7 @@ from zflow.devices.routing.kinds import Kinds
 from zflow.devices.routing.walk import DEFAULT, Node, Walk
 
 Actions = Sequence[Action | Publish]
+Arguments = ParamSpec("Arguments")
 
 NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
 NOBODY = 10.0  # seconds without any address of an external Executor, until requests without a deadline are given up
@@ -145,7 +146,9 @@ class Pool:
         Replicas on other machines are left out: there are as many as somebody starts there. What they take is not there
         to do.
         """
-        balancer = self._settled()
+        balancer = self.balancer
+        if self.fanout is not None:
+            self.fanout.settle()  # it is asked who holds what
         waiting = balancer.queued / self.node.shards + (0 if self.fanout is None else len(self.fanout))
         shards: list[list[Replica]] = [[] for _ in range(self.node.shards)]
         for name, replica in balancer.replicas.items():
@@ -160,31 +163,32 @@ class Pool:
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
         self._nobody_since = math.inf
-        plain = self.fanout is None and not self.node.addresses
-        sorted_ = self.kinds.join(replica, self.bindings.of(replica.name), now) if plain else []
-        actions = [*sorted_, *self._settled().join(replica, now)]
+        actions: Actions = []
+        if self.fanout is None and not self.node.addresses:
+            actions = self.kinds.join(replica, self.bindings.of(replica.name), now)
+        number = 0
         if group == NO_GROUP:
             self._elsewhere.add(replica.name)
-        if self.fanout is None or group == NO_GROUP:
-            return 0, self._and_fan_out(actions, now)
-        self._groups[replica.name] = group
-        return self.fanout.join(replica, group), self._and_fan_out(actions, now)
+        elif self.fanout is not None:
+            self._groups[replica.name] = group
+            number = self.fanout.join(replica, group)
+        return number, [*actions, *self._tell(now, self.balancer.join, replica, now)]
 
     def crash(self, name: Any, now: float, how: str = "") -> Actions:
         """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
         self._forget(name)
-        actions = self._settled().crash(name, now, not self.node.addresses, how)
-        return self._and_fan_out([*actions, *self.kinds.leave(name, now)], now)
+        actions = self._tell(now, self.balancer.crash, name, now, not self.node.addresses, how)
+        return [*actions, *self.kinds.leave(name, now)]
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
-        return self._and_fan_out(self._settled().lose(name, now, unsent), now)
+        return self._tell(now, self.balancer.lose, name, now, unsent)
 
     def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
         """A lost replica is back; returns what it has not answered, and what follows."""
         self._nobody_since = math.inf
-        tasks, actions = self._settled().find(name, now)
-        return tasks, self._and_fan_out(actions, now)
+        tasks = self.balancer.replicas[name].tasks
+        return tasks, self._tell(now, self.balancer.find, name, now)
 
     def gave(self, name: Any, answer: Sequence[Any]) -> bool:
         """Whether the replica was given the tasks that this message of its answers, and they were not taken from it."""
@@ -202,12 +206,12 @@ class Pool:
 
     def resize(self, name: Any, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""
-        return self._settled().resize(name, slots, now)
+        return self._tell(now, self.balancer.resize, name, slots, now)
 
     def leave(self, name: Any, now: float) -> Actions:
         """The replica goes in good order."""
         self._forget(name)
-        return self._and_fan_out([*self._settled().leave(name, now), *self.kinds.leave(name, now)], now)
+        return [*self._tell(now, self.balancer.leave, name, now), *self.kinds.leave(name, now)]
 
     def _forget(self, name: Any) -> None:
         self.names.pop(name, None)
@@ -258,7 +262,9 @@ class Pool:
         if self.batching:
             task.docs = max(1, walk.docs)
             task.batching = self._batching_of(walk.endpoint)
-        return (self.balancer if self.fanout is None else self._settled()).submit(task, now)
+        if self.fanout is None:
+            return self.balancer.submit(task, now)
+        return self._tell(now, self.balancer.submit, task, now)
 
     def _batching_of(self, endpoint: str) -> BatchKey | None:
         """How requests for this endpoint are put together, by what serves them."""
@@ -307,7 +313,7 @@ class Pool:
 
     def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
         """A replica could not do these tasks of a batch in one go: each is tried alone."""
-        return self._and_fan_out(self._settled().apart(name, ids, now), now)
+        return self._tell(now, self.balancer.apart, name, ids, now)
 
     def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
         """The balancer has given a task up; `error` says why. Returns what that means to the walk, and what follows."""
@@ -342,13 +348,13 @@ class Pool:
         """Nobody wants the result of the visit with this task id."""
         scatter = self._scatters.pop(id, None)
         if scatter is None:
-            return self._and_fan_out(self._settled().cancel(id, now), now)
+            return self._tell(now, self.balancer.cancel, id, now)
         assert self.fanout is not None
         self.fanout.give_up(scatter)
-        actions: list[Action | Publish] = []
-        for part in scatter.parts.values():
-            actions.extend(self.balancer.cancel(part.id, now))
-        return self._and_fan_out(actions, now)
+        return self._tell(now, self._cancel, [part.id for part in scatter.parts.values()], now)
+
+    def _cancel(self, ids: Iterable[int], now: float) -> list[Action]:
+        return [action for id in ids for action in self.balancer.cancel(id, now)]
 
     def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
         """A replica has not seen these fan-outs."""
@@ -358,7 +364,7 @@ class Pool:
         group = self._groups[name]
         actions = self.fanout.missed(replica, group, first, last)
         ended = self.fanout.never_seen(replica, group, first, last)
-        return [*actions, *self._and_fan_out(self.balancer.free(name, ended, now), now)] if ended else actions
+        return [*actions, *self._tell(now, self.balancer.free, name, ended, now)] if ended else actions
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -379,7 +385,7 @@ class Pool:
 
     def tick(self, now: float) -> Actions:
         """What time alone brings about."""
-        actions = self._and_fan_out(self._settled().tick(now), now)
+        actions = self._tell(now, self.balancer.tick, now)
         if self.limits.run is not None:
             actions = [*actions, *self.balancer.overrun(self.limits.run, now)]
         if self.node.addresses and self.balancer.tasks:
@@ -399,11 +405,25 @@ class Pool:
             actions += [Fail(task, "unreachable"), *self.balancer.cancel(task.id, now)]
         return actions
 
-    def _settled(self) -> Balancer:
-        """The balancer, when it knows of all that is under way."""
-        if self.fanout is not None:
-            self.fanout.settle()
-        return self.balancer
+    # -- the balancer ---------------------------------------------------------------------------------------------
+
+    def _tell(
+        self,
+        now: float,
+        event: Callable[Arguments, list[Action]],
+        *arguments: Arguments.args,
+        **options: Arguments.kwargs,
+    ) -> Actions:
+        """Let the balancer know of an event; returns what follows.
+
+        All that happens comes this way: first the balancer is told of the parts of fan-outs that are under way without
+        its knowing, and afterwards fan-outs that wait get the room that was made. Only submitted fan-outs and answers
+        do not, for `Fanout` looks at those first, and what happens where there are no shards.
+        """
+        if self.fanout is None:
+            return event(*arguments, **options)
+        self.fanout.settle()
+        return self._and_fan_out(event(*arguments, **options), now)
 
     def _and_fan_out(self, actions: Actions, now: float) -> Actions:
         """What was done may have made room for a fan-out that waits."""

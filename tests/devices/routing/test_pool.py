@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -523,3 +524,43 @@ def test_a_replica_without_slots_gets_nothing_whatever_it_answers() -> None:
     assert sent == []
     assert pool.waiting == 1
     assert [type(action).__name__ for action in pool.resize("x", 1, now + 0.002)] == ["Send"]
+
+
+class TestWhoHoldsWhat:
+    """Parts of a fan-out cost the balancer nothing until they are answered, so it is told before anything else."""
+
+    EVENTS: dict[str, tuple[Any, ...]] = {
+        "load": (),
+        "join": (Replica("new", shard=1), 1),
+        "crash": ("0",),
+        "lose": ("0",),
+        "resize": ("0", 2),
+        "leave": ("0",),
+        "apart": ("0", [77]),
+        "cancel": (77,),
+        "missed": ("0", 2, 2),
+        "tick": (),
+        "find": ("1",),
+    }
+    OTHERS = {"submit", "answered", "failed", "wake_after"}  # what they do of it other tests say
+
+    @pytest.mark.parametrize("event", EVENTS)
+    def test_it_is_known_whatever_happens(self, event: str) -> None:
+        pool = sharded()
+        submit(pool, 10)
+        assert not pool.balancer.tasks
+        getattr(pool, event)(*self.EVENTS[event], now=1.0)
+        assert sorted(pool.balancer.tasks) == [10, 11]
+
+    def test_it_is_known_when_a_request_for_one_shard_comes(self) -> None:
+        pool = sharded()
+        submit(pool, 10)
+        submit(pool, 12, Walk(12, "/any"))
+        assert sorted(pool.balancer.tasks) == [10, 11, 12]
+
+    def test_all_that_happens_to_a_pool_is_looked_at_here(self) -> None:
+        public = {name: getattr(Pool, name) for name in vars(Pool) if not name.startswith("_")}
+        timed = {
+            name for name, each in public.items() if callable(each) and "now" in inspect.signature(each).parameters
+        }
+        assert timed == self.EVENTS.keys() | self.OTHERS
