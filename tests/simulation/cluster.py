@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -16,6 +17,7 @@ from typing import Any
 import msgpack
 
 from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.states import State
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.tickets import Tickets
 from zflow.devices.protocol import bundles, messages
@@ -51,6 +53,7 @@ class Account:
     ahead: int = 0  # tasks that were sent ahead
     reclaimed: int = 0  # of these, how many were taken back
     seconds: float = 0.0  # of virtual time
+    moves: Counter[tuple[State, State, str]] = field(default_factory=Counter)  # of tasks, between states, by what
 
     def add(self, other: Account) -> None:
         """Add another run's account."""
@@ -58,6 +61,7 @@ class Account:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        self.moves.update(other.moves)
 
 
 def node_of(stage: Stage) -> Node:
@@ -143,6 +147,7 @@ class Cluster:
         for pool in self.broker.pools:
             account.begun += sum(pool.begun.values())
             account.bulks += pool.bulks
+            account.moves.update(pool.moves)
             account.ahead += pool.ahead
             account.reclaimed += pool.reclaimed
             account.repeated += sum(pool.begun.values()) - len(pool.begun)
@@ -430,9 +435,8 @@ class Cluster:
 
     def _leave_if_idle(self, process: Process) -> None:
         if process.leaving and process.alive and not process.busy:
-            self._tell(process)
-            process.alive = False
             self._answer(process, (messages.VERSION, messages.LEAVE))
+            process.alive = False
             self._ended(process)
 
     def _ended(self, process: Process) -> None:

@@ -7,6 +7,7 @@ looks into its insides are in `checks`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica
+from zflow.devices.balancing.states import TRANSITIONS, State
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.fanout import Fanout, Publish
 from zflow.devices.routing.pool import Actions, Gathered, Limits, Outcome, Pool
@@ -45,6 +47,7 @@ class Part:
         "shared",
         "since",
         "size",
+        "state",
         "suspect",
     )
 
@@ -55,6 +58,7 @@ class Part:
         self.deadline = deadline
         self.shard = shard
         self.size = size  # of its request, in bytes
+        self.state = State.NEW
         self.holder: Holding | None = None
         self.sent: float | None = None  # when it was sent last
         self.queued = False  # counts in `turns`
@@ -150,12 +154,18 @@ class WatchedPool(Pool):
         self._taken: set[tuple[bytes, int]] = set()  # and of these, what was taken back, or withdrawn
         self._begun: set[tuple[bytes, int]] = set()  # which replica has begun which task since it was sent there last
         self.bulks = 0  # requests that came in bulks
+        self.moves: Counter[tuple[State, State, str]] = Counter()  # from which state to which, by what
         self._ledger = ledger
 
     # -- replicas -------------------------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
-        """A replica comes."""
+        """A replica comes; or one that is there begins afresh."""
+        before = self._without(replica.name)
+        if before is not None and not self.retries:
+            self._blame(before)
+        if before is not None:
+            self._again(before, "join")
         slots = 1 if self.retries == 0 else replica.slots
         holding = self.holdings[replica.name] = Holding(replica, group, slots)
         if self.node.shards > 1:
@@ -168,14 +178,14 @@ class WatchedPool(Pool):
         holding = self._without(name)
         if holding is not None:
             self._blame(holding)
-            self._again(holding)
+            self._again(holding, "crash")
         return self._note(super().crash(name, now, how), now)
 
     def leave(self, name: Any, now: float) -> Actions:
         """A replica goes."""
         holding = self._without(name)
         if holding is not None:
-            self._again(holding)
+            self._again(holding, "leave")
         return self._note(super().leave(name, now), now)
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
@@ -186,7 +196,7 @@ class WatchedPool(Pool):
             part = holding.release(unsent) if unsent is not None else None
             if part is not None:
                 part.holder = None
-                self._wait(part)
+                self._back(part, "lose")
         return self._note(super().lose(name, now, unsent), now)
 
     def _without(self, name: bytes) -> Holding | None:
@@ -199,10 +209,23 @@ class WatchedPool(Pool):
                     part.holder = None
         return holding
 
-    def _again(self, holding: Holding) -> None:
+    def _again(self, holding: Holding, by: str) -> None:
         """What it held waits for another replica, those in front that have been waiting longest."""
         for part in holding.held.values():
-            self._wait(part)
+            self._back(part, by)
+
+    def _back(self, part: Part, by: str) -> None:
+        """A task that was given to a replica waits again, unless it has ended or is about to."""
+        if part.id in self.open and part.holder is None and part.crashes <= self.retries:
+            self._goes(part, State.SUSPECT if part.suspect else State.QUEUED, by)
+        self._wait(part)
+
+    def _goes(self, part: Part, state: State, by: str) -> None:
+        """A task goes from one state to another."""
+        if by not in TRANSITIONS.get((part.state, state), ()):
+            raise Violation(f"task {part.id} goes from {part.state.name} to {state.name} by {by}")
+        self.moves[part.state, state, by] += 1
+        part.state = state
 
     def _wait(self, part: Part) -> None:
         """A task waits in the queue, if that is where it is to be."""
@@ -219,7 +242,7 @@ class WatchedPool(Pool):
         for at, part in enumerate(holding.held.values()):
             if part.id in holding.given_up:
                 continue
-            part.suspect = True
+            part.suspect |= not self.node.addresses  # which restart what a request kills
             part.crashes += at < working or not self.retries
             part.shared += culprit in holding.held and culprit != part.id
             if part.shared > 1 and self.retries:
@@ -239,12 +262,14 @@ class WatchedPool(Pool):
         if refused not in may_be:
             raise Violation(f"request {request.number} should be refused as {may_be}, and is as {refused}")
         if refused is not None:
+            self.moves[State.NEW, State.REFUSED, "submit"] += 1
             return actions
         deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
         if self.ids_for(walk) > 1:
             self.standing[id] = self.node.shards
             for shard in range(self.node.shards):
-                self.open[id + shard] = Part(id + shard, id, request, deadline, shard, walk.size)
+                part = self.open[id + shard] = Part(id + shard, id, request, deadline, shard, walk.size)
+                self._goes(part, State.UNPUBLISHED, "submit")
             request.open += self.node.shards
         else:
             self.open[id] = part = Part(id, id, request, deadline, None, walk.size)
@@ -252,6 +277,7 @@ class WatchedPool(Pool):
             part.since = now
             part.docs = max(1, walk.docs)
             part.batching = self._batching_of(walk.endpoint)
+            self._goes(part, State.QUEUED, "submit")
             if not actions:
                 self._wait(part)
         self.most = max(self.most, len(self.open))
@@ -268,6 +294,7 @@ class WatchedPool(Pool):
             request.open += 1
             part.since = now
         for at in range(walk.count):
+            self._goes(self.open[id + at], State.QUEUED, "submit")
             self._wait(self.open[id + at])
         self.most = max(self.most, len(self.open))
         return self._note(super().submit(walk, inputs, id, now), now)
@@ -286,7 +313,13 @@ class WatchedPool(Pool):
                     self.published[scatter.base] = group.index, number
                     for id in range(scatter.base, scatter.base + self.node.shards):
                         if id in self.open:
-                            self.open[id].released = True
+                            self._release(self.open[id])
+
+    def _release(self, part: Part) -> None:
+        """A part of a fan-out goes to its group without being published, as its member is not there."""
+        part.released = True
+        if part.state is State.UNPUBLISHED:
+            self._goes(part, State.QUEUED, "Publish")
 
     def _refusal(self, walk: Walk, request: Request, now: float) -> set[str | None]:
         """Why a request is not to be taken, or None if it is: whatever of that is right."""
@@ -324,7 +357,7 @@ class WatchedPool(Pool):
                 part.request.raised = True
             if now > part.deadline + self.slack:
                 raise Violation(f"task {id} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
-            self._end(part)
+            self._end(part, State.ANSWERED, "answered")
         outcome, actions = super().answered(name, id, service, payload, failed, now)
         if part is None and outcome is not None:
             raise Violation(f"task {id} has ended, and ends again: {outcome}")
@@ -350,7 +383,7 @@ class WatchedPool(Pool):
             part.holder = None
             if now > part.deadline + self.slack:
                 raise Violation(f"task {each} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
-            self._end(part)
+            self._end(part, State.ANSWERED, "answered")
         outcome, actions = super().answered(name, id, service, payload, False, now, count)
         if outcome is None or outcome.walk.count != count:
             raise Violation(f"{count} tasks from {id} on were answered, and {outcome} comes of it")
@@ -365,7 +398,7 @@ class WatchedPool(Pool):
             if part is not None and part.holder is holding:
                 part.holder = None
                 part.batching = None
-                self._wait(part)
+                self._back(part, "apart")
         return self._note(super().apart(name, ids, now), now)
 
     def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
@@ -382,7 +415,7 @@ class WatchedPool(Pool):
         shards = self.node.shards if id in self.standing or (part is not None and part.shard is not None) else 1
         for each in range(id, id + shards):
             if each in self.open:
-                self._end(self.open[each])
+                self._end(self.open[each], State.CANCELLED, "cancel")
         return self._note(super().cancel(id, now), now)
 
     def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
@@ -443,8 +476,9 @@ class WatchedPool(Pool):
         if part is not None and part.shard not in (None, shard):
             raise Violation(f"task {id} for shard {part.shard} is begun by shard {shard}")
 
-    def _end(self, part: Part) -> None:
+    def _end(self, part: Part, state: State, by: str) -> None:
         """A task has ended; a replica that holds it keeps it until it answers, or is told to skip it."""
+        self._goes(part, state, by)
         del self.open[part.id]
         part.request.open -= 1
         if part.queued:
@@ -465,12 +499,12 @@ class WatchedPool(Pool):
         for action in actions:
             if isinstance(action, Send):
                 task = action.task
-                self._sent(action.replica, list(range(task.id, task.id + task.count)), now, task.count)
+                self._sent(action, list(range(task.id, task.id + task.count)), now, task.count)
             elif isinstance(action, SendAhead):
-                self._sent(action.replica, [action.task.id], now)
+                self._sent(action, [action.task.id], now)
                 self._sent_ahead(action)
             elif isinstance(action, SendBatch):
-                self._sent(action.replica, [task.id for task in action.tasks], now)
+                self._sent(action, [task.id for task in action.tasks], now)
             elif isinstance(action, Publish):
                 self._published(action, now)
             elif isinstance(action, Recall):
@@ -488,9 +522,14 @@ class WatchedPool(Pool):
                 self._taken.add((holding.name, id))
                 holding.release(id)
 
-    def _sent(self, replica: Replica, ids: list[int], now: float, bulk: int = 1) -> None:
+    def _sent(self, action: Send | SendAhead | SendBatch, ids: list[int], now: float, bulk: int = 1) -> None:
         """The replica is sent a task, or a bulk, or a batch of them."""
+        replica = action.replica
         parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
+        for part in parts:
+            self._release(part)
+            state = State.AHEAD if isinstance(action, SendAhead) else State.GIVEN
+            self._goes(part, state, type(action).__name__)
         holding = self.holdings[replica.name]
         self._let_go(holding)
         first = parts[0]
@@ -570,12 +609,13 @@ class WatchedPool(Pool):
             if part is None or part.released:
                 raise Violation(f"fan-out {base} is published, but its part {shard} has ended or was published")
             if shard in action.skip:
-                part.released = True
+                self._release(part)
             else:
                 member = self.members.get((action.group, shard))
                 if member is None:
                     raise Violation(f"fan-out {base} counts on shard {shard} of group {action.group}: nobody is there")
                 self._hold(member.name, base + shard, now)
+                self._goes(part, State.GIVEN, "Publish")
 
     def _recalled(self, action: Recall) -> None:
         id = action.task.id
@@ -595,7 +635,7 @@ class WatchedPool(Pool):
         holding.release(id)
         if part.holder is holding:
             part.holder = None
-            self._wait(part)
+            self._back(part, "Recall")
 
     def _killed(self, action: Kill, now: float) -> None:
         holding = self.holdings[action.replica.name]
@@ -620,4 +660,4 @@ class WatchedPool(Pool):
             raise Violation(f"task {part.id} was to expire at {part.deadline:.6f}, and does so at {now:.6f}")
         elif fail.held_by != (part.holder and part.holder.name):
             raise Violation(f"task {part.id} expires at {fail.held_by!r}, but {part.holder} has it")
-        self._end(part)
+        self._end(part, State.FAILED, "Fail")
