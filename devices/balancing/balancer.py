@@ -105,12 +105,11 @@ class Balancer:
             return []
         actions: list[Action] = []
         orphans = []
-        working = replica.working
         for at, task in enumerate(replica.held.values()):
             if task is None:
                 continue
             # Parts of fan-outs stand behind others also where tasks are sent once at most: any may have begun.
-            if at < working or not self.retries:
+            if at < replica.working or not self.retries:
                 task.crashes += 1
                 task.deaths = (*task.deaths, (name, how))
             if task.crashes > self.retries:
@@ -346,16 +345,17 @@ class Balancer:
         return taken
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
-        """Take back what a replica that is stuck has not begun; it gets no more to park until it answers."""
+        """Take back what is `stealable` if the replica is stuck; it gets no more to park until it answers."""
         if not is_stuck(replica, now):
             return []
         self.tasks.take_apart_held(replica)
         tasks = stealable(replica, self.replicas.values(), self._ahead, now)
-        ahead = [task for task in tasks if task.ahead]  # some of them it may have begun
-        plain = [task for task in tasks if not task.ahead]  # so may it these, but who could tell
-        taken = [*(self._reclaim(replica, ahead[-1]) if ahead else ()), *plain]
-        for task in plain:
-            del replica.held[task.id]
+        ahead = [task for task in tasks if task.ahead]
+        taken = self._reclaim(replica, ahead[-1]) if ahead else []  # but for those that it has begun
+        for task in tasks:
+            if not task.ahead:  # it may have begun these, too, but who could tell
+                del replica.held[task.id]
+                taken.append(task)
         if taken:
             replica.window = replica.slots
             self._levels.place(replica)
@@ -398,7 +398,7 @@ class Balancer:
             wait = STUCK if self._levels.least() is None else PATIENCE
         if self.tasks.deadlines:
             wait = min(wait, max(0.0, self.tasks.deadlines[0][0] - now))
-        if self._levels.empty:
+        if self._waiting.queue.batches and self._levels.empty:
             wait = min(wait, self._waiting.queue.wake_after(now))
         return wait
 
@@ -413,8 +413,7 @@ class Balancer:
             if holder is not None:
                 self.tasks.take_apart_held(holder)
             begun = holder is not None and task.id in islice(holder.held, holder.working)
-            held_by = None if holder is None else holder.name
-            actions.append(Fail(task, "expired", held_by, now - task.assigned, begun))
+            actions.append(Fail(task, "expired", holder and holder.name, now - task.assigned, begun))
             actions.extend(self._withdraw(task))
         if self._levels.parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
@@ -437,7 +436,8 @@ class Balancer:
     def _dispatch(self, now: float) -> list[Action]:
         """Give out what can be given out; call it after everything that may have made room, or a suspect.
 
-        In this order: suspects, what is for a shard, what was sent ahead to others, and the queue.
+        First suspects, each to a replica that holds nothing; then what is for a shard, to who has room there; then what
+        was sent ahead to others, to who holds nothing; then the queue, to who holds fewest.
         """
         actions: list[Action] = []
         waiting = self._waiting

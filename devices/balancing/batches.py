@@ -73,10 +73,12 @@ class Batches(FairQueue[Task]):
             return -math.inf
         return next(iter(self._since.values())).assigned + self.key.timeout
 
+    def suits(self, replica: Replica) -> bool:
+        """Whether a replica with room can be given them: nothing goes along with a batch."""
+        return not replica.held
+
     def take(self, replica: Replica, now: float) -> list[Task]:
-        """Take the one whose turn it is, and those that go along with it; none if the replica holds anything."""
-        if replica.held:
-            return []
+        """Take the one whose turn it is, and those that go along with it, for a replica that they suit."""
         together = max(1, min(self.size, self.key.size * self.size // self._docs))  # how many will be done at once
         done_by = now + replica.work * together
         tasks = [self._pop(done_by)]

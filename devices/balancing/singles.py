@@ -27,6 +27,10 @@ class Singles(FairQueue[Task]):
         self._tasks = tasks
         self._levels = levels
 
+    def suits(self, replica: Replica) -> bool:
+        """Whether a replica with room can be given them."""
+        return True
+
     def take(self, replica: Replica, now: float) -> list[Task]:
         """Take the one whose turn it is, or as much of a bulk as the replica, which has room, is to have.
 

@@ -1,11 +1,12 @@
 """Work stealing: what waits at one replica is taken back from there and given to others. Pure logic, no clock.
 
-Two ways, for what a replica was given and has not begun:
+Of what a replica was given and has not begun is taken back:
 
-- What was *sent ahead* has a ticket, which whoever begins it has to take. So it can be taken back at any moment, and is
-  as soon as another replica holds nothing.
-- What is *parked* without a ticket is taken back from a replica that is stuck: as many as others have room for when
-  patience is over, and all of them a while later. It may have begun them after all; then the first answer counts.
+- as soon as another replica holds nothing, what was *sent ahead*, the oldest first. It has a ticket, which whoever
+  begins it has to take: so it is known not to have been begun.
+- when the replica is stuck, whatever waits there, as much as others have room for, the last of it; and what waits
+  without a ticket may have been begun after all, and then the first answer counts.
+- a while later all that waits there, though others have no room.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class TaskQueue:
         if not self.batches:
             return self.singles.take(replica, now)
         turn = self._turn(now)
-        if turn is None:
+        if turn is None or not turn[1].suits(replica):
             return []
         client, queue = turn
         queue.prefer(client)

@@ -153,7 +153,7 @@ def test_a_broken_balancer_is_caught_within_a_hundred_seeds(name: str) -> None:
 
 
 def test_a_failing_scenario_is_made_small() -> None:
-    scenario = next(draw(seed, 300) for seed in range(6, 100) if failure(draw(seed, 300), Forgetful))
+    scenario = next(draw(seed, 300) for seed in range(14, 100) if failure(draw(seed, 300), Forgetful))
     small = shrink(scenario, Forgetful)
     assert failure(small, Forgetful) is not None
     assert failure(small) is None

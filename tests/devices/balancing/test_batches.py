@@ -71,8 +71,8 @@ class TestWhatGoesTogether:
         batches = batches_of(*some(2))
         replica = Replica("a")
         replica.held[9] = Task(9)
-        assert batches.take(replica, 0.0) == []
-        assert len(batches) == 2
+        assert not batches.suits(replica)
+        assert batches.suits(Replica("b"))
 
     def test_only_the_client_whose_oldest_is_late_is_served_from_behind(self) -> None:
         late = [Task(id, deadline=0.5, client="late", batching=FOUR) for id in (1, 2, 3)]

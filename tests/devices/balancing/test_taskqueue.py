@@ -173,6 +173,24 @@ class TestWaitingForOthers:
         assert queue.next(0.0) is None
 
 
+class TestSuits:
+    def test_a_batch_goes_to_a_replica_that_holds_nothing_and_whatever_is_behind_it_waits(self) -> None:
+        queue = queue_of(*some(2, TWO, 1, "a"), Task(3, client="b"))
+        busy = Replica("a")
+        busy.held[9] = Task(9)
+        assert queue.take(busy, 0.0) == []
+        assert taken(queue) == [[1, 2], [3]]
+
+    def test_when_nobody_is_served_nobodys_turn_changes(self) -> None:
+        queue = queue_of(*(Task(id, client=client, batching=FOUR) for id, client in ((1, "a"), (2, "b"), (3, "c"))))
+        queue.appendleft(Task(5, client="c", batching=TWO))
+        busy = Replica("a")
+        busy.held[9] = Task(9)
+        assert queue.take(busy, 0.0) == []
+        queue.appendleft(Task(0, client="a", batching=FOUR))
+        assert taken(queue) == [[0, 2, 3, 1], [5]]
+
+
 class TestNext:
     def test_it_is_the_head_of_what_goes_one_by_one(self) -> None:
         queue = queue_of()
