@@ -7,7 +7,7 @@ whoever asks for little is served soon. With a single client it is an ordinary q
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -70,7 +70,7 @@ class FairQueue(Generic[T]):
         return self._lanes.get(client, ())
 
     @property
-    def clients(self) -> Iterable[Any]:
+    def clients(self) -> Collection[Any]:
         """Those of whom something waits, in the order of their turns."""
         return self._lanes
 

@@ -128,7 +128,7 @@ class TaskQueue:
         """Whose turn it is, and where its oldest task is that is due."""
         due = [queue for queue in self._queues if queue.due_at <= now]
         for client in self._turns:
-            queues = [queue for queue in due if queue.of(client)]
+            queues = [queue for queue in due if client in queue.clients]
             if queues:
                 return client, min(queues, key=lambda queue: queue.of(client)[0].id)
         return None
@@ -140,10 +140,9 @@ class TaskQueue:
         key = tasks[0].batching
         if key is not None and not self.batches[key].size:
             del self.batches[key]
-        queues = self._queues
-        for client in {task.client for task in tasks}:
-            if not any(queue.of(client) for queue in queues):
-                del self._turns[client]
+        waiting = set[Any]().union(*(queue.clients for queue in self._queues))
+        for client in {task.client for task in tasks} - waiting:
+            del self._turns[client]
         if not self.batches:
             self.singles.order(self._turns)
             self._turns.clear()

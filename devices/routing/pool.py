@@ -262,9 +262,9 @@ class Pool:
         if self.batching:
             task.docs = max(1, walk.docs)
             task.batching = self._batching_of(walk.endpoint)
-        if self.fanout is None:
-            return self.balancer.submit(task, now)
-        return self._tell(now, self.balancer.submit, task, now)
+        if self.fanout is not None:
+            self.fanout.settle()  # and no more: what comes makes no room
+        return self.balancer.submit(task, now)
 
     def _batching_of(self, endpoint: str) -> BatchKey | None:
         """How requests for this endpoint are put together, by what serves them."""
@@ -417,12 +417,11 @@ class Pool:
         """Let the balancer know of an event; returns what follows.
 
         All that happens comes this way: first the balancer is told of the parts of fan-outs that are under way without
-        its knowing, and afterwards fan-outs that wait get the room that was made. Only submitted fan-outs and answers
-        do not, for `Fanout` looks at those first, and what happens where there are no shards.
+        its knowing, and afterwards fan-outs that wait get the room that was made. Only what is submitted and answered
+        has ways of its own, which are shorter.
         """
-        if self.fanout is None:
-            return event(*arguments, **options)
-        self.fanout.settle()
+        if self.fanout is not None:
+            self.fanout.settle()
         return self._and_fan_out(event(*arguments, **options), now)
 
     def _and_fan_out(self, actions: Actions, now: float) -> Actions:
