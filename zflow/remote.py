@@ -9,7 +9,7 @@ import logging
 import socket as network
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from zflow import errors
 from zflow.clients.connection import ask
@@ -20,9 +20,11 @@ from zflow.processes.launch import Launched
 from zflow.processes.plan import Plan
 from zflow.replicas.seat import Seat
 from zflow.suggest import did_you_mean, listed
-from zflow.system.termination import Event
 from zflow.topology.options import FIELDS
 from zflow.topology.topology import ExecutorSpec, Topology
+
+if TYPE_CHECKING:
+    from zflow.system.termination import Event
 
 log = logging.getLogger("zflow")
 

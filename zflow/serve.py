@@ -8,16 +8,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from zflow.errors import InvalidFlow
 from zflow.executors.executor import Executor
 from zflow.flow import Flow
 from zflow.network.address import spell
 from zflow.suggest import did_you_mean, listed, short
-from zflow.system.termination import Event
 from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import DEFAULTS, FIELDS, UNSUPPORTED
+
+if TYPE_CHECKING:
+    from zflow.system.termination import Event
 
 log = logging.getLogger("zflow")
 
