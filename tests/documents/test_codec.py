@@ -320,7 +320,7 @@ class TestMalformed:
         header = b"\xdd" + (size - 5000).to_bytes(4, "big")
         refused([(header * 900).ljust(size, b"\xc0")])
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.lists(st.binary(max_size=60), max_size=3))
     def test_random_bytes(self, frames: list[bytes]) -> None:
         try:
@@ -333,7 +333,7 @@ class TestMalformed:
         for size in range(0, len(first), 7):
             refused([bytes(first)[:size], *rest])
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(st.lists(st.tuples(st.integers(0, len(whole()[0]) - 1), st.integers(0, 255)), min_size=1, max_size=4))
     def test_flipped_bytes(self, changes: list[tuple[int, int]]) -> None:
         first, *rest = whole()
@@ -342,7 +342,7 @@ class TestMalformed:
             changed[place] = value
         self.usable_or_refused([bytes(changed), *rest])
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(st.data())
     def test_replaced_parts(self, data: st.DataObject) -> None:
         scalars = st.none() | st.booleans() | st.integers(-3, 2**64 - 1) | st.floats() | st.text() | st.binary()

@@ -29,7 +29,7 @@ from helpers import (
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 
-TIMES = 100
+TIMES = 30
 IMPORT_AT_MOST = 2  # times the processor time of `import zmq, msgpack`; as a rule it is about the same
 MOST_MODULES = 34  # of zflow that `import zflow` loads
 OWN_MIB = 15  # of memory of its own, per idle replica
@@ -85,7 +85,7 @@ def test_starts_that_fail_leave_nothing_behind() -> None:
         with pytest.raises(errors.StartupFailed):
             flow.start()
 
-    gives_back(cycle, 20)
+    gives_back(cycle, 8)
 
 
 def test_clients_and_failures_leave_nothing_behind() -> None:
@@ -98,7 +98,7 @@ def test_clients_and_failures_leave_nothing_behind() -> None:
                 client.post("/", Document(tags={"a": object()}))
 
     with Flow().add(uses=Broken, uses_with={"start": True}) as flow:
-        gives_back(cycle, 20)
+        gives_back(cycle, 10)
 
 
 def test_restarts_leave_nothing_behind_in_manager_and_broker() -> None:

@@ -24,11 +24,11 @@ def run(*stages: Stage, clients: int = 1, network: Network | None = None, **rest
 @pytest.mark.parametrize("first", [1, 26, 51, 76])
 def test_nothing_that_must_hold_is_broken(first: int) -> None:
     total = Account()
-    for seed in range(first, first + 24):
+    for seed in range(first, first + 12):
         total.add(Cluster(draw(seed, 200)).run())
-    assert total.requests == 24 * 200 == sum(total.outcomes.values())
+    assert total.requests == 12 * 200 == sum(total.outcomes.values())
     assert total.outcomes["answered"] > 0.5 * total.requests
-    assert total.deaths > 100
+    assert total.deaths > 25
 
 
 def test_a_thousand_replicas() -> None:
@@ -149,7 +149,8 @@ def test_a_client_from_elsewhere_may_have_only_so_many_requests_in_flight() -> N
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_broken_balancer_is_caught_within_a_hundred_seeds(name: str) -> None:
-    assert any(failure(draw(seed, 200), BROKEN[name]) for seed in range(1, 101))
+    scenarios = (draw(seed, 100) for seed in range(1, 101))
+    assert any(failure(scenario, BROKEN[name]) and not failure(scenario) for scenario in scenarios)
 
 
 def test_a_failing_scenario_is_made_small() -> None:
