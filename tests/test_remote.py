@@ -146,7 +146,8 @@ def test_what_add_says_of_the_endpoints_of_an_external_executor_counts_over_what
             assert "by" not in near.post("/index", texts(1))[0].tags
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zflow.clients.wire.CONNECTING", 0.5)
     with pytest.raises(FlowUnreachable, match=r"no Flow takes replicas at tcp://127\.0\.0\.1:"):
         remote.join(f"localhost:{free_port()}", "work", Work)
 

@@ -315,6 +315,8 @@ def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
 
 def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.001)
+    assert manager.BROKER_DEATHS == 10, "as docs/reliability.md says"
+    monkeypatch.setattr(manager, "BROKER_DEATHS", 3)
     monkeypatch.setattr(manager, "BROKER_STEADY", 3600.0)  # however long it takes here to find it
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
@@ -322,12 +324,12 @@ def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, mon
         outer = in_background(Client(port=flow.port).post, "/hold", Document(text="outer"))
         blocking = in_background(flow.block)
         begun(tmp_path, "held", "outer")
-        for number in range(11):
+        for number in range(4):
             family = [child.pid for child in children()]
             kill(pid_of("broker"))
-            if number < 10:
+            if number < 3:
                 wait_for(lambda: titled("broker"), what=f"it is back for the {number + 1}. time")
-        words = r"the broker died \(SIGKILL\) 11 times in a row"
+        words = r"the broker died \(SIGKILL\) 4 times in a row"
         for waiting in (held, blocking):
             error = waiting.exception(PATIENCE)
             assert isinstance(error, errors.FlowNotRunning), error

@@ -310,7 +310,7 @@ def test_over_a_frozen_cable_requests_go_to_another_address_and_when_it_thaws_it
 
 def test_a_cable_that_is_frozen_cut_and_healed_loses_nothing_and_ends_what_is_late() -> None:
     delays = {"delay": 0.002, "jitter": 0.005}
-    with served("far", 5) as far, Cable(port_of(far), **delays) as cable, over(cable, timeout_send=3000) as flow:
+    with served("far", 5) as far, Cable(port_of(far), **delays) as cable, over(cable, timeout_send=1000) as flow:
         results: list[Any] = []
 
         def post(number: int) -> None:

@@ -61,7 +61,7 @@ def test_replicas_killed_under_load(shards: int) -> None:
 
 def test_the_memory_of_dead_replicas_comes_back() -> None:
     with Flow().add(name="add", uses=Add, replicas=2) as flow:
-        for _ in range(5):
+        for _ in range(3):
             with meanwhile(lambda: kill_one("add")):
                 assert right(flow.post("/slow", arrays(50), request_size=1), 50)
         comes_back(flow)
@@ -69,11 +69,11 @@ def test_the_memory_of_dead_replicas_comes_back() -> None:
 
 def test_the_broker_killed_under_load() -> None:
     with Flow().add(name="first", uses=Add, replicas=2).add(uses=Add) as flow:
-        posting = in_background(flow.post, "/slow", arrays(600), request_size=1)
+        posting = in_background(flow.post, "/slow", arrays(300), request_size=1)
         for _ in range(3):
             wait_for(lambda: resident(flow) > LITTLE or posting.done())
             kill(pid_of("broker"))
-        assert right(posting.result(PATIENCE), 600, more=2.0)
+        assert right(posting.result(PATIENCE), 300, more=2.0)
         comes_back(flow)
 
 

@@ -103,7 +103,8 @@ def test_what_is_sent_to_all_at_once_lets_requests_under_way_be_answered(
     assert not socket_folders()
 
 
-def test_sigkill_after_sigterm_leaves_nothing(tmp_path: Path) -> None:
+def test_sigkill_after_sigterm_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zflow.clients.wire.SILENCE", 1.0)
     with served(tmp_path) as (process, port), Client(port=port) as client:
         held = in_background(client.post, "/hold", Document(text="held"))
         begun(tmp_path, "held")

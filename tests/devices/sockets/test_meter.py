@@ -146,6 +146,7 @@ def test_who_has_read_nothing_for_a_while_is_cut_as_soon_as_much_waits(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metering, "UNREAD", 20 << 20)
+    monkeypatch.setattr(metering, "STUCK", 1.0)
     with served.greeted(), served.greeted() as reader:
         for _ in range(40):
             served.port.send([served.got[0][0], bytes(1 << 20)])
