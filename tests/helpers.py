@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from zflow import Document, DocumentArray, Executor, Flow, requests
+from zflow import Client, Document, DocumentArray, Executor, Flow, requests
 
 T = TypeVar("T")
 
@@ -258,6 +258,12 @@ def let_go(folder: Path, *names: str) -> None:
     """Let held requests go."""
     for name in names:
         (folder / f"{name}.go").touch()
+
+
+def under_way(port: int | None, posted: Future[Any]) -> None:
+    """Wait until some of what is posted in the background has arrived; a quick replica may have answered all by then."""
+    with Client(port=port) as client:
+        wait_for(lambda: posted.done() or client.info()["requests"] > 0, what="requests are under way")
 
 
 async def soon(condition: Callable[[], Any]) -> None:

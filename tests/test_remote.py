@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, Work, free_port, in_background, joined, texts, wait_for
+from helpers import PATIENCE, Work, free_port, in_background, joined, texts, under_way, wait_for
 
 from zflow import Client, DocumentArray, Executor, Flow, remote, requests
 from zflow.errors import FlowUnreachable, InvalidFlow, StartupFailed
@@ -31,6 +31,7 @@ def test_they_compete_with_those_of_the_flow_and_leave_in_good_order(tmp_path: P
             # How large their shares are depends on whom the machine holds up just then.
             wait_for(lambda: len(by(flow)) == 3, what="each of the three gets requests")
             posted = in_background(flow.post, "/", texts(500), request_size=1)
+            under_way(flow.port, posted)
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
             assert posted.result(60).texts == [str(number) for number in range(500)]
@@ -44,7 +45,7 @@ def test_one_that_is_killed_loses_nothing_and_is_started_again(tmp_path: Path) -
 
     with Flow(replica_port=0).add(name="work", uses=Work) as flow, joined(flow, tmp_path) as process:
         posted = in_background(flow.post, "/", texts(500), request_size=1)
-        wait_for(lambda: Client(port=flow.port).info()["requests"] > 0, what="requests are under way")
+        under_way(flow.port, posted)
         (replica,) = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)

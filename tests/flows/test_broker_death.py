@@ -33,6 +33,7 @@ from helpers import (
     socket_folders,
     texts,
     titled,
+    under_way,
     wait_for,
 )
 
@@ -155,12 +156,12 @@ def test_nothing_is_lost_while_the_broker_is_killed_again_and_again(steady: None
         with Killer(seed=5) as killer:
             posts = [flow.post, tcp.post, async_post(flow.port)]
             running = [
-                in_background(until_killed, killer, 5, lambda start, post=post: post_and_check(post, start))  # type: ignore[misc]
+                in_background(until_killed, killer, 3, lambda start, post=post: post_and_check(post, start))  # type: ignore[misc]
                 for post in posts
             ]
             for each in running:
                 each.result(3 * PATIENCE)
-        wait_for(lambda: epoch(flow) >= 5)
+        wait_for(lambda: epoch(flow) >= 3)
         wait_for(lambda: len(joined(flow, "square")) == 3, what="all replicas take part")
         assert post_and_check(flow.post, 0) == COUNT
 
@@ -170,7 +171,7 @@ def test_nothing_is_lost_in_fan_outs_while_the_broker_is_killed_again_and_again(
     with flow, Client(port=flow.port) as tcp:
         with Killer(seed=6) as killer:
             running = [
-                in_background(until_killed, killer, 5, lambda start, post=post: post_and_check(post, start, 2))  # type: ignore[misc]
+                in_background(until_killed, killer, 3, lambda start, post=post: post_and_check(post, start, 2))  # type: ignore[misc]
                 for post in (flow.post, tcp.post)
             ]
             for each in running:
@@ -183,7 +184,7 @@ def test_nothing_is_lost_while_the_broker_and_replicas_are_killed(steady: None) 
     flow = Flow().add(name="square", uses=Square, replicas=3, retries=100)
     with flow:
         with Killer(seed=7, executor="square") as killer:
-            until_killed(killer, 5, lambda start: post_and_check(flow.post, start))
+            until_killed(killer, 3, lambda start: post_and_check(flow.post, start))
         wait_for(lambda: len(joined(flow, "square")) == 3, what="all replicas take part")
 
 
@@ -298,7 +299,7 @@ def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
     flow = Flow().add(name="square", uses=Square, replicas=2).start()
     broker = pid_of("broker")
     streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
-    wait_for(lambda: epoch(flow) == 0)
+    under_way(flow.port, streaming)
     closing = in_background(flow.close)
     threading.Event().wait(random.Random(seed).uniform(0, 0.03))
     with contextlib.suppress(ProcessLookupError):
@@ -321,6 +322,7 @@ def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, mon
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
+        monkeypatch.setattr(wire, "SILENCE", 2.0)
         outer = in_background(Client(port=flow.port).post, "/hold", Document(text="outer"))
         blocking = in_background(flow.block)
         begun(tmp_path, "held", "outer")
@@ -336,7 +338,6 @@ def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, mon
             assert re.search(words, str(error)), error
         with pytest.raises(errors.FlowNotRunning, match=words):
             flow.post("/", Document())
-        monkeypatch.setattr(wire, "SILENCE", 1.0)
         assert isinstance(outer.exception(PATIENCE), errors.FlowUnreachable)
         wait_for(lambda: not any(map(alive, family)), what="all processes have ended")
     assert (children(), socket_folders()) == ([], [])

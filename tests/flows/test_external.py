@@ -25,6 +25,7 @@ from helpers import (
     let_go,
     pid_of,
     texts,
+    under_way,
     wait_for,
 )
 
@@ -123,7 +124,7 @@ def test_requests_are_spread_over_both_and_none_is_lost_when_one_is_killed_and_i
         flow = running.enter_context(Flow().add(host="localhost", port=ports, external=True))
         assert by(flow.post("/", texts(200), request_size=1)).keys() == {"a", "b"}
         posted = in_background(flow.post, "/", texts(1000), request_size=1)
-        wait_for(lambda: Client(port=flow.port).info()["requests"] > 0, what="requests are under way")
+        under_way(flow.port, posted)
         first.process.kill()
         docs = posted.result(60)
         assert docs.texts == [str(number) for number in range(1000)]
@@ -274,7 +275,7 @@ def test_a_far_flow_that_closes_answers_what_it_has_begun_and_gives_back_the_res
         far = served("a", 20).start()
         with Flow().add(external=True, port=[far.port, other.port]) as flow:
             posted = in_background(flow.post, "/", texts(500), request_size=1)
-            wait_for(lambda: Client(port=other.port).info()["requests"] > 0, what="requests are under way")
+            under_way(other.port, posted)
             far.close()
             assert posted.result(60).texts == [str(number) for number in range(500)]
 
@@ -284,7 +285,7 @@ def test_the_far_broker_may_die() -> None:
         broker = pid_of("broker")
         with Flow().add(external=True, port=far.port) as flow:
             posted = in_background(flow.post, "/", texts(1000), request_size=1)
-            wait_for(lambda: Client(port=far.port).info()["requests"] > 0, what="requests are under way")
+            under_way(far.port, posted)
             os.kill(broker, signal.SIGKILL)
             assert posted.result(60).texts == [str(number) for number in range(1000)]
 
@@ -346,7 +347,7 @@ def test_a_blink_of_the_cable_does_not_begin_a_request_twice() -> None:
     with Flow().add(uses=Count) as far, Cable(port_of(far)) as cable:
         with Flow().add(external=True, port=cable.port) as flow:
             posted = in_background(flow.post, "/", texts(500), request_size=1)
-            wait_for(lambda: Client(port=far.port).info()["requests"] > 0, what="requests are under way")
+            under_way(far.port, posted)
             before = cable.connections
             cable.cut()
             cable.heal()

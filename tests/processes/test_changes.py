@@ -151,22 +151,16 @@ def test_what_cannot_be_changed_goes_on_as_it_was(tmp_path: Path) -> None:
         flow.scale("work", replicas=2)
 
 
-def test_one_that_dies_while_it_is_scaled_down_is_just_gone() -> None:
-    class Hang(Executor):
-        @requests
-        def hang(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> None:
-            if "seconds" in parameters:
-                time.sleep(parameters["seconds"])
-
-    with Flow().add(name="work", uses=Hang, replicas=2) as flow:
+def test_one_that_dies_while_it_is_scaled_down_is_just_gone(tmp_path: Path) -> None:
+    with Flow().add(name="work", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
         change = threading.Thread(target=flow.scale, args=("work", 1))
-        waiting = threading.Thread(target=flow.post, args=("/", texts(2), {"seconds": 0.5}), kwargs={"request_size": 1})
-        waiting.start()
-        wait_for(lambda: Client(port=flow.port).info()["requests"] == 2, what="both work")
+        held = in_background(flow.post, "/hold", texts(2), request_size=1)
+        begun(tmp_path, "0", "1")
         change.start()
         kill(pid_of("work/rep-1"))
+        let_go(tmp_path, "0", "1")
         change.join()
-        waiting.join()
+        assert held.result(PATIENCE).texts == ["0", "1"]
         assert names(flow, "work") == ["work/rep-0"]
 
 
