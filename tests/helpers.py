@@ -261,7 +261,7 @@ def let_go(folder: Path, *names: str) -> None:
 
 
 def under_way(port: int | None, posted: Future[Any]) -> None:
-    """Wait until some of what is posted in the background has arrived; a quick replica may have answered all by then."""
+    """Wait until some of what is posted in the background has arrived; a quick replica may have answered all."""
     with Client(port=port) as client:
         wait_for(lambda: posted.done() or client.info()["requests"] > 0, what="requests are under way")
 
