@@ -30,7 +30,7 @@ from helpers import (
 
 from zflow import Document, DocumentArray, Executor, Flow, requests
 
-POOLS = 60
+POOLS = 30
 
 
 def be_busy(path: str) -> None:
