@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.inside import messages, pack
+from bench.inside import Request, encoder, message, pack
 from zflow import Document, DocumentArray, Executor, requests
 
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -26,9 +26,10 @@ def small_documents(count: int) -> DocumentArray:
 
 
 def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
-    """Return header and payload of the request that zflow makes of these Documents, by default one small one."""
-    header = messages.encoder()((messages.VERSION, messages.REQUEST, 1000, "/", None, None, 0, 1))
-    return [header, *(bytes(frame) for frame in pack(docs or small_documents(1)))]
+    """Return the frames of the request that zflow makes of these Documents, by default one small one."""
+    docs = docs or small_documents(1)
+    payload = [bytes(frame) for frame in pack(docs)]
+    return message(Request(1000, "/", None, None, 0, False, [len(docs)], payload), encoder())
 
 
 def seconds_of(action: Callable[[], object]) -> float:

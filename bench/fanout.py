@@ -26,7 +26,7 @@ from typing import Any
 from bench.common import percentile, same_bytes, small_documents
 from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
-from bench.inside import Broker, Front, messages, pack
+from bench.inside import Broker, Done, Front, encoder, message, pack
 from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
 
@@ -112,8 +112,8 @@ def large_documents() -> DocumentArray:
 
 def answer_sizes() -> list[int]:
     """Return the sizes of the frames in which a shard answers."""
-    header = messages.encoder()((messages.VERSION, messages.DONE, 100_000, 100, 0))
-    return [len(header), *(len(frame) for frame in pack(DocumentArray()))]
+    answer = Done(100_000, 100, [0], [bytes(frame) for frame in pack(DocumentArray())])
+    return [len(frame) for frame in message(answer, encoder())]
 
 
 class Rig:

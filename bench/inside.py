@@ -7,7 +7,8 @@ from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Replica, Task
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.front import Front
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.bundles import message
+from zflow.devices.protocol.messages import Done, Request, encoder
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
@@ -17,17 +18,20 @@ __all__ = [
     "Balancer",
     "BatchKey",
     "Broker",
+    "Done",
     "Front",
     "Limits",
     "Node",
     "Pool",
     "Publish",
     "Replica",
+    "Request",
     "Send",
     "SendBatch",
     "Task",
     "Walk",
-    "messages",
+    "encoder",
+    "message",
     "pack",
     "unpack",
 ]

@@ -9,7 +9,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import zmq
@@ -19,14 +19,28 @@ from helpers import (
 )
 
 from zflow import Client, Document, DocumentArray, Flow
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import REQUEST, VERSION
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import (
+    FROM_CLIENT,
+    KINDS,
+    VERSION,
+    Control,
+    Controlled,
+    Hello,
+    Message,
+    Reply,
+    Request,
+    Welcome,
+    encoder,
+)
 from zflow.documents import codec
+
+Answers = Callable[[Message], list[bytes] | None]
 
 
 @contextlib.contextmanager
-def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]:
-    """A ROUTER that answers headers by itself; its port."""
+def stranger(answer: Answers) -> Iterator[int]:
+    """A ROUTER that answers what clients say with frames that the test chooses; its port."""
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.set(zmq.PROBE_ROUTER, 1)  # greets as a broker does
@@ -36,10 +50,11 @@ def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]
     def serve() -> None:
         while not stop.is_set():
             if router.poll(20):
-                identity, header, *_ = router.recv_multipart()
-                frames = answer(msgpack.unpackb(header))
-                if frames is not None:
-                    router.send_multipart([identity, *frames])
+                identity, *frames = router.recv_multipart()
+                for message in bundles.read(frames, 0, FROM_CLIENT):
+                    answered = answer(message)
+                    if answered is not None:
+                        router.send_multipart([identity, *answered])
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -51,64 +66,63 @@ def stranger(answer: Callable[[list[Any]], list[bytes] | None]) -> Iterator[int]
         context.destroy(linger=0)
 
 
-def greeting(header: list[Any]) -> list[bytes]:
-    info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"}
-    return welcome(header, info)
+def said(message: Message) -> list[bytes]:
+    """The frames of a message."""
+    return bundles.message(message, encoder())
 
 
-def welcome(header: list[Any], info: dict[str, Any]) -> list[bytes]:
-    """The frames of the answer to a HELLO."""
-    return [msgpack.packb([messages.VERSION, messages.WELCOME, header[2]]), msgpack.packb(info)]
+def greeting(message: Message) -> list[bytes]:
+    return welcome(message, {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"})
 
 
-Answers = Callable[[list[Any]], list[bytes] | None]
+def welcome(message: Message, info: dict[str, Any]) -> list[bytes]:
+    """The answer to a question who this is."""
+    assert isinstance(message, Hello)
+    return said(Welcome(message.token, info))
+
+
 ANSWER = bytes(codec.pack(DocumentArray([Document(text="answered")]))[0])
 GREETED_ANEW = [b""]  # what a broker says to a new connection
 
 
 class Broker:
-    """Answers HELLO as a Flow does, and keeps all headers; what it says to others, the test decides."""
+    """Answers a Hello as a Flow does, and keeps all messages; what it says to others, the test decides."""
 
-    def __init__(self, answer: Answers = lambda header: None) -> None:
-        self.heard: list[list[Any]] = []
+    def __init__(self, answer: Answers = lambda message: None) -> None:
+        self.heard: list[Message] = []
         self.instance = "one"
         self._answer = answer
 
-    def __call__(self, header: list[Any]) -> list[bytes] | None:
-        if header[1] == bundles.BUNDLE:
-            self.heard += [entry[0] for entry in header[2]]
-            return None
-        self.heard.append(header)
-        if header[1] == messages.HELLO:
+    def __call__(self, message: Message) -> list[bytes] | None:
+        self.heard.append(message)
+        if isinstance(message, Hello):
             info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
-            return welcome(header, info)
-        return self._answer(header)
+            return welcome(message, info)
+        return self._answer(message)
 
-    def kinds(self, *wanted: int) -> list[int]:
+    def kinds(self, *wanted: type[Message]) -> list[type[Message]]:
         """Which of these kinds of messages it has got, in order."""
-        return [header[1] for header in only(self, *wanted)]
+        return [type(message) for message in self.heard if isinstance(message, wanted)]
 
 
-def only(broker: Broker, *kinds: int) -> list[list[Any]]:
-    """The messages of these kinds that it has got."""
-    return [header for header in broker.heard if header[1] in kinds]
+Wanted = TypeVar("Wanted", bound=Message)
 
 
-def reply(header: list[Any]) -> list[bytes]:
-    """The answer to a request."""
-    return [msgpack.packb([messages.VERSION, messages.REPLY, header[2], None, None, 1]), ANSWER]
+def only(broker: Broker, kind: type[Wanted]) -> list[Wanted]:
+    """The messages of this kind that it has got."""
+    return [message for message in broker.heard if isinstance(message, kind)]
 
 
-def replies(header: list[Any]) -> list[bytes]:
-    """The answer to a single request, or to several that came as one."""
-    if header[1] == messages.REQUESTS:
-        return [msgpack.packb([messages.VERSION, messages.REPLIES, header[2], 1, [ANSWER] * len(header[6])])]
-    return reply(header)
+def reply(message: Message) -> list[bytes]:
+    """The answer to a request, or to several that came as one."""
+    assert isinstance(message, Request)
+    return said(Reply(message.first, message.total, None, None, 1, [ANSWER] * message.total))
 
 
-def controlled(header: list[Any], **result: Any) -> list[bytes]:
+def controlled(message: Message, **result: Any) -> list[bytes]:
     """The answer to a command."""
-    return [msgpack.packb([messages.VERSION, messages.CONTROLLED, header[2], result])]
+    assert isinstance(message, Control)
+    return said(Controlled(message.id, result))
 
 
 PAYLOAD = bytes(codec.pack(DocumentArray([Document(text="a")]))[0])
@@ -146,21 +160,26 @@ def back() -> str:
 
 
 def header(*fields: Any) -> bytes:
+    """A header as it should not be, or as it should: `VERSION, KINDS[...], ...`."""
     packed: bytes = msgpack.packb(fields)
     return packed
 
 
 def request(**changes: Any) -> bytes:
+    """The header of a request whose payload follows, but for what is to be another thing in it."""
     fields = {
         "version": VERSION,
-        "kind": REQUEST,
-        "id": 7,
+        "kind": KINDS[Request],
+        "first": 7,
         "endpoint": "/",
         "targets": None,
         "parts": None,
-        "ms": 0,
-        "docs": 1,
+        "timeout": 0,
+        "again": False,
+        "docs": [1],
+        "payload": None,
     }
+    assert changes.keys() <= fields.keys()
     return header(*{**fields, **changes}.values())
 
 

@@ -21,19 +21,20 @@ from zflow.devices.broker import failures
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.ready import MAX_SLOTS, MOST_ENDPOINTS
 from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import MAX_ENDPOINT
-from zflow.devices.protocol.parts import split
-from zflow.devices.protocol.session import (
-    Event,
+from zflow.devices.protocol.messages import (
+    MAX_ENDPOINT,
+    Cancel,
     Failed,
-    Greeted,
-    NotUnderstood,
+    Frame,
+    Info,
+    Malformed,
+    Message,
     Reply,
-    Session,
-    Silent,
-    Welcome,
+    Request,
 )
-from zflow.devices.routing.pool import Pool
+from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.session import Event, Greeted, NotUnderstood, Session, Silent, Welcomed
+from zflow.devices.routing.pool import Actions, Pool
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.port import BATCH, Port
 
@@ -51,32 +52,28 @@ class AddressOwner(Protocol):
     """What an address tells the broker."""
 
     def joined(self, pool: Pool, replica: Replica) -> None:
-        """A replica is here and may be given tasks."""
+        """An address is here and may be given tasks."""
 
-    def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
-        """It gets nothing new, but may still answer or be back; it has not begun `unsent`, and will not."""
+    def bound(self, pool: Pool) -> None:
+        """What the addresses bind may have changed."""
 
-    def gone(self, pool: Pool, name: Any, how: str) -> None:
-        """It will not answer; whatever it had is to be given to others."""
-
-    def resized(self, pool: Pool, name: Any, slots: int) -> None:
-        """It can work on so many tasks at once from now on."""
-
-    def found(self, pool: Pool, name: Any) -> list[Task]:
-        """It is back; returns what it had not answered."""
+    def do(self, pool: Pool, actions: Actions) -> None:
+        """Carry out what the pool says."""
 
     def answered(
         self,
         pool: Pool,
-        name: Any,
-        id: int,
+        name: bytes,
+        first: int,
         seconds: float,
-        payload: Any,
-        failed: bool,
-        docs: int | None = None,
+        payload: Sequence[messages.Payload],
+        docs: None,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """It has answered with payloads, or with an error."""
+        """It has answered a task with payloads."""
+
+    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Frame) -> None:
+        """It has answered a task with an error."""
 
     @property
     def leases(self) -> Leases:
@@ -102,7 +99,7 @@ class Address:
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
         self._owner = owner
         self._encode = messages.encoder()
-        self._waiting: list[messages.Message] = []
+        self._waiting: list[Message] = []
         self._port = Port(socket, 2)
         self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket = socket
@@ -123,19 +120,19 @@ class Address:
         return self.name
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What it said last about itself."""
         return self._session.info
 
-    def give(self, task: Task, kind: int = messages.REQUEST) -> None:
-        """Send a task, when `flush` is called."""
+    def give(self, task: Task, again: bool = False) -> None:
+        """Send a task, when `flush` is called; again, if it was sent before."""
         walk, parts, frames = failures.task_frames(task)
-        header = (messages.VERSION, kind, task.id, walk.endpoint, None, parts, 0, walk.docs)
-        self._waiting.append((header, self._owner.leases.plain(frames)))
+        payload = self._owner.leases.plain(frames)
+        self._waiting.append(Request(task.id, walk.endpoint, None, parts, 0, again, walk.docs, payload))
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
-        self._waiting.append(((messages.VERSION, messages.CANCEL, id), ()))
+        self._waiting.append(Cancel(id))
 
     def flush(self) -> bool:
         """Send what there is to send. Where there is nobody to send to, `watch` is told of it, and this is True too."""
@@ -156,7 +153,7 @@ class Address:
                     self._take(event, now)
             except NotUnderstood as error:
                 self._refuse(_message(error.frames))
-            except messages.Malformed as error:
+            except Malformed as error:
                 self._refuse(f"what answers is no zflow Flow of this version ({error})")
             except Exception as error:
                 self._owner.malformed(error, frames)
@@ -165,15 +162,15 @@ class Address:
         if isinstance(event, Reply):
             self._replied(event)
         elif isinstance(event, Failed):
-            self._failed(event)
-        elif isinstance(event, Welcome):
-            self._welcomed(event)
+            self._failed(event, now)
+        elif isinstance(event, Welcomed):
+            self._welcomed(event, now)
         elif isinstance(event, Greeted):
             self._cut(now)
             if event.question is not None:
                 self._say(event.question)
         else:
-            raise messages.Malformed("no answer")
+            raise Malformed("no answer")
 
     def watch(self, now: float) -> None:
         """Take in what has become of the connection."""
@@ -184,7 +181,7 @@ class Address:
     def tick(self, now: float) -> None:
         """Ask how it is, and give it up when it has been away too long."""
         if self._lost_at is not None and now - self._lost_at > GRACE:
-            self._gone()
+            self._gone(now)
         if not self.here and now >= self._connect_at and self._port.refused:
             self._connect_at = now + CONNECT_EVERY
             self._refuse("it refuses the connection: it does not know these keys (curve=), or has no room")
@@ -197,7 +194,7 @@ class Address:
             elif found is not None:
                 self._say(found)
 
-    def _say(self, question: messages.Message) -> None:
+    def _say(self, question: Message) -> None:
         self._waiting.append(question)
         self.flush()
 
@@ -205,34 +202,41 @@ class Address:
         if self.here and self._lost_at is None:
             # What may have begun must not begin again: then there is nothing to wait for.
             self._lost_at = now if self.pool.balancer.retries else now - 2 * GRACE
-            self._owner.lost(self.pool, self.name)
+            self._lose(now)
 
-    def _gone(self) -> None:
+    def _lose(self, now: float, unsent: int | None = None) -> None:
+        self._owner.do(self.pool, self.pool.lose(self.name, now, unsent))
+
+    def _gone(self, now: float) -> None:
         """Nobody waits for it any more."""
         log.warning("external Executor %r: %s does not answer; still trying", self.pool.node.name, self.url)
         replica = self.pool.balancer.replicas.get(self.name)
         if replica is not None and len(self._forgotten) < NEVER_MIND:
             self._forgotten.update(replica.held)
         self.here, self._lost_at = False, None
-        self._owner.gone(self.pool, self.name, "it does not answer")
+        self._owner.do(self.pool, self.pool.crash(self.name, now, "it does not answer"))
 
-    def _welcomed(self, welcome: Welcome) -> None:
+    def _welcomed(self, welcome: Welcomed, now: float) -> None:
+        pool = self.pool
         if self.here and not welcome.same_broker:
-            self._gone()  # it was started anew and knows nothing of what it was given
+            self._gone(now)  # it was started anew and knows nothing of what it was given
         slots = min(MAX_SLOTS, capacity(welcome.info))
         if welcome.info.get("closing"):
             if self.here:
-                self._owner.lost(self.pool, self.name)
-        elif not self.here:
+                self._lose(now)
+            return
+        if not self.here:
             self._join(slots, forgotten=self._forgotten if welcome.same_broker else set())
-        elif self._lost_at is not None:
+            return
+        if self._lost_at is not None:
             self._lost_at = None
-            for task in self._owner.found(self.pool, self.name):
-                self.give(task, messages.AGAIN)
+            tasks, actions = pool.find(self.name, now)
+            self._owner.do(pool, actions)
+            for task in tasks:
+                self.give(task, again=True)
             self.flush()
-            self._owner.resized(self.pool, self.name, slots)
-        else:
-            self._owner.resized(self.pool, self.name, slots)
+        self._owner.bound(pool)
+        self._owner.do(pool, pool.resize(self.name, slots, now))
 
     def _join(self, slots: int, forgotten: set[int]) -> None:
         for id in forgotten:
@@ -246,32 +250,31 @@ class Address:
         log.info("external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots)
         self._owner.joined(self.pool, replica)
 
-    def _failed(self, answer: Failed) -> None:
-        if not answer.frames:
-            self._unreadable(answer.id, messages.Malformed("an error without a payload"))
-        elif _error(answer.frames[0]).get("type") == "FlowNotRunning":
-            self._owner.lost(self.pool, self.name, unsent=answer.id)
+    def _failed(self, answer: Failed, now: float) -> None:
+        if not answer.payload:
+            self._unreadable(answer.first, Malformed("an error without a payload"))
+        elif _error(answer.payload[0]).get("type") == "FlowNotRunning":
+            self._lose(now, unsent=answer.first)
         else:
-            error = bytes(answer.frames[0])
-            self._owner.answered(self.pool, self.name, answer.id, answer.took_us * 1e-6, error, True)
+            error = bytes(answer.payload[0])
+            self._owner.failed(self.pool, self.name, [answer.first], answer.took * 1e-6, error)
 
     def _replied(self, answer: Reply) -> None:
-        frames, parts = answer.frames, answer.parts
+        id, _, parts, notes, took, frames = answer
         try:
             payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
             if not (payloads and payloads[0]):
-                raise messages.Malformed("an answer without a payload")
-            notes = None if answer.notes is None else _notes(answer.notes)
-        except messages.Malformed as error:
-            self._unreadable(answer.id, error)
+                raise Malformed("an answer without a payload")
+            notes = None if notes is None else _notes(notes)
+        except Malformed as error:
+            self._unreadable(id, error)
             return
-        seconds = answer.took_us * 1e-6
-        self._owner.answered(self.pool, self.name, answer.id, seconds, payloads, False, notes=notes)
+        self._owner.answered(self.pool, self.name, id, took * 1e-6, payloads, None, notes)
 
-    def _unreadable(self, id: int, error: messages.Malformed) -> None:
+    def _unreadable(self, id: int, error: Malformed) -> None:
         self._refuse(f"it sent an answer that cannot be read: {error}")
         told = failures.error("BadRequest", f"the answer of {self.url} cannot be read: {error}")
-        self._owner.answered(self.pool, self.name, id, 0.0, told, True)
+        self._owner.failed(self.pool, self.name, [id], 0.0, told)
 
     def _refuse(self, why: str) -> None:
         why = failures.shown(why)
@@ -362,16 +365,16 @@ def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
     """Check what is told of shards that have failed: `{executor: {'shards': 2, 'succeeded': 1, 'failed': {'1': why}}}`.
 
     Raises:
-        messages.Malformed: it is something else, or there is too much of it.
+        Malformed: it is something else, or there is too much of it.
     """
     if len(msgpack.packb(notes)) > failures.LONGEST_NOTES:
-        raise messages.Malformed("too many notes")
+        raise Malformed("too many notes")
     for name, note in notes.items():
         failed = note.get("failed") if type(note) is dict else None
         if type(name) is not str or type(failed) is not dict or len(note) != 3:
-            raise messages.Malformed("notes are none")
+            raise Malformed("notes are none")
         if not (type(note.get("shards")) is type(note.get("succeeded")) is int and _texts(failed)):
-            raise messages.Malformed("notes are none")
+            raise Malformed("notes are none")
     return notes
 
 

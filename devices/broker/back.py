@@ -21,6 +21,21 @@ from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
+    Accepted,
+    Beacon,
+    Done,
+    Error,
+    Hello,
+    Leave,
+    Message,
+    Missed,
+    Ready,
+    Recall,
+    Refused,
+    Together,
+    Welcome,
+)
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Actions, Pool
@@ -48,17 +63,12 @@ class BackOwner(Protocol):
         """Something has become of a replica, as its pool knows: this follows from it."""
 
     def answered(
-        self, pool: Pool, name: Any, id: int, seconds: float, payload: Any, failed: bool, docs: int | None = None
+        self, pool: Pool, name: bytes, first: int, seconds: float, payload: messages.Payload, docs: list[int]
     ) -> None:
-        """It has answered; with a payload of so many Documents, or with an error."""
+        """It has answered tasks, each after so many seconds: a payload of so many Documents, or a frame for each."""
 
-    def answered_in_line(
-        self, pool: Pool, name: Any, first: int, seconds: float, payloads: list[Any], docs: list[int]
-    ) -> None:
-        """It has answered these tasks, whose ids follow one another, each after so many seconds."""
-
-    def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
-        """It could not do these tasks in one go, and tells why."""
+    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame) -> None:
+        """It has answered a task with an error; or it could not do several in one go, and tells why."""
 
     @property
     def leases(self) -> Leases:
@@ -88,33 +98,32 @@ class Line:
         self._plain = plain
         self.identity = identity
         self._encode = encode
-        self._waiting: list[messages.Message] = []
+        self._waiting: list[Message] = []
         self.tickets: tickets.Tickets | None = None  # of what is sent ahead
 
     def give(self, task: Task) -> None:
         """Send a task, when `flush` is called."""
-        walk, parts, frames = failures.task_frames(task)
-        if task.count > 1:
-            self._waiting.append(((messages.VERSION, messages.TASKS, task.id, walk.endpoint, frames), ()))
-            return
-        if self._plain is not None:
-            frames = self._plain(frames)
-        self._waiting.append(((messages.VERSION, messages.TASK, task.id, walk.endpoint, parts), frames))
+        self._give(task, 0)
 
     def give_ahead(self, task: Task, ticket: int) -> None:
         """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
+        self._give(task, ticket)
+
+    def _give(self, task: Task, ticket: int) -> None:
         walk, parts, frames = failures.task_frames(task)
-        self._waiting.append(((messages.VERSION, messages.AHEAD, task.id, walk.endpoint, parts, ticket), frames))
+        if self._plain is not None and task.count == 1:
+            frames = self._plain(frames)
+        self._waiting.append(messages.Task(task.id, task.count, walk.endpoint, parts, ticket, frames))
 
     def give_together(self, tasks: Sequence[Task]) -> None:
         """Send tasks that are to be done in one go, when `flush` is called."""
-        self._waiting.append(((messages.VERSION, messages.TOGETHER, len(tasks)), ()))
+        self._waiting.append(Together(len(tasks)))
         for task in tasks:
             self.give(task)
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
-        self._waiting.append(((messages.VERSION, messages.RECALL, id), ()))
+        self._waiting.append(Recall(id))
 
     def flush(self) -> bool:
         """Send what there is to send; False if the replica cannot be reached any more, and nothing was sent."""
@@ -123,7 +132,7 @@ class Line:
 
     def reached(self) -> bool:
         """Try to reach the replica, by taking back a task that is none."""
-        return self.say(messages.RECALL, 0)
+        return self.say(Recall(0))
 
     def close(self) -> None:
         """The replica is gone."""
@@ -131,11 +140,11 @@ class Line:
             self.tickets.close()
             self.tickets = None
 
-    def say(self, *fields: Any, payload: Sequence[Any] = ()) -> bool:
-        """Send a message at once, a header alone as a rule."""
-        return self._send([((messages.VERSION, *fields), payload)])
+    def say(self, message: Message) -> bool:
+        """Send a message at once."""
+        return self._send([message])
 
-    def _send(self, outgoing: Sequence[messages.Message]) -> bool:
+    def _send(self, outgoing: Sequence[Message]) -> bool:
         try:
             for frames in bundles.frames_of(outgoing, self._encode):
                 self.port.send([self.identity, *frames])
@@ -225,48 +234,40 @@ class Back:
         identity = frames[0]
         if len(frames) < 2:
             raise messages.Malformed("no header")
-        shapes = messages.FROM_REPLICA if port is not None and port is self._remote else messages.FROM_LOCAL_REPLICA
-        for header, payload in bundles.read(frames, 1, shapes):
-            kind = header[1]
-            if kind < messages.DONE and port is not None:
-                self._greeted(port, identity, header)
+        direction = messages.FROM_REPLICA if port is not None and port is self._remote else messages.FROM_LOCAL_REPLICA
+        for message in bundles.read(frames, 1, direction):
+            if isinstance(message, (Hello, Ready)) and port is not None:
+                self._greeted(port, identity, message)
                 continue
             pool = members.get(identity)
-            if pool is None or kind < messages.DONE:
-                if port is not self._remote:
-                    self._owner.leases.unheard(identity, payload)
+            if pool is None or isinstance(message, (Hello, Ready)):
+                if port is not self._remote and isinstance(message, (Done, Error)):
+                    self._owner.leases.unheard(identity, message.payload)
                 raise messages.Unexpected("an answer from an unknown replica")
-            if port is not None and port is self._remote and not pool.gave(identity, header):
+            if port is not None and port is self._remote and not pool.gave(identity, message):
                 raise messages.Unexpected("an answer to what it was not given")
-            if kind == messages.DONES:
-                self._owner.answered_in_line(pool, identity, header[2], header[3] * 1e-6, header[5], header[4])
-            elif kind == messages.DONE and payload:
-                self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload, False, header[4])
-            else:
-                self._said(pool, identity, header, payload)
+            self._said(pool, identity, message)
 
-    def _said(self, pool: Pool, identity: bytes, header: list[Any], payload: Sequence[Any]) -> None:
-        kind = header[1]
-        if kind == messages.LEAVE:
+    def _said(self, pool: Pool, identity: bytes, message: Message) -> None:
+        if isinstance(message, (Done, Error)) and not message.payload:
+            raise messages.Malformed("an answer without a payload")
+        if isinstance(message, Done):
+            first, took, docs, payload = message
+            self._owner.answered(pool, identity, first, took * 1e-6, payload, docs)
+        elif isinstance(message, Error):
+            self._owner.failed(pool, identity, message.tasks, message.took * 1e-6, message.payload[0])
+        elif isinstance(message, Missed):
+            self._owner.do(pool, pool.missed(identity, message.first, message.last, time.monotonic()))
+        elif isinstance(message, Leave):
             self._forget(identity)
             self._owner.do(pool, pool.leave(identity, time.monotonic()))
-        elif kind == messages.MISSED:
-            self._owner.do(pool, pool.missed(identity, header[2], header[3], time.monotonic()))
-        elif not payload:
-            raise messages.Malformed("an answer without a payload")
-        elif kind == messages.APART:
-            if not all(type(id) is int for id in header[2]):
-                raise messages.Malformed("tasks are not numbers")
-            self._owner.apart(pool, identity, header[2], header[3] * 1e-6, payload[0])
-        else:
-            self._owner.answered(pool, identity, header[2], header[3] * 1e-6, payload[0], True)
 
-    def _greeted(self, port: Port, identity: bytes, header: list[Any]) -> None:
+    def _greeted(self, port: Port, identity: bytes, message: Hello | Ready) -> None:
         line = Line(port, identity, self._encode, self._owner.leases.plain if port is self._remote else None)
-        if header[1] == messages.HELLO:
-            self._replies[port, identity] = line, header[2], None
+        if isinstance(message, Hello):
+            self._replies[port, identity] = line, message.token, None
             return
-        why = self._ready(line, *header[2:])
+        why = self._ready(line, message)
         if why:
             self._replies[port, identity] = line, 0, why
 
@@ -274,22 +275,21 @@ class Back:
         if why not in self._refused and len(self._refused) < MOST_REFUSALS:
             self._refused.add(why)
             log.warning("a replica that calls itself %r is refused: %s", failures.name_of(line.identity), why)
-        line.say(messages.REFUSED, why)
+        line.say(Refused(why))
 
-    def _ready(self, line: Line, executor: str, *said: Any) -> str | None:
+    def _ready(self, line: Line, said: Ready) -> str | None:
         """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
         if line.identity in self._how:
             return None  # these were its last words
-        pool = self._pools.get(executor)
+        pool = self._pools.get(said.executor)
         if pool is None:
-            return (
-                f"there is no Executor {executor!r:.200} here that replicas can join; there are {sorted(self._pools)}"
-            )
+            known = sorted(self._pools)
+            return f"there is no Executor {said.executor!r:.200} here that replicas can join; there are {known}"
         if line.port is self._remote and not _is_from_elsewhere(line.identity):
             return "such a name is for replicas of the Flow's own machine"
         if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
             return "another replica has that name"
-        checked = ready.read(pool.node, *said)
+        checked = ready.read(pool.node, said)
         if isinstance(checked, str):
             return checked
         number = checked.number
@@ -331,7 +331,7 @@ class Back:
         self._bind(pool, identity, binding, line.port is not self._remote)
         number, actions = pool.join(replica, group, time.monotonic())
         self._owner.do(pool, actions)
-        line.say(messages.ACCEPTED, number)
+        line.say(Accepted(number))
         self._turn_away_strangers(pool)
 
     def _bind(self, pool: Pool, identity: bytes, binding: Binding, here: bool) -> None:
@@ -366,16 +366,15 @@ class Back:
 
     # -- what is published ----------------------------------------------------------------------------------------
 
-    def publish(self, frames: Sequence[Any]) -> None:
-        """Send to all that have subscribed to the topic in front."""
-        self._fan.send(frames)
+    def publish(self, topic: bytes, message: Message) -> None:
+        """Send to all that have subscribed to the topic."""
+        self._fan.send([topic, *bundles.message(message, self._encode)])
 
     def _send_beacons(self, now: float) -> None:
         self._next_beacon = now + BEACON_EVERY
         for pool, fanout in self._fanned:
             for group, number in fanout.beacons():
-                beacon = self._encode((messages.VERSION, messages.BEACON, number))
-                self.publish([messages.topic(pool.index, group), beacon])
+                self.publish(messages.topic(pool.index, group), Beacon(number))
 
     # -- those that are gone --------------------------------------------------------------------------------------
 
@@ -408,8 +407,8 @@ class Back:
         info = None
         for line, token, why in replies.values():
             if why is None:
-                info = info or greeting.packed({**self._owner.info(), "for_replicas": True})
-                line.say(messages.WELCOME, token, payload=[info])
+                info = info or greeting.fitting({**self._owner.info(), "for_replicas": True})
+                line.say(Welcome(token, info))
             else:
                 self._refuse(line, why)
 
@@ -417,8 +416,8 @@ class Back:
         """A message could not be sent to this replica."""
         self._lose(identity, time.monotonic(), unsent)
 
-    def dead(self, identity: bytes, how: str) -> None:
-        """A replica's process has ended, as in `'SIGKILL'`. What it still said before counts."""
+    def crash(self, identity: bytes, how: str) -> None:
+        """A replica's process has ended, as in `'SIGKILL'`: its pool is told when its last words have been read."""
         self._how[identity] = how
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
-from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.balancing.replica import Replica
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Externals
 from zflow.devices.broker.back import Back
@@ -29,8 +29,10 @@ from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.mishaps import Mishaps
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
-from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Fanout
 from zflow.devices.protocol.parts import Inputs, flat
+from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Reply, Router, Visit
@@ -83,7 +85,6 @@ class Broker:
         self._walks: dict[Any, Walk] = {}  # by origin
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
-        self._encode = messages.encoder()
         self._commands = Commands(settings.epoch << 32)
         self._crashing: dict[str, list[str]] = {}  # replicas that die again and again, by Executor
         self._draining = Draining(self._by_name, self.do, self._front.controlled)
@@ -343,76 +344,75 @@ class Broker:
         _, actions = pool.join(replica, 0, time.monotonic())
         self.do(pool, actions)
 
-    def resized(self, pool: Pool, name: Any, slots: int) -> None:
-        """It can work on so many tasks at once from now on."""
-        self.bound(pool)
-        self.do(pool, pool.resize(name, slots, time.monotonic()))
-
-    def lost(self, pool: Pool, name: Any, unsent: int | None = None) -> None:
-        """The replica gets nothing new, but may have answered; it has not begun `unsent`, and will not."""
-        self.do(pool, pool.lose(name, time.monotonic(), unsent))
-
-    def found(self, pool: Pool, name: Any) -> list[Task]:
-        """The replica is back; returns what it had not answered."""
-        tasks, actions = pool.find(name, time.monotonic())
-        self.do(pool, actions)
-        return tasks
-
-    def gone(self, pool: Pool, name: Any, how: str) -> None:
-        """The replica has ended, as in `'SIGKILL'`; whatever it had is to be given to others."""
-        self.do(pool, pool.crash(name, time.monotonic(), how))
-
     def answered(
         self,
         pool: Pool,
-        name: Any,
+        name: bytes,
+        first: int,
+        seconds: float,
+        payload: messages.Payload,
+        docs: list[int] | None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        """The replica has answered tasks from this one on, each after so many seconds: as many as `docs` has numbers.
+
+        The payload is that of one task, of an external Executor several; of several tasks it is a frame for each.
+        External Executors don't say how many Documents it has: None.
+        """
+        if docs is None or len(docs) == 1:
+            blocks = None
+            if len(payload) > 1 and not pool.node.addresses:
+                blocks = self.leases.accept(name, payload)
+            self._ended(pool, name, first, seconds, payload, docs, blocks, notes)
+            return
+        at = 0
+        while at < len(docs):
+            count = pool.fit(name, first + at, len(docs) - at)
+            end = at + count
+            self._ended(pool, name, first + at, seconds, payload[at:end], docs[at:end])
+            at = end
+
+    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame) -> None:
+        """The replica has answered a task with an error, or could not do several in one go: each is tried alone then.
+
+        Where none may be begun again all of them fail.
+        """
+        if len(tasks) > 1 and pool.balancer.retries:
+            self.do(pool, pool.apart(name, tasks, time.monotonic()))
+            return
+        for id in tasks:
+            now = time.monotonic()
+            outcome, actions = pool.answered(name, id, seconds, error, True, now)
+            self._follow(pool, outcome, actions, now)
+
+    def _ended(
+        self,
+        pool: Pool,
+        name: bytes,
         id: int,
         seconds: float,
-        payload: Any,
-        failed: bool,
-        docs: Any = None,
+        payload: messages.Payload,
+        docs: list[int] | None,
+        blocks: list[Reference] | None = None,
         notes: dict[str, Any] | None = None,
-        count: int = 1,
     ) -> None:
-        """The replica has answered with a payload (an external Executor: with several), or with an error.
-
-        With `count` it has answered so many tasks from this one on, with a frame each.
-        """
+        """As many tasks as the balancer takes for one have ended."""
         now = time.monotonic()
-        plain = failed or count > 1 or len(payload) == 1 or pool.node.addresses
-        blocks = None if plain else self.leases.accept(name, payload)
-        outcome, actions = pool.answered(name, id, seconds, payload, failed, now, count)
+        count = 1 if docs is None else len(docs)
+        outcome, actions = pool.answered(name, id, seconds, payload, False, now, count)
         if blocks:
             self.leases.keep(None if outcome is None else outcome.walk, blocks)
+        if outcome is not None:
+            outcome.walk.docs = docs or outcome.walk.docs
+            for far, note in (notes or {}).items():
+                outcome.walk.note(f"{pool.node.name}/{far}", note)
+        self._follow(pool, outcome, actions, now)
+
+    def _follow(self, pool: Pool, outcome: Outcome | None, actions: Actions, now: float) -> None:
         if actions:
             self.do(pool, actions)
         if outcome is not None:
-            if docs is not None:
-                outcome.walk.docs = docs
-            if notes:
-                for far, note in notes.items():
-                    outcome.walk.note(f"{pool.node.name}/{far}", note)
             self._go_on(pool, outcome, now)
-
-    def answered_in_line(
-        self, pool: Pool, name: Any, first: int, seconds: float, payloads: list[Any], docs: list[int]
-    ) -> None:
-        """The replica has answered these tasks, whose ids follow one another, each after so many seconds."""
-        at = 0
-        while at < len(payloads):
-            count = pool.fit(name, first + at, len(payloads) - at)
-            some = payloads[at : at + count]
-            how_many = docs[at] if count == 1 else docs[at : at + count]
-            self.answered(pool, name, first + at, seconds, some, False, how_many, count=count)
-            at += count
-
-    def apart(self, pool: Pool, name: Any, ids: Sequence[int], seconds: float, error: bytes) -> None:
-        """The replica could not do these tasks in one go: each is tried alone, if it may be begun again, or fails."""
-        if pool.balancer.retries:
-            self.do(pool, pool.apart(name, ids, time.monotonic()))
-        else:
-            for id in ids:
-                self.answered(pool, name, id, seconds, error, True)
 
     # -- what is to be sent ---------------------------------------------------------------------------------------
 
@@ -466,16 +466,16 @@ class Broker:
     def _publish(self, pool: Pool, action: Publish) -> None:
         walk, inputs = action.scatter.payload
         parts, frames = flat(inputs)
-        kind = (messages.VERSION, messages.FANOUT, action.number, action.scatter.base)
-        said = bundles.message((*kind, walk.endpoint, parts, action.skip), frames, self._encode)
-        self._back.publish([messages.topic(pool.index, action.group), *said])
+        number, base, skip = action.number, action.scatter.base, list(action.skip)
+        said = Fanout(number, base, walk.endpoint, parts, skip, frames)
+        self._back.publish(messages.topic(pool.index, action.group), said)
 
     # -- the process manager --------------------------------------------------------------------------------------
 
     def _obey(self) -> None:
         for command, *arguments in self._manager.heard():
-            if command == "dead":
-                self._back.dead(*arguments)
+            if command == "crash":
+                self._back.crash(*arguments)
             elif command == "crashing":
                 self._crashing[arguments[0]] = arguments[1]
             elif command == "controlled":

@@ -17,6 +17,17 @@ from zflow.devices.broker import failures, greeting
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.settings import Settings
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
+    Cancel,
+    Control,
+    Controlled,
+    Failed,
+    Hello,
+    Message,
+    Reply,
+    Request,
+    Welcome,
+)
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import factory
@@ -120,8 +131,8 @@ class Front:
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
         # Python each, every message would wake libzmq's thread anew.
-        self._to_send: dict[tuple[Port, bytes], list[messages.Message]] = {}
-        self._greeted: dict[tuple[Port, bytes], list[Any]] = {}  # the headers of greetings among them
+        self._to_send: dict[tuple[Port, bytes], list[Message]] = {}
+        self._to_greet: dict[tuple[Port, bytes], int] = {}  # the tokens of those among them who have asked who this is
 
     def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -136,7 +147,7 @@ class Front:
 
     def _read(self, port: Port) -> None:
         """Take in what has arrived: what a client has sent message by message can be a bulk all the same."""
-        arrived: dict[bytes, list[bundles.Heard]] = {}
+        arrived: dict[bytes, list[Message]] = {}
         senders: list[Any] | None = [] if port is self._public and self._lists is not None else None
         for at, frames in enumerate(port.receive_some(BATCH, senders)):
             try:
@@ -147,13 +158,13 @@ class Front:
             except Exception as error:
                 self._owner.malformed(error, frames)
         for client, said in arrived.items():
-            for header, payload in bundles.fold(said) if len(said) > 1 else said:
+            for message in bundles.fold(said) if len(said) > 1 else said:
                 try:
-                    self._heard(port, client, header, payload)
+                    self._heard(port, client, message)
                 except Exception as error:
-                    self._owner.malformed(error, [client, *payload])
+                    self._owner.malformed(error, [client, *(message.payload if isinstance(message, Request) else ())])
 
-    def _said_in(self, port: Port, frames: list[Any]) -> list[bundles.Heard]:
+    def _said_in(self, port: Port, frames: list[Any]) -> list[Message]:
         if len(frames) < 2:
             raise messages.Malformed("no header")
         try:
@@ -163,46 +174,36 @@ class Front:
             self._refuse_version(port, frames)
             raise
 
-    def _heard(self, port: Port, client: bytes, header: Sequence[Any], payload: Sequence[Any]) -> None:
-        kind = header[1]
-        if kind == messages.REQUESTS:
-            self._requests(port, client, header)
-        elif kind == messages.REQUEST or kind == messages.AGAIN:
-            self._request(port, client, header, payload)
-        else:
-            self._said(port, client, header)
-
-    def _said(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
-        if header[1] == messages.HELLO:
-            self._greet(port, client, header[2])
-        elif header[1] == messages.CONTROL:
-            self._control((port, client, header[2]), header[3], header[4])
-        else:
-            origin = (port, client, header[2])
+    def _heard(self, port: Port, client: bytes, message: Message) -> None:
+        if isinstance(message, Request):
+            self._request(port, client, message)
+        elif isinstance(message, Hello):
+            self._greet(port, client, message.token)
+        elif isinstance(message, Control):
+            self._control((port, client, message.id), message.command, message.arguments)
+        elif isinstance(message, Cancel):
+            origin = (port, client, message.id)
             if self._owner.under_way(origin) is not None:
                 self._owner.cancel(self._owner.single(origin))
             else:
                 self._owner.unwanted(origin)
 
-    def _greet(self, port: Port, client: bytes, id: int) -> None:
-        """Answer HELLO: of several in one turn the last, as a greeting is many times as long."""
-        header = self._greeted.get((port, client))
-        if header is None:
-            header = self._greeted[port, client] = [messages.VERSION, messages.WELCOME, id]
-            self._say(port, client, header, [greeting.packed(self._owner.info())])
-        header[2] = id
+    def _greet(self, port: Port, client: bytes, token: int) -> None:
+        """Answer Hello at the end of the turn: of several the last, as a greeting is many times as long."""
+        self._to_greet[port, client] = token
+        self._to_send.setdefault((port, client), [])
 
-    def _say(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any] = ()) -> None:
-        self._to_send.setdefault((port, client), []).append((header, frames))
+    def _say(self, port: Port, client: bytes, message: Message) -> None:
+        self._to_send.setdefault((port, client), []).append(message)
 
-    def _allowed(self, port: Port, client: bytes, said: list[bundles.Heard], sender: Any) -> list[bundles.Heard]:
+    def _allowed(self, port: Port, client: bytes, said: list[Message], sender: zmq.Frame) -> list[Message]:
         """Return what may be said over this connection: of commands only those of an admin, as the list is now."""
-        commands = [header for header, _ in said if header[1] == messages.CONTROL]
+        commands = [message for message in said if isinstance(message, Control)]
         if not commands or self._lists is None or user_of(sender) in self._lists().get(ADMINS, ()):
             return said
-        for header in commands:
-            self.controlled((port, client, header[2]), {"error": NO_ADMIN})
-        return [one for one in said if one[0][1] != messages.CONTROL]
+        for command in commands:
+            self.controlled((port, client, command.id), {"error": NO_ADMIN})
+        return [message for message in said if not isinstance(message, Control)]
 
     def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
         if origin[0] is self._public and not self._allow_control:
@@ -219,48 +220,35 @@ class Front:
         port, client, id = origin
         if "error" in result:
             result = {**result, "error": result["error"][:LONGEST_ERROR]}
-        self._say(port, client, (messages.VERSION, messages.CONTROLLED, id, result))
+        self._say(port, client, Controlled(id, result))
 
-    def _requests(self, port: Port, client: bytes, header: Sequence[Any]) -> None:
-        """Take in a bulk, if nothing is to be said about any of its requests."""
-        _, _, id, endpoint, targets, timeout, docs, payloads = header
+    def _request(self, port: Port, client: bytes, request: Request) -> None:
+        """Take in requests; each alone if anything is to be said about one of them."""
+        first, endpoint, targets, parts, timeout, again, docs, frames = request
+        count = len(docs)
         chosen = None if targets is None else _targets(targets)
-        walk = Walk((port, client, id), endpoint, chosen, timeout / 1000 if timeout > 0 else None, len(payloads))
-        walk.client = client
-        walk.docs = docs
-        walk.size = sum(map(len, payloads))
-        if port is self._public:
-            self._in_flight[client] = self._in_flight.get(client, 0) + walk.count
-        if self._objection(walk) or any(self._owner.under_way(origin) is not None for origin in walk.origins):
-            self.forget(walk)
-            for at, payload in enumerate(payloads):
-                single = [messages.VERSION, messages.REQUEST, id + at, endpoint, targets, None, timeout, docs[at]]
-                self._request(port, client, single, [payload])
-        else:
-            self._owner.begin(walk, [payloads])
-
-    def _request(self, port: Port, client: bytes, header: Sequence[Any], frames: Sequence[Any]) -> None:
-        _, _, id, endpoint, targets, parts, timeout, docs = header
-        if not frames:
-            raise messages.Malformed("a request without a payload")
-        origin = (port, client, id)
-        if self._owner.under_way(origin) is not None:
-            return  # sent again over a new connection; its answer goes there
-        chosen = None if targets is None else _targets(targets)
-        if len(frames) > 1:
+        if count == 1 and len(frames) > 1:
             self._owner.leases.check(frames)
         payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
-        if not payloads:
+        if not (payloads and payloads[0]):
             raise messages.Malformed("a request without a payload")
-        if port is self._public:
-            self._in_flight[client] = self._in_flight.get(client, 0) + 1
-        walk = Walk(origin, endpoint, chosen, timeout / 1000 if timeout > 0 else None)
+        walk = Walk((port, client, first), endpoint, chosen, timeout / 1000 if timeout > 0 else None, count)
+        under_way = self._owner.under_way
+        known = any(under_way(origin) is not None for origin in (walk.origins if count > 1 else (walk.origin,)))
+        if known and count == 1:
+            return  # sent again over a new connection; its answer goes there
         walk.client = client
         walk.docs = docs
-        walk.again = header[1] == messages.AGAIN
+        walk.again = again
         walk.size = sum(map(len, frames))
+        if port is self._public:
+            self._in_flight[client] = self._in_flight.get(client, 0) + count
         error = self._objection(walk)
-        if error:
+        if count > 1 and (known or error):
+            self.forget(walk)
+            for single in messages.singles(request):
+                self._request(port, client, single)
+        elif error:
             self.fail(walk, failures.error(*error))
         else:
             self._owner.begin(walk, payloads)
@@ -288,27 +276,22 @@ class Front:
         id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
         version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
         message = f"this Flow speaks version {messages.VERSION} of the protocol, not {version}"
-        header = (messages.VERSION, messages.FAILED, id, 0)
-        self._say(port, frames[0], header, [failures.error("BadRequest", message)])
+        self._say(port, frames[0], Failed(id, 0, [failures.error("BadRequest", message)]))
 
     # -- what they are told ---------------------------------------------------------------------------------------
 
     def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
         """The request has a result."""
         port, client, id = walk.origin
-        took = int(seconds * 1e6)
-        if walk.count > 1:
-            self._say(port, client, (messages.VERSION, messages.REPLIES, id, took, frames))
-        else:
-            notes = walk.notes and failures.fitting(walk.notes)
-            self._say(port, client, (messages.VERSION, messages.REPLY, id, parts, notes, took), frames)
+        notes = walk.notes and failures.fitting(walk.notes)
+        self._say(port, client, Reply(id, walk.count, parts, notes, int(seconds * 1e6), frames))
         if port is self._public:
             self.forget(walk)
 
     def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
         """The request has failed."""
         for port, client, id in walk.origins:
-            self._say(port, client, (messages.VERSION, messages.FAILED, id, int(seconds * 1e6)), [error])
+            self._say(port, client, Failed(id, int(seconds * 1e6), [error]))
         if port is self._public:
             self.forget(walk)
 
@@ -328,8 +311,12 @@ class Front:
 
     def flush(self) -> None:
         """Send what there is to say."""
+        if self._to_greet:
+            info = greeting.fitting(self._owner.info())
+            for whom, token in self._to_greet.items():
+                self._to_send[whom].append(Welcome(token, info))
+            self._to_greet.clear()
         to_send, self._to_send = self._to_send, {}
-        self._greeted.clear()
         for (port, client), outgoing in to_send.items():
             try:
                 for frames in bundles.frames_of(outgoing, self._encode):

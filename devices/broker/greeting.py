@@ -1,19 +1,15 @@
-"""What a Flow says about itself to whoever greets it, as a payload: it may be too long for a header."""
+"""What a Flow says about itself to whoever greets it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgpack
 
-from zflow.devices.protocol.messages import MAX_GREETING
+from zflow.devices.protocol.messages import MAX_GREETING, Info
 
 
-def packed(info: dict[str, Any]) -> bytes:
-    """Return it packed; what Executors bind is left out if it is too long with that, as if they might bind anything."""
-    frame: bytes = msgpack.packb(info)
-    if len(frame) > MAX_GREETING:
-        executors = info["executors"].items()
-        short = {name: {**executor, "endpoints": None, "batching": {}} for name, executor in executors}
-        frame = msgpack.packb({**info, "executors": short})
-    return frame
+def fitting(info: Info) -> Info:
+    """Return it as it may be said: if it is too long, without what Executors bind, as if they might bind anything."""
+    if len(msgpack.packb(info)) <= MAX_GREETING:
+        return info
+    executors = info["executors"].items()
+    return {**info, "executors": {name: {**one, "endpoints": None, "batching": {}} for name, one in executors}}

@@ -1,7 +1,7 @@
 """Which blocks of shared memory the requests at the broker hold, and when their owners get them back.
 
 A block that a replica has put a result in is held by the request's walk, until that ends. If it is part of the answer,
-the client has it from then on: it frees what it has copied, or says with CANCEL that it never will. Blocks of requests
+the client has it from then on: it frees what it has copied, or says with Cancel that it never will. Blocks of requests
 are the client's own business from beginning to end. This module knows payloads and walks, and no sockets.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from zflow.devices.balancing.replica import BatchKey
-from zflow.devices.protocol.messages import MAX_ENDPOINT
+from zflow.devices.protocol.messages import MAX_ENDPOINT, Ready
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.walk import Node
 
@@ -16,7 +16,7 @@ MAX_BATCH = 1_000_000  # Documents that may be given in one go
 MAX_BATCH_WAIT = 86_400_000_000  # us that a request may wait for others: a day
 
 
-class Ready(NamedTuple):
+class Checked(NamedTuple):
     """What a replica says, as it can be."""
 
     slots: int
@@ -25,10 +25,9 @@ class Ready(NamedTuple):
     binding: Binding
 
 
-def read(
-    node: Node, endpoints: list[Any] | None, slots: int, shard: int, number: int, batching: dict[Any, Any]
-) -> Ready | str:
-    """Return what a replica of this node says, of the types that the protocol has, or what is wrong with it."""
+def read(node: Node, said: Ready) -> Checked | str:
+    """Return what a replica of this node says, or what is wrong with it."""
+    _, endpoints, slots, shard, number, batching = said
     if shard not in range(node.shards):
         return f"there is no shard {shard}, there are {node.shards}"
     if not 1 <= slots <= MAX_SLOTS:
@@ -46,7 +45,7 @@ def read(
             f" {MAX_BATCH_WAIT // 3_600_000_000} hours at most"
         )
     together = {name: BatchKey(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
-    return Ready(slots, shard, number, Binding(None if endpoints is None else frozenset(endpoints), together))
+    return Checked(slots, shard, number, Binding(None if endpoints is None else frozenset(endpoints), together))
 
 
 def _is_endpoint(name: Any) -> bool:
@@ -54,7 +53,7 @@ def _is_endpoint(name: Any) -> bool:
 
 
 def _is_batching(item: tuple[Any, Any]) -> bool:
-    """Whether an entry of READY's `batching` is one."""
+    """Whether an entry of Ready's `batching` is one."""
     name, said = item
     if not _is_endpoint(name) or type(said) is not list or [type(number) for number in said] != [int, int]:
         return False

@@ -1,226 +1,168 @@
-"""Small messages that are sent together: one frame for several messages, and one message for several requests."""
+"""Small messages that are sent together: one message for several requests, and one frame for several messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from zflow.devices.protocol import references
 from zflow.devices.protocol.messages import (
-    DONE,
-    DONES,
-    MAX_GREETING,
+    BUNDLE,
+    LISTED,
     MAX_HEADER,
-    PLAIN,
-    REPLIES,
-    REPLY,
-    REQUEST,
-    REQUESTS,
+    MOST_ID,
+    MOST_SMALL,
+    MOST_TOGETHER,
     SMALL,
-    TASK,
-    TASKS,
     VERSION,
-    WELCOME,
+    Direction,
+    Done,
     Frames,
+    Listed,
     Malformed,
     Message,
-    Shapes,
-    checked,
-    decode,
+    Payload,
+    Reply,
+    Request,
+    Task,
+    alike,
     fields_of,
-    unpacked,
+    is_small,
+    parsed,
+    singles,
+    written,
 )
 
-MAX_ENTRIES = 64  # messages in a bundle, at most
-MAX_BYTES = 32 * 1024  # bytes of payload in a bundle, at most
-MOST_ID = 2**63  # in a bulk, where others follow it
-BUNDLE = 0
 _BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))  # msgpack of three elements, and the first two of them
-Heard = tuple[list[Any], Sequence[Any]]  # as `Message`
+Encode = Callable[[Any], bytes]
 
 
-def read(frames: Sequence[Any], at: int, shapes: Shapes) -> list[Heard]:
-    """Return what a message says: its header, which is the frame `at`, and its payload; of a bundle, each one's in it.
+def read(frames: Sequence[Any], at: int, direction: Direction) -> list[Message]:
+    """Return the messages in these frames: the frame `at` is a bundle, or a header with its payload behind it.
 
-    Of bulks, REQUESTS and DONES are returned as they are, for the broker, and TASKS and REPLIES taken apart. What a
-    WELCOME has as payload is returned as the last field of its header.
-
-    Raises: as `decode`. Of a bundle, either all of it is right or nothing.
+    Raises: as `messages.parsed`. Of a bundle, either all of it is right or nothing.
     """
     first = frames[at]
     if first[:3] != _BUNDLE_BEGINS:
-        header = decode(first, shapes)
-        if header[1] in _OPENED:
-            return _opened(header, frames[at + 1 :])
-        return [(header, _payload(header, frames[at + 1 :]))]
+        return [parsed(fields_of(first), frames[at + 1 :], direction)]
     entries = fields_of(first)[2]
-    if len(frames) > at + 1 or type(entries) is not list or not 0 < len(entries) <= MAX_ENTRIES:
+    if len(frames) > at + 1 or type(entries) is not list or not 0 < len(entries) <= MOST_TOGETHER:
         raise Malformed("a bundle that is none")
-    messages: list[Heard] = []
-    for entry in entries:
-        payload = entry[1:] if type(entry) is list else None
-        if not entry or payload is None or not _plain(payload):
-            raise Malformed("a message in a bundle that is none")
-        header = checked(entry[0], shapes)
-        if header[1] in _OPENED:
-            messages += _opened(header, payload)
-        else:
-            messages.append((header, _payload(header, payload)))
-    return messages
+    if not all(type(entry) is list and entry and _plain(entry[1:]) for entry in entries):
+        raise Malformed("a message in a bundle that is none")
+    return [parsed(entry[0], entry[1:], direction) for entry in entries]
 
 
-def _payload(header: list[Any], frames: Sequence[Any]) -> Sequence[Any]:
-    """Return the payload with its references; the header's field that tells of them is gone then."""
-    if len(header) <= PLAIN.get(header[1], len(header)):
-        return frames
-    try:
-        return references.heard(header.pop(), frames)
-    except ValueError:
-        raise Malformed("a reference that is none") from None
+def _plain(frames: Payload) -> bool:
+    return all(type(frame) is bytes for frame in frames)
 
 
-def message(header: Sequence[Any], payload: Sequence[Any], encode: Callable[[Any], bytes]) -> Frames:
-    """Return the frames of one message."""
-    header, payload = _as_it_travels((header, payload))
-    return [encode(header), *payload]
+def frames_of(messages: Sequence[Message], encode: Encode) -> Iterable[Frames]:
+    """Give the frames of each message to be sent; small ones that follow one another are made lists and bundles.
 
-
-def _as_it_travels(message: Message) -> Message:
-    """Return it with what stands in the place of references; a message without any is returned as it is."""
-    header, payload = message
-    if len(payload) > 1:
-        places, payload = references.said(payload)
-        if places:
-            return (*header, places), payload
-    return message
-
-
-def _opened(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
-    if header[1] != WELCOME:
-        return _of_bulk(header, frames)
-    if len(frames) != 1 or len(frames[0]) > MAX_GREETING or type(info := unpacked(bytes(frames[0]))) is not dict:
-        raise Malformed("a greeting that is none")
-    return [([*header, info], [])]
-
-
-def _of_bulk(header: list[Any], frames: Sequence[Any]) -> list[Heard]:
-    """Check a bulk, and take it apart if it is not for the broker."""
-    kind, first, payloads = header[1], header[2], header[-1]
-    if frames or not 1 < len(payloads) <= MAX_ENTRIES or not _all(bytes, payloads):
-        raise Malformed("a bulk that is none")
-    if not all(payloads) or sum(map(len, payloads)) > MAX_BYTES or not 0 <= first < MOST_ID:
-        raise Malformed("a bulk that is none")
-    if kind == TASKS:
-        endpoint = header[3]
-        return [([VERSION, TASK, first + at, endpoint, None], [frame]) for at, frame in enumerate(payloads)]
-    if kind == REPLIES:
-        took = header[3]
-        return [([VERSION, REPLY, first + at, None, None, took], [frame]) for at, frame in enumerate(payloads)]
-    docs = header[-2]
-    if len(docs) != len(payloads) or not _all(int, docs):
-        raise Malformed("a bulk that is none")
-    return [(header, ())]
-
-
-def _all(kind: type, values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {kind}
-
-
-def _plain(payload: Sequence[Any]) -> bool:
-    """Whether all frames are bytes; one is the usual case."""
-    return type(payload[0]) is bytes if len(payload) == 1 else all(type(frame) is bytes for frame in payload)
-
-
-def fold(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages, with bulks in place of what can be one: small payloads, for ids that follow one another.
-
-    >>> said = [((VERSION, TASK, id, "/", None), [b"."]) for id in (7, 8, 9, 11)]
-    >>> fold(said)
-    [((1, 38, 7, '/', [b'.', b'.', b'.']), ()), ((1, 32, 11, '/', None), [b'.'])]
-    """
-    folded: list[Message] = []
-    run: list[Message] = []  # that can be one
-    next_id, like, cargo = 0, None, 0
-    for message in messages:
-        header, payload = message
-        same = _SAME.get(header[1])
-        if same is None or len(payload) != 1 or type(frame := payload[0]) is not bytes or not 0 < len(frame) <= SMALL:
-            if run:
-                folded += _bulk(run)
-                run = []
-            folded.append(message)
-            continue
-        this = header[1], header[same]
-        cargo += len(frame)
-        if not run or header[2] != next_id or this != like or cargo > MAX_BYTES or len(run) == MAX_ENTRIES:
-            if run:
-                folded += _bulk(run)
-            run, like, cargo = [], this, len(frame)
-        run.append(message)
-        next_id = header[2] + 1
-    if run:
-        folded += _bulk(run)
-    return folded
-
-
-def _bulk(run: list[Message]) -> list[Message]:
-    """Return a bulk for messages that are alike, if there are several and none has parts or notes."""
-    header = run[0][0]
-    kind, first = header[1], header[2]
-    if len(run) == 1 or not 0 <= first < MOST_ID or any(header[at] is not None for at in _NOTHING[kind]):
-        return run
-    payloads = [payload[0] for _, payload in run]
-    if kind == TASK:
-        return [((VERSION, TASKS, first, header[3], payloads), ())]
-    if kind == REPLY:
-        return [((VERSION, REPLIES, first, header[5], payloads), ())]
-    docs = [one[-1] for one, _ in run]
-    if kind == DONE:
-        took = sorted(one[3] for one, _ in run)[len(run) // 2]  # a process that is interrupted is no slower
-        return [((VERSION, DONES, first, took, docs, payloads), ())]
-    return [((VERSION, REQUESTS, first, header[3], header[4], header[6], docs, payloads), ())]
-
-
-_OPENED = {REQUESTS, TASKS, DONES, REPLIES, WELCOME}
-
-# By kind, what of the header must be the same in all, and which fields must be None.
-_SAME = {REQUEST: slice(3, 7), TASK: slice(3, 5), DONE: slice(0, 0), REPLY: slice(3, 5)}
-_NOTHING = {REQUEST: (5,), TASK: (4,), DONE: (), REPLY: (3, 4)}
-
-
-def frames_of(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterable[Frames]:
-    """Give the frames of each message to be sent; small ones that follow one another are made bulks and bundles.
-
-    >>> from zflow.devices.protocol.messages import FROM_CLIENT, HELLO, encoder
-    >>> said = list(frames_of([((VERSION, HELLO, 7), ()), ((VERSION, HELLO, 8), ())], encoder()))
-    >>> [header for header, payload in read(said[0], 0, FROM_CLIENT)]
-    [[1, 1, 7], [1, 1, 8]]
+    >>> from zflow.devices.protocol.messages import FROM_CLIENT, Hello, encoder
+    >>> [frames] = frames_of([Hello(7), Hello(8)], encoder())
+    >>> read(frames, 0, FROM_CLIENT)
+    [Hello(token=7), Hello(token=8)]
     """
     if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
-        return (message(*messages[0], encode),)
-    return _bundles([_as_it_travels(message) for message in fold(messages)], encode)
+        return _alone(messages[0], encode)
+    return _bundles(fold(messages), encode)
 
 
-def _bundles(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
-    begin = cargo = 0
-    for at, (_, payload) in enumerate(messages):
-        size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
-        small = size <= SMALL and _plain(payload)
-        cargo += size
-        if not small or cargo > MAX_BYTES or at - begin == MAX_ENTRIES:
-            yield from _bundle(messages[begin:at], encode)
-            begin, cargo = at, size
-            if not small:
-                yield [encode(messages[at][0]), *payload]
-                begin, cargo = at + 1, 0
-    yield from _bundle(messages[begin:], encode)
+def message(said: Message, encode: Encode) -> Frames:
+    """Return the frames of one message."""
+    header, frames = written(said, encode)
+    return [encode(header), *frames]
 
 
-def _bundle(messages: Sequence[Message], encode: Callable[[Any], bytes]) -> Iterator[Frames]:
-    if len(messages) > 1:
-        bundle = encode((VERSION, BUNDLE, [(header, *payload) for header, payload in messages]))
+def _alone(said: Message, encode: Encode) -> Sequence[Frames]:
+    frames = message(said, encode)
+    if len(frames[0]) <= MAX_HEADER or len(frames) > 1 or not isinstance(said, LISTED):
+        return (frames,)
+    return [_with_frames(one, encode) for one in singles(said)]
+
+
+def _with_frames(said: Message, encode: Encode) -> Frames:
+    """Return the frames of a message whose payload does not stand in its header."""
+    header, _ = written(said, encode)
+    return [encode((*header[:-1], None)), *header[-1]]
+
+
+def _bundles(messages: Sequence[Message], encode: Encode) -> Iterator[Frames]:
+    together: list[tuple[Message, tuple[Any, ...], Payload]] = []
+    cargo = 0
+    for said in messages:
+        header, frames = written(said, encode)
+        held = header[-1] if type(header[-1]) is list else frames
+        size = sum(map(len, held))
+        small = (size <= SMALL or held is not frames) and _plain(held)
+        if together and (not small or cargo + size > MOST_SMALL or len(together) == MOST_TOGETHER):
+            yield from _bundle(together, encode)
+            together, cargo = [], 0
+        if small:
+            together.append((said, header, frames))
+            cargo += size
+        else:
+            yield [encode(header), *frames]
+    yield from _bundle(together, encode)
+
+
+def _bundle(together: Sequence[tuple[Message, tuple[Any, ...], Payload]], encode: Encode) -> Iterator[Frames]:
+    if len(together) > 1:
+        bundle = encode((VERSION, BUNDLE, [(header, *frames) for _, header, frames in together]))
         if len(bundle) <= MAX_HEADER:
             yield [bundle]
             return
-    for header, payload in messages:
-        yield [encode(header), *payload]
+    for said, _, _ in together:
+        yield from _alone(said, encode)
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def fold(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages, with one in place of several that are alike, whose ids follow one another.
+
+    >>> from zflow.devices.protocol.messages import Task
+    >>> fold([Task(id, 1, "/", None, 0, [b"."]) for id in (7, 8, 9, 11)])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [Task(first=7, total=3, endpoint='/', parts=None, ticket=0, payload=[b'.', b'.', b'.']),
+     Task(first=11, total=1, endpoint='/', parts=None, ticket=0, payload=[b'.'])]
+    """
+    folded: list[Message] = []
+    run: list[Listed] = []  # that can be one
+    like: Any = None
+    next_id = cargo = 0
+    for said in messages:
+        # Of what is a list already the payload is several frames.
+        this = alike(said) if isinstance(said, LISTED) and is_small(said.payload) else None
+        if this is None or not isinstance(said, LISTED):
+            if run:
+                folded += _list_of(run)
+                run = []
+            folded.append(said)
+            continue
+        size = len(said.payload[0])
+        cargo += size
+        if not run or said.first != next_id or this != like or cargo > MOST_SMALL or len(run) == MOST_TOGETHER:
+            if run:
+                folded += _list_of(run)
+            run, like, cargo = [], this, size
+        run.append(said)
+        next_id = said.first + 1
+    return [*folded, *_list_of(run)]
+
+
+def _list_of(run: Sequence[Listed]) -> Sequence[Message]:
+    """Return one message for several that are alike."""
+    if len(run) < 2 or not 0 <= run[0].first <= MOST_ID - len(run):
+        return run
+    first = run[0]
+    payload = [one.payload[0] for one in run]
+    if isinstance(first, (Reply, Task)):
+        return [first._replace(total=len(run), payload=payload)]
+    docs = [one.docs[0] for one in run if isinstance(one, (Request, Done))]
+    if isinstance(first, Request):
+        return [first._replace(docs=docs, payload=payload)]
+    took = sorted(one.took for one in run if isinstance(one, Done))[len(run) // 2]  # an interrupted one is no slower
+    return [Done(first.first, took, docs, payload)]

@@ -1,53 +1,50 @@
-"""What is said between client, broker and replica: one msgpack header frame, then payload frames.
+"""What is said between client, broker and replica: typed messages, and the header that each travels as.
 
-A header is a flat array `[VERSION, kind, ...]`. Its fields are checked here, once, when it is read, so that
-nobody behind this module meets a wrong type. Payload frames are never looked into.
+A header is a frame of msgpack, a flat array `[VERSION, kind, field, ...]`. Its fields are checked here, once, when it
+is read, so that nobody behind this module meets a wrong type; they are read by name, as attributes of a message.
 
-    client  -> broker    HELLO token                              are you there, and who are you?
-                         REQUEST id endpoint targets parts timeout_ms docs
-                                                      + payload   walk this through the graph; 0 ms: take your time
-                         AGAIN ...                                a REQUEST that may have been begun before
-                         CANCEL id                                nobody wants its answer any more
-                         CONTROL id command arguments             change something about the Flow
+    client  -> broker    Hello token                              are you there, and who are you?
+                         Request first endpoint targets parts timeout again docs
+                                                      + payload   walk this through the graph; `again`: it may have been
+                                                                  begun before
+                         Cancel id                                nobody wants its answer any more
+                         Control id command arguments             change something about the Flow
     broker  -> client    (an empty frame)                         this connection is new: what was on its way is lost
-                         WELCOME token                + info
-                         REPLY id parts notes took_us + payload
-                         FAILED id took_us            + error
-                         CONTROLLED id result
-    replica -> broker    HELLO token                              who are you?
-                         READY executor endpoints slots shard replica batching
+                         Welcome token info
+                         Reply first total parts notes took
+                                                      + payload
+                         Failed first took            + error
+                         Controlled id result
+    replica -> broker    Hello token                              who are you?
+                         Ready executor endpoints slots shard replica batching
                                                                   take me into the pool
-                         DONE task service_us docs    + payload
-                         ERROR task service_us        + error
-                         APART tasks service_us       + error     these tasks of a batch can't be done in one go
-                         MISSED first last                        these fan-outs never came, nor those between
-                         LEAVE                                    I start nothing more; give my requests to others
+                         Done first took docs         + payload
+                         Error tasks took             + error     several: these of a batch can't be done in one go
+                         Missed first last                        these fan-outs never came, nor those between
+                         Leave                                    I start nothing more; give my requests to others
     broker  -> replica   (an empty frame)                         as to a client: say once more that you are ready
-                         WELCOME token                + info
-                         ACCEPTED number                          you are in the pool; the last fan-out was this
-                         REFUSED reason                           you are not, and will not be
-                         TASK task endpoint parts     + payload
-                         AHEAD task endpoint parts ticket
-                                                      + payload   a TASK to be skipped unless you can take its ticket
-                         TOGETHER number                          do the next so many tasks in one go
-                         RECALL task                              skip it if it has not started; 0: are you there?
-    published to a group FANOUT number base endpoint parts skip
+                         Welcome token info
+                         Accepted number                          you are in the pool; the last fan-out was this
+                         Refused reason                           you are not, and will not be
+                         Task first total endpoint parts ticket
+                                                      + payload   with a ticket: to be skipped unless you can take that
+                         Together total                           do the next so many tasks in one go
+                         Recall task                              skip it if it has not started; 0: are you there?
+    published to a group Fanout number base endpoint parts skip
                                                       + payload   the task of shard s is base + s; not for those to skip
-                         BEACON number                            the last fan-out was this
+                         Beacon number                            the last fan-out was this
+
+Requests and tasks are said in lists, of one as a rule: `total` of them, whose ids follow one another from `first` on,
+and that say the same otherwise. The payload of several is a frame for each, and `docs` has a number for each.
+
+How a payload travels is the last field of its header: a list of small frames that stand there themselves; None where
+frames follow; a bit for each of those that follow and are references to shared memory (`references`), between
+processes that share it. A client that does has a routing id that begins with `MEMBER`.
 
 Small messages that are said in one go travel as a bundle: one frame, `[VERSION, BUNDLE, [[header, frame, ...], ...]]`.
-It says what those in it say, one after the other. Those whose ids follow one another and that say the same otherwise
-are a single message, a *bulk*, with a list in place of each thing that differs, and no frames but the header:
-
-    REQUESTS first endpoint targets timeout_ms [docs] [payload]   TASKS first endpoint [payload]
-    DONES first service_us [docs] [payload]                       REPLIES first took_us [payload]
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
 by routing id and id. To an external Executor's front, another broker is a client.
-
-A client that shares the Flow's memory has a routing id that begins with `MEMBER`. In payloads from and to it, and from
-and to the replicas of this machine, there may be references in place of frames (`references`). Such a message has one
-more field at the end of its header, a bit for each frame; elsewhere a header with that field is malformed.
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
 there the message begins with it, as it does where a ROUTER put it.
@@ -55,88 +52,252 @@ there the message begins with it, as it does where a ROUTER put it.
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
 reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
-`docs` is how many Documents are in the payload. `batching` is a dict of endpoint to `[documents, timeout_us]`: so many
-may be given in one go, and so long a request may wait for others. `info` is a dict in msgpack; `bundles.read` puts it
-behind the fields of the header. `notes` is None, or what the client is to know
-besides, by Executor. `targets` is a list of Executor names or None for all of them.
+`docs` is how many Documents are in the payload. `timeout` is in ms, 0 for any time; `took` in us. `batching` is a dict
+of endpoint to `[documents, timeout_us]`: so many may be given in one go, and so long a request may wait for others.
+`info` is a dict, in msgpack, in the frame behind the header. `notes` is None, or what the client is to know besides, by
+Executor. `targets` is a list of Executor names or None for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import product
+from types import UnionType
+from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
-VERSION = 1
+from zflow.devices.protocol import references
+
+VERSION = 2
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_GREETING = 4 * 1024 * 1024  # bytes of what a Flow says about itself
 MAX_ENDPOINT = 1024  # characters
-SMALL = 4096  # bytes; a part of one frame that is no larger travels in one frame with others like it
+SMALL = 4096  # bytes; a payload of one frame that is no larger stands in its header
+MOST_TOGETHER = 64  # requests in one message, and messages in a bundle
+MOST_SMALL = 32 * 1024  # bytes of payloads in a header, and in a bundle
+MOST_ID = 2**63  # the ids of several are below it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
 STRANGER = b"\x01"  # and those of others
 
-HELLO, REQUEST, CANCEL, AGAIN, CONTROL, REQUESTS = 1, 2, 3, 4, 5, 6
-WELCOME, REPLY, FAILED, CONTROLLED, REPLIES = 11, 12, 13, 14, 15
-READY, DONE, ERROR, LEAVE, MISSED, APART, DONES = 21, 22, 23, 24, 25, 26, 27
-ACCEPTED, TASK, RECALL, FANOUT, BEACON, REFUSED, TOGETHER, TASKS, AHEAD = 31, 32, 33, 34, 35, 36, 37, 38, 39
-
-_NONE = type(None)
-Shapes = dict[int, set[tuple[Any, ...]]]  # of the types of the fields
-
-_LISTS = (_NONE, list)
-_REQUEST = {(int, int, int, str, targets, parts, int, int) for targets in _LISTS for parts in _LISTS}
-FROM_CLIENT: Shapes = {
-    HELLO: {(int, int, int)},
-    REQUEST: _REQUEST,
-    AGAIN: _REQUEST,
-    CONTROL: {(int, int, int, str, dict)},
-    CANCEL: {(int, int, int)},
-    REQUESTS: {(int, int, int, str, targets, int, list, list) for targets in _LISTS},
-}
-FROM_REPLICA: Shapes = {
-    HELLO: {(int, int, int)},
-    READY: {(int, int, str, endpoints, int, int, int, dict) for endpoints in _LISTS},
-    DONE: {(int, int, int, int, int)},
-    ERROR: {(int, int, int, int)},
-    LEAVE: {(int, int)},
-    MISSED: {(int, int, int, int)},
-    APART: {(int, int, list, int)},
-    DONES: {(int, int, int, int, list, list)},
-}
-TO_CLIENT: Shapes = {
-    WELCOME: {(int, int, int)},
-    REPLY: {(int, int, int, parts, notes, int) for parts in _LISTS for notes in (_NONE, dict)},
-    FAILED: {(int, int, int, int)},
-    CONTROLLED: {(int, int, int, dict)},
-    REPLIES: {(int, int, int, int, list)},
-}
-TO_REPLICA: Shapes = {
-    WELCOME: {(int, int, int)},
-    ACCEPTED: {(int, int, int)},
-    REFUSED: {(int, int, str)},
-    TASK: {(int, int, int, str, parts) for parts in _LISTS},
-    RECALL: {(int, int, int)},
-    FANOUT: {(int, int, int, int, str, parts, list) for parts in _LISTS},
-    BEACON: {(int, int, int)},
-    TOGETHER: {(int, int, int)},
-    TASKS: {(int, int, int, str, list)},
-    AHEAD: {(int, int, int, str, parts, int) for parts in _LISTS},
-}
-
-# How many fields these have where no frame of the payload is a reference.
-PLAIN = {REQUEST: 8, AGAIN: 8, REPLY: 6, DONE: 5, TASK: 5, AHEAD: 6, FANOUT: 7}
-
-
-def _shared(shapes: Shapes) -> Shapes:
-    """The same between processes that share memory."""
-    return {kind: some | {(*one, bytes) for one in some if kind in PLAIN} for kind, some in shapes.items()}
-
-
-FROM_MEMBER, TO_MEMBER = _shared(FROM_CLIENT), _shared(TO_CLIENT)
-FROM_LOCAL_REPLICA, TO_LOCAL_REPLICA = _shared(FROM_REPLICA), _shared(TO_REPLICA)
-
 _unpack = msgpack.unpackb
+_new: Callable[..., Any] = tuple.__new__  # quicker than the classes' own
+
+Frame: TypeAlias = Any  # bytes, memoryview, zmq.Frame, or a Reference in the place of one
+Frames: TypeAlias = list[Frame]
+Payload: TypeAlias = Sequence[Frame]
+Info: TypeAlias = dict[str, Any]
+PartCounts: TypeAlias = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
+
+
+class Hello(NamedTuple):
+    token: int
+
+
+class Request(NamedTuple):
+    first: int
+    endpoint: str
+    targets: list[str] | None
+    parts: PartCounts | None
+    timeout: int
+    again: bool
+    docs: list[int]
+    payload: Payload
+
+    @property
+    def total(self) -> int:
+        return len(self.docs)
+
+
+class Cancel(NamedTuple):
+    id: int
+
+
+class Control(NamedTuple):
+    id: int
+    command: str
+    arguments: dict[Any, Any]
+
+
+class Welcome(NamedTuple):
+    token: int
+    info: Info
+
+
+class Reply(NamedTuple):
+    first: int
+    total: int
+    parts: PartCounts | None
+    notes: dict[str, Any] | None
+    took: int
+    payload: Payload
+
+
+class Failed(NamedTuple):
+    first: int
+    took: int
+    payload: Payload
+
+
+class Controlled(NamedTuple):
+    id: int
+    result: dict[str, Any]
+
+
+class Ready(NamedTuple):
+    executor: str
+    endpoints: list[str] | None
+    slots: int
+    shard: int
+    replica: int
+    batching: dict[str, list[int]]
+
+
+class Done(NamedTuple):
+    first: int
+    took: int
+    docs: list[int]
+    payload: Payload
+
+    @property
+    def total(self) -> int:
+        return len(self.docs)
+
+
+class Error(NamedTuple):
+    tasks: list[int]
+    took: int
+    payload: Payload
+
+
+class Missed(NamedTuple):
+    first: int
+    last: int
+
+
+class Leave(NamedTuple):
+    pass
+
+
+class Accepted(NamedTuple):
+    number: int
+
+
+class Refused(NamedTuple):
+    reason: str
+
+
+class Task(NamedTuple):
+    first: int
+    total: int
+    endpoint: str
+    parts: PartCounts | None
+    ticket: int
+    payload: Payload
+
+
+class Together(NamedTuple):
+    total: int
+
+
+class Recall(NamedTuple):
+    task: int
+
+
+class Fanout(NamedTuple):
+    number: int
+    base: int
+    endpoint: str
+    parts: PartCounts | None
+    skip: list[int]
+    payload: Payload
+
+
+class Beacon(NamedTuple):
+    number: int
+
+
+Message: TypeAlias = (
+    Hello
+    | Request
+    | Cancel
+    | Control
+    | Welcome
+    | Reply
+    | Failed
+    | Controlled
+    | Ready
+    | Done
+    | Error
+    | Missed
+    | Leave
+    | Accepted
+    | Refused
+    | Task
+    | Together
+    | Recall
+    | Fanout
+    | Beacon
+)
+
+#: The number of each kind of message, as it stands in headers.
+KINDS: dict[type[Message], int] = {
+    Hello: 1,
+    Request: 2,
+    Cancel: 3,
+    Control: 4,
+    Welcome: 11,
+    Reply: 12,
+    Failed: 13,
+    Controlled: 14,
+    Ready: 21,
+    Done: 22,
+    Error: 23,
+    Missed: 24,
+    Leave: 25,
+    Accepted: 31,
+    Refused: 32,
+    Task: 33,
+    Together: 34,
+    Recall: 35,
+    Fanout: 36,
+    Beacon: 37,
+}
+BUNDLE = 0
+
+Direction = dict[int, tuple[type[Message], frozenset[tuple[type, ...]]]]  # by kind; and the types of its fields
+
+
+def _fields(kind: type[Message], last: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
+    """All types that the fields of its header may have; the last one's say how a payload may travel."""
+    choices = []
+    for name, hint in get_type_hints(kind).items():
+        if name == "payload":
+            choices.append(last)
+        elif kind is not Welcome or name != "info":
+            some = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            choices.append(tuple(get_origin(one) or one for one in some))
+    return frozenset(product(*choices))
+
+
+def _direction(*kinds: type[Message], last: tuple[type, ...] = (list, type(None))) -> Direction:
+    return {KINDS[kind]: (kind, _fields(kind, last)) for kind in kinds}
+
+
+_SHARED = (list, type(None), bytes)  # how payloads may travel where memory is shared
+_FROM_CLIENT = (Hello, Request, Cancel, Control)
+_TO_CLIENT = (Welcome, Reply, Failed, Controlled)
+_FROM_REPLICA = (Hello, Ready, Done, Error, Missed, Leave)
+_TO_REPLICA = (Welcome, Accepted, Refused, Task, Together, Recall, Fanout, Beacon)
+FROM_CLIENT, FROM_MEMBER = _direction(*_FROM_CLIENT), _direction(*_FROM_CLIENT, last=_SHARED)
+TO_CLIENT, TO_MEMBER = _direction(*_TO_CLIENT), _direction(*_TO_CLIENT, last=_SHARED)
+FROM_REPLICA, FROM_LOCAL_REPLICA = _direction(*_FROM_REPLICA), _direction(*_FROM_REPLICA, last=_SHARED)
+TO_REPLICA, TO_LOCAL_REPLICA = _direction(*_TO_REPLICA), _direction(*_TO_REPLICA, last=_SHARED)
+
+Listed: TypeAlias = Request | Reply | Done | Task  # what may be said of several requests in one
+AnyListed = TypeVar("AnyListed", bound=Listed)
+LISTED = (Request, Reply, Done, Task)
+_CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
 
 
 class Malformed(Exception):
@@ -151,53 +312,159 @@ class WrongVersion(Malformed):
     """A header of another version of the protocol."""
 
 
-Frames = list[Any]  # of bytes, memoryview or zmq.Frame
-Message = tuple[Sequence[Any], Sequence[Any]]  # the header's fields, and the payload's frames
-
-
 def encoder() -> Callable[[Any], bytes]:
-    """Return a function that makes a header's fields a frame; one thread at a time may call it.
+    """Return a function that makes a header a frame; one thread at a time may call it.
 
-    >>> encoder()((VERSION, HELLO, 7))
-    b'\\x93\\x01\\x01\\x07'
+    >>> encoder()((VERSION, KINDS[Hello], 7))
+    b'\\x93\\x02\\x01\\x07'
     """
     return msgpack.Packer(autoreset=True).pack  # type: ignore[no-any-return]
 
 
-def decode(frame: bytes, shapes: Shapes) -> list[Any]:
-    """Return the header's fields, `[VERSION, kind, ...]`, checked against what may be said in this direction.
-
-    Raises:
-        WrongVersion: it is a header, but of another version.
-        Malformed: it is anything else.
-    """
-    return checked(fields_of(frame), shapes)
+# -- out --------------------------------------------------------------------------------------------------------------
 
 
-def fields_of(frame: bytes) -> Any:
-    if len(frame) > MAX_HEADER:
-        raise Malformed("header too long")
-    return unpacked(frame)
+def written(message: Message, encode: Callable[[Any], bytes]) -> tuple[tuple[Any, ...], Payload]:
+    """Return the header's fields, and the frames that follow it."""
+    number = KINDS[type(message)]
+    if isinstance(message, _CARRIERS):
+        fields, payload = message[:-1], message.payload
+        if is_small(payload) or (isinstance(message, LISTED) and message.total > 1):
+            return (VERSION, number, *fields, payload), ()
+        places, frames = references.said(payload)
+        return (VERSION, number, *fields, places or None), frames
+    if isinstance(message, Welcome):
+        return (VERSION, number, message.token), [encode(message.info)]
+    return (VERSION, number, *message), ()
+
+
+def is_small(payload: Payload) -> bool:
+    """Whether a payload may stand in its header."""
+    return len(payload) == 1 and type(frame := payload[0]) is bytes and 0 < len(frame) <= SMALL
+
+
+# -- in ---------------------------------------------------------------------------------------------------------------
 
 
 def unpacked(frame: bytes) -> Any:
+    """Return what a frame of msgpack says; raises Malformed if it is none."""
     try:
         return _unpack(frame)
     except Exception:
         raise Malformed("header is not msgpack") from None
 
 
-def checked(header: Any, shapes: Shapes) -> list[Any]:
+def fields_of(frame: bytes) -> Any:
+    """Return the fields of a header, not checked. Raises Malformed: it is too long, or no msgpack."""
+    if len(frame) > MAX_HEADER:
+        raise Malformed("header too long")
+    return unpacked(frame)
+
+
+def parsed(header: Any, frames: Payload, direction: Direction) -> Message:
+    """Return the message with this header, and these frames behind it, checked against what may be said there.
+
+    Raises:
+        WrongVersion: it is a header, but of another version.
+        Malformed: it is anything else.
+    """
     if type(header) is not list or len(header) < 2:
         raise Malformed("header is not an array")
-    if header[0] != VERSION:
+    version, number, *fields = header
+    if version != VERSION or type(version) is not int:
         raise WrongVersion("another version of the protocol")
-    kind = header[1]
-    if type(kind) is not int or kind not in shapes:
+    if type(number) is not int or number not in direction:
         raise Malformed("unknown kind of message")
-    if tuple(map(type, header)) not in shapes[kind]:
+    kind, types = direction[number]
+    if tuple(map(type, fields)) not in types:
         raise Malformed("wrong fields in header")
-    return header
+    if kind in _CARRIERS:
+        return _carrier(kind, fields, frames)
+    if kind is Welcome:
+        return Welcome(fields[0], _info(frames))
+    made: Message = _new(kind, fields)
+    return made
+
+
+def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message:
+    held = fields[-1]
+    count = 1
+    if type(held) is list:
+        count = len(held)
+        if count != 1 or type(held[0]) is not bytes or not held[0] or frames:
+            _check_held(held, frames)
+    else:
+        fields[-1] = frames if held is None else _with_references(held, frames)
+    message: Message = _new(kind, fields)
+    if isinstance(message, LISTED):
+        if message.total != count or (isinstance(message, (Request, Done)) and not _all(int, message.docs)):
+            raise Malformed("a list that is none")
+        if count > 1 and (alike(message) is None or not 0 <= message.first <= MOST_ID - count):
+            raise Malformed("a list that is none")
+    elif count > 1 or (isinstance(message, Error) and not _all(int, message.tasks)):
+        raise Malformed("an answer that is none")
+    return message
+
+
+def _check_held(payload: list[Any], frames: Payload) -> None:
+    """Check a payload that stands in its header."""
+    if frames or not 0 < len(payload) <= MOST_TOGETHER or not _all(bytes, payload):
+        raise Malformed("a payload that is none")
+    if not all(payload) or (len(payload) > 1 and sum(map(len, payload)) > MOST_SMALL):
+        raise Malformed("a payload that is none")
+
+
+def _with_references(places: bytes, frames: Payload) -> Payload:
+    try:
+        return references.heard(places, frames)
+    except ValueError:
+        raise Malformed("a reference that is none") from None
+
+
+def _info(frames: Payload) -> Info:
+    if len(frames) != 1 or len(frames[0]) > MAX_GREETING or type(info := unpacked(bytes(frames[0]))) is not dict:
+        raise Malformed("a greeting that is none")
+    return info
+
+
+def _all(kind: type, values: Sequence[Any]) -> bool:
+    """Whether there are some, and all are of that type."""
+    return type(values[0]) is kind if len(values) == 1 else set(map(type, values)) == {kind}
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def alike(message: Listed) -> tuple[Any, ...] | None:
+    """What a message must have in common with the one before it to be said in one with that; None: it is said alone."""
+    if isinstance(message, Done):
+        return (Done,)
+    if isinstance(message, Request):
+        _, endpoint, targets, parts, timeout, again, _, _ = message
+        return None if parts is not None or again else (Request, endpoint, targets, timeout)
+    if isinstance(message, Task):
+        return None if message.parts is not None or message.ticket else (Task, message.endpoint)
+    if isinstance(message, Reply):
+        return None if message.parts is not None or message.notes is not None else (Reply, message.took)
+    return None
+
+
+def singles(message: AnyListed) -> list[AnyListed]:
+    """Return a message for each of its requests.
+
+    >>> singles(Done(7, 50, [1, 2], [b"a", b"b"]))
+    [Done(first=7, took=50, docs=[1], payload=[b'a']), Done(first=8, took=50, docs=[2], payload=[b'b'])]
+    """
+    if message.total == 1:
+        return [message]
+    each = enumerate(message.payload, message.first)
+    made: list[Any]  # of the same kind
+    if isinstance(message, (Request, Done)):
+        counts = zip(each, message.docs, strict=True)
+        made = [message._replace(first=id, docs=[docs], payload=[frame]) for (id, frame), docs in counts]
+    else:
+        made = [message._replace(first=id, total=1, payload=[frame]) for id, frame in each]
+    return made
 
 
 def topic(node: int, group: int) -> bytes:

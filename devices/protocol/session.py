@@ -7,30 +7,32 @@ What was asked and not answered is theirs to keep; the session says when it is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zflow.devices.protocol.bundles import read
 from zflow.devices.protocol.messages import (
-    CONTROLLED,
-    FAILED,
-    HELLO,
-    REPLY,
     TO_CLIENT,
-    VERSION,
-    WELCOME,
+    Controlled,
+    Direction,
+    Failed,
+    Frame,
+    Hello,
+    Info,
     Malformed,
-    Message,
-    Shapes,
+    Payload,
+    Reply,
+    Welcome,
+    singles,
 )
 
 
 class Greeted(NamedTuple):
     """There is a new connection; the question, if any, is to be sent over it."""
 
-    question: Message | None
+    question: Hello | None
 
 
-class Welcome(NamedTuple):
+class Welcomed(NamedTuple):
     """The broker has said who it is.
 
     Attributes:
@@ -42,35 +44,10 @@ class Welcome(NamedTuple):
     """
 
     token: int
-    info: dict[str, Any]
+    info: Info
     same_flow: bool
     same_broker: bool
     anew: bool
-
-
-class Reply(NamedTuple):
-    """A request has a result."""
-
-    id: int
-    frames: Sequence[Any]
-    parts: list[Any] | None
-    notes: dict[Any, Any] | None
-    took_us: int
-
-
-class Failed(NamedTuple):
-    """A request has failed."""
-
-    id: int
-    frames: Sequence[Any]
-    took_us: int
-
-
-class Controlled(NamedTuple):
-    """What came of a command."""
-
-    id: int
-    result: dict[str, Any]
 
 
 class Silent(NamedTuple):
@@ -79,15 +56,13 @@ class Silent(NamedTuple):
     seconds: float
 
 
-_new = tuple.__new__  # half the time of what a NamedTuple has in front of it, for each answer
-
-Event = Greeted | Welcome | Reply | Failed | Controlled
+Event = Greeted | Welcomed | Reply | Failed | Controlled
 
 
 class NotUnderstood(Malformed):
     """The broker cannot read what it is told: it speaks another version of the protocol. `frames` say what it says."""
 
-    def __init__(self, frames: Sequence[Any]) -> None:
+    def __init__(self, frames: Payload) -> None:
         super().__init__("it speaks another version of the protocol")
         self.frames = frames
 
@@ -98,7 +73,7 @@ class Session:
     Args:
         ask_after: seconds without a word or a question, after which the broker is asked for a word.
         patience: seconds that it may take for one then.
-        shapes: what it may say.
+        direction: what it may say.
         always: ask when it has spoken, too: what it says about itself is to be no older than that.
 
     Attributes:
@@ -109,40 +84,42 @@ class Session:
         unsure: connected anew, and not told yet who is there.
     """
 
-    def __init__(self, ask_after: float, patience: float, shapes: Shapes = TO_CLIENT, *, always: bool = False) -> None:
-        self.info: dict[str, Any] = {}
+    def __init__(
+        self, ask_after: float, patience: float, direction: Direction = TO_CLIENT, *, always: bool = False
+    ) -> None:
+        self.info: Info = {}
         self.token = 0
         self.heard = 0.0
         self.unsure = False
         self._ask_after = ask_after
         self._patience = patience
-        self._shapes = shapes
+        self._direction = direction
         self._always = always
         self._connections = 0
         self._asked_at = 0.0  # the last question
         self._unanswered: float | None = None  # when the first question after the last word was asked
 
-    def ask(self, now: float) -> Message:
+    def ask(self, now: float) -> Hello:
         """Return the question who is there, to be sent."""
         self.token -= 1
         self._asked_at = now
         if self._unanswered is None:
             self._unanswered = now
-        return (VERSION, HELLO, self.token), ()
+        return Hello(self.token)
 
     def rest(self, now: float) -> None:
         """Nobody waits for a word at the moment."""
         self.heard = now
         self._unanswered = None
 
-    def tick(self, now: float) -> Message | Silent | None:
+    def tick(self, now: float) -> Hello | Silent | None:
         """Return what time brings about while somebody waits: a question to be sent, or that there is no answer."""
         if self._unanswered is not None and now - self._unanswered > self._patience:
             return Silent(now - self._unanswered)
         last = self._asked_at if self._always else max(self._asked_at, self.heard)
         return self.ask(now) if now - last >= self._ask_after else None
 
-    def take(self, frames: Sequence[Any], now: float) -> list[Event]:
+    def take(self, frames: Sequence[Frame], now: float) -> list[Event]:
         """Return what a message means.
 
         Raises:
@@ -154,20 +131,17 @@ class Session:
         self.heard = now
         self._unanswered = None
         events: list[Event] = []
-        for header, payload in read(frames, 0, self._shapes):
-            kind = header[1]
-            if kind == REPLY:
-                _, _, id, parts, notes, took = header
-                events.append(_new(Reply, (id, payload, parts, notes, took)))
-            elif kind == FAILED:
-                _, _, id, took = header
-                if id <= 0:
-                    raise NotUnderstood(payload)
-                events.append(Failed(id, payload, took))
-            elif kind == WELCOME:
-                events.append(self._welcomed(*header[2:]))
-            elif kind == CONTROLLED:
-                events.append(Controlled(*header[2:]))
+        for message in read(frames, 0, self._direction):
+            if isinstance(message, Reply):
+                events += singles(message)
+            elif isinstance(message, Failed):
+                if message.first <= 0:
+                    raise NotUnderstood(message.payload)
+                events.append(message)
+            elif isinstance(message, Welcome):
+                events.append(self._welcomed(message))
+            elif isinstance(message, Controlled):
+                events.append(message)
         return events
 
     def _greeted(self, now: float) -> Greeted:
@@ -178,16 +152,17 @@ class Session:
         self.unsure = True
         return Greeted(self.ask(now))
 
-    def _welcomed(self, token: int, info: dict[str, Any]) -> Welcome:
+    def _welcomed(self, welcome: Welcome) -> Welcomed:
+        token, info = welcome
         (flow_before, epoch_before), (flow, epoch) = _who(self.info), _who(info)
         self.info = info
         same_flow = flow_before == flow
         same_broker = same_flow and epoch_before == epoch
         anew, self.unsure = self.unsure, False
-        return Welcome(token, info, same_flow, same_broker, anew)
+        return Welcomed(token, info, same_flow, same_broker, anew)
 
 
-def _who(info: dict[str, Any]) -> tuple[str | None, int | None]:
+def _who(info: Info) -> tuple[str | None, int | None]:
     """Which Flow it is that says this about itself, and which of its brokers; None where it says what cannot be."""
     instance, epoch = info.get("instance"), info.get("epoch")
     return instance if type(instance) is str else None, epoch if type(epoch) is int else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, ParamSpec
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
-from zflow.devices.protocol.messages import APART, DONE, DONES, ERROR
+from zflow.devices.protocol.messages import Done, Error, Message
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
@@ -190,15 +190,14 @@ class Pool:
         tasks = self.balancer.replicas[name].tasks
         return tasks, self._tell(now, self.balancer.find, name, now)
 
-    def gave(self, name: Any, answer: Sequence[Any]) -> bool:
-        """Whether the replica was given the tasks that this message of its answers, and they were not taken from it."""
-        kind = answer[1]
-        if kind not in (DONE, ERROR, APART, DONES):
+    def gave(self, name: Any, answer: Message) -> bool:
+        """Whether the replica was given the tasks that it answers, and they were not taken from it."""
+        if isinstance(answer, Done):
+            ids = {*range(answer.first, answer.first + answer.total)}
+        elif isinstance(answer, Error):
+            ids = {*answer.tasks}
+        else:
             return True
-        first: Any = answer[2]
-        if kind == APART and not all(type(id) is int for id in first):
-            return False
-        ids = {*first} if kind == APART else {*range(first, first + (len(answer[4]) if kind == DONES else 1))}
         held = self.balancer.replicas[name].held if name in self.balancer.replicas else {}
         for id, task in held.items():
             ids.difference_update(range(id, id + (1 if task is None else task.count)))
@@ -260,7 +259,7 @@ class Pool:
             self.balancer.expect(task)
             return self.balancer.queue(task, now)
         if self.batching:
-            task.docs = max(1, walk.docs)
+            task.docs = max(1, walk.docs[0])
             task.batching = self._batching_of(walk.endpoint)
         if self.fanout is not None:
             self.fanout.settle()  # and no more: what comes makes no room

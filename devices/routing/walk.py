@@ -79,7 +79,7 @@ class Walk:
         client: whose request it is: clients take turns.
         size: how many bytes came in.
         blocks: the blocks of shared memory that results on its way are in, if there are any.
-        docs: how many Documents it has at the moment; of a bulk, a list of that.
+        docs: how many Documents each request has at the moment.
     """
 
     __slots__ = (
@@ -114,7 +114,7 @@ class Walk:
         self.count = count
         self.client: Any = None
         self.size = 0
-        self.docs: Any = 0
+        self.docs = [0] * count
         self.timeout = timeout
         self.over = False
         self.again = False  # it may have been begun before, by a broker that is gone
@@ -150,11 +150,11 @@ class Walk:
         head = Walk(self.origin, self.endpoint, self.targets, self.timeout, count)
         head.client, head.begun, head.deadline, head.visits = self.client, self.begun, self.deadline, self.visits
         head.size = self.size * count // self.count
-        head.docs = self.docs[0] if count == 1 else self.docs[:count]
+        head.docs = self.docs[:count]
         head.open = set(self.open)
         self.origin = (*whom, first + count)
         self.size -= head.size
         self.count -= count
-        self.docs = self.docs[-1] if self.count == 1 else self.docs[count:]
+        self.docs = self.docs[count:]
         self.open = {(node, id + count) for node, id in self.open}
         return head

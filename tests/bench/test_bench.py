@@ -139,12 +139,13 @@ def test_the_yardstick_takes_large_frames(kind: Any) -> None:
 
 
 def test_the_yardstick_gets_what_zflow_sends() -> None:
-    from zflow.devices.protocol import messages
+    from zflow.devices.protocol.bundles import read
+    from zflow.devices.protocol.messages import FROM_CLIENT, Request
     from zflow.documents.codec import unpack
 
-    header, *payload = common.same_bytes()
-    assert messages.decode(header, messages.FROM_CLIENT)[1] == messages.REQUEST
-    assert unpack(payload)[0].texts == [common.TEXT]
+    (request,) = read(common.same_bytes(), 0, FROM_CLIENT)
+    assert isinstance(request, Request)
+    assert unpack(request.payload)[0].texts == [common.TEXT]
 
 
 def test_the_yardstick_for_fan_out_collects_the_answers_of_all_its_workers() -> None:

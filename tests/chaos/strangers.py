@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
 
-import msgpack
 import zmq
 from helpers import ROOT
 
 from tests.fuzz import mutations
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import ACCEPTED, READY, REFUSED, VERSION
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import TO_REPLICA, Accepted, Ready, Refused, encoder
 
 RATE = 2000.0  # messages a second of a hostile client
 PATIENCE = 1000  # ms for each word of the broker, which may be dead or stopped just then
@@ -34,12 +32,12 @@ def join(port: int, executor: str, endpoints: list[str]) -> bool | None:
     try:
         if not socket.poll(PATIENCE) or socket.recv_multipart() != [b""]:
             return None
-        socket.send(msgpack.packb([VERSION, READY, executor, endpoints, 1, 0, 0, {}]))
+        socket.send_multipart(bundles.message(Ready(executor, endpoints, 1, 0, 0, {}), encoder()))
         while socket.poll(PATIENCE):
-            frames: list[Any] = socket.recv_multipart()
-            for header, _ in bundles.read(frames, 0, messages.TO_REPLICA) if frames[0] else ():
-                if header[1] in (ACCEPTED, REFUSED):
-                    return bool(header[1] == ACCEPTED)
+            frames = socket.recv_multipart()
+            for message in bundles.read(frames, 0, TO_REPLICA) if frames[0] else ():
+                if isinstance(message, (Accepted, Refused)):
+                    return isinstance(message, Accepted)
         return None
     finally:
         context.destroy(linger=0)

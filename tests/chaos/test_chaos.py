@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from zflow import Document, DocumentArray
 from zflow.clients.exchange import Exchange
 from zflow.clients.response import Response
+from zflow.devices.protocol.messages import Failed, Reply
 
 from . import executors, rig, schedule
 from .account import Account
@@ -88,9 +89,8 @@ def _begin_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def _drop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     take = Exchange.take
 
-    def drop(self: Exchange, header: list[Any], frames: Any) -> None:
-        if header[2] % 50:
-            take(self, header, frames)
+    def drop(self: Exchange, answer: Reply | Failed) -> bool:
+        return take(self, answer) if answer.first % 50 else False
 
     monkeypatch.setattr(Exchange, "take", drop)
 

@@ -138,7 +138,7 @@ def test_what_a_stranger_tells_is_shown_in_one_line_each(capsys: pytest.CaptureF
         "requests": "0\nzflow 1.0 at bank.example",
         "executors": {"a\rb": {"replicas": ["rep\x07"], "queued": 0}},
     }
-    with stranger(lambda header: welcome(header, info)) as port:
+    with stranger(lambda message: welcome(message, info)) as port:
         assert cli.main(["ping", str(port)]) == 0
     out = capsys.readouterr().out
     assert [line[:5] for line in out.splitlines()] == ["zflow", "round", "reque", "a\\rb:"]

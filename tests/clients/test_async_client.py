@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 from helpers import PATIENCE, Gate, Upper, awaited, let_go, run_script, soon, texts
-from peers import greeting, stranger, welcome
+from peers import greeting, said, stranger, welcome
 
 from zflow import AsyncClient, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.clients import wire
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Failed, Hello, Message, Request
 
 
 class Fussy(Executor):
@@ -410,14 +410,14 @@ def test_nobody_answers(impatient: None) -> None:
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([messages.VERSION, messages.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = said(Failed(0, 0, [msgpack.packb({"type": "BadRequest"})]))
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:
             with pytest.raises(errors.BadRequest, match="another version"):
                 await client.post("/")
 
-    with stranger(lambda header: refusal) as port:
+    with stranger(lambda message: refusal) as port:
         asyncio.run(main(port))
 
 
@@ -425,16 +425,16 @@ def test_a_flow_of_another_version_says_so(impatient: None) -> None:
 def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, change: str) -> None:
     requested = threading.Event()
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        if header[1] == messages.REQUEST:
+    def answer(message: Message) -> list[bytes] | None:
+        if isinstance(message, Request):
             requested.set()
             return None
         if not requested.is_set():
-            return greeting(header)
-        if change == "silent":
+            return greeting(message)
+        if change == "silent" or not isinstance(message, Hello):
             return None
         info = {"executors": {}, "instance": "two"}
-        return welcome(header, info)
+        return welcome(message, info)
 
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:
@@ -448,7 +448,7 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
 
 def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(impatient: None) -> None:
     with contextlib.ExitStack() as there:
-        port = there.enter_context(stranger(lambda header: greeting(header) if header[1] == messages.HELLO else None))
+        port = there.enter_context(stranger(lambda message: greeting(message) if isinstance(message, Hello) else None))
 
         async def documents() -> AsyncIterator[Document]:
             there.close()  # the Flow is gone
@@ -488,7 +488,7 @@ def test_info_takes_as_long_as_it_may(impatient: None) -> None:
                 with pytest.raises(errors.BadRequest, match="timeout must be a number of ms above 0"):
                     await client.info(timeout=wrong)  # type: ignore[arg-type]
 
-    with stranger(lambda header: None) as port:
+    with stranger(lambda message: None) as port:
         asyncio.run(main(port))
 
 

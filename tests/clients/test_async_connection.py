@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgpack
 import pytest
 import zmq
 from helpers import PATIENCE, soon, texts
-from peers import GREETED_ANEW, Answers, Broker, controlled, only, reply, stranger
+from peers import GREETED_ANEW, Answers, Broker, controlled, only, reply, said, stranger
 
 from zflow import Document, errors
 from zflow.clients import wire
@@ -19,7 +18,7 @@ from zflow.clients.async_connection import AsyncConnection, Stream
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.clients.member import Membership
-from zflow.devices.protocol.messages import AGAIN, CONTROL, FAILED, HELLO, REQUEST, REQUESTS, VERSION
+from zflow.devices.protocol.messages import Control, Failed, Hello, Message, Request
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
 
@@ -90,12 +89,12 @@ def test_a_broker_is_asked_who_it_is_and_many_may_ask_at_once() -> None:
 
 def test_an_answer_to_an_earlier_question_is_none() -> None:
     """It may be older than what the later one is about."""
-    questions: list[list[Any]] = []
+    questions: list[Message] = []
     broker = Broker()
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        questions.append(header)
-        return broker(questions[0]) if len(questions) < 3 else broker(header)
+    def answer(message: Message) -> list[bytes] | None:
+        questions.append(message)
+        return broker(questions[0]) if len(questions) < 3 else broker(message)
 
     async def body(mine: AsyncConnection) -> None:
         await mine.hello()
@@ -109,14 +108,14 @@ def test_an_answer_to_an_earlier_question_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "words"),
+    ("told", "error", "words"),
     [
         ([b"HTTP/1.1 400"], errors.FlowUnreachable, "is no zflow Flow"),
-        ([msgpack.packb([VERSION, FAILED, 0, 0]), b""], errors.BadRequest, "another version of zflow's protocol"),
+        (said(Failed(0, 0, [b""])), errors.BadRequest, "another version of zflow's protocol"),
     ],
 )
 def test_who_cannot_be_spoken_to_is_an_error_at_once_and_for_all(
-    said: list[bytes], error: type[Exception], words: str
+    told: list[bytes], error: type[Exception], words: str
 ) -> None:
     async def body(mine: AsyncConnection) -> None:
         for found in await asyncio.gather(mine.hello(), mine.hello(), return_exceptions=True):
@@ -125,16 +124,16 @@ def test_who_cannot_be_spoken_to_is_an_error_at_once_and_for_all(
         assert mine.closed
         assert not mine.is_usable()
 
-    run(lambda header: said, body)
+    run(lambda message: told, body)
 
 
 def test_a_question_that_may_be_lost_is_asked_again(impatient: None) -> None:
     broker = Broker()
-    asked: list[list[Any]] = []
+    asked: list[Message] = []
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        asked.append(header)
-        return broker(header) if len(asked) == 3 else None
+    def answer(message: Message) -> list[bytes] | None:
+        asked.append(message)
+        return broker(message) if len(asked) == 3 else None
 
     async def body(mine: AsyncConnection) -> None:
         assert (await mine.hello())["instance"] == "one"
@@ -155,7 +154,7 @@ def test_who_has_little_time_does_not_end_the_patience_of_others(impatient: None
         await waiting
         assert mine.info["instance"] == "one"
 
-    run(lambda header: None if patient else broker(header), body)
+    run(lambda message: None if patient else broker(message), body)
 
 
 def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +186,7 @@ def test_a_connection_that_was_used_just_now_is_not_asked_again_and_one_that_was
     async def body(mine: AsyncConnection) -> None:
         await mine.refresh()
         await mine.refresh()
-        assert broker.kinds(HELLO) == [HELLO]
+        assert broker.kinds(Hello) == [Hello]
         broker.instance = "two"
         mine._used -= 3600
         await mine.refresh()
@@ -198,7 +197,7 @@ def test_a_connection_that_was_used_just_now_is_not_asked_again_and_one_that_was
 
 def test_a_connection_that_was_greeted_anew_is_asked_before_it_is_used() -> None:
     """As one of threads: what is posted is not sent to another Flow in the place of the one that was there."""
-    broker = Broker(lambda header: GREETED_ANEW)
+    broker = Broker(lambda message: GREETED_ANEW)
 
     async def body(mine: AsyncConnection) -> None:
         await mine.refresh()
@@ -216,22 +215,27 @@ def test_a_connection_that_was_greeted_anew_is_asked_before_it_is_used() -> None
 
 
 def test_what_was_not_answered_is_sent_again_when_the_same_broker_greets_anew() -> None:
-    broker = Broker(lambda header: reply(header) if header[1] == AGAIN else GREETED_ANEW)
+
+    def answer(message: Message) -> list[bytes]:
+        return reply(message) if isinstance(message, Request) and message.again else GREETED_ANEW
+
+    broker = Broker(answer)
 
     async def body(mine: AsyncConnection) -> None:
         await mine.hello()
         with streaming(mine) as stream:
             assert await answered(stream) == [["answered"]]
-        first, again = only(broker, REQUEST, AGAIN)
-        assert first[2:] == again[2:]
+        first, again = only(broker, Request)
+        assert not first.again
+        assert again == first._replace(again=True)
 
     run(broker, body)
 
 
 def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_flight_end_too() -> None:
-    def answer(header: list[Any]) -> list[bytes]:
-        if len(only(broker, REQUEST)) == 1:
-            return reply(header)
+    def answer(message: Message) -> list[bytes]:
+        if len(only(broker, Request)) == 1:
+            return reply(message)
         broker.instance = "two"
         return GREETED_ANEW
 
@@ -247,7 +251,7 @@ def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_fl
                         await answered(stream)
             with pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
                 send(mine, paused)
-        assert broker.kinds(REQUEST, AGAIN, REQUESTS) == [REQUEST] * 2
+        assert [(request.total, request.again) for request in only(broker, Request)] == [(1, False)] * 2
         assert mine.is_usable()
 
     run(broker, body)
@@ -256,16 +260,16 @@ def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_fl
 def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impatient: None) -> None:
     broker = Broker()
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        told = broker(header)
-        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, REQUEST)) else []
-        return reply(requests[0]) if [header[1] for header in asked].count(HELLO) == 3 else told
+    def answer(message: Message) -> list[bytes] | None:
+        told = broker(message)
+        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, Request)) else []
+        return reply(requests[0]) if [*map(type, asked)].count(Hello) == 3 else told
 
     async def body(mine: AsyncConnection) -> None:
         await mine.hello()
         with streaming(mine) as stream:
             assert await answered(stream) == [["answered"]]
-        assert broker.kinds(REQUEST, AGAIN) == [REQUEST]
+        assert [request.again for request in only(broker, Request)] == [False]
 
     run(answer, body)
 
@@ -280,14 +284,14 @@ def test_a_flow_that_stops_answering_ends_the_connection(impatient: None, monkey
             await answered(stream)
         assert not mine.is_usable()
 
-    run(lambda header: None if only(broker, REQUEST) else broker(header), body)
+    run(lambda message: None if only(broker, Request) else broker(message), body)
 
 
 def test_a_flow_in_this_process_that_has_ended_is_noticed_while_waiting(impatient: None) -> None:
     broker = Broker()
 
     def check() -> None:
-        if only(broker, REQUEST, CONTROL):
+        if broker.kinds(Request, Control):
             raise errors.FlowNotRunning("it was closed")
 
     async def body(mine: AsyncConnection) -> None:
@@ -327,10 +331,10 @@ def test_what_is_closed_takes_no_more_requests() -> None:
 
 
 def test_commands_return_what_came_of_them_in_any_order() -> None:
-    orders: list[list[Any]] = []
+    orders: list[Message] = []
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        orders.append(header)
+    def answer(message: Message) -> list[bytes] | None:
+        orders.append(message)
         return controlled(orders[0], of=1) if len(orders) == 2 else None
 
     async def body(mine: AsyncConnection) -> None:
@@ -340,25 +344,25 @@ def test_commands_return_what_came_of_them_in_any_order() -> None:
         second = asyncio.ensure_future(mine.command("drain", {}))
         assert await first == {"of": 1}
         second.cancel()
-        assert [header[3:] for header in orders] == [["scale", {"replicas": 3}], ["drain", {}]]
+        assert [order[1:] for order in orders] == [("scale", {"replicas": 3}), ("drain", {})]
 
     run(Broker(answer), body)
 
 
 def test_a_command_is_given_again_to_a_broker_that_was_started_anew_and_to_no_other_flow() -> None:
-    def again(header: list[Any]) -> list[bytes]:
-        return GREETED_ANEW if len(only(broker, CONTROL)) == 1 else controlled(header, ok=1)
+    def again(message: Message) -> list[bytes]:
+        return GREETED_ANEW if len(only(broker, Control)) == 1 else controlled(message, ok=1)
 
     async def body(mine: AsyncConnection) -> None:
         await mine.hello()
         assert await mine.command("restart", {}) == {"ok": 1}
-        first, second = only(broker, CONTROL)
+        first, second = only(broker, Control)
         assert first == second
 
     broker = Broker(again)
     run(broker, body)
 
-    def replaced(header: list[Any]) -> list[bytes]:
+    def replaced(message: Message) -> list[bytes]:
         other.instance = "two"
         return GREETED_ANEW
 
@@ -366,7 +370,7 @@ def test_a_command_is_given_again_to_a_broker_that_was_started_anew_and_to_no_ot
         await mine.hello()
         with pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
             await mine.command("restart", {})
-        assert other.kinds(CONTROL) == [CONTROL]
+        assert other.kinds(Control) == [Control]
 
     other = Broker(replaced)
     run(other, elsewhere)

@@ -19,11 +19,23 @@ import msgpack
 import numpy as np
 import pytest
 from helpers import TESTS, Gate, Script, Upper, alive, begun, in_background, let_go, texts, wait_for
-from peers import greeting, stranger
+from peers import ANSWER, greeting, header, said, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import wire
-from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import (
+    KINDS,
+    VERSION,
+    Failed,
+    Hello,
+    Message,
+    Payload,
+    Reply,
+    Request,
+    Welcome,
+    encoder,
+)
 from zflow.documents import codec
 
 # What the forks do is what is tested; newer Pythons warn of forks where there are threads.
@@ -115,10 +127,10 @@ def test_something_that_speaks_no_zeromq(impatient: None) -> None:
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([1, 999])], [msgpack.packb([99, 11, 1, {}])]])
+@pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([VERSION, 999])], [msgpack.packb([99, 11, 1, {}])]])
 def test_something_that_speaks_zeromq_but_is_no_flow(impatient: None, frames: list[bytes]) -> None:
     with (
-        stranger(lambda header: frames) as port,
+        stranger(lambda message: frames) as port,
         Client(port=port) as mine,
         pytest.raises(errors.FlowUnreachable, match=f"{port} is no zflow Flow"),
     ):
@@ -127,7 +139,7 @@ def test_something_that_speaks_zeromq_but_is_no_flow(impatient: None, frames: li
 
 def test_something_that_greets_and_says_nothing_else(impatient: None) -> None:
     with (
-        stranger(lambda header: [b""]) as port,
+        stranger(lambda message: [b""]) as port,
         Client(port=port) as mine,
         pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at .*{port}"),
     ):
@@ -135,9 +147,9 @@ def test_something_that_greets_and_says_nothing_else(impatient: None) -> None:
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:
-    refusal = [msgpack.packb([messages.VERSION, messages.FAILED, 0, 0]), msgpack.packb({"type": "BadRequest"})]
+    refusal = said(Failed(0, 0, [msgpack.packb({"type": "BadRequest"})]))
     with (
-        stranger(lambda header: refusal) as port,
+        stranger(lambda message: refusal) as port,
         Client(port=port) as mine,
         pytest.raises(errors.BadRequest, match="another version"),
     ):
@@ -146,17 +158,18 @@ def test_a_flow_of_another_version_says_so(impatient: None) -> None:
 
 def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: None) -> None:
     """A broker that was started anew may answer what the one before had answered already."""
-    failed = [[messages.VERSION, messages.FAILED, 7, 0], msgpack.packb({"type": "ReplicaCrashed", "message": "late"})]
+    failed = Failed(7, 0, [msgpack.packb({"type": "ReplicaCrashed", "message": "late"})])
 
-    def answer(header: list[Any]) -> list[bytes]:
-        welcome, info = greeting(header)
-        return [msgpack.packb([messages.VERSION, bundles.BUNDLE, [failed, [msgpack.unpackb(welcome), info]]])]
+    def answer(message: Message) -> list[bytes]:
+        assert isinstance(message, Hello)
+        [frames] = bundles.frames_of([failed, Welcome(message.token, {"instance": "one"})], encoder())
+        return list(frames)
 
     with stranger(answer) as port, Client(port=port) as mine:
         assert mine.info()["instance"] == "one"
 
 
-LIES: dict[str, tuple[Any, list[bytes]]] = {
+LIES: dict[str, tuple[Any, Payload]] = {
     "no payload": (None, []),
     "no documents": (None, [b"\xc1"]),
     "parts for more frames than there are": ([["a", [1]], ["b", [1]]], codec.pack(DocumentArray())),
@@ -172,10 +185,10 @@ LIES: dict[str, tuple[Any, list[bytes]]] = {
 def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, lie: str) -> None:
     parts, payload = LIES[lie]
 
-    def answer(header: list[Any]) -> list[bytes]:
-        if header[1] == messages.HELLO:
-            return greeting(header)
-        return [msgpack.packb([messages.VERSION, messages.REPLY, header[2], parts, None, 1]), *map(bytes, payload)]
+    def answer(message: Message) -> list[bytes]:
+        if isinstance(message, Request):
+            return said(Reply(message.first, 1, parts, None, 1, payload))
+        return greeting(message)
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -183,12 +196,51 @@ def test_an_answer_whose_parts_lie_is_an_error_of_that_request(impatient: None, 
         assert [type(response.error) for response in failed] == [errors.BadRequest] * 2
 
 
+def test_of_several_answers_in_one_each_is_read_by_itself(impatient: None) -> None:
+    """And what of them answers nothing is dropped."""
+
+    def answer(message: Message) -> list[bytes]:
+        if isinstance(message, Request):
+            return said(Reply(message.first, 3, None, None, 1, [ANSWER, b"\xc1", ANSWER]))
+        return greeting(message)
+
+    with stranger(answer) as port, Client(port=port) as mine:
+        failed: list[Any] = []
+        found = mine.post("/", DocumentArray(texts(2)), request_size=1, on_error=failed.append)
+        assert found.texts == ["answered"]
+        assert [type(response.error) for response in failed] == [errors.BadRequest]
+
+
+NO_LISTS: dict[str, list[Any]] = {
+    "fewer payloads than are said": [7, 2, None, None, 1, [ANSWER]],
+    "more": [7, 1, None, None, 1, [ANSWER, ANSWER]],
+    "none": [7, 0, None, None, 1, []],
+    "several, and their payloads behind the header": [7, 2, None, None, 1, None],
+    "payloads that are text": [7, 2, None, None, 1, ["a", "b"]],
+    "an empty payload": [7, 2, None, None, 1, [ANSWER, b""]],
+    "parts of several": [7, 2, [["a", [1]]], None, 1, [ANSWER, ANSWER]],
+    "notes of several": [7, 2, None, {}, 1, [ANSWER, ANSWER]],
+    "ids that are none": [-1, 2, None, None, 1, [ANSWER, ANSWER]],
+}
+
+
+@pytest.mark.parametrize("what", NO_LISTS)
+def test_a_list_of_answers_that_is_none_is_no_answer_of_a_flow(impatient: None, what: str) -> None:
+    frames = [header(VERSION, KINDS[Reply], *NO_LISTS[what])]
+    with (
+        stranger(lambda message: greeting(message) if isinstance(message, Hello) else frames) as port,
+        Client(port=port) as mine,
+        pytest.raises(errors.FlowUnreachable, match=f"{port} is no zflow Flow: a .* that is none"),
+    ):
+        mine.post("/", Document())
+
+
 @pytest.mark.parametrize("payload", [[], [b""], [b"\xc1"], [b"\x91" * 50_000], [msgpack.packb({"type": 3})]])
 def test_an_error_that_cannot_be_read_is_an_error_of_that_request(impatient: None, payload: list[bytes]) -> None:
-    def answer(header: list[Any]) -> list[bytes]:
-        if header[1] == messages.HELLO:
-            return greeting(header)
-        return [msgpack.packb([messages.VERSION, messages.FAILED, header[2], 1]), *payload]
+    def answer(message: Message) -> list[bytes]:
+        if isinstance(message, Request):
+            return said(Failed(message.first, 1, payload))
+        return greeting(message)
 
     with stranger(answer) as port, Client(port=port) as mine:
         failed: list[Any] = []
@@ -197,11 +249,11 @@ def test_an_error_that_cannot_be_read_is_an_error_of_that_request(impatient: Non
 
 
 def test_a_flow_that_stops_answering(impatient: None) -> None:
-    said: list[int] = []
+    heard: list[type[Message]] = []
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        said.append(header[1])
-        return greeting(header) if messages.REQUEST not in said else None
+    def answer(message: Message) -> list[bytes] | None:
+        heard.append(type(message))
+        return greeting(message) if Request not in heard else None
 
     with (
         stranger(answer) as port,
@@ -209,7 +261,7 @@ def test_a_flow_that_stops_answering(impatient: None) -> None:
         pytest.raises(errors.FlowUnreachable, match="stopped answering"),
     ):
         mine.post("/", Document())
-    assert messages.HELLO in said[said.index(messages.REQUEST) :], "it asked before it gave up"
+    assert Hello in heard[heard.index(Request) :], "it asked before it gave up"
 
 
 # -- at the same time -------------------------------------------------------------------------------------------------

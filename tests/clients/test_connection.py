@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,21 +11,14 @@ import numpy as np
 import pytest
 import zmq
 from helpers import PATIENCE, Upper, in_background, texts, wait_for
-from peers import GREETED_ANEW, Answers, Broker, controlled, front, greeting, only, replies, reply, stranger
+from peers import GREETED_ANEW, Answers, Broker, controlled, front, greeting, only, reply, stranger
 
 from zflow import Document, DocumentArray, Flow, errors
 from zflow.clients import connection, wire
 from zflow.clients.connection import Connection, ask
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
-from zflow.devices.protocol.messages import (
-    AGAIN,
-    CANCEL,
-    CONTROL,
-    HELLO,
-    REQUEST,
-    REQUESTS,
-)
+from zflow.devices.protocol.messages import Cancel, Control, Hello, Message, Request
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
 
@@ -44,6 +36,11 @@ def connected(broker: Answers, check: Callable[[], None] = lambda: None) -> Iter
                 mine.close()
         finally:
             context.destroy(linger=0)
+
+
+def unsure(message: Message) -> list[bytes]:
+    """Of a broker that was started anew, until it is told again."""
+    return reply(message) if isinstance(message, Request) and message.again else GREETED_ANEW
 
 
 def exchange_of(mine: Connection, docs: Any, timeout: int | None = None) -> Exchange:
@@ -104,7 +101,7 @@ def test_a_connection_that_was_used_just_now_is_not_asked_again() -> None:
     with connected(broker) as mine:
         mine.used += 3600
         mine.refresh(None)
-        assert broker.kinds(HELLO) == [HELLO]
+        assert broker.kinds(Hello) == [Hello]
         assert mine.info["instance"] == "one"
 
 
@@ -142,28 +139,28 @@ def test_responses_come_in_order_over_one_connection_again_and_again(flow: Flow,
 
 def test_requests_whose_inputs_are_at_hand_are_sent_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "GATHERING", 60.0)  # however slow this machine is
-    broker = Broker(replies)
+    broker = Broker(reply)
     with connected(broker) as mine:
         assert len(list(mine.run(exchange_of(mine, DocumentArray(texts(64))), at_hand=True))) == 64
-    assert broker.kinds(REQUEST, REQUESTS) == [REQUESTS]
+    assert [request.total for request in only(broker, Request)] == [64]
 
 
 def test_the_first_requests_of_a_generator_do_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GATHERING", "PROMPT", "LONGEST_HOLD"):
         monkeypatch.setattr(connection, name, 60.0)  # later ones would wait so long, however slow this machine is
     alone = connection.STREAM - 1
-    broker = Broker(replies)
+    broker = Broker(reply)
     with connected(broker) as mine:
         assert len(list(mine.run(exchange_of(mine, texts(alone + 64)), at_hand=False))) == alone + 64
-    assert broker.kinds(REQUEST, REQUESTS) == [REQUEST] * alone + [REQUESTS]
+    assert [request.total for request in only(broker, Request)] == [1] * alone + [64]
 
 
 def test_a_generator_may_wait_for_what_its_requests_bring_about() -> None:
     arrived = threading.Semaphore(0)
 
-    def answer(header: list[Any]) -> list[bytes]:
+    def answer(message: Message) -> list[bytes]:
         arrived.release()
-        return reply(header)
+        return reply(message)
 
     def documents() -> Iterator[Document]:
         for doc in texts(2 * connection.STREAM):
@@ -173,42 +170,43 @@ def test_a_generator_may_wait_for_what_its_requests_bring_about() -> None:
     broker = Broker(answer)
     with connected(broker) as mine:
         assert len(list(mine.run(exchange_of(mine, documents()), at_hand=False))) == 2 * connection.STREAM
-    assert broker.kinds(REQUEST, REQUESTS) == [REQUEST] * 2 * connection.STREAM
+    assert [request.total for request in only(broker, Request)] == [1] * 2 * connection.STREAM
 
 
 def test_what_was_not_answered_is_sent_again_when_the_same_broker_greets_anew() -> None:
-    broker = Broker(lambda header: reply(header) if header[1] == AGAIN else GREETED_ANEW)
+    broker = Broker(unsure)
     with connected(broker) as mine:
         [response] = mine.run(exchange_of(mine, Document()), at_hand=True)
         assert response.docs.texts == ["answered"]
-    first, again = only(broker, REQUEST, AGAIN)
-    assert first[2:] == again[2:]
+    first, again = only(broker, Request)
+    assert not first.again
+    assert again == first._replace(again=True)
 
 
 def test_nothing_is_sent_again_to_another_flow_at_the_same_address() -> None:
-    def answer(header: list[Any]) -> list[bytes]:
+    def answer(message: Message) -> list[bytes]:
         broker.instance = "two"
         return GREETED_ANEW
 
     broker = Broker(answer)
     with connected(broker) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
         list(mine.run(exchange_of(mine, Document()), at_hand=True))
-    assert broker.kinds(REQUEST, AGAIN) == [REQUEST]
+    assert [request.again for request in only(broker, Request)] == [False]
 
 
 def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impatient: None) -> None:
     """Only after some questions the broker answers the request, too."""
     broker = Broker()
 
-    def answer(header: list[Any]) -> list[bytes] | None:
-        answered = broker(header)
-        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, REQUEST)) else []
-        return reply(requests[0]) if [header[1] for header in asked].count(HELLO) == 3 else answered
+    def answer(message: Message) -> list[bytes] | None:
+        answered = broker(message)
+        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, Request)) else []
+        return reply(requests[0]) if [*map(type, asked)].count(Hello) == 3 else answered
 
     with connected(answer) as mine:
         [response] = mine.run(exchange_of(mine, Document()), at_hand=True)
     assert response.docs.texts == ["answered"]
-    assert broker.kinds(REQUEST, AGAIN) == [REQUEST]
+    assert [request.again for request in only(broker, Request)] == [False]
 
 
 def test_a_flow_that_has_ended_is_noticed_while_waiting(impatient: None) -> None:
@@ -218,7 +216,7 @@ def test_a_flow_that_has_ended_is_noticed_while_waiting(impatient: None) -> None
         if ended:
             raise errors.FlowNotRunning("it was closed")
 
-    def answer(header: list[Any]) -> None:
+    def answer(message: Message) -> None:
         nonlocal ended
         ended = True
 
@@ -258,37 +256,40 @@ def test_what_is_given_up_is_cancelled() -> None:
     broker = Broker()
     with connected(broker) as mine:
         exchange = exchange_of(mine, Document())
-        exchange.next()
+        request = exchange.next()
+        assert request is not None
         mine.abandon(exchange)
-        wait_for(lambda: broker.kinds(CANCEL), what="the broker is told")
-    assert [header[2] for header in only(broker, CANCEL)] == [exchange.last_id]
+        wait_for(lambda: broker.kinds(Cancel), what="the broker is told")
+    assert only(broker, Cancel) == [Cancel(request.first)]
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_command_returns_what_came_of_it() -> None:
-    broker = Broker(lambda header: controlled(header, replicas=3, before=1))
+    broker = Broker(lambda message: controlled(message, replicas=3, before=1))
     with connected(broker) as mine:
         assert mine.command("scale", {"executor": "upper", "replicas": 3}) == {"replicas": 3, "before": 1}
         assert mine.command("scale", {}) == {"replicas": 3, "before": 1}
-    orders = [header[3:] for header in only(broker, CONTROL)]
-    assert orders == [["scale", {"executor": "upper", "replicas": 3}], ["scale", {}]]
+    orders = [order[1:] for order in only(broker, Control)]
+    assert orders == [("scale", {"executor": "upper", "replicas": 3}), ("scale", {})]
 
 
 def test_a_command_is_given_again_to_a_broker_that_was_started_anew_and_to_no_other_flow() -> None:
-    answers = itertools.chain([lambda header: GREETED_ANEW], itertools.repeat(lambda header: controlled(header, ok=1)))
-    broker = Broker(lambda header: next(answers)(header))
+    def answer(message: Message) -> list[bytes]:
+        return GREETED_ANEW if len(only(broker, Control)) == 1 else controlled(message, ok=1)
+
+    broker = Broker(answer)
     with connected(broker) as mine:
         assert mine.command("restart", {}) == {"ok": 1}
-        first, again = only(broker, CONTROL)
+        first, again = only(broker, Control)
         assert first == again
 
-    def replaced(header: list[Any]) -> list[bytes]:
+    def replaced(message: Message) -> list[bytes]:
         other.instance = "two"
         return GREETED_ANEW
 
     other = Broker(replaced)
     with connected(other) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
         mine.command("restart", {})
-    assert other.kinds(CONTROL) == [CONTROL]
+    assert other.kinds(Control) == [Control]

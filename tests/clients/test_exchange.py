@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +21,8 @@ from zflow.clients import exchange as module
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.devices.local import arena
-from zflow.devices.protocol.messages import AGAIN, CANCEL, REQUEST, VERSION, Message
+from zflow.devices.protocol.messages import Cancel, Failed, Reply, Request
 from zflow.devices.protocol.references import references
-from zflow.devices.protocol.session import Failed, Reply
 from zflow.documents import codec
 
 
@@ -58,27 +57,27 @@ def exchange_of(
     return Exchange("/index", batches(docs, size), parameters, ["encoder"], limits, limit, itertools.count(1))
 
 
-def made(exchange: Exchange) -> list[Message]:
+def made(exchange: Exchange) -> list[Request]:
     """All requests that may be made now."""
     found = []
     while exchange.has_room:
-        message = exchange.next()
-        if message is not None:
-            found.append(message)
+        request = exchange.next()
+        if request is not None:
+            found.append(request)
     return found
 
 
-def ids(messages: list[Message] | Iterator[Message]) -> list[int]:
-    return [header[2] for header, _ in messages]
+def ids(requests: Iterable[Request]) -> list[int]:
+    return [request.first for request in requests]
 
 
 def answer(exchange: Exchange, id: int, *words: str, parameters: dict[str, Any] | None = None) -> bool:
     docs = DocumentArray(Document(text=word) for word in words)
-    return exchange.take(Reply(id, codec.pack(docs, parameters), None, None, 0))
+    return exchange.take(Reply(id, 1, None, None, 0, codec.pack(docs, parameters)))
 
 
 def fail(exchange: Exchange, id: int, kind: str = "ExecutorError", message: str = "no") -> bool:
-    return exchange.take(Failed(id, [msgpack.packb({"type": kind, "message": message})], 0))
+    return exchange.take(Failed(id, 0, [msgpack.packb({"type": kind, "message": message})]))
 
 
 def one(exchange: Exchange) -> Response:
@@ -92,18 +91,18 @@ def one(exchange: Exchange) -> Response:
 
 def test_a_request_says_what_is_asked_and_carries_documents_and_parameters() -> None:
     exchange = exchange_of(list(texts(3)), 2, timeout=700, parameters={"n": 1})
-    (header, frames), (second, _) = made(exchange)
-    assert header == (VERSION, REQUEST, 1, "/index", ["encoder"], None, 700, 2)
-    assert second == (VERSION, REQUEST, 2, "/index", ["encoder"], None, 700, 1)
-    docs, parameters = codec.unpack(frames)
+    first, second = made(exchange)
+    assert first == Request(1, "/index", ["encoder"], None, 700, False, [2], first.payload)
+    assert second == Request(2, "/index", ["encoder"], None, 700, False, [1], second.payload)
+    docs, parameters = codec.unpack(first.payload)
     assert (docs.texts, parameters) == (["0", "1"], {"n": 1})
-    assert (exchange.made, exchange.last_id) == (2, 2)
+    assert exchange.made == 2
 
 
 def test_without_a_time_limit_a_request_may_take_any_time() -> None:
     exchange = exchange_of(None)
-    [(header, _)] = made(exchange)
-    assert header[6] == 0
+    [request] = made(exchange)
+    assert request.timeout == 0
     assert not exchange.expire("here")
 
 
@@ -182,8 +181,8 @@ def test_bytes_in_flight_are_bounded_too_but_one_request_always_fits(monkeypatch
 
 def test_documents_can_be_given_one_request_at_a_time_instead() -> None:
     exchange = exchange_of([])
-    header, _ = exchange.request(DocumentArray(texts(2)))
-    assert (header[2], header[7]) == (1, 2)
+    request = exchange.request(DocumentArray(texts(2)))
+    assert (request.first, request.docs) == (1, [2])
     exchange.exhaust()
     assert not exchange.has_room
     assert not exchange.finished
@@ -234,7 +233,7 @@ def test_a_failure_brings_back_what_was_sent_and_why() -> None:
 def test_a_failure_that_cannot_be_read_is_one_all_the_same(frames: list[bytes]) -> None:
     exchange = exchange_of(None)
     made(exchange)
-    assert exchange.take(Failed(1, frames, 0))
+    assert exchange.take(Failed(1, 0, frames))
     assert str(one(exchange).error) == "the answer is an error that cannot be decoded"
 
 
@@ -244,7 +243,7 @@ def test_an_answer_that_cannot_be_read_fails_its_request(parts: Any, frames: lis
     docs = list(texts(1))
     exchange = exchange_of(docs)
     made(exchange)
-    assert exchange.take(Reply(1, frames, parts, None, 0))
+    assert exchange.take(Reply(1, 1, parts, None, 0, frames))
     response = one(exchange)
     assert isinstance(response.error, errors.BadRequest)
     assert response.docs[0] is docs[0]
@@ -266,7 +265,7 @@ def test_the_answers_of_several_branches_are_reduced_to_one() -> None:
     made(exchange)
     left = codec.pack(DocumentArray([Document(id="a", text="left")]), {"__results__": {"l/rep-0": {"x": 1}}, "n": 1})
     right = codec.pack(DocumentArray([Document(id="a", tags={"right": 1})]), {"__results__": {"r/rep-0": {}}, "n": 2})
-    assert exchange.take(Reply(1, [*left, *right], [["l", [1]], ["r", [1]]], None, 0))
+    assert exchange.take(Reply(1, 1, [["l", [1]], ["r", [1]]], None, 0, [*left, *right]))
     response = one(exchange)
     assert [(doc.id, doc.text, doc.tags) for doc in response.docs] == [("a", "left", {"right": 1})]
     assert response.parameters == {"__results__": {"l/rep-0": {"x": 1}, "r/rep-0": {}}, "n": 1}
@@ -276,7 +275,7 @@ def test_notes_say_which_shards_have_failed() -> None:
     exchange = exchange_of(None)
     made(exchange)
     notes = {"index": {"shards": 3, "succeeded": 2, "failed": {"1": "it died"}}}
-    assert exchange.take(Reply(1, codec.pack(DocumentArray(), {"n": 1}), None, notes, 0))
+    assert exchange.take(Reply(1, 1, None, notes, 0, codec.pack(DocumentArray(), {"n": 1})))
     assert one(exchange).parameters == {
         "n": 1,
         "__shards__": {"index": {"shards": 3, "succeeded": 2, "failed": {1: "it died"}}},
@@ -292,10 +291,7 @@ def test_what_was_not_answered_can_be_sent_again_as_it_was(clock: Clock) -> None
     answer(exchange, 2)
     clock.now += 0.2
     again = list(exchange.again())
-    assert [header for header, _ in again] == [
-        (VERSION, AGAIN, id, "/index", ["encoder"], None, 500, 1) for id in (1, 3)
-    ]
-    assert [frames for _, frames in again] == [sent[0][1], sent[2][1]]
+    assert again == [request._replace(timeout=500, again=True) for request in (sent[0], sent[2])]
 
 
 def test_a_request_sent_again_has_a_little_time_left_at_least(clock: Clock) -> None:
@@ -303,15 +299,15 @@ def test_a_request_sent_again_has_a_little_time_left_at_least(clock: Clock) -> N
     made(late)
     made(endless)
     clock.now += 5
-    assert [header[6] for header, _ in late.again()] == [1]
-    assert [header[6] for header, _ in endless.again()] == [0]
+    assert [request.timeout for request in late.again()] == [1]
+    assert [request.timeout for request in endless.again()] == [0]
 
 
 def test_what_is_given_up_is_cancelled_unless_it_was_answered() -> None:
     exchange = exchange_of(list(texts(3)))
     made(exchange)
     answer(exchange, 2)
-    assert list(exchange.cancelled()) == [((VERSION, CANCEL, 1), ()), ((VERSION, CANCEL, 3), ())]
+    assert list(exchange.cancelled()) == [Cancel(1), Cancel(3)]
 
 
 # -- too much at a time -----------------------------------------------------------------------------------------------
@@ -327,7 +323,7 @@ def test_a_full_flow_is_an_error_for_who_does_not_wait() -> None:
 
 def test_who_waits_sends_again_after_pauses_that_double_up_to_a_bound(clock: Clock) -> None:
     exchange = exchange_of(list(texts(1)), wait=True, timeout=10**9)
-    [(_, frames)] = made(exchange)
+    [request] = made(exchange)
     pauses = []
     for _ in range(12):
         assert not fail(exchange, 1, "Overloaded")
@@ -338,8 +334,8 @@ def test_who_waits_sends_again_after_pauses_that_double_up_to_a_bound(clock: Clo
         assert list(exchange.due()) == [], "not yet"
         clock.now += 0.002
         assert exchange.pause == 0
-        [(header, payload)] = exchange.due()
-        assert (header[1], header[2], payload) == (REQUEST, 1, frames)
+        [same] = exchange.due()
+        assert same._replace(timeout=request.timeout) == request
         assert exchange.pause is None
     first = module.FIRST_PAUSE
     assert pauses == pytest.approx([min(module.LONGEST_PAUSE, first * 2**refusals) for refusals in range(12)])
@@ -353,7 +349,7 @@ def test_what_is_held_back_has_less_time_left_when_it_is_sent(clock: Clock) -> N
     made(exchange)
     fail(exchange, 1, "Overloaded")
     clock.now += 0.25
-    assert [header[6] for header, _ in exchange.due()] == [450]
+    assert [request.timeout for request in exchange.due()] == [450]
 
 
 def test_other_failures_end_a_request_also_for_who_waits() -> None:
@@ -369,7 +365,7 @@ def test_what_is_held_back_counts_as_in_flight_and_a_new_broker_is_not_given_it(
     fail(exchange, 1, "Overloaded")
     assert not exchange.has_room
     assert ids(exchange.again()) == [2]
-    assert ids(exchange.cancelled()) == [1, 2]
+    assert list(exchange.cancelled()) == [Cancel(1), Cancel(2)]
 
 
 def test_the_pauses_of_several_clients_differ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,17 +422,17 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
     request = exchange.next()
     assert request is not None
-    assert len(references(request[1])) == 1
+    assert len(references(request.payload)) == 1
     stale = replica.share(codec.pack(arrays(1)))
     assert memory.reclaim(1)
-    assert not exchange.take(Reply(1, stale, None, None, 0))
-    assert [frames for _, frames in exchange.again()] == [request[1]]
+    assert not exchange.take(Reply(1, 1, None, None, 0, stale))
+    assert [again.payload for again in exchange.again()] == [request.payload]
     assert not exchange.finished
-    assert memory.holds(references(request[1]))
+    assert memory.holds(references(request.payload))
     good = replica.share(codec.pack(arrays(1)))
-    assert exchange.take(Reply(1, good, None, None, 0))
+    assert exchange.take(Reply(1, 1, None, None, 0, good))
     assert right(next(exchange.ready()).docs, 1, more=0.0)
-    assert not memory.holds(references([*request[1], *good]))
+    assert not memory.holds(references([*request.payload, *good]))
     os.close(file)
 
 
@@ -444,5 +440,5 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
 def test_notes_that_are_none_fail_their_request_only(notes: Any) -> None:
     exchange = exchange_of(texts(1))
     made(exchange)
-    assert exchange.take(Reply(1, codec.pack(DocumentArray()), None, notes, 0))
+    assert exchange.take(Reply(1, 1, None, notes, 0, codec.pack(DocumentArray())))
     assert isinstance(one(exchange).error, errors.BadRequest)

@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import msgpack
 import pytest
 import zmq
+from peers import said
 
 from zflow import errors
 from zflow.clients import wire
 from zflow.clients.wire import Wire
-from zflow.devices.protocol.messages import CONTROL, FAILED, HELLO, REPLY, VERSION, WELCOME
-from zflow.devices.protocol.session import Reply, Welcome
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import FROM_CLIENT, Control, Failed, Hello, Message, Reply, Welcome, encoder
+from zflow.devices.protocol.session import Welcomed
 
 
 class Rig:
@@ -26,10 +27,10 @@ class Rig:
         self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
         self.mine = Wire(context, f"tcp://127.0.0.1:{self.port}")
 
-    def hears(self) -> list[Any]:
-        """The header of what it says next."""
-        _, header = self.router.recv_multipart()
-        return list(msgpack.unpackb(header))
+    def hears(self) -> Message:
+        """What it says next."""
+        [message] = bundles.read(self.router.recv_multipart(), 1, FROM_CLIENT)
+        return message
 
 
 @pytest.fixture
@@ -42,10 +43,6 @@ def rig() -> Iterator[Rig]:
     context.term()
 
 
-def said(*fields: Any, payload: tuple[bytes, ...] = ()) -> list[Any]:
-    return [msgpack.packb((VERSION, *fields)), *payload]
-
-
 @pytest.mark.parametrize("address", ["tcp://", "nonsense://here:1", "no address"])
 def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
     context: zmq.Context[Any] = zmq.Context()
@@ -56,20 +53,27 @@ def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
 
 def test_questions_and_commands_are_told_apart_by_their_ids(rig: Rig) -> None:
     assert rig.mine.ask() == -1
-    id, order = rig.mine.order("scale", {"replicas": 2})
+    order = rig.mine.order("scale", {"replicas": 2})
     rig.mine.say([order])
-    assert rig.hears() == [VERSION, HELLO, -1]
-    assert rig.hears() == [VERSION, CONTROL, id, "scale", {"replicas": 2}]
+    assert rig.hears() == Hello(-1)
+    assert rig.hears() == order == Control(1, "scale", {"replicas": 2})
 
 
 def test_a_greeting_is_answered_and_not_passed_on(rig: Rig) -> None:
-    assert rig.mine.heard([[b""], said(REPLY, 1, None, None, 0, payload=(b"a",))]) == [Reply(1, [b"a"], None, None, 0)]
-    assert rig.hears() == [VERSION, HELLO, -1]
+    reply = Reply(1, 1, None, None, 0, [b"a"])
+    assert rig.mine.heard([[b""], said(reply)]) == [reply]
+    assert rig.hears() == Hello(-1)
+
+
+def test_answers_that_come_in_one_are_one_for_each_request(rig: Rig) -> None:
+    answers = [Reply(id, 1, None, None, 0, [b"%d" % id]) for id in (7, 8)]
+    assert rig.mine.heard([said(Reply(7, 2, None, None, 0, [b"7", b"8"]))]) == answers
+    assert rig.mine.heard(bundles.frames_of(answers, encoder())) == answers
 
 
 def test_who_is_there_is_told(rig: Rig) -> None:
-    (event,) = rig.mine.heard([said(WELCOME, -1, payload=(msgpack.packb({"instance": "one"}),))])
-    assert isinstance(event, Welcome)
+    (event,) = rig.mine.heard([said(Welcome(-1, {"instance": "one"}))])
+    assert isinstance(event, Welcomed)
     assert rig.mine.session.info == {"instance": "one"}
 
 
@@ -77,7 +81,7 @@ def test_what_is_no_flow_and_what_is_one_of_another_version_are_errors(rig: Rig)
     with pytest.raises(errors.FlowUnreachable, match=f":{rig.port} is no zflow Flow: header is not msgpack"):
         rig.mine.heard([[b"\xc1"]])
     with pytest.raises(errors.BadRequest, match=f":{rig.port} speaks another version of zflow's protocol"):
-        rig.mine.heard([said(FAILED, -1, 0, payload=(b"",))])
+        rig.mine.heard([said(Failed(-1, 0, [b""]))])
 
 
 def test_silence_is_asked_about_and_then_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +91,7 @@ def test_silence_is_asked_about_and_then_an_error(rig: Rig, monkeypatch: pytest.
     rig.mine.tick()
     now += wire.SILENCE / 2
     rig.mine.tick()
-    assert [rig.hears() for _ in range(2)] == [[VERSION, HELLO, -1], [VERSION, HELLO, -2]]
+    assert [rig.hears() for _ in range(2)] == [Hello(-1), Hello(-2)]
     now += wire.SILENCE
     with pytest.raises(errors.FlowUnreachable, match=f":{rig.port} stopped answering 15 s ago"):
         rig.mine.tick()

@@ -15,7 +15,7 @@ from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import exchange, wire
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Hello
 
 KINDS = ["sync", "async"]
 
@@ -199,7 +199,7 @@ def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch
             mine.post("/", Document(), timeout=100)
 
     with (
-        stranger(lambda header: greeting(header) if header[1] == messages.HELLO else None) as port,
+        stranger(lambda message: greeting(message) if isinstance(message, Hello) else None) as port,
         pytest.raises(errors.DeadlineExceeded, match=rf"timeout=100 ms; the Flow at .*{port} does not say why"),
     ):
         asyncio.run(post(port)) if kind == "async" else post_sync(port)

@@ -15,9 +15,10 @@ import psutil
 import pytest
 import zmq
 from helpers import PATIENCE, Gate, Upper, awaited, begun, in_background, kill, let_go, texts, wait_for
+from peers import said
 
 from zflow import AsyncClient, Client, Document, Flow, cli, remote
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Ready
 from zflow.devices.sockets import factory
 from zflow.errors import (
     AccessDenied,
@@ -103,8 +104,7 @@ def test_a_client_cannot_say_that_it_is_a_replica() -> None:
     with Flow().add(name="upper", uses=Upper) as flow, zmq.Context() as context:
         socket = factory.dealer(context)
         socket.connect(f"tcp://127.0.0.1:{flow.port}")
-        ready = (messages.VERSION, messages.READY, "upper", ["/default"], 1, 0, 0, {})
-        socket.send(messages.encoder()(ready))
+        socket.send_multipart(said(Ready("upper", ["/default"], 1, 0, 0, {})))
         with Client(port=flow.port) as client:
             wait_for(lambda: client.info()["malformed"] == {"unknown kind of message": 1}, what="it is counted")
             assert client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0"]

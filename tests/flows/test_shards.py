@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from helpers import kill, replicas, wait_for
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
 from zflow.devices.broker import back
+from zflow.devices.protocol.messages import Message
 from zflow.errors import DeadlineExceeded, ExecutorError, InvalidFlow, ReplicaCrashed
 
 
@@ -264,23 +264,23 @@ class Faults:
     def __init__(self, folder: Path, seed: int) -> None:
         self._random = random.Random(seed)
         self._folder = folder
-        self._late: list[Sequence[Any]] = []
+        self._late: list[tuple[bytes, Message]] = []
         self._publish = back.Back.publish
 
-    def __call__(self, serving: back.Back, frames: Sequence[Any]) -> None:
+    def __call__(self, serving: back.Back, topic: bytes, message: Message) -> None:
         dice = self._random.random()
         if dice < 0.05:
             self._count("lost")
         elif dice < 0.10:
-            self._late.append(frames)
+            self._late.append((topic, message))
             self._count("late")
         else:
-            self._publish(serving, frames)
+            self._publish(serving, topic, message)
             if dice < 0.15:
-                self._publish(serving, frames)
+                self._publish(serving, topic, message)
                 self._count("repeated")
             if self._late and dice < 0.5:
-                self._publish(serving, self._late.pop())
+                self._publish(serving, *self._late.pop())
 
     def _count(self, what: str) -> None:
         with open(self._folder / what, "a") as file:
@@ -289,7 +289,7 @@ class Faults:
 
 def test_what_pub_loses_repeats_or_delays_is_repaired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     faults = Faults(tmp_path, seed=11)
-    monkeypatch.setattr(back.Back, "publish", lambda serving, frames: faults(serving, frames))
+    monkeypatch.setattr(back.Back, "publish", lambda *said: faults(*said))
     with Flow().add(name="e", uses=Where, shards=3, replicas=2, polling={"*": "ALL", "/one": "ANY"}) as flow:
         check_answers(flow, 1500, shards=3)
         assert Counter(len(doc.matches) for doc in flow.post("/one", DocumentArray.empty(200))) == {1: 200}

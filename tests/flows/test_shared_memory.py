@@ -16,13 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from helpers import PATIENCE, Gate, Script, Work, awaited, begun, in_background, joined, let_go, soon, wait_for
-from peers import PAYLOAD, back, dealer, front, header, malformed, request
+from peers import PAYLOAD, back, dealer, front, header, malformed, request, said
 from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, Response, errors, requests
 from zflow.devices.local import arena
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import DONE, REQUESTS, VERSION
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import BUNDLE, MEMBER, TO_CLIENT, VERSION, Done, Hello, Message, Welcome
 from zflow.devices.protocol.references import Reference, references
 from zflow.system import process
 
@@ -260,7 +260,7 @@ FORMS = [lambda block: block.pack(), lambda block: struct.pack("<8sIIQQQ", b"\xc
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
-    """In no form: as a frame, in a bulk or a bundle, put together from parts, and with what only members may say."""
+    """In no form: as a frame, in a header or a bundle, put together from parts, and with what only members may say."""
     with Flow().add(name="add", uses=Add) as flow:
         assert flow._launched is not None
         assert flow._launched.sharing.descriptor is not None
@@ -276,20 +276,22 @@ def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
                 [request(parts=[["x", [1, 1]]]), PAYLOAD, block],
                 [request(parts=[["gateway", [-len(block), -len(block)]]]), block + block],
                 [request(parts=[["gateway", [-len(PAYLOAD), -len(block)]]]), PAYLOAD + block],
-                [header(*msgpack.unpackb(request()), b"\2"), PAYLOAD, block],
-                [header(VERSION, REQUESTS, 7, "/", None, 0, [1, 1], [PAYLOAD, block])],
-                [header(VERSION, bundles.BUNDLE, [[msgpack.unpackb(request()), PAYLOAD, block]] * 2)],
+                [request(payload=b"\2"), PAYLOAD, block],
+                [request(payload=[block])],
+                [request(docs=[1, 1], payload=[PAYLOAD, block])],
+                [header(VERSION, BUNDLE, [[msgpack.unpackb(request()), PAYLOAD, block]] * 2)],
+                [header(VERSION, BUNDLE, [[msgpack.unpackb(request(payload=b"\2")), PAYLOAD, block]] * 2)],
             ]
             before = resident(flow)
             with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
                 for frames in attacks:
                     stranger.send_multipart(frames)
-                stranger.send(header(VERSION, messages.HELLO, 77))
-                heard: list[Any] = []
-                while not any(said[1] == messages.WELCOME for said, _ in heard) or len(heard) < 2:
+                stranger.send_multipart(said(Hello(77)))
+                heard: list[Message] = []
+                while Welcome not in map(type, heard) or len(heard) < 2:
                     frames = stranger.recv_multipart()
                     assert CANARY not in b"".join(frames)
-                    heard += bundles.read(frames, 0, messages.TO_CLIENT)
+                    heard += bundles.read(frames, 0, TO_CLIENT)
             assert right(flow.post("/", arrays(5)), 5)
             wait_for(lambda before=before: resident(flow) <= before + 2**16, what="no memory was made")  # type: ignore[misc]
         assert victim.holds([live]), "nor is anybody's freed"
@@ -301,8 +303,8 @@ def test_a_member_may_refer_to_its_own_region_only(flow: Flow) -> None:
     other = arena.Arena(flow._launched.sharing.descriptor, region=98, limit=2**20)
     live = references(other.share([b"", CANARY * 1000]))[0]
     before = malformed(flow)
-    with dealer(back().removesuffix("back") + "front", identity=messages.MEMBER + os.urandom(15)) as member:
-        member.send_multipart([header(*msgpack.unpackb(request()), b"\2"), PAYLOAD, live.pack()])
+    with dealer(back().removesuffix("back") + "front", identity=MEMBER + os.urandom(15)) as member:
+        member.send_multipart([request(payload=b"\2"), PAYLOAD, live.pack()])
         wait_for(lambda: malformed(flow) != before)
     assert malformed(flow)["a request whose memory is gone"] == 1
     assert other.holds([live])
@@ -313,9 +315,8 @@ def test_what_a_replica_sends_that_is_in_no_pool_is_freed(flow: Flow) -> None:
     assert flow._launched.sharing.descriptor is not None
     memory = arena.Arena(flow._launched.sharing.descriptor, region=99, limit=2**20)
     payload = memory.share([PAYLOAD, bytes(SIZE)])
-    (frames,) = bundles.frames_of([((VERSION, DONE, 7, 1, 1), payload)], messages.encoder())
     with dealer(back(), identity=b"add/rep-7#%d" % os.getpid()) as unknown:
-        unknown.send_multipart(frames)
+        unknown.send_multipart(said(Done(7, 1, [1], payload)))
         wait_for(lambda: not memory.holds(references(payload)), what="the block is free")
     assert memory.reclaim(99)
 

@@ -12,13 +12,11 @@ import random
 import sys
 import time
 from itertools import islice
-from typing import Any
 
-import msgpack
 import zmq
 
-from zflow.devices.protocol.bundles import BUNDLE
-from zflow.devices.protocol.messages import HELLO, MEMBER, STRANGER, VERSION, WELCOME
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import MEMBER, STRANGER, TO_CLIENT, TO_REPLICA, Hello, Message, Welcome, encoder
 
 from . import mutations
 
@@ -37,6 +35,7 @@ class Hostile:
         self._context = zmq.Context()
         self._address = address
         self._messages = mutations.stream(seed, port)
+        self._direction = TO_CLIENT if port == mutations.FRONT else TO_REPLICA
         self._luck = random.Random(seed)
         self.sent = self.heard = self.cut = self.seen = 0
 
@@ -76,12 +75,15 @@ class Hostile:
     def _hear_out(self, socket: zmq.Socket[bytes]) -> None:
         """Listen until what was sent last is answered, which anybody may ask, or nothing more comes."""
         with contextlib.suppress(zmq.Again):
-            socket.send(msgpack.packb([VERSION, HELLO, TOKEN]))
+            socket.send_multipart(bundles.message(Hello(TOKEN), encoder()))
             while socket.poll(LAST_ANSWER):
                 frames = socket.recv_multipart()
                 self._look(frames)
-                if any(header[1:3] == [WELCOME, TOKEN] for header in _headers(frames)):
+                if any(isinstance(message, Welcome) and message.token == TOKEN for message in self._said(frames)):
                     return
+
+    def _said(self, frames: list[bytes]) -> list[Message]:
+        return bundles.read(frames, 0, self._direction) if frames[0] else []
 
     def _look(self, frames: list[bytes]) -> None:
         self.heard += 1
@@ -91,13 +93,6 @@ class Hostile:
         with contextlib.suppress(zmq.Again):
             while True:
                 self._look(socket.recv_multipart(zmq.NOBLOCK))
-
-
-def _headers(frames: list[bytes]) -> list[Any]:
-    if not frames[0]:
-        return []
-    header = msgpack.unpackb(frames[0])
-    return [entry[0] for entry in header[2]] if header[1] == BUNDLE else [header]
 
 
 def main(address: str, port: str, count: str, seed: str, rate: str) -> None:

@@ -10,8 +10,21 @@ from typing import Any
 import msgpack
 
 from zflow import DocumentArray
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import VERSION
+from zflow.devices.protocol.messages import (
+    BUNDLE,
+    VERSION,
+    Cancel,
+    Control,
+    Done,
+    Error,
+    Hello,
+    Leave,
+    Message,
+    Missed,
+    Ready,
+    Request,
+    written,
+)
 from zflow.documents import codec
 
 FRONT, REPLICAS = "front", "replicas"
@@ -46,6 +59,11 @@ NASTY: tuple[Any, ...] = (
     [],
     [[]],
     [None] * 1100,
+    [1, 1],
+    [b"x", b"y"],
+    [b""],
+    [b"x" * 5000] * 10,
+    [b"x"] * 100,
     [["gateway", [1]]],
     [["gateway", [-40, -40]]],
     [["gateway", [-(2**63), 1]]],
@@ -69,63 +87,77 @@ REFERENCES = (
 PAYLOADS = (NOTHING, b"", b"\xc1", b"\x00" * 40, DEEP, b"x" * 5000, *REFERENCES)
 
 
-def front(luck: random.Random) -> list[Any]:
-    """A header as a client may say it."""
+def front(luck: random.Random) -> Message:
+    """What a client may say."""
     id = luck.randrange(1, 1000)
     kind = luck.randrange(8)
     if kind == 0:
-        return [VERSION, messages.HELLO, id]
+        return Hello(id)
     if kind == 1:
-        return [VERSION, messages.CANCEL, id]
+        return Cancel(id)
     if kind == 2:
         command = luck.choice(("scale", "restart", "drain", "undrain", "stop", "info"))
-        return [VERSION, messages.CONTROL, id, command, {"name": "nobody", "replica": "nobody/rep-0", "replicas": 2}]
+        return Control(id, command, {"name": "nobody", "replica": "nobody/rep-0", "replicas": 2})
     if kind == 3:
         count = luck.randrange(2, 6)
-        return [VERSION, messages.REQUESTS, id, OWN, None, 0, [0] * count, [NOTHING] * count]
+        return Request(id, OWN, None, None, 0, False, [0] * count, [NOTHING] * count)
     if kind == 4:
-        return [VERSION, messages.AGAIN, id, OWN, None, None, 1000, 0]
-    return [VERSION, messages.REQUEST, id, OWN, luck.choice((None, [JOINABLE])), None, luck.choice((0, 1, 1000)), 0]
+        return Request(id, OWN, None, None, 1000, True, [0], [NOTHING])
+    targets, timeout = luck.choice((None, [JOINABLE])), luck.choice((0, 1, 1000))
+    return Request(id, OWN, targets, None, timeout, False, [0], [NOTHING])
 
 
-def replicas(luck: random.Random) -> list[Any]:
-    """A header as a replica may say it."""
+def replicas(luck: random.Random) -> Message:
+    """What a replica may say."""
     id = luck.randrange(1, 2**40)
-    said: list[list[Any]] = [
-        [VERSION, messages.HELLO, id],
-        [VERSION, messages.READY, JOINABLE, [OWN], 1, 0, 0, {}],
-        [VERSION, messages.READY, "nobody", [OWN], 1, 0, 0, {}],
-        [VERSION, messages.DONE, id, 1, 0],
-        [VERSION, messages.ERROR, id, 1],
-        [VERSION, messages.APART, [id, id + 1], 1],
-        [VERSION, messages.MISSED, id, id + 3],
-        [VERSION, messages.DONES, id, 1, [0, 0], [NOTHING, NOTHING]],
-        [VERSION, messages.LEAVE],
+    said: list[Message] = [
+        Hello(id),
+        Ready(JOINABLE, [OWN], 1, 0, 0, {}),
+        Ready("nobody", [OWN], 1, 0, 0, {}),
+        Done(id, 1, [0], [NOTHING]),
+        Error([id], 1, [NOTHING]),
+        Error([id, id + 1], 1, [NOTHING]),
+        Missed(id, id + 3),
+        Done(id, 1, [0, 0], [NOTHING, NOTHING]),
+        Leave(),
     ]
     return luck.choice(said)
 
 
-HEADERS: dict[str, Callable[[random.Random], list[Any]]] = {FRONT: front, REPLICAS: replicas}
+PORTS: dict[str, Callable[[random.Random], Message]] = {FRONT: front, REPLICAS: replicas}
 
 
 def stream(seed: int, where: str) -> Iterator[list[bytes]]:
     """Messages without end for that port; the same seed gives the same ones."""
     luck = random.Random(f"{seed}/{where}")
-    make = HEADERS[where]
+    make = PORTS[where]
     while True:
         yield _message(luck, make)
 
 
-def _message(luck: random.Random, make: Callable[[random.Random], list[Any]]) -> list[bytes]:
+def _message(luck: random.Random, make: Callable[[random.Random], Message]) -> list[bytes]:
     if luck.random() < 0.15:
-        entries = [[_fields(luck, make), *_payload(luck)] for _ in range(luck.randrange(1, 5))]
-        return [_bytes(luck, _packed([VERSION, bundles.BUNDLE, entries])), *_payload(luck)[: luck.random() < 0.05]]
-    return [_bytes(luck, _packed(_fields(luck, make))), *_payload(luck)]
+        entries = [[fields, *frames] for fields, frames in (_said(luck, make) for _ in range(luck.randrange(1, 5)))]
+        return [_bytes(luck, _packed([VERSION, BUNDLE, entries])), *_payload(luck)[: luck.random() < 0.05]]
+    fields, frames = _said(luck, make)
+    return [_bytes(luck, _packed(fields)), *frames]
 
 
-def _fields(luck: random.Random, make: Callable[[random.Random], list[Any]]) -> list[Any]:
+def _said(luck: random.Random, make: Callable[[random.Random], Message]) -> tuple[list[Any], list[bytes]]:
+    """A message's header and the frames behind it, of which as a rule something is not what it should be."""
+    message = make(luck)
+    fields, frames = list(written(message, _packed)[0]), _payload(luck)
+    if isinstance(message, (Request, Done, Error)):
+        if luck.random() < 0.5:
+            fields[-1] = luck.choice((None, None, None, b"\1", b"\2", b"\xff" * 100))
+        else:
+            fields[-1] = [luck.choice(PAYLOADS) for _ in fields[-1]]
+            frames = frames[: luck.random() < 0.05]
+    return _wrong(luck, fields), frames
+
+
+def _wrong(luck: random.Random, fields: list[Any]) -> list[Any]:
     """A header's fields, of which one as a rule is not what it should be; sometimes some are missing or too many."""
-    fields = make(luck)
     chance = luck.random()
     if chance < 0.6:
         # Neither whose Executor it is nor what it binds: whoever says both rightly is a replica by right.

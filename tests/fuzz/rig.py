@@ -89,7 +89,7 @@ class Account:
         """The account, for people."""
         ratio = self.p99["hostile"] / self.p99["busy"]
         waits = ", ".join(f"{who} {ms:.2f} ms" for who, ms in self.p99.items())
-        sent = sum(self.sent[port] for port in mutations.HEADERS)
+        sent = sum(self.sent[port] for port in mutations.PORTS)
         return [
             f"sent {sent} messages in {self.seconds:.0f} s: {dict(self.sent)}",
             f"the Flow has counted {self.malformed} as malformed",
@@ -165,7 +165,7 @@ def _busy(flow: Flow) -> Iterator[None]:
     ended = threading.Event()
     code = "import sys; from zflow import Client, Document\nwith Client(port=int(sys.argv[1])) as client:\n"
     code += f"    while True: client.post({mutations.OWN!r}, [Document()] * 2000, request_size=1)"
-    running = [subprocess.Popen([sys.executable, "-c", code, str(flow.port)], cwd=ROOT) for _ in mutations.HEADERS]
+    running = [subprocess.Popen([sys.executable, "-c", code, str(flow.port)], cwd=ROOT) for _ in mutations.PORTS]
     try:
         yield
     finally:

@@ -9,40 +9,36 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import msgpack
 import pytest
 import zmq
 from helpers import PATIENCE, in_background, wait_for
-from peers import header
+from peers import header, said
 
 from zflow.devices.local import arena, tickets
 from zflow.devices.local.arena import SHARED_FROM, Arena
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (
-    ACCEPTED,
-    AHEAD,
-    APART,
-    BEACON,
-    DONE,
-    ERROR,
-    FANOUT,
     FROM_LOCAL_REPLICA,
     FROM_REPLICA,
-    LEAVE,
-    MISSED,
-    READY,
-    RECALL,
-    REFUSED,
-    TASK,
-    TOGETHER,
+    KINDS,
     VERSION,
+    Accepted,
+    Done,
+    Error,
+    Leave,
+    Message,
+    Ready,
+    Recall,
+    Refused,
+    Task,
+    Together,
 )
 from zflow.devices.protocol.references import references
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
 from zflow.executors.batching import Batching
 from zflow.replicas import link as module
-from zflow.replicas.link import MOST_APART, Answer, Assignment, Link, Stop, StopNow
+from zflow.replicas.link import MOST_FAILED, Answer, Assignment, Link, Stop, StopNow
 from zflow.replicas.seat import Seat, identity
 from zflow.topology.topology import ExecutorSpec
 
@@ -84,35 +80,35 @@ class Broker:
         """A link that is in the pool."""
         link = self.link(seat, **options)
         registering = in_background(link.register, ["/a"], {})
-        assert self.hears()[0][1] == READY
-        self.say(ACCEPTED, 0)
+        assert isinstance(self.hears(), Ready)
+        self.say(Accepted(0))
         assert registering.result(PATIENCE) is None
         return link
 
-    def hears(self) -> bundles.Heard:
+    def hears(self) -> Message:
         (heard,) = self.hears_all()
         return heard
 
-    def hears_all(self) -> list[bundles.Heard]:
+    def hears_all(self) -> list[Message]:
         """What comes next from the replica, all that was sent in one go."""
         self.identity, *frames = self.back.recv_multipart()
         return bundles.read(frames, 0, FROM_LOCAL_REPLICA)
 
-    def collects(self) -> bundles.Heard:
+    def collects(self) -> Message:
         """What comes next over the collector."""
         self.identity, *frames = self.collector.recv_multipart()
-        ((header, payload),) = bundles.read(frames, 0, FROM_REPLICA)
-        return header, payload
+        (heard,) = bundles.read(frames, 0, FROM_REPLICA)
+        return heard
 
-    def say(self, *fields: Any, payload: tuple[bytes, ...] = ()) -> None:
-        self.back.send_multipart([self.identity, header(VERSION, *fields), *payload])
+    def say(self, message: Message) -> None:
+        self.back.send_multipart([self.identity, *said(message)])
 
     def tasks(self, *ids: int) -> None:
         for id in ids:
-            self.say(TASK, id, "/a", None, payload=(b"%d" % id,))
+            self.say(one(id))
 
-    def publish(self, *fields: Any, payload: tuple[bytes, ...] = ()) -> None:
-        self.fan.send_multipart([messages.topic(3, 2), header(VERSION, *fields), *payload])
+    def publish(self, message: Message) -> None:
+        self.fan.send_multipart([messages.topic(3, 2), *said(message)])
 
     def close(self) -> None:
         for link in self.links:
@@ -120,12 +116,18 @@ class Broker:
         self.context.destroy(linger=0)
 
 
-@pytest.fixture
-def broker() -> Iterator[Broker]:
+@contextmanager
+def serving() -> Iterator[Broker]:
     with tempfile.TemporaryDirectory() as folder:
         broker = Broker(folder)
         yield broker
         broker.close()
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with serving() as broker:
+        yield broker
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def tickets_of(broker: Broker) -> Iterator[tuple[Link, tickets.Tickets]]:
     broker.hears()
     issuer = tickets.find(broker.address("back"), broker.identity)
     assert issuer is not None
-    broker.say(ACCEPTED, 0)
+    broker.say(Accepted(0))
     registering.result(PATIENCE)
     yield link, issuer
     issuer.close()
@@ -144,7 +146,7 @@ def tickets_of(broker: Broker) -> Iterator[tuple[Link, tickets.Tickets]]:
 
 def settled(broker: Broker, link: Link) -> None:
     """Wait until all that the broker has said has arrived; what it says last tells: it goes on all the same."""
-    broker.say(REFUSED, "so far")
+    broker.say(Refused("so far"))
     wait_for(lambda: (link.drain(), link.refused)[1])
     link.refused = None
 
@@ -159,6 +161,11 @@ def begun(link: Link) -> list[Assignment]:
     return wait_for(lambda: (link.drain(), link.next())[1])
 
 
+def one(id: int, ticket: int = 0) -> Task:
+    """A task that is told from others by its payload, too."""
+    return Task(id, 1, "/a", None, ticket, [b"%d" % id])
+
+
 def result(id: int, *frames: Any, docs: int | None = 1) -> Answer:
     return Answer([Assignment(id, "/a", None, ())], frames, docs)
 
@@ -169,10 +176,9 @@ def result(id: int, *frames: Any, docs: int | None = 1) -> Answer:
 def test_a_replica_says_who_it_is_and_joins(broker: Broker) -> None:
     link = broker.link(slots=4)
     registering = in_background(link.register, ["/a"], {"/a": Batching(32, 0.0015)})
-    said, _ = broker.hears()
-    assert said == [VERSION, READY, "work", ["/a"], 4, 0, 2, {"/a": [32, 1500]}]
+    assert broker.hears() == Ready("work", ["/a"], 4, 0, 2, {"/a": [32, 1500]})
     assert broker.identity == identity("work/rep-2", os.getpid())
-    broker.say(ACCEPTED, 0)
+    broker.say(Accepted(0))
     assert registering.result(PATIENCE) is None
     assert link.refused is None
 
@@ -181,7 +187,7 @@ def test_one_that_is_refused_is_told_why(broker: Broker) -> None:
     link = broker.link()
     registering = in_background(link.register, ["/a"], {})
     broker.hears()
-    broker.say(REFUSED, "there is no Executor 'work'")
+    broker.say(Refused("there is no Executor 'work'"))
     assert registering.result(PATIENCE) == link.refused == "there is no Executor 'work'"
 
 
@@ -209,8 +215,8 @@ def test_two_of_one_name_on_two_machines_have_different_routing_ids(broker: Brok
     identities = set()
     for _ in range(2):
         registering = in_background(broker.link(replace(broker.seat(), machine="host")).register, ["/a"], {})
-        assert broker.hears()[0][1] == READY
-        broker.say(REFUSED, "enough")
+        assert isinstance(broker.hears(), Ready)
+        broker.say(Refused("enough"))
         assert registering.result(PATIENCE) == "enough"
         identities.add(broker.identity)
     assert len(identities) == 2
@@ -244,7 +250,7 @@ def test_over_a_new_connection_it_is_ready_again_and_what_had_not_begun_is_forgo
     broker.tasks(1, 2)
     broker.back.send_multipart([broker.identity, b""])
     wait_for(lambda: (link.drain(), broker.back.poll(0))[1])
-    assert broker.hears()[0][1] == READY
+    assert isinstance(broker.hears(), Ready)
     broker.tasks(3)
     assert begun(link)[0].id == 3
 
@@ -253,7 +259,7 @@ def test_one_that_is_not_in_the_pool_any_more_ends_and_says_so(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     link = broker.registered()
-    broker.say(REFUSED, "it binds something else")
+    broker.say(Refused("it binds something else"))
     wait_for(lambda: (link.drain(), link.refused)[1])
     assert link.stop.asked
     assert caplog.messages == ["not in the pool any more: it binds something else"]
@@ -266,7 +272,7 @@ def test_tasks_are_begun_in_the_order_in_which_they_came(broker: Broker) -> None
     link = broker.registered()
     assert not link.has_more
     assert link.next() == []
-    broker.say(TASK, 9, "/a", [["left", [1]]], payload=(b"a", b"b"))
+    broker.say(Task(9, 1, "/a", [["left", [1]]], 0, [b"a", b"b"]))
     broker.tasks(3)
     settled(broker, link)
     assert link.has_more
@@ -288,7 +294,7 @@ def test_a_task_that_is_taken_back_is_not_begun_unless_it_has_been(broker: Broke
     settled(broker, link)
     assert link.next()[0].id == 1
     for id in (1, 2, 77, 0):
-        broker.say(RECALL, id)
+        broker.say(Recall(id))
     broker.tasks(4)
     settled(broker, link)
     assert ids(link) == [[3], [4]]
@@ -297,7 +303,7 @@ def test_a_task_that_is_taken_back_is_not_begun_unless_it_has_been(broker: Broke
 def test_a_batch_is_begun_when_all_of_it_is_there(broker: Broker) -> None:
     link = broker.registered()
     broker.tasks(1)
-    broker.say(TOGETHER, 3)
+    broker.say(Together(3))
     broker.tasks(2, 3)
     settled(broker, link)
     assert ids(link) == [[1]]
@@ -308,9 +314,9 @@ def test_a_batch_is_begun_when_all_of_it_is_there(broker: Broker) -> None:
 
 def test_what_was_taken_back_of_a_batch_is_left_out(broker: Broker) -> None:
     link = broker.registered()
-    broker.say(TOGETHER, 2)
+    broker.say(Together(2))
     broker.tasks(2, 3)
-    broker.say(RECALL, 2)
+    broker.say(Recall(2))
     broker.tasks(4)
     settled(broker, link)
     assert ids(link) == [[3], [4]]
@@ -320,7 +326,7 @@ def test_what_was_sent_ahead_is_begun_only_with_its_ticket(broker: Broker) -> No
     with tickets_of(broker) as (link, issuer):
         numbers = [issuer.give(task) for task in (1, 2, 3)]
         for task, number in zip((1, 2, 3), numbers, strict=True):
-            broker.say(AHEAD, task, "/a", None, number, payload=(b".",))
+            broker.say(one(task, ticket=number))
         broker.tasks(4)
         settled(broker, link)
         assert issuer.reclaim() == 1
@@ -342,7 +348,7 @@ def test_who_does_several_things_at_once_or_is_elsewhere_has_no_tickets(
     registering = in_background(broker.link(seat, changes.get("slots", 1)).register, ["/a"], {})
     broker.hears()
     assert tickets.find(broker.address("back"), broker.identity) is None
-    broker.say(ACCEPTED, 0)
+    broker.say(Accepted(0))
     registering.result(PATIENCE)
 
 
@@ -355,8 +361,8 @@ def test_answers_wait_until_they_are_flushed_and_go_together(broker: Broker) -> 
     link.answer([result(5, b"why", docs=None)], 0.5)
     link.flush()
     assert broker.hears_all() == [
-        ([VERSION, DONE, 1, 250_000, 2], [b"a"]),
-        ([VERSION, ERROR, 5, 500_000], [b"why"]),
+        Done(1, 250_000, [2], [b"a"]),
+        Error([5], 500_000, [b"why"]),
     ]
 
 
@@ -365,9 +371,7 @@ def test_memory_that_may_be_written_to_again_is_sent_at_once(broker: Broker) -> 
     own = bytearray(b"x" * 100_000)
     link.answer([result(1, b"first", own)], 0.0)
     own[:] = b"y" * 100_000
-    said, payload = broker.hears()
-    assert said == [VERSION, DONE, 1, 0, 1]
-    assert payload == [b"first", b"x" * 100_000]
+    assert broker.hears() == Done(1, 0, [1], [b"first", b"x" * 100_000])
 
 
 def test_large_frames_go_through_the_memory_that_is_shared(broker: Broker) -> None:
@@ -375,85 +379,27 @@ def test_large_frames_go_through_the_memory_that_is_shared(broker: Broker) -> No
     link = broker.registered(memory=Arena(file, 1, 10 * SHARED_FROM))
     link.answer([result(1, b"first", b"x" * SHARED_FROM)], 0.0)
     link.flush()
-    _, payload = broker.hears()
-    assert len(references(payload)) == 1
-    assert Arena(file).fetch(payload) == [b"first", b"x" * SHARED_FROM]
+    done = broker.hears()
+    assert isinstance(done, Done)
+    assert len(references(done.payload)) == 1
+    assert Arena(file).fetch(done.payload) == [b"first", b"x" * SHARED_FROM]
     os.close(file)
 
 
-def test_tasks_that_cannot_be_done_in_one_go_are_named_the_last_ones_first(broker: Broker) -> None:
-    """Each message puts its tasks in front of all that wait."""
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_tasks_that_cannot_be_done_in_one_go_are_named_the_last_ones_first(broker: Broker, first: int) -> None:
+    """Each message puts its tasks in front of all that wait. None names a single one: that would be an error of it."""
     link = broker.registered()
-    tasks = [Assignment(id, "/a", None, ()) for id in range(MOST_APART + 2)]
+    tasks = [Assignment(id, "/a", None, ()) for id in range(MOST_FAILED + first)]
     link.answer([Answer(tasks, [b"why"], None)], 0.25)
     link.flush()
-    heard = broker.hears_all()
-    while len(heard) < 2:
+    named = [list(range(first, MOST_FAILED + first)), list(range(first))]
+    if first == 1:
+        named = [list(range(MOST_FAILED + 1))]
+    heard: list[Message] = []
+    while len(heard) < len(named):
         heard += broker.hears_all()
-    last, first = heard
-    assert last == ([VERSION, APART, [MOST_APART, MOST_APART + 1], 250_000], [b"why"])
-    assert first == ([VERSION, APART, list(range(MOST_APART)), 250_000], [b"why"])
-
-
-# -- fan-outs ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shard(broker: Broker) -> Link:
-    """Shard 1 of 2, subscribed and in the pool."""
-    link = broker.registered(broker.seat(2, 1))
-    topics = {broker.fan.recv() for _ in range(2)}
-    assert topics == {b"\x01" + messages.topic(3, 2), b"\x01" + messages.own_topic(broker.identity)}
-    return link
-
-
-def test_a_shard_does_its_part_of_what_is_published(broker: Broker, shard: Link) -> None:
-    broker.publish(FANOUT, 1, 10, "/a", None, [], payload=(b"a", b"b"))
-    broker.publish(FANOUT, 2, 20, "/a", None, [1], payload=(b"a",))  # not for shard 1
-    broker.publish(FANOUT, 3, 30, "/a", None, [0], payload=(b"c",))
-    assert begun(shard) == [Assignment(11, "/a", None, [b"a", b"b"])]
-    assert begun(shard) == [Assignment(31, "/a", None, [b"c"])]
-
-
-def test_a_shard_waits_for_what_is_published_too(broker: Broker, shard: Link) -> None:
-    broker.publish(FANOUT, 1, 10, "/a", None, [], payload=(b"a",))
-    assert wait_for(shard.wait)
-    assert ids(shard) == [[11]]
-
-
-def test_a_shard_answers_over_the_collector(broker: Broker, shard: Link) -> None:
-    shard.answer([result(11, b"a")], 0.25)
-    shard.flush()
-    assert broker.collects() == ([VERSION, DONE, 11, 250_000, 1], [b"a"])
-    assert broker.identity == identity("work/shard-1/rep-2", os.getpid())
-
-
-def test_a_shard_says_what_it_missed_and_does_not_do_it_when_it_comes_late(broker: Broker, shard: Link) -> None:
-    broker.publish(FANOUT, 3, 30, "/a", None, [], payload=(b".",))
-    broker.publish(FANOUT, 2, 20, "/a", None, [], payload=(b".",))
-    broker.publish(FANOUT, 4, 40, "/a", None, [], payload=(b".",))
-    assert [task.id for _ in range(2) for task in begun(shard)] == [31, 41]
-    assert broker.collects()[0] == [VERSION, MISSED, 1, 2]
-
-
-def test_a_beacon_tells_a_shard_what_it_missed(broker: Broker, shard: Link) -> None:
-    broker.publish(BEACON, 0)
-    broker.publish(BEACON, 2)
-    wait_for(lambda: (shard.drain(), broker.collector.poll(0))[1])
-    assert broker.collects()[0] == [VERSION, MISSED, 1, 2]
-
-
-def test_a_shard_that_joins_late_has_not_missed_what_was_before(broker: Broker) -> None:
-    link = broker.link(broker.seat(2, 1))
-    registering = in_background(link.register, ["/a"], {})
-    broker.hears()
-    broker.say(ACCEPTED, 5)
-    registering.result(PATIENCE)
-    for _ in range(2):
-        broker.fan.recv()
-    broker.publish(FANOUT, 7, 70, "/a", None, [], payload=(b".",))
-    assert begun(link)[0].id == 71
-    assert broker.collects()[0] == [VERSION, MISSED, 6, 6]
+    assert heard == [Error(ids, 250_000, [b"why"]) for ids in named]
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -465,7 +411,7 @@ def test_one_that_leaves_says_so_after_its_last_answers(broker: Broker) -> None:
     link.answer([result(1, b"a")], 0.0)
     link.flush()
     link.leave()
-    assert [broker.hears()[0][1] for _ in range(2)] == [DONE, LEAVE]
+    assert [broker.hears() for _ in range(2)] == [Done(1, 0, [1], [b"a"]), Leave()]
 
 
 def test_being_told_to_end_cuts_waiting_short_but_not_working() -> None:
@@ -484,20 +430,23 @@ def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytes
     stop.waiting = True
     monkeypatch.setattr(messages, "_unpack", stop.ask)
     with pytest.raises(StopNow):
-        messages.decode(b"\x93\x01\x01\x07", messages.TO_REPLICA)
+        bundles.read(said(Accepted(7)), 0, messages.TO_REPLICA)
 
 
 def test_what_no_broker_says_is_passed_over(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """One bad message ends no replica, and whatever comes after it is done."""
     link = broker.registered(slots=4)
+    task = KINDS[Task]
     for frames in (
         [b"\xc1"],
-        [msgpack.packb([VERSION, 99])],
-        [msgpack.packb([VERSION, messages.AHEAD, 5, "/a", None, 7]), b"x"],
-        [msgpack.packb([VERSION, TASK, "5", "/a", None]), b"x"],
+        [header(VERSION, 99)],
+        said(one(5, ticket=7)),
+        [header(VERSION, task, "5", 1, "/a", None, 0, [b"x"])],
+        [header(VERSION, task, 5, 2, "/a", None, 0, [b"x"])],
+        [header(VERSION, task, 5, 1, "/a", None, 0, []), b"x"],
     ):
         for _ in range(2):
             broker.back.send_multipart([broker.identity, *frames])
     broker.tasks(3)
     assert begun(link)[0].id == 3
-    assert len(caplog.records) == 4, "each kind is logged once"
+    assert len(caplog.records) == 6, "each kind is logged once"

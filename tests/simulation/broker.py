@@ -23,6 +23,7 @@ from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import Message
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import factory, gate
@@ -32,7 +33,8 @@ from .clock import Clock
 from .ledger import Ledger, Violation
 from .watch import WatchedPool
 
-Send = Callable[[Sequence[Any]], bool]  # returns whether the message could be sent
+Send = Callable[[bytes, Message], bool]  # to whom, and what; returns whether it could be sent
+SAID = {**messages.TO_CLIENT, **messages.TO_REPLICA}
 CHECKED_PER_TURN = 12  # holdings and tasks that are looked at in a turn, on average
 
 
@@ -41,7 +43,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.messages: deque[list[Any]] = deque()
-        self.to: Send = lambda frames: True
+        self.to: Send = lambda whom, message: True
         self.socket = self
 
     def set(self, option: int, value: Any) -> None:
@@ -59,21 +61,11 @@ class Queue:
         return [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send a message, or each one of a bundle, or say that its receiver is gone."""
-        for message in _unbundled(frames):
-            if not self.to(message):
-                raise zmq.ZMQError(zmq.EHOSTUNREACH)
-
-
-def _unbundled(frames: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    header = msgpack.unpackb(frames[1])
-    for fields, *payload in header[2] if header[1] == bundles.BUNDLE else [(header, *frames[2:])]:
-        if fields[1] in (messages.TASKS, messages.REPLIES):
-            shapes = messages.TO_REPLICA if fields[1] == messages.TASKS else messages.TO_CLIENT
-            for one, some in bundles.read([msgpack.packb(fields), *payload], 0, shapes):
-                yield [frames[0], msgpack.packb(one), *some]
-        else:
-            yield [frames[0], msgpack.packb(fields), *payload]
+        """Send each message that these frames say, of a list each one, or say that their receiver is gone."""
+        for message in bundles.read(frames, 1, SAID):
+            for one in messages.singles(message) if isinstance(message, messages.LISTED) else (message,):
+                if not self.to(frames[0], one):
+                    raise zmq.ZMQError(zmq.EHOSTUNREACH)
 
 
 class Line:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -21,6 +21,7 @@ from zflow.devices.balancing.states import State
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.tickets import Tickets
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import Message
 from zflow.devices.protocol.parts import split
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
@@ -202,28 +203,26 @@ class Cluster:
         if not process.cut:
             self.broker.arrive(port, frames)
 
-    def _to_replica(self, frames: Sequence[Any]) -> bool:
-        process = self.processes.get(frames[0])
+    def _to_replica(self, whom: bytes, message: Message) -> bool:
+        process = self.processes.get(whom)
         if process is None or process.gone:
             return False
         at = process.tasks.arrival(self.clock.now, self._delay())
-        self.clock.at(at, self._take, process, frames[1], frames[2] if len(frames) > 2 else None)
+        self.clock.at(at, self._take, process, message)
         return True
 
-    def _to_subscribers(self, frames: Sequence[Any]) -> bool:
-        message = msgpack.unpackb(frames[1])
-        frame = frames[2] if len(frames) > 2 else None
+    def _to_subscribers(self, topic: bytes, message: Message) -> bool:
         network, draw, now = self._network, self._random.random, self.clock.now
-        for process in self._subscribers.get(frames[0], {}).values():
+        for process in self._subscribers.get(topic, {}).values():
             if network.lost and draw() < network.lost:
                 continue
             if network.late and draw() < network.late:  # another way, past others
-                self.clock.at(now + self._delay() + network.held_up * draw(), self._hear, process, message, frame)
+                self.clock.at(now + self._delay() + network.held_up * draw(), self._hear, process, message)
                 continue
             at = process.fan.arrival(now, self._delay())
-            self.clock.at(at, self._hear, process, message, frame)
+            self.clock.at(at, self._hear, process, message)
             if network.twice and draw() < network.twice:
-                self.clock.at(at + self._delay(), self._hear, process, message, frame)
+                self.clock.at(at + self._delay(), self._hear, process, message)
         return True
 
     # -- clients --------------------------------------------------------------------------------------------------
@@ -247,21 +246,20 @@ class Cluster:
             endpoint = next((name for name, share in shares if draw < share), ENDPOINTS[0])
             self._ask(number, [self._request(number, endpoint) for _ in range(some)])
 
-    def _request(self, number: int, endpoint: str) -> messages.Message:
+    def _request(self, number: int, endpoint: str) -> Message:
         client = self._clients[number]
         targets = None if client.targets is None else frozenset(client.targets)
         again = bool(client.again) and self._random.random() < client.again
         request = self.ledger.post(number, endpoint, targets, again)
-        kind = messages.AGAIN if again else messages.REQUEST
-        header = (kind, request.number, endpoint, client.targets, None, client.timeout, 1 + request.number % 3)
         if client.cancels and self._random.random() < client.cancels:
             later = self._random.expovariate(1 / client.patience)
             self.clock.at(self.clock.now + later, self._cancel, request)
         while self._faults and self._faults[0].after <= request.number:
             self._happen(self._faults.pop(0))
-        return (messages.VERSION, *header), [payload(request.number, -1, 0)]
+        id, docs = request.number, [1 + request.number % 3]
+        return messages.Request(id, endpoint, client.targets, None, client.timeout, again, docs, [payload(id, -1, 0)])
 
-    def _ask(self, number: int, outgoing: list[messages.Message]) -> None:
+    def _ask(self, number: int, outgoing: list[Message]) -> None:
         """A client says something to the broker."""
         port = "public" if self._clients[number].public else "front"
         for frames in bundles.frames_of(outgoing, self._encode):
@@ -270,7 +268,7 @@ class Cluster:
 
     def _cancel(self, request: Request) -> None:
         if request.awaited:
-            self._ask(request.client, [((messages.VERSION, messages.CANCEL, request.number), ())])
+            self._ask(request.client, [messages.Cancel(request.number)])
             self._over(request)
 
     def _over(self, request: Request) -> None:
@@ -283,20 +281,20 @@ class Cluster:
                 self._owed[request.client] = 0
                 self._post_some(request.client, min(client.together, client.in_flight))
 
-    def _to_client(self, frames: Sequence[Any]) -> bool:
-        header = msgpack.unpackb(frames[1])
-        request = self.ledger.requests[header[2]]
+    def _to_client(self, whom: bytes, message: Message) -> bool:
+        assert isinstance(message, (messages.Reply, messages.Failed))
+        request = self.ledger.requests[message.first]
         at = self._client_lines[request.client][1].arrival(self.clock.now, self._delay())
-        self.clock.at(at, self._replied, request, header, frames[2:])
+        self.clock.at(at, self._replied, request, message)
         return True
 
-    def _replied(self, request: Request, header: list[Any], frames: Sequence[Any]) -> None:
-        if header[1] == messages.REPLY:
+    def _replied(self, request: Request, message: messages.Reply | messages.Failed) -> None:
+        if isinstance(message, messages.Reply):
             self.ledger.reply(request, "answered")
-            if header[3] is not None:
-                split(header[3], frames)  # raises if parts and frames do not fit
+            if message.parts is not None:
+                split(message.parts, message.payload)  # raises if parts and frames do not fit
         else:
-            self.ledger.reply(request, msgpack.unpackb(frames[0])["type"])
+            self.ledger.reply(request, msgpack.unpackb(message.payload[0])["type"])
         self._over(request)
 
     # -- replicas -------------------------------------------------------------------------------------------------
@@ -309,8 +307,8 @@ class Cluster:
         process = self.processes[identity] = Process(identity, number, shard, group, stage.slots, stage.shards > 1)
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
         batching = {name: [stage.batch, int(stage.batch_timeout * 1e6)] for name in stage.batched}
-        ready = (messages.VERSION, messages.READY, stage.name, endpoints, stage.slots, shard, group, batching)
-        self._say(process, "back", process.back, [identity, self._encode(ready)])
+        ready = messages.Ready(stage.name, endpoints, stage.slots, shard, group, batching)
+        self._say(process, "back", process.back, [identity, *bundles.message(ready, self._encode)])
         if stage.shards > 1:
             at = process.subscriptions.arrival(self.clock.now, self._delay())
             self.clock.at(at, self._subscribe, process)
@@ -321,21 +319,21 @@ class Cluster:
             self._subscribers.setdefault(topic, {})[process.identity] = process
             self.broker.arrive("fan", [b"\x01" + messages.own_topic(process.identity)])
 
-    def _take(self, process: Process, header: bytes, frame: Any) -> None:
+    def _take(self, process: Process, message: Message) -> None:
         if process.alive and not process.cut:
-            process.take(header, frame)
+            process.take(message)
             self._work(process)
 
-    def _hear(self, process: Process, message: list[Any], frame: Any) -> None:
+    def _hear(self, process: Process, message: Message) -> None:
         if not process.alive or process.cut:
             return
-        for missed in process.hear(message, frame):
-            self._answer(process, (messages.VERSION, messages.MISSED, *missed))
+        for missed in process.hear(message):
+            self._answer(process, messages.Missed(*missed))
         self._work(process)
 
-    def _answer(self, process: Process, header: tuple[Any, ...], *frames: bytes) -> None:
+    def _answer(self, process: Process, message: Message) -> None:
         """Shards say all they say to the collector."""
-        process.answers.append((header, frames))
+        process.answers.append(message)
         self._tell(process)
 
     def _work(self, process: Process) -> None:
@@ -373,13 +371,13 @@ class Cluster:
         took = int(seconds * 1e6 / len(results))
         if len(results) > 1 and stage.apart and self._random.random() < stage.apart:
             ids = [id for id, _ in results]
-            self._answer(process, (messages.VERSION, messages.APART, ids, took), RAISED)
+            self._answer(process, messages.Error(ids, took, [RAISED]))
             results = []
         for id, result in results:
             failed = stage.raises and self._random.random() < stage.raises
-            kind = messages.ERROR if failed else messages.DONE
-            header = (messages.VERSION, kind, id, took, *([] if failed else [1]))
-            process.answers.append((header, [RAISED if failed else result]))
+            process.answers.append(
+                messages.Error([id], took, [RAISED]) if failed else messages.Done(id, took, [1], [result])
+            )
         if process.leaving:
             self._leave_if_idle(process)
             return
@@ -435,7 +433,7 @@ class Cluster:
 
     def _leave_if_idle(self, process: Process) -> None:
         if process.leaving and process.alive and not process.busy:
-            self._answer(process, (messages.VERSION, messages.LEAVE))
+            self._answer(process, messages.Leave())
             process.alive = False
             self._ended(process)
 
@@ -458,7 +456,7 @@ class Cluster:
 
     def _bury(self, process: Process) -> None:
         del self.processes[process.identity]
-        self.broker.line.messages.append(msgpack.packb(("dead", process.identity, "SIGKILL")))
+        self.broker.line.messages.append(msgpack.packb(("crash", process.identity, "SIGKILL")))
         self.broker.stir()
 
     def _to_manager(self, message: list[Any]) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import msgpack
-
 from zflow.devices.local.tickets import Tickets
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Accepted, Beacon, Fanout, Message, Recall, Task, Together
 from zflow.devices.routing.fanout import Listener
 
 from .clock import Line
@@ -74,7 +72,7 @@ class Process:
         self._tickets = self.pipe.end() if self.pipe is not None else None
         self._ahead: dict[int, int] = {}  # the numbers of tickets, by task
         self.busy = 0
-        self.answers: list[Any] = []  # that wait for others
+        self.answers: list[Message] = []  # that wait for others
         self.alive = True
         self.leaving = False
         self.cut = False  # nothing that it says arrives any more, nor what it is sent
@@ -82,45 +80,45 @@ class Process:
         self.back_after: float | None = 0.01  # seconds from its end until a successor is there, if one is to come
         self.accepted = False
         self._listener = Listener()
-        self._heard: list[list[Any]] = []  # before it was accepted
+        self._heard: list[Message] = []  # before it was accepted
 
-    def take(self, header: bytes, frame: Any) -> None:
+    def take(self, message: Message) -> None:
         """A message has come from the ROUTER."""
-        message = msgpack.unpackb(header)
-        kind = message[1]
-        if kind == messages.TASK:
-            self.backlog[message[2]] = (message[3], frame)
+        if isinstance(message, Task):
+            id = message.first
+            self.backlog[id] = (message.endpoint, message.payload[0])
+            if message.ticket:
+                self._ahead[id] = message.ticket
             if self.coming:
                 self.coming -= 1
-                self.together.add(message[2])
-        elif kind == messages.AHEAD:
-            self.backlog[message[2]] = (message[3], frame)
-            self._ahead[message[2]] = message[5]
-        elif kind == messages.TOGETHER:
+                self.together.add(id)
+        elif isinstance(message, Together):
             self.together.clear()
-            self.coming = message[2]
-        elif kind == messages.RECALL:
-            self.backlog.pop(message[2], None)
-            self._ahead.pop(message[2], None)
+            self.coming = message.total
+        elif isinstance(message, Recall):
+            self.backlog.pop(message.task, None)
+            self._ahead.pop(message.task, None)
         else:
+            assert isinstance(message, Accepted)
             self.accepted = True
-            self._listener = Listener(message[2])
+            self._listener = Listener(message.number)
 
-    def hear(self, message: list[Any], frame: Any) -> list[tuple[int, int]]:
+    def hear(self, message: Message) -> list[tuple[int, int]]:
         """A publication has come. Returns what was missed, if anything: first and last."""
         if not self.accepted:
-            self._heard.append([message, frame])
+            self._heard.append(message)
             return []
-        missed = [self._listen(*heard) for heard in (*self._heard, (message, frame))]
+        missed = [self._listen(heard) for heard in (*self._heard, message)]
         self._heard.clear()
         return [gap for gap in missed if gap is not None]
 
-    def _listen(self, message: list[Any], frame: Any) -> tuple[int, int] | None:
-        if message[1] == messages.BEACON:
-            return self._listener.told(message[2])
-        new, missed = self._listener.heard(message[2])
-        if new and self.shard not in message[6]:
-            self.backlog[message[3] + self.shard] = (message[4], frame)
+    def _listen(self, message: Message) -> tuple[int, int] | None:
+        if isinstance(message, Beacon):
+            return self._listener.told(message.number)
+        assert isinstance(message, Fanout)
+        new, missed = self._listener.heard(message.number)
+        if new and self.shard not in message.skip:
+            self.backlog[message.base + self.shard] = (message.endpoint, message.payload[0])
         return missed
 
     def next(self) -> list[tuple[int, str, Any]]:

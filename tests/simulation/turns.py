@@ -34,6 +34,10 @@ class Turns:
         if not self._waiting[client]:
             del self._waiting[client], self._since[client]
 
+    def forget(self) -> None:
+        """It is not known whose turn it was."""
+        self._turn.clear()
+
     def served(self, client: Any, again: bool) -> None:
         """A request that waited is sent to a replica."""
         self._number += 1

@@ -275,7 +275,7 @@ class WatchedPool(Pool):
             self.open[id] = part = Part(id, id, request, deadline, None, walk.size)
             request.open += 1
             part.since = now
-            part.docs = max(1, walk.docs)
+            part.docs = max(1, walk.docs[0])
             part.batching = self._batching_of(walk.endpoint)
             self._goes(part, State.QUEUED, "submit")
             if not actions:
@@ -588,6 +588,8 @@ class WatchedPool(Pool):
             break  # a suspect is alone, so the first is the only one
         if part.queued:
             part.queued = False
+            if not self._in_turn:  # it was when it came: replicas that put requests together are there by now
+                self.turns.forget()
             if leads:
                 self.turns.served(part.request.client, again=part.sent is not None)
             else:

@@ -26,7 +26,7 @@ from zflow.clients.inputs import (
 from zflow.clients.member import Membership
 from zflow.clients.response import Callback, Callbacks, Response, changed, ready, together
 from zflow.clients.shortcuts import Shortcuts
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Request
 from zflow.devices.sockets.clock import monotonic
 from zflow.documents.document import DocumentArray
 from zflow.network.address import address_of
@@ -248,10 +248,10 @@ async def _send_some(connection: AsyncConnection, stream: Stream, source: AsyncI
                 trackers.popleft()
             else:
                 await asyncio.sleep(0)
-        message = exchange.next() if source is None else await _next(source, exchange)
-        if message is None:
+        request = exchange.next() if source is None else await _next(source, exchange)
+        if request is None:
             return
-        trackers.extend(connection.send(message, stream))
+        trackers.extend(connection.send(request, stream))
 
 
 async def _arrival(connection: AsyncConnection, stream: Stream) -> None:
@@ -278,7 +278,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         yield DocumentArray(some)
 
 
-async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> messages.Message | None:
+async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> Request | None:
     try:
         docs = await source.__anext__()
     except StopAsyncIteration:

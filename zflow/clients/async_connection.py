@@ -15,9 +15,9 @@ from zflow.clients import wire
 from zflow.clients.exchange import Exchange
 from zflow.clients.member import Membership
 from zflow.clients.wire import Said, Wire
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Control, Controlled, Failed, Message, Reply, Request
 from zflow.devices.protocol.references import is_fixed
-from zflow.devices.protocol.session import Controlled, Failed, Reply, Welcome
+from zflow.devices.protocol.session import Welcomed
 from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.port import BATCH
 from zflow.network.keys import Keys
@@ -64,9 +64,9 @@ class AsyncConnection:
         self.memory = self._wire.memory
         self._open: set[Stream] = set()
         self._streams: dict[int, Stream] = {}  # by request that was sent and not answered
-        self._orders: dict[int, tuple[messages.Message, asyncio.Future[dict[str, Any]]]] = {}  # commands
+        self._orders: dict[int, tuple[Control, asyncio.Future[dict[str, Any]]]] = {}  # commands
         self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}  # who is there, by token
-        self._waiting: list[messages.Message] = []  # requests that are sent together with others of this moment
+        self._waiting: list[Message] = []  # requests that are sent together with others of this moment
         self._used = monotonic()
         loop.add_reader(self._wire.socket.fileno(), self._drain)
         self._timer = loop.call_later(wire.PING_AFTER / 1000, self._look)
@@ -145,12 +145,13 @@ class AsyncConnection:
         """Requests of the stream will be sent, until it is forgotten."""
         self._open.add(stream)
 
-    def send(self, message: messages.Message, stream: Stream) -> list[zmq.MessageTracker]:
+    def send(self, request: Request, stream: Stream) -> list[zmq.MessageTracker]:
         """Send the stream's next request, together with others of this moment."""
         stream.check()
-        self._streams[stream.exchange.last_id] = stream
-        self._waiting.append(message)
-        if len(message[1]) > 1 and not is_fixed(message[1]):  # whoever waits for the trackers may write to it again
+        self._streams[request.first] = stream
+        self._waiting.append(request)
+        # Whoever waits for the trackers may write to it again.
+        if len(request.payload) > 1 and not is_fixed(request.payload):
             return self._flush()
         if len(self._waiting) == 1:
             self._loop.call_soon(self._flush)
@@ -168,7 +169,7 @@ class AsyncConnection:
         waiting, self._waiting = self._waiting, []
         return self._wire.say(waiting)
 
-    def send_again(self, outgoing: list[messages.Message]) -> None:
+    def send_again(self, outgoing: list[Message]) -> None:
         """Send requests that were sent before."""
         if outgoing and not self.closed:
             self._wire.say(outgoing)
@@ -190,14 +191,14 @@ class AsyncConnection:
 
     async def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
-        id, order = self._wire.order(command, arguments)
+        order = self._wire.order(command, arguments)
         result: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._orders[id] = order, result
+        self._orders[order.id] = order, result
         try:
             self.send_again([order])
             return await result
         finally:
-            self._orders.pop(id, None)
+            self._orders.pop(order.id, None)
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
@@ -213,19 +214,19 @@ class AsyncConnection:
             self.close(self._wire.refusal())
 
     def _take(self, event: Said) -> None:
-        if type(event) is Welcome:
+        if type(event) is Welcomed:
             self._welcomed(event)
         elif type(event) is Controlled:
             if event.id in self._orders:
                 _settle(self._orders[event.id][1], event.result)
         elif type(event) is Reply or type(event) is Failed:
-            stream = self._streams.get(event.id)
+            stream = self._streams.get(event.first)
             if stream is not None:
                 if stream.exchange.take(event):
-                    del self._streams[event.id]
+                    del self._streams[event.first]
                 stream.arrived.set()
 
-    def _welcomed(self, welcome: Welcome) -> None:
+    def _welcomed(self, welcome: Welcomed) -> None:
         if not welcome.same_flow:
             self._fail(self._wire.replaced())
         elif welcome.anew:

@@ -15,9 +15,9 @@ from zflow.clients.exchange import Exchange
 from zflow.clients.response import Response
 from zflow.clients.wire import Said, Wire
 from zflow.devices.local.arena import Arena
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Controlled, Failed, Reply, Request
 from zflow.devices.protocol.references import is_fixed
-from zflow.devices.protocol.session import Controlled, Failed, Reply, Welcome
+from zflow.devices.protocol.session import Welcomed
 from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH
@@ -47,7 +47,7 @@ class Connection:
         self._wire = Wire(context, address, keys, memory)
         self.ids = self._wire.ids
         self.memory = memory
-        self._together: list[messages.Message] = []  # requests that wait to be sent
+        self._together: list[Request] = []  # requests that wait to be sent
         self.used = monotonic()
         try:
             self.hello(timeout)
@@ -80,7 +80,7 @@ class Connection:
                 self._wire.ask()  # a broker that has died meanwhile may have taken the question with it
                 continue
             for event in self._receive_some():
-                if type(event) is Welcome and event.token <= token:
+                if type(event) is Welcomed and event.token <= token:
                     return event.info
         raise self._wire.nobody()
 
@@ -139,11 +139,11 @@ class Connection:
             for event in self._receive(lambda: exchange.expire(self._address), exchange.pause):
                 if type(event) is Reply or type(event) is Failed:
                     exchange.take(event)
-                elif type(event) is Welcome and self._is_anew(event):
+                elif type(event) is Welcomed and self._is_anew(event):
                     self._wire.say(list(exchange.again()))
             yield from exchange.ready()
 
-    def _is_anew(self, welcome: Welcome) -> bool:
+    def _is_anew(self, welcome: Welcomed) -> bool:
         """Whether the broker may have missed what it was sent; what it knows it does not do twice."""
         if not welcome.same_flow:
             raise self._wire.replaced()
@@ -155,13 +155,13 @@ class Connection:
         begun = now = clock()
         while exchange.has_room:
             asked = now
-            message = exchange.next() if flusher is None else self._next(exchange, flusher)
-            if message is None:
+            request = exchange.next() if flusher is None else self._next(exchange, flusher)
+            if request is None:
                 break
-            self._together.append(message)
+            self._together.append(request)
             now = clock()
             # Memory that is not copied is sent at once: the caller's generator may write to it again.
-            if now - begun > GATHERING or not is_fixed(message[1]):
+            if now - begun > GATHERING or not is_fixed(request.payload):
                 break
             if flusher is not None and (now - asked > PROMPT or exchange.made < STREAM):
                 break
@@ -180,7 +180,7 @@ class Connection:
                     ask(self._address, self._keys)  # over another connection: this one may be busy sending
                     begun = monotonic()
 
-    def _next(self, exchange: Exchange, flusher: Flusher) -> messages.Message | None:
+    def _next(self, exchange: Exchange, flusher: Flusher) -> Request | None:
         """Let a generator make the next request, while what waits can be sent without this thread."""
         if self._together:
             flusher.hold()
@@ -197,13 +197,13 @@ class Connection:
 
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
-        id, order = self._wire.order(command, arguments)
+        order = self._wire.order(command, arguments)
         self._wire.say([order])
         while True:
             for event in self._receive(lambda: False):
-                if type(event) is Controlled and event.id == id:
+                if type(event) is Controlled and event.id == order.id:
                     return event.result
-                if type(event) is Welcome and self._is_anew(event):
+                if type(event) is Welcomed and self._is_anew(event):
                     self._wire.say([order])
 
     def abandon(self, exchange: Exchange) -> None:

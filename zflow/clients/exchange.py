@@ -17,10 +17,9 @@ import msgpack
 from zflow import errors
 from zflow.clients.response import Response
 from zflow.devices.local.arena import Arena, Stale
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Cancel, Failed, Reply, Request
 from zflow.devices.protocol.parts import split
 from zflow.devices.protocol.references import references
-from zflow.devices.protocol.session import Failed, Reply
 from zflow.devices.sockets.clock import monotonic
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
@@ -81,7 +80,6 @@ class Exchange:
         self._held_back: dict[int, float] = {}  # requests that the Flow had no room for, and when to send them again
         self._ids = ids
         self._memory = memory
-        self.last_id = 0  # of the request made last
         self._sent: dict[int, _Sent] = {}
         self._answered: dict[int, Response] = {}
         self._places = 0  # requests sent so far
@@ -106,7 +104,7 @@ class Exchange:
         """How many requests were made so far."""
         return self._places
 
-    def next(self) -> messages.Message | None:
+    def next(self) -> Request | None:
         """The message of the next request, or None when there are no more inputs.
 
         Raises:
@@ -123,7 +121,7 @@ class Exchange:
         """There are no more inputs."""
         self._exhausted = True
 
-    def request(self, docs: DocumentArray) -> messages.Message:
+    def request(self, docs: DocumentArray) -> Request:
         """The message of a request with these Documents; raises as `next`."""
         frames = codec.pack(docs, self._parameters)
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
@@ -135,22 +133,23 @@ class Exchange:
             )
         if self._memory is not None and len(frames) > 1:
             frames = self._memory.share(frames)
-        id = self.last_id = next(self._ids)
+        id = next(self._ids)
         deadline = math.inf if self._timeout is None else monotonic() + self._timeout / 1000
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        return self._header(messages.REQUEST, id, self._timeout or 0, docs), frames
+        return Request(id, self._endpoint, self._targets, None, self._timeout or 0, False, [len(docs)], frames)
 
-    def _header(self, kind: int, id: int, timeout: int, docs: DocumentArray) -> tuple[Any, ...]:
-        return messages.VERSION, kind, id, self._endpoint, self._targets, None, timeout, len(docs)
-
-    def again(self) -> Iterator[messages.Message]:
+    def again(self) -> Iterator[Request]:
         """The messages of the requests that were not answered, for a broker that may not have got them."""
         now = monotonic()
         for id, sent in self._sent.items():
             if id not in self._held_back:
-                yield self._header(messages.AGAIN, id, self._left(sent, now), sent.docs), sent.payload
+                yield self._request(id, sent, True, now)
+
+    def _request(self, id: int, sent: _Sent, again: bool, now: float) -> Request:
+        left, docs = self._left(sent, now), [len(sent.docs)]
+        return Request(id, self._endpoint, self._targets, None, left, again, docs, sent.payload)
 
     def _left(self, sent: _Sent, now: float) -> int:
         """The ms that are left of a request's time; 0: it may take any."""
@@ -169,20 +168,20 @@ class Exchange:
         """The seconds until something that was held back is to be sent again, or None."""
         return max(0.0, min(self._held_back.values()) - monotonic()) if self._held_back else None
 
-    def due(self) -> Iterator[messages.Message]:
+    def due(self) -> Iterator[Request]:
         """The messages of what was held back long enough."""
         now = monotonic()
         for id in [id for id, at in self._held_back.items() if at <= now]:
             del self._held_back[id]
             sent = self._sent.get(id)
             if sent is not None and sent.deadline > now:
-                yield self._header(messages.REQUEST, id, self._left(sent, now), sent.docs), sent.payload
+                yield self._request(id, sent, False, now)
 
-    def cancelled(self) -> Iterator[messages.Message]:
+    def cancelled(self) -> Iterator[Cancel]:
         """The messages that tell the broker that nobody wants the answers still to come."""
         for id, sent in self._sent.items():
             self._free(sent.payload)
-            yield (messages.VERSION, messages.CANCEL, id), ()
+            yield Cancel(id)
 
     def expire(self, address: str) -> bool:
         """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""
@@ -203,8 +202,8 @@ class Exchange:
 
         Returns whether it was the last one to its request.
         """
-        frames = answer.frames
-        sent = self._sent.get(answer.id)
+        id, frames = answer.first, answer.payload
+        sent = self._sent.get(id)
         if sent is None:
             self._free(frames)
             return True
@@ -216,9 +215,9 @@ class Exchange:
             self._free(frames)
             frames = whole
         if self._wait and type(answer) is Failed and _is_overload(frames):
-            self._hold_back(answer.id, sent)
+            self._hold_back(id, sent)
             return False
-        self._end(answer.id)
+        self._end(id)
         self._answered[sent.place] = self._response(answer, frames, sent.docs)
         return True
 

@@ -11,22 +11,14 @@ import zmq
 from zflow import errors
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
-from zflow.devices.protocol.session import (
-    Controlled,
-    Failed,
-    Greeted,
-    NotUnderstood,
-    Reply,
-    Session,
-    Silent,
-    Welcome,
-)
+from zflow.devices.protocol.messages import Control, Controlled, Failed, Message, Reply
+from zflow.devices.protocol.session import Greeted, NotUnderstood, Session, Silent, Welcomed
 from zflow.devices.sockets import factory, zap
 from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.port import Port, buffers
 from zflow.network.keys import Keys
 
-Said = Welcome | Reply | Failed | Controlled
+Said = Welcomed | Reply | Failed | Controlled
 
 PING_AFTER = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
 SMALL_FRAMES = 2  # of a message that are received as bytes: the header, and as a rule the only one of the payload
@@ -55,8 +47,8 @@ class Wire:
         self._keys = keys
         self.socket = _open(context, address, keys, messages.STRANGER if memory is None else messages.MEMBER)
         self.port = Port(self.socket, SMALL_FRAMES)
-        shapes = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
-        self.session = Session(PING_AFTER / 1000, SILENCE, shapes)
+        direction = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
+        self.session = Session(PING_AFTER / 1000, SILENCE, direction)
         self.ids = itertools.count(1)
         self._encode = messages.encoder()
 
@@ -65,7 +57,7 @@ class Wire:
         """Whether the Flow has refused the connection; then it is of no use any more."""
         return not self.socket.closed and self.port.refused
 
-    def say(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+    def say(self, outgoing: Sequence[Message]) -> list[zmq.MessageTracker]:
         """Send; where the Flow has refused the connection there is nobody to send it to, as whoever waits finds out."""
         try:
             return self.port.say(outgoing, self._encode)
@@ -77,10 +69,9 @@ class Wire:
         self.say([self.session.ask(monotonic())])
         return self.session.token
 
-    def order(self, command: str, arguments: dict[str, Any]) -> tuple[int, messages.Message]:
-        """The id and the message of a command."""
-        id = next(self.ids)
-        return id, ((messages.VERSION, messages.CONTROL, id, command, arguments), ())
+    def order(self, command: str, arguments: dict[str, Any]) -> Control:
+        """The message of a command."""
+        return Control(next(self.ids), command, arguments)
 
     def heard(self, arrived: Iterable[messages.Frames]) -> list[Said]:
         """Return what these messages mean; greetings are answered.
@@ -91,12 +82,14 @@ class Wire:
         """
         now = monotonic()
         take = self.session.take
-        events: list[Any] = []
+        events: list[Said] = []
         try:
             for frames in arrived:
-                events += take(frames if len(frames) <= SMALL_FRAMES else buffers(frames), now)
-                if type(events[-1]) is Greeted and (question := events.pop().question) is not None:
-                    self.say([question])
+                for event in take(frames if len(frames) <= SMALL_FRAMES else buffers(frames), now):
+                    if not isinstance(event, Greeted):
+                        events.append(event)
+                    elif event.question is not None:
+                        self.say([event.question])
         except NotUnderstood:
             raise errors.BadRequest(f"the Flow at {self.address} speaks another version of zflow's protocol") from None
         except messages.Malformed as error:

@@ -346,7 +346,7 @@ class _Manager:
 
     def died(self, child: Child, how: str) -> None:
         """A replica has ended."""
-        self._command_broker("dead", child.identity, how)
+        self._command_broker("crash", child.identity, how)
         if child.deaths >= LOOP:
             self._tell_crashing(child)
         self._changes.step()

@@ -15,6 +15,23 @@ import zmq
 from zflow.devices.local import tickets
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol.messages import (
+    Accepted,
+    Beacon,
+    Done,
+    Error,
+    Fanout,
+    Leave,
+    Malformed,
+    Message,
+    Missed,
+    Ready,
+    Recall,
+    Refused,
+    Task,
+    Together,
+    singles,
+)
 from zflow.devices.protocol.references import is_fixed
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import factory, zap
@@ -32,7 +49,7 @@ log = logging.getLogger("zflow.link")
 
 IDLE = 1000  # ms that a replica waits for work before it looks around
 LONGEST_HOLD = 0.005  # seconds that an answer waits for those of the tasks behind it
-MOST_APART = 1000  # tasks in one message
+MOST_FAILED = 1000  # tasks in one message
 LONGEST_REASON = 10_000  # characters
 REGISTERING = 10_000  # ms to wait for the broker's word
 
@@ -103,7 +120,7 @@ class Link:
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
         self.stop = stop
         self._memory = memory
-        self._shapes = messages.TO_REPLICA if memory is None else messages.TO_LOCAL_REPLICA
+        self._direction = messages.TO_REPLICA if memory is None else messages.TO_LOCAL_REPLICA
         self._gave_back = True
         self._slots = slots
         self._seat = seat
@@ -141,7 +158,7 @@ class Link:
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
         self._guard = Guard(log)
-        self._answers: list[messages.Message] = []  # that wait to be sent
+        self._answers: list[Done | Error] = []  # that wait to be sent
         self._flusher = Flusher(self.flush, LONGEST_HOLD)
         self.turn = self._flusher.turn  # the main thread's, but while it calls the Executor
         self.hold = self._flusher.hold  # let the answers wait for those of the tasks to come
@@ -176,7 +193,7 @@ class Link:
         """Join the broker's pool; returns None, or why that is not possible."""
         self._endpoints = endpoints
         self._batching = {name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()}
-        if (length := len(self._encode(self._ready()))) > messages.MAX_HEADER:
+        if (length := len(bundles.message(self._ready(), self._encode)[0])) > messages.MAX_HEADER:
             return (
                 f"its {len(endpoints)} endpoints, with what it says of batching, take {length} bytes, over the limit of"
                 f" {messages.MAX_HEADER}: give them shorter names, or make several Executors of it"
@@ -201,12 +218,12 @@ class Link:
         self._make_tickets()
         self._together.clear()
         self._coming = 0
-        self._say_back([(self._ready(), ())])
+        self._say_back([self._ready()])
 
-    def _ready(self) -> tuple[Any, ...]:
+    def _ready(self) -> Ready:
         seat = self._seat
-        place = (self._slots, seat.shard_id, seat.replica_id, self._batching)
-        return messages.VERSION, messages.READY, seat.spec.name, self._endpoints, *place
+        place = (self._slots, seat.shard_id, seat.replica_id)
+        return Ready(seat.spec.name, self._endpoints, *place, self._batching)
 
     def _make_tickets(self) -> None:
         """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""
@@ -247,61 +264,65 @@ class Link:
             self._greeted()
             return
         try:
-            for header, payload in bundles.read(frames, 0, self._shapes):
-                self._told(header, payload)
+            for message in bundles.read(frames, 0, self._direction):
+                self._told(message)
         except Exception as error:  # such as what only another broker would say
             self._guard.note(error)
 
-    def _told(self, header: list[Any], payload: Sequence[Any]) -> None:
-        kind = header[1]
-        if kind == messages.TASK:
-            self._recalled.discard(header[2])  # given to this one once more
-            self._backlog[header[2]] = Assignment(header[2], header[3], header[4], buffers(payload))
-            if self._coming:
-                self._coming -= 1
-                self._together.add(header[2])
-        elif kind == messages.AHEAD:
-            if self._tickets is None:
-                raise messages.Malformed("a ticket where there are none")
-            self._backlog[header[2]] = Assignment(header[2], header[3], header[4], buffers(payload))
-            self._ahead[header[2]] = header[5]
-        elif kind == messages.TOGETHER:
+    def _told(self, message: Message) -> None:
+        if isinstance(message, Task):
+            if message.ticket:
+                if self._tickets is None:
+                    raise Malformed("a ticket where there are none")
+                self._ahead[message.first] = message.ticket
+            for task in singles(message):
+                self._given(task)
+        elif isinstance(message, Together):
             self._together.clear()
-            self._coming = header[2]
-        elif kind == messages.RECALL:
-            self._ahead.pop(header[2], None)
-            if self._backlog.pop(header[2], None) is None and self._fan is not None:
-                self._recalled.add(header[2])
-        elif kind == messages.ACCEPTED:
+            self._coming = message.total
+        elif isinstance(message, Recall):
+            self._ahead.pop(message.task, None)
+            if self._backlog.pop(message.task, None) is None and self._fan is not None:
+                self._recalled.add(message.task)
+        elif isinstance(message, Accepted):
             tickets.remove(self._seat.back, self._identity)
-            self._listener = Listener(header[2])
+            self._listener = Listener(message.number)
             self._accepted = True
-        elif kind == messages.REFUSED:
-            self.refused = printable(header[2][:LONGEST_REASON])
+        elif isinstance(message, Refused):
+            self.refused = printable(message.reason[:LONGEST_REASON])
             if self._accepted:  # by another Flow, or by this one before its own replicas were others
                 log.warning("not in the pool any more: %s", self.refused)
                 self.stop.asked = True
 
+    def _given(self, task: Task) -> None:
+        id = task.first
+        self._recalled.discard(id)  # given to this one once more
+        self._backlog[id] = Assignment(id, task.endpoint, task.parts, buffers(task.payload))
+        if self._coming:
+            self._coming -= 1
+            self._together.add(id)
+
     def _hear(self, frames: list[Any]) -> None:
         """Take in what was published: frames are the topic, the header and the payload."""
         try:
-            ((header, payload),) = bundles.read(frames, 1, self._shapes)
-            self._published(header, payload)
+            for message in bundles.read(frames, 1, self._direction):
+                self._published(message)
         except Exception as error:
             self._guard.note(error)
 
-    def _published(self, header: list[Any], payload: Sequence[Any]) -> None:
-        if header[1] not in (messages.BEACON, messages.FANOUT):
-            raise messages.Malformed("what is not published")
-        if header[1] == messages.BEACON:
-            new, missed = False, self._listener.told(header[2])
+    def _published(self, message: Message) -> None:
+        new, missed = False, None
+        if isinstance(message, Fanout):
+            new, missed = self._listener.heard(message.number)
+        elif isinstance(message, Beacon):
+            missed = self._listener.told(message.number)
         else:
-            new, missed = self._listener.heard(header[2])
+            raise Malformed("what is not published")
         if missed is not None:
-            self._say([((messages.VERSION, messages.MISSED, *missed), ())])
-        if new and self._seat.shard_id not in header[6]:
-            id = header[3] + self._seat.shard_id
-            self._backlog[id] = Assignment(id, header[4], header[5], buffers(payload))
+            self._say([Missed(*missed)])
+        if isinstance(message, Fanout) and new and self._seat.shard_id not in message.skip:
+            id = message.base + self._seat.shard_id
+            self._backlog[id] = Assignment(id, message.endpoint, message.parts, buffers(message.payload))
 
     @property
     def has_more(self) -> bool:
@@ -338,26 +359,24 @@ class Link:
         took = int(seconds * 1e6)
         mutable = False
         for tasks, frames, docs in answers:
-            if docs is not None:
-                header: tuple[Any, ...] = (messages.VERSION, messages.DONE, tasks[0].id, took, docs)
-            elif len(tasks) == 1:
-                header = (messages.VERSION, messages.ERROR, tasks[0].id, took)
-            else:
-                self._say_apart([task.id for task in tasks], took, frames)
+            if docs is None:
+                self._say_failed([task.id for task in tasks], took, frames)
                 continue
             if len(frames) > 1:
                 if self._memory is not None:
                     frames = self._memory.share(frames)
                 mutable = mutable or not is_fixed(frames)
-            self._answers.append((header, frames))
+            self._answers.append(Done(tasks[0].id, took, [docs], frames))
         if mutable:
             self.flush()  # the Executor may write to this memory again
 
-    def _say_apart(self, ids: list[int], took: int, frames: Sequence[Any]) -> None:
+    def _say_failed(self, ids: list[int], took: int, error: Sequence[Any]) -> None:
         # The last ones first: each message puts its tasks in front of all that wait.
-        for at in reversed(range(0, len(ids), MOST_APART)):
-            header = (messages.VERSION, messages.APART, ids[at : at + MOST_APART], took)
-            self._answers.append((header, frames))
+        while ids:
+            at = len(ids) - MOST_FAILED
+            at = at if at > 1 else 0  # an error of one alone would be taken for its own
+            self._answers.append(Error(ids[at:], took, error))
+            ids = ids[:at]
 
     def flush(self) -> None:
         """Send the answers, and return when the memory of all results is free to be written to by the Executor."""
@@ -366,13 +385,13 @@ class Link:
             for tracker in self._say(answers):
                 tracker.wait()
 
-    def _say_back(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+    def _say_back(self, outgoing: Sequence[Message]) -> list[zmq.MessageTracker]:
         try:
             return self._back.say(outgoing, self._encode)
         except zmq.Again:
             return []  # the Flow has turned it away, as whoever waits for work finds out
 
-    def _say(self, outgoing: Sequence[messages.Message]) -> list[zmq.MessageTracker]:
+    def _say(self, outgoing: Sequence[Message]) -> list[zmq.MessageTracker]:
         if self._collector is None:
             return self._say_back(outgoing)
         trackers: list[zmq.MessageTracker] = []
@@ -390,7 +409,7 @@ class Link:
 
     def leave(self) -> None:
         """Say that nothing more is begun here, and close when the last answers are out."""
-        self._say([((messages.VERSION, messages.LEAVE), ())])
+        self._say([Leave()])
         self.close()
 
     def close(self) -> None:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import pytest
 import zmq
 from helpers import free_port, wait_for
-from peers import header
+from peers import said
 
 from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
-from zflow.devices.broker.addresses import ASK_EVERY, CONNECT_EVERY, GRACE, MAX_SLOTS, SILENT_FOR, Externals, capacity
-from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import CANCEL, FAILED, FROM_CLIENT, HELLO, REPLY, REQUEST, VERSION, WELCOME
-from zflow.devices.routing.pool import Limits, Pool
+from zflow.devices.broker.addresses import ASK_EVERY, CONNECT_EVERY, MAX_SLOTS, Externals, capacity
+from zflow.devices.protocol import bundles
+from zflow.devices.protocol.messages import FROM_CLIENT, Cancel, Failed, Hello, Message, Reply, Request, Welcome
+from zflow.devices.routing.pool import Actions, Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
 
+Wanted = TypeVar("Wanted", bound=Message)
 INFO = {"instance": "one", "epoch": 0, "executors": {"far": {"slots": 3, "endpoints": ["/a"]}}}
 
 
@@ -33,26 +34,56 @@ class Owner:
         self.told: list[tuple[Any, ...]] = []
         self.leases = self
         self.replicas: list[Replica] = []
-        self.unanswered: list[Task] = []
-
-    def __getattr__(self, what: str) -> Callable[..., None]:
-        return lambda pool, name, *said, **more: self.told.append((what, *said, *more.values()))
 
     def joined(self, pool: Pool, replica: Replica) -> None:
         self.told.append(("joined", replica.slots))
         self.replicas.append(replica)
         pool.join(replica, 0, 0.0)
 
-    def found(self, pool: Pool, name: Any) -> list[Task]:
-        self.told.append(("found",))
-        return self.unanswered
+    def do(self, pool: Pool, actions: Actions) -> None:
+        pass
 
-    def gone(self, pool: Pool, name: Any, how: str) -> None:
-        self.told.append(("gone", how))
-        pool.crash(name, 0.0, how)
+    def bound(self, pool: Pool) -> None:
+        pass
+
+    def answered(
+        self, pool: Pool, name: bytes, first: int, seconds: float, payload: Any, docs: None, notes: Any = None
+    ) -> None:
+        self.told.append(("answered", first, seconds, payload, notes))
+
+    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Any) -> None:
+        self.told.append(("failed", tasks, seconds, error))
+
+    def malformed(self, error: Exception, frames: Any) -> None:
+        self.told.append(("malformed", str(error)))
 
     def plain(self, frames: list[Any]) -> list[Any]:
         return [b"plain " + frame for frame in frames]
+
+
+class Watched(Pool):
+    """A pool whose owner writes down what becomes of its addresses."""
+
+    def __init__(self, owner: Owner, node: Node, retries: int) -> None:
+        super().__init__(0, node, retries, Limits())
+        self.owner = owner
+        self.unanswered: list[Task] = []
+
+    def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
+        self.owner.told.append(("lose", unsent))
+        return super().lose(name, now, unsent)
+
+    def crash(self, name: Any, now: float, how: str = "") -> Actions:
+        self.owner.told.append(("crash", how))
+        return super().crash(name, now, how)
+
+    def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
+        self.owner.told.append(("find",))
+        return self.unanswered, super().find(name, now)[1]
+
+    def resize(self, name: Any, slots: int, now: float) -> Actions:
+        self.owner.told.append(("resize", slots))
+        return super().resize(name, slots, now)
 
 
 class Far:
@@ -64,7 +95,7 @@ class Far:
         self.socket.set(zmq.LINGER, 0)
         self.port = port
         self.peer = b""
-        self.heard: list[bundles.Heard] = []
+        self.heard: list[Message] = []
 
     def listen(self) -> Far:
         # The one before it may not have let go of the port yet.
@@ -83,10 +114,8 @@ class Far:
             self.peer, *frames = self.socket.recv_multipart()
             self.heard += bundles.read(frames, 0, FROM_CLIENT)
 
-    def say(self, *fields: Any, payload: tuple[bytes, ...] = ()) -> None:
-        if fields[0] == WELCOME:
-            fields, payload = fields[:2], (msgpack.packb(fields[2]),)
-        self.socket.send_multipart([self.peer, header(VERSION, *fields), *payload])
+    def say(self, message: Message) -> None:
+        self.socket.send_multipart([self.peer, *said(message)])
 
     def close(self) -> None:
         self.socket.close()
@@ -101,7 +130,7 @@ class Rig:
         self.port = free_port()
         self.owner = Owner()
         self.secured: list[bytes] = []
-        self.pool = Pool(0, Node("far", addresses=(f"tcp://127.0.0.1:{self.port}",)), retries, Limits())
+        self.pool = Watched(self.owner, Node("far", addresses=(f"tcp://127.0.0.1:{self.port}",)), retries)
         self.externals = Externals(self.context, [self.pool], self.owner, self._secure)
         self.handlers = self.externals.handlers(lambda: self.now)
         self.far = Far(self.context, self.port)
@@ -128,11 +157,11 @@ class Rig:
         assert len(told) == count, told
         return told
 
-    def hears(self, kind: int, count: int = 1) -> list[bundles.Heard]:
+    def hears(self, kind: type[Wanted], count: int = 1) -> list[Wanted]:
         """What the far side hears next of a kind, so many messages; all before is forgotten."""
 
-        def found() -> list[bundles.Heard]:
-            return [heard for heard in self.far.heard if heard[0][1] == kind]
+        def found() -> list[Wanted]:
+            return [heard for heard in self.far.heard if isinstance(heard, kind)]
 
         self.until(lambda: len(found()) >= count)
         heard = found()
@@ -145,8 +174,8 @@ class Rig:
         if self.far.socket.closed:
             self.far = Far(self.context, self.port)
         self.far.listen()
-        self.hears(HELLO)
-        self.far.say(WELCOME, 1, {**INFO, **info})
+        self.hears(Hello)
+        self.far.say(Welcome(1, {**INFO, **info}))
         self.told(1)
         return self.owner.replicas[-1]
 
@@ -158,8 +187,8 @@ class Rig:
     def back(self, **info: Any) -> None:
         """A far side is at the same port again, and says who it is."""
         self.far = Far(self.context, self.port).listen()
-        self.hears(HELLO)
-        self.far.say(WELCOME, 1, {**INFO, **info})
+        self.hears(Hello)
+        self.far.say(Welcome(1, {**INFO, **info}))
 
 
 @contextmanager
@@ -181,7 +210,7 @@ def rig() -> Iterator[Rig]:
 
 def task(id: int = 5) -> Task:
     walk = Walk("origin", "/a")
-    walk.docs = 2
+    walk.docs = [2]
     return Task(id, (walk, [("", [[b"a", b"b"]])]))
 
 
@@ -190,9 +219,9 @@ def task(id: int = 5) -> Task:
 
 def test_an_address_is_here_when_it_has_said_who_it_is(rig: Rig) -> None:
     rig.far.listen()
-    rig.hears(HELLO)
+    rig.hears(Hello)
     assert rig.owner.told == []
-    rig.far.say(WELCOME, 1, INFO)
+    rig.far.say(Welcome(1, INFO))
     assert rig.told() == [("joined", 3)]
     (replica,) = rig.owner.replicas
     assert replica.name == b"far@127.0.0.1:%d" % rig.port
@@ -228,22 +257,22 @@ def test_it_is_asked_again_and_again_how_much_it_can_do(rig: Rig) -> None:
     rig.joined()
     for slots in (5, 1):
         rig.now += ASK_EVERY * 1.1
-        rig.hears(HELLO)
-        rig.far.say(WELCOME, 1, {**INFO, "executors": {"far": {"slots": slots}}})
-        assert rig.told() == [("resized", slots)]
+        rig.hears(Hello)
+        rig.far.say(Welcome(1, {**INFO, "executors": {"far": {"slots": slots}}}))
+        assert rig.told() == [("resize", slots)]
 
 
 def test_a_flow_that_closes_gets_nothing_new(rig: Rig) -> None:
     rig.joined()
-    rig.far.say(WELCOME, 1, {**INFO, "closing": True})
-    assert rig.told() == [("lost",)]
+    rig.far.say(Welcome(1, {**INFO, "closing": True}))
+    assert rig.told() == [("lose", None)]
 
 
 def test_a_flow_that_closes_already_is_not_here(rig: Rig) -> None:
     rig.far.listen()
-    rig.hears(HELLO)
-    rig.far.say(WELCOME, 1, {**INFO, "closing": True})
-    rig.far.say(WELCOME, 1, INFO)
+    rig.hears(Hello)
+    rig.far.say(Welcome(1, {**INFO, "closing": True}))
+    rig.far.say(Welcome(1, INFO))
     assert rig.told() == [("joined", 3)], "only when it does not any more"
 
 
@@ -278,60 +307,66 @@ def test_a_task_goes_there_as_a_request_and_nothing_in_it_refers_to_memory(rig: 
     line = rig.joined().line
     line.give(task())
     assert line.flush()
-    ((said, payload),) = rig.hears(REQUEST)
-    assert said == [VERSION, REQUEST, 5, "/a", None, None, 0, 2]
-    assert payload == [b"plain a", b"plain b"]
+    assert rig.hears(Request) == [Request(5, "/a", None, None, 0, False, [2], [b"plain a", b"plain b"])]
 
 
 def test_a_task_that_is_taken_back_is_cancelled(rig: Rig) -> None:
     line = rig.joined().line
     line.recall(5)
     line.flush()
-    assert rig.hears(CANCEL)[0][0] == [VERSION, CANCEL, 5]
+    assert rig.hears(Cancel) == [Cancel(5)]
 
 
 def test_a_result_is_passed_on_with_its_notes_and_time(rig: Rig) -> None:
     rig.joined()
     notes = {"x": {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}}
-    rig.far.say(REPLY, 5, None, notes, 250_000, payload=(b"a", b"b"))
-    assert rig.told() == [("answered", 5, 0.25, [[b"a", b"b"]], False, notes)]
+    rig.far.say(Reply(5, 1, None, notes, 250_000, [b"a", b"b"]))
+    assert rig.told() == [("answered", 5, 0.25, [[b"a", b"b"]], notes)]
+
+
+def test_several_results_in_one_are_passed_on_one_by_one(rig: Rig) -> None:
+    rig.joined()
+    rig.far.say(Reply(5, 3, None, None, 250_000, [b"a", b"b", b"c"]))
+    each = enumerate([b"a", b"b", b"c"], 5)
+    assert rig.told(3) == [("answered", id, 0.25, [[frame]], None) for id, frame in each]
 
 
 def test_a_result_in_parts_is_several_payloads(rig: Rig) -> None:
     rig.joined()
-    rig.far.say(REPLY, 5, [["left", [1]], ["right", [2]]], None, 0, payload=(b"a", b"b", b"c"))
-    assert rig.told() == [("answered", 5, 0.0, [[b"a"], [b"b", b"c"]], False, None)]
+    rig.far.say(Reply(5, 1, [["left", [1]], ["right", [2]]], None, 0, [b"a", b"b", b"c"]))
+    assert rig.told() == [("answered", 5, 0.0, [[b"a"], [b"b", b"c"]], None)]
 
 
 def test_an_error_is_passed_on_as_it_is(rig: Rig) -> None:
     error = failures.error("ExecutorError", "broken")
     rig.joined()
-    rig.far.say(FAILED, 5, 250_000, payload=(error,))
-    assert rig.told() == [("answered", 5, 0.25, error, True)]
+    rig.far.say(Failed(5, 250_000, [error]))
+    assert rig.told() == [("failed", [5], 0.25, error)]
 
 
 def test_what_a_closing_flow_has_not_taken_is_for_others(rig: Rig) -> None:
     rig.joined()
-    rig.far.say(FAILED, 5, 0, payload=(failures.error("FlowNotRunning", "closing"),))
-    assert rig.told() == [("lost", 5)]
+    rig.far.say(Failed(5, 0, [failures.error("FlowNotRunning", "closing")]))
+    assert rig.told() == [("lose", 5)]
 
 
 @pytest.mark.parametrize(
-    ("parts", "payload", "why"),
+    ("answer", "why"),
     [
-        ([["left", [2]]], (b"a",), "parts do not fit the frames"),
-        (None, (), "an answer without a payload"),
+        (Reply(5, 1, [["left", [2]]], None, 0, [b"a"]), "parts do not fit the frames"),
+        (Reply(5, 1, None, None, 0, []), "an answer without a payload"),
+        (Failed(5, 0, []), "an error without a payload"),
     ],
 )
 def test_a_result_that_cannot_be_read_fails_its_request_and_is_logged_once(
-    rig: Rig, caplog: pytest.LogCaptureFixture, parts: Any, payload: tuple[bytes, ...], why: str
+    rig: Rig, caplog: pytest.LogCaptureFixture, answer: Message, why: str
 ) -> None:
     rig.joined()
     error = failures.error("BadRequest", f"the answer of tcp://127.0.0.1:{rig.port} cannot be read: {why}")
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         for _ in range(2):
-            rig.far.say(REPLY, 5, parts, None, 0, payload=payload)
-            assert rig.told() == [("answered", 5, 0.0, error, True)]
+            rig.far.say(answer)
+            assert rig.told() == [("failed", [5], 0.0, error)]
     said = f"tcp://127.0.0.1:{rig.port} cannot be used: it sent an answer that cannot be read: {why}"
     assert caplog.messages == [f"external Executor 'far': {said}"]
 
@@ -348,15 +383,15 @@ NOTE = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
         {"a": NESTED},
         {"a": {**NOTE, "failed": {"1": NESTED}}},
         {"a": {**NOTE, "shards": "2"}},
-        {"a": {**NOTE, "failed": {"1": "x" * 9000}}},
+        {"a": {**NOTE, "failed": {"1": "x" * 40_000}}},
     ],
 )
 def test_notes_that_cannot_be_fail_their_request_only(rig: Rig, notes: dict[str, Any]) -> None:
     rig.joined()
-    rig.far.say(REPLY, 5, None, notes, 0, payload=(b"a",))
-    assert rig.told()[0][:2] == ("answered", 5)
-    rig.far.say(REPLY, 6, None, {"a": NOTE}, 0, payload=(b"good",))
-    assert rig.told() == [("answered", 6, 0.0, [[b"good"]], False, {"a": NOTE})]
+    rig.far.say(Reply(5, 1, None, notes, 0, [b"a"]))
+    assert rig.told()[0][:2] == ("failed", [5])
+    rig.far.say(Reply(6, 1, None, {"a": NOTE}, 0, [b"good"]))
+    assert rig.told() == [("answered", 6, 0.0, [[b"good"]], {"a": NOTE})]
 
 
 @pytest.mark.parametrize(
@@ -370,17 +405,17 @@ def test_notes_that_cannot_be_fail_their_request_only(rig: Rig, notes: dict[str,
 )
 def test_whatever_it_says_of_itself_does_no_harm(rig: Rig, info: dict[str, Any]) -> None:
     rig.joined()
-    rig.far.say(WELCOME, 1, info)
-    rig.far.say(FAILED, 0, 0, payload=(msgpack.packb({"message": NESTED}),))
-    rig.far.say(REPLY, 6, None, None, 0, payload=(b"good",))
-    rig.until(lambda: ("answered", 6, 0.0, [[b"good"]], False, None) in rig.owner.told)
+    rig.far.say(Welcome(1, info))
+    rig.far.say(Failed(0, 0, [msgpack.packb({"message": NESTED})]))
+    rig.far.say(Reply(6, 1, None, None, 0, [b"good"]))
+    rig.until(lambda: ("answered", 6, 0.0, [[b"good"]], None) in rig.owner.told)
     assert rig.owner.replicas[-1].slots <= MAX_SLOTS
 
 
 def test_one_that_floods_leaves_time_for_others(rig: Rig) -> None:
     rig.joined()
     for id in range(5, 500):
-        rig.far.say(REPLY, id, None, None, 0, payload=(b"a",))
+        rig.far.say(Reply(id, 1, None, None, 0, [b"a"]))
     address = rig.externals._addresses[0]
     wait_for(lambda: address.socket.poll(0))
     address.read(rig.now)
@@ -392,11 +427,11 @@ def test_one_that_floods_leaves_time_for_others(rig: Rig) -> None:
 
 def test_what_is_no_flow_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.far.listen()
-    rig.hears(HELLO)
+    rig.hears(Hello)
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         for _ in range(3):
             rig.far.socket.send_multipart([rig.far.peer, b"HTTP/1.1 400"])
-        rig.far.say(WELCOME, 1, INFO)
+        rig.far.say(Welcome(1, INFO))
         rig.told()
     (said,) = caplog.messages
     assert "what answers is no zflow Flow of this version" in said
@@ -404,9 +439,9 @@ def test_what_is_no_flow_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixtu
 
 def test_a_flow_of_another_version_is_logged_with_what_it_says(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.far.listen()
-    rig.hears(HELLO)
+    rig.hears(Hello)
     with caplog.at_level(logging.WARNING, "zflow.broker"):
-        rig.far.say(FAILED, 0, 0, payload=(failures.error("BadRequest", "this Flow speaks version 9"),))
+        rig.far.say(Failed(0, 0, [failures.error("BadRequest", "this Flow speaks version 9")]))
         rig.until(lambda: caplog.messages)
     url = f"tcp://127.0.0.1:{rig.port}"
     assert caplog.messages == [f"external Executor 'far': {url} cannot be used: this Flow speaks version 9"]
@@ -441,95 +476,10 @@ def test_a_server_that_refuses_the_connection_is_logged_once_and_tried_until_it_
     context.term()
 
 
-# -- cut and back -----------------------------------------------------------------------------------------------------
-
-
-def test_a_flow_that_is_back_soon_is_sent_again_what_it_had_not_answered(rig: Rig) -> None:
-    rig.joined()
-    rig.cut()
-    assert rig.told() == [("lost",)]
-    rig.now += GRACE / 2
-    rig.owner.unanswered = [task(5)]
-    rig.back()
-    assert rig.told(2) == [("found",), ("resized", 3)]
-    ((said, payload),) = rig.hears(messages.AGAIN)
-    assert said == [VERSION, messages.AGAIN, 5, "/a", None, None, 0, 2]
-    assert payload == [b"plain a", b"plain b"]
-
-
-def test_one_that_is_not_is_given_up_and_what_it_was_given_cancelled_when_it_is_back(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    replica = rig.joined()
-    replica.held[5] = task(5)
-    rig.cut()
-    rig.now += GRACE * 1.1
-    assert rig.told(2) == [("lost",), ("gone", "it does not answer")]
-    assert f"tcp://127.0.0.1:{rig.port} does not answer; still trying" in caplog.messages[-1]
-    rig.back()
-    assert rig.hears(CANCEL)[0][0] == [VERSION, CANCEL, 5]
-    assert rig.told() == [("joined", 3)]
-
-
-@pytest.mark.parametrize("anew", [{"instance": "two"}, {"epoch": 1}])
-def test_another_flow_at_the_same_address_knows_nothing_of_what_the_one_before_had(
-    rig: Rig, anew: dict[str, Any]
-) -> None:
-    rig.joined().held[5] = task(5)
-    rig.cut()
-    rig.back(**anew)
-    assert rig.told(3) == [("lost",), ("gone", "it does not answer"), ("joined", 3)]
-    rig.now += ASK_EVERY * 1.1
-    rig.until(lambda: rig.far.heard)
-    assert [said[1] for said, _ in rig.far.heard] == [HELLO], "nothing is cancelled there"
-
-
-def test_where_nothing_is_begun_twice_there_is_nothing_to_wait_for() -> None:
-    with rigged(retries=0) as rig:
-        rig.joined()
-        rig.cut()
-        assert rig.told(2) == [("lost",), ("gone", "it does not answer")]
-
-
-def test_one_that_says_nothing_although_it_was_asked_is_lost(rig: Rig) -> None:
-    rig.joined()
-    rig.now += ASK_EVERY * 1.1
-    rig.hears(HELLO)
-    rig.now += SILENT_FOR * 0.9
-    rig.until(lambda: rig.far.heard)
-    assert rig.owner.told == [], "not yet"
-    rig.now += SILENT_FOR * 0.2
-    assert rig.told() == [("lost",)]
-
-
-def test_one_that_is_silent_is_asked_once_in_a_while_not_with_each_turn(rig: Rig) -> None:
-    rig.joined()
-    for _ in range(3):
-        rig.now += ASK_EVERY * 1.1
-        for _ in range(50):
-            rig.turn()
-    rig.hears(HELLO, 3)
-
-
-def test_giving_a_task_while_the_connection_is_cut_neither_waits_nor_fails(rig: Rig) -> None:
-    line = rig.joined().line
-    rig.cut()
-    line.give(task())
-    assert line.flush()
-
-
-def test_an_address_is_tried_until_somebody_is_there(rig: Rig) -> None:
-    for _ in range(5):
-        rig.turn()
-        rig.now += 3600
-    assert rig.owner.told == []
-    rig.joined()
-
-
 def test_what_is_no_error_has_no_text_of_its_own(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.far.listen()
-    rig.hears(HELLO)
+    rig.hears(Hello)
     with caplog.at_level(logging.WARNING, "zflow.broker"):
-        rig.far.say(FAILED, 0, 0, payload=(msgpack.packb("text"),))
+        rig.far.say(Failed(0, 0, [msgpack.packb("text")]))
         rig.until(lambda: caplog.messages)
     assert caplog.messages[0].endswith("cannot be used: it speaks another version of the protocol")

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgpack
 import pytest
 import zmq
 from helpers import PATIENCE, wait_for
-from peers import PAYLOAD, header
+from peers import PAYLOAD, header, request, said
 
-from zflow.devices.balancing.replica import BatchKey, Replica, Task
+from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker.back import Back
-from zflow.devices.broker.ready import MAX_SLOTS
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import APART, DONE, DONES, ERROR, HELLO, LEAVE, MISSED, READY, VERSION
+from zflow.devices.protocol.messages import (
+    KINDS,
+    VERSION,
+    Accepted,
+    Beacon,
+    Done,
+    Error,
+    Hello,
+    Leave,
+    Message,
+    Missed,
+    Ready,
+    Recall,
+    Together,
+    Welcome,
+)
 from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.fanout import Scatter
-from zflow.devices.routing.pool import NO_GROUP, Actions, Limits, Pool
+from zflow.devices.routing.pool import Actions, Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
 from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.port import Port
-from zflow.devices.sockets.zap import REPLICAS
 
 NAME = b"work/rep-0#41"
 ELSEWHERE = b"work/rep-0@far#41-0a"
@@ -135,20 +146,19 @@ class Rig:
         self.owner.told.clear()
         return told
 
-    def answers(self, replica: zmq.Socket[bytes]) -> list[bundles.Heard]:
+    def answers(self, replica: zmq.Socket[bytes]) -> list[Message]:
         """What the replica hears next, all that was sent in one go."""
         self.until(lambda: replica.poll(0))
         return bundles.read(replica.recv_multipart(), 0, messages.TO_REPLICA)
 
-    def answer(self, replica: zmq.Socket[bytes]) -> list[Any]:
-        ((header, payload),) = self.answers(replica)
-        assert list(payload) == []
-        return header
+    def answer(self, replica: zmq.Socket[bytes]) -> Message:
+        (heard,) = self.answers(replica)
+        return heard
 
     def silent(self, replica: zmq.Socket[bytes]) -> None:
         """Nothing was said to the replica: what it hears first is the answer to what it asks now."""
-        replica.send(header(VERSION, HELLO, 99))
-        assert self.answer(replica)[1:3] == [messages.WELCOME, 99]
+        say(replica, Hello(99))
+        assert self.answer(replica) == Welcome(99, {"pid": 3, "for_replicas": True})
 
     @contextmanager
     def connected(self, identity: bytes = NAME, address: str = "") -> Iterator[zmq.Socket[bytes]]:
@@ -169,8 +179,8 @@ class Rig:
     def joined(self, identity: bytes = NAME, address: str = "") -> Iterator[zmq.Socket[bytes]]:
         """A replica of `work` that is in the pool; what was told of that is forgotten."""
         with self.connected(identity, address) as replica:
-            replica.send(ready())
-            assert self.answer(replica) == [VERSION, messages.ACCEPTED, 7]
+            say(replica, ready())
+            assert self.answer(replica) == Accepted(7)
             self.owner.told.clear()
             yield replica
 
@@ -196,137 +206,41 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def remote() -> Iterator[Rig]:
-    """One that takes replicas of other machines, too."""
-    with rigged(replicas_from=ANYWHERE) as rig:
-        yield rig
+def say(replica: zmq.Socket[bytes], message: Message) -> None:
+    replica.send_multipart(said(message))
 
 
-def ready(executor: str = "work", **changes: Any) -> bytes:
-    fields = {"endpoints": ["/a"], "slots": 1, "shard": 0, "group": 0, "batching": {}}
-    return header(VERSION, READY, executor, *{**fields, **changes}.values())
+def ready(executor: str = "work", **changes: Any) -> Ready:
+    return Ready(executor, ["/a"], 1, 0, 0, {})._replace(**changes)
 
 
 def task(id: int = 5, count: int = 1, frames: list[bytes] | None = None) -> Task:
     return Task(id, (Walk("origin", "/a"), [("", [frames or [b"payload"]])]), count=count)
 
 
-# -- joining ----------------------------------------------------------------------------------------------------------
-
-
-def test_who_asks_is_told_about_the_flow_and_that_this_is_for_replicas(rig: Rig) -> None:
-    with rig.connected() as replica:
-        replica.send(header(VERSION, HELLO, 41))
-        assert rig.answer(replica) == [VERSION, messages.WELCOME, 41, {"pid": 3, "for_replicas": True}]
-    assert rig.owner.told == []
-
-
-def test_a_replica_that_is_ready_joins_its_pool_and_is_told_so(rig: Rig) -> None:
-    with rig.connected() as replica:
-        replica.send(ready(slots=3, group=2, batching={"/a": [32, 1500]}))
-        assert rig.answer(replica) == [VERSION, messages.ACCEPTED, 7]
-    assert rig.told(1) == [("join", rig.work, NAME, 2)]
-    assert rig.owner.replicas[NAME].slots == 3
-    assert rig.work.names == {NAME: "work/rep-0"}
-    assert rig.work.bindings.endpoints == {"/a"}
-    assert rig.work.bindings.batching == {"/a": BatchKey("/a", 32, 0.0015)}
-
-
-def test_a_replica_may_leave_open_what_it_binds(rig: Rig) -> None:
-    with rig.connected() as replica:
-        replica.send(ready(endpoints=None))
-        rig.answer(replica)
-    assert rig.told(1) == [("join", rig.work, NAME, 0)]
-    assert rig.work.bindings.endpoints is None
-
-
-def test_one_that_connects_anew_joins_anew(rig: Rig) -> None:
-    with rig.joined() as replica:
-        replica.send(ready(slots=2))
-        assert rig.answer(replica) == [VERSION, messages.ACCEPTED, 7]
-    assert rig.owner.replicas[NAME].slots == 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        (
-            {"executor": "nobody"},
-            "there is no Executor 'nobody' here that replicas can join; there are ['index', 'work']",
-        ),
-        ({"shard": 1}, "there is no shard 1, there are 1"),
-        ({"slots": MAX_SLOTS + 1}, f"it has {MAX_SLOTS + 1} slots, and may have 1 to {MAX_SLOTS}"),
-    ],
-)
-def test_who_cannot_be_a_replica_is_told_why(rig: Rig, changes: dict[str, Any], why: str) -> None:
-    with rig.connected() as replica:
-        replica.send(ready(**changes))
-        assert rig.answer(replica) == [VERSION, messages.REFUSED, why]
-    assert rig.owner.replicas == {}
-
-
-def test_a_reason_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    with rig.connected() as replica, caplog.at_level(logging.WARNING, "zflow.broker"):
-        for _ in range(3):
-            replica.send(ready(slots=0))
-            rig.answer(replica)
-    assert caplog.messages == [
-        "a replica that calls itself 'work/rep-0' is refused: it has 0 slots, and may have 1 to 1024"
-    ]
-
-
-def test_a_name_is_one_replicas_only(rig: Rig) -> None:
-    with rig.joined() as replica:
-        replica.send(ready("index"))
-        assert rig.answer(replica) == [VERSION, messages.REFUSED, "another replica has that name"]
-
-
-def test_a_shard_is_taken_in_when_its_subscription_has_arrived(rig: Rig) -> None:
-    fan = rig.context.socket(zmq.SUB)
-    with fan, rig.connected(SHARD) as replica:
-        replica.send(ready("index", shard=1))
-        rig.silent(replica)
-        fan.subscribe(messages.topic(1, 0))
-        fan.subscribe(messages.own_topic(SHARD))
-        fan.connect(rig.settings.fan)
-        assert rig.answer(replica) == [VERSION, messages.ACCEPTED, 7]
-        assert rig.owner.replicas[SHARD].shard == 1
-        rig.back.publish([messages.topic(1, 0), b"first"])
-        rig.until(lambda: fan.poll(0))
-        assert fan.recv_multipart() == [messages.topic(1, 0), b"first"], "nothing that is published is missed"
-
-
-def test_a_subscription_may_arrive_first(rig: Rig) -> None:
-    fan = rig.context.socket(zmq.SUB)
-    with fan, rig.connected(SHARD) as replica:
-        fan.subscribe(messages.own_topic(SHARD))
-        fan.connect(rig.settings.fan)
-        rig.until(lambda: (rig.back.publish([messages.own_topic(SHARD), b""]), fan.poll(0))[1])
-        replica.send(ready("index", shard=1))
-        assert rig.answer(replica) == [VERSION, messages.ACCEPTED, 7]
+def given(first: int, *payload: bytes, total: int = 1, ticket: int = 0) -> messages.Task:
+    """What a replica is told of the tasks that `task` returns."""
+    return messages.Task(first, total, "/a", None, ticket, list(payload))
 
 
 # -- what replicas say ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("frames", "told"),
+    ("message", "told"),
     [
-        ([header(VERSION, DONE, 5, 250_000, 3), b"a", b"b"], ("answered", 5, 0.25, [b"a", b"b"], False, 3)),
-        ([header(VERSION, ERROR, 5, 250_000), b"why"], ("answered", 5, 0.25, b"why", True)),
-        (
-            [header(VERSION, DONES, 5, 250_000, [1, 2], [b"a", b"b"])],
-            ("answered_in_line", 5, 0.25, [b"a", b"b"], [1, 2]),
-        ),
-        ([header(VERSION, APART, [5, 6], 250_000), b"why"], ("apart", [5, 6], 0.25, b"why")),
-        ([header(VERSION, MISSED, 3, 4)], ("missed", 3, 4)),
-        ([header(VERSION, LEAVE)], ("leave",)),
+        (Done(5, 250_000, [3], [b"a", b"b"]), ("answered", 5, 0.25, [b"a", b"b"], [3])),
+        (Done(5, 250_000, [3], [b"a"]), ("answered", 5, 0.25, [b"a"], [3])),
+        (Done(5, 250_000, [1, 2], [b"a", b"b"]), ("answered", 5, 0.25, [b"a", b"b"], [1, 2])),
+        (Error([5], 250_000, [b"why"]), ("failed", [5], 0.25, b"why")),
+        (Error([5, 9], 250_000, [b"why"]), ("failed", [5, 9], 0.25, b"why")),
+        (Missed(3, 4), ("missed", 3, 4)),
+        (Leave(), ("leave",)),
     ],
 )
-def test_what_a_replica_says_is_passed_on(rig: Rig, frames: list[bytes], told: tuple[Any, ...]) -> None:
+def test_what_a_replica_says_is_passed_on(rig: Rig, message: Message, told: tuple[Any, ...]) -> None:
     with rig.joined() as replica:
-        replica.send_multipart(frames)
+        say(replica, message)
         assert rig.told(1) == [(told[0], rig.work, NAME, *told[1:])]
 
 
@@ -334,9 +248,9 @@ def test_a_shards_answers_come_over_the_collector_too(rig: Rig) -> None:
     collector = rig.context.socket(zmq.PUSH)
     with collector, rig.joined():
         collector.connect(rig.settings.collector)
-        collector.send_multipart([NAME, header(VERSION, DONE, 5, 0, 1), b"a"])
-        collector.send_multipart([NAME, ready()])
-        assert rig.told(1) == [("answered", rig.work, NAME, 5, 0.0, [b"a"], False, 1)]
+        collector.send_multipart([NAME, *said(Done(5, 0, [1], [b"a"]))])
+        collector.send_multipart([NAME, *said(ready())])
+        assert rig.told(1) == [("answered", rig.work, NAME, 5, 0.0, [b"a"], [1])]
         rig.until(lambda: rig.owner.dropped)  # nobody joins over it, as nobody could be answered there
         assert isinstance(rig.owner.dropped[0], messages.Unexpected)
 
@@ -344,11 +258,11 @@ def test_a_shards_answers_come_over_the_collector_too(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("frames", "phrase"),
     [
-        ([header(VERSION, DONE, 5, 1, 1)], "an answer without a payload"),
-        ([header(VERSION, ERROR, 5, 1)], "an answer without a payload"),
-        ([header(VERSION, APART, [5], 1)], "an answer without a payload"),
-        ([header(VERSION, APART, ["5"], 1), b"why"], "tasks are not numbers"),
-        ([header(VERSION, messages.REQUEST, 7, "/", None, None, 0, 1), PAYLOAD], "unknown kind of message"),
+        (said(Done(5, 1, [1], [])), "an answer without a payload"),
+        (said(Error([5], 1, [])), "an answer without a payload"),
+        (said(Error([5, 6], 1, [])), "an answer without a payload"),
+        ([header(VERSION, KINDS[Error], ["5"], 1, [b"why"])], "an answer that is none"),
+        ([request(), PAYLOAD], "unknown kind of message"),
     ],
 )
 def test_what_is_malformed_is_not_passed_on(rig: Rig, frames: list[bytes], phrase: str) -> None:
@@ -362,15 +276,15 @@ def test_what_is_malformed_is_not_passed_on(rig: Rig, frames: list[bytes], phras
 
 def test_an_answer_from_nobody_is_unexpected_but_its_memory_is_looked_after(rig: Rig) -> None:
     with rig.connected() as stranger:
-        stranger.send_multipart([header(VERSION, DONE, 5, 1, 1), b"a", b"b"])
+        say(stranger, Done(5, 1, [1], [b"a", b"b"]))
         assert rig.told(1) == [("unheard", NAME, [b"a", b"b"])]
     assert [type(error) for error in rig.owner.dropped] == [messages.Unexpected]
 
 
 def test_one_that_has_left_is_nobody(rig: Rig) -> None:
     with rig.joined() as replica:
-        replica.send(header(VERSION, LEAVE))
-        replica.send_multipart([header(VERSION, DONE, 5, 1, 1), b"a"])
+        say(replica, Leave())
+        say(replica, Done(5, 1, [1], [b"a"]))
         assert [what for what, *_ in rig.told(2)] == ["leave", "unheard"]
 
 
@@ -383,16 +297,15 @@ def test_a_task_is_sent_when_the_line_is_flushed(rig: Rig) -> None:
         line.give(task(frames=[b"a", b"b"]))
         rig.silent(replica)
         assert line.flush()
-        assert rig.answers(replica) == [([VERSION, messages.TASK, 5, "/a", None], [b"a", b"b"])]
+        assert rig.answer(replica) == given(5, b"a", b"b")
 
 
-def test_a_bulk_is_one_message_and_arrives_as_its_tasks(rig: Rig) -> None:
+def test_a_bulk_is_one_message(rig: Rig) -> None:
     with rig.joined() as replica:
         line = rig.owner.replicas[NAME].line
         line.give(task(5, 2, [b"a", b"b"]))
         line.flush()
-        tasks = [([VERSION, messages.TASK, id, "/a", None], [frame]) for id, frame in ((5, b"a"), (6, b"b"))]
-        assert rig.answers(replica) == tasks
+        assert rig.answer(replica) == given(5, b"a", b"b", total=2)
 
 
 def test_a_batch_is_announced_with_how_many_there_are(rig: Rig) -> None:
@@ -400,8 +313,15 @@ def test_a_batch_is_announced_with_how_many_there_are(rig: Rig) -> None:
         line = rig.owner.replicas[NAME].line
         line.give_together([task(5, frames=[b"a"]), task(9, frames=[b"b"])])
         line.flush()
-        heard = rig.answers(replica)
-        assert [header[1:3] for header, _ in heard] == [[messages.TOGETHER, 2], [messages.TASK, 5], [messages.TASK, 9]]
+        assert rig.answers(replica) == [Together(2), given(5, b"a"), given(9, b"b")]
+
+
+def test_tasks_of_a_batch_whose_ids_follow_one_another_are_one_message_too(rig: Rig) -> None:
+    with rig.joined() as replica:
+        line = rig.owner.replicas[NAME].line
+        line.give_together([task(5, frames=[b"a"]), task(6, frames=[b"b"])])
+        line.flush()
+        assert rig.answers(replica) == [Together(2), given(5, b"a", b"b", total=2)]
 
 
 def test_a_task_is_taken_back(rig: Rig) -> None:
@@ -409,14 +329,14 @@ def test_a_task_is_taken_back(rig: Rig) -> None:
         line = rig.owner.replicas[NAME].line
         line.recall(5)
         line.flush()
-        assert rig.answer(replica) == [VERSION, messages.RECALL, 5]
+        assert rig.answer(replica) == Recall(5)
 
 
 def test_to_a_replica_with_a_pipe_for_tickets_tasks_are_sent_ahead(rig: Rig) -> None:
     with rig.connected() as replica:
         own = tickets.make(rig.settings.back, NAME)
         assert own is not None
-        replica.send(ready())
+        say(replica, ready())
         rig.answer(replica)
         tickets.remove(rig.settings.back, NAME)
         joined = rig.owner.replicas[NAME]
@@ -424,7 +344,8 @@ def test_to_a_replica_with_a_pipe_for_tickets_tasks_are_sent_ahead(rig: Rig) -> 
         ticket = joined.tickets.give(5)
         joined.line.give_ahead(task(), ticket)
         joined.line.flush()
-        assert rig.answers(replica) == [([VERSION, messages.AHEAD, 5, "/a", None, ticket], [b"payload"])]
+        assert ticket
+        assert rig.answer(replica) == given(5, b"payload", ticket=ticket)
         assert own.take(ticket)
         own.close()
 
@@ -449,15 +370,14 @@ def test_groups_with_fan_outs_under_way_are_told_the_number_of_the_last_one(rig:
         for topic in (messages.topic(1, 0), messages.own_topic(SHARD)):
             fan.subscribe(topic)
         fan.connect(rig.settings.fan)
-        replica.send(ready("index", shard=1))
+        say(replica, ready("index", shard=1))
         rig.answer(replica)
         assert rig.index.fanout is not None
         idle = rig.back.wait
         rig.index.fanout.submit(Scatter(10, 2), 0.0)
         assert rig.back.wait < idle
         rig.until(lambda: fan.poll(0))
-        topic, said = fan.recv_multipart()
-    assert (topic, msgpack.unpackb(said)) == (messages.topic(1, 0), [VERSION, messages.BEACON, 1])
+        assert fan.recv_multipart() == [messages.topic(1, 0), *said(Beacon(1))]
 
 
 # -- those that are gone ----------------------------------------------------------------------------------------------
@@ -465,13 +385,13 @@ def test_groups_with_fan_outs_under_way_are_told_the_number_of_the_last_one(rig:
 
 def test_what_one_that_died_said_before_counts(rig: Rig) -> None:
     with rig.joined() as replica:
-        replica.send_multipart([header(VERSION, DONE, 5, 0, 1), b"last words"])
+        say(replica, Done(5, 0, [1], [b"last words"]))
         wait_for(rig.readable)
-    rig.back.dead(NAME, "SIGKILL")
+    rig.back.crash(NAME, "SIGKILL")
     wait_for(lambda: (rig.back.tick(), len(rig.owner.told) == 3)[1])
     assert rig.owner.told == [
         ("lose", rig.work, NAME, None),
-        ("answered", rig.work, NAME, 5, 0.0, [b"last words"], False, 1),
+        ("answered", rig.work, NAME, 5, 0.0, [b"last words"], [1]),
         ("crash", rig.work, NAME, "SIGKILL"),
     ]
 
@@ -486,9 +406,9 @@ def test_one_that_cannot_be_reached_is_buried_with_what_it_has_not_begun(rig: Ri
 def test_the_dead_do_not_join(rig: Rig) -> None:
     """It was ready when it died, and only then that is read."""
     with rig.connected() as replica:
-        replica.send(ready())
+        say(replica, ready())
         wait_for(rig.readable)
-        rig.back.dead(NAME, "SIGKILL")
+        rig.back.crash(NAME, "SIGKILL")
         rig.silent(replica)
     assert rig.owner.told == []
 
@@ -496,7 +416,7 @@ def test_the_dead_do_not_join(rig: Rig) -> None:
 def test_its_successor_joins(rig: Rig) -> None:
     with rig.joined():
         pass
-    rig.back.dead(NAME, "SIGKILL")
+    rig.back.crash(NAME, "SIGKILL")
     rig.told(2)
     with rig.joined(b"work/rep-0#43"):
         assert list(rig.work.names) == [b"work/rep-0#43"]
@@ -505,105 +425,7 @@ def test_its_successor_joins(rig: Rig) -> None:
 def test_while_somebody_is_to_be_buried_the_next_look_is_soon(rig: Rig) -> None:
     with rig.joined():
         idle = rig.back.wait
-    rig.back.dead(NAME, "SIGKILL")
+    rig.back.crash(NAME, "SIGKILL")
     assert rig.back.wait < idle
     rig.told(2)
     assert rig.back.wait == idle
-
-
-# -- other machines ---------------------------------------------------------------------------------------------------
-
-
-def test_replicas_of_other_machines_come_only_where_they_are_wanted(rig: Rig, remote: Rig) -> None:
-    assert (rig.back.addresses, rig.guarded) == ([], [])
-    assert len(remote.back.addresses) == 1
-    assert remote.guarded == [(REPLICAS, b"")], "it is guarded before it listens"
-
-
-def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said_counts(remote: Rig) -> None:
-    with remote.joined(), remote.connected(b"work/rep-0@far#1-0a", remote.public) as far:
-        for changes, words in (
-            ({"endpoints": ["/b"]}, "it binds ['/b'], but the Executor's replicas in its Flow ['/a']"),
-            ({"batching": {"/a": [5, 0]}}, "it takes requests in batches {'/a': [5, 0 ms]}, but "),
-            ({"endpoints": ["/b"], "slots": 0, "batching": {"/a": [5, 2**64 - 1]}}, "0 slots"),
-        ):
-            far.send(ready(**changes))
-            said = remote.answer(far)
-            assert said[1] == messages.REFUSED
-            assert words in said[2]
-        assert list(remote.owner.replicas) == [NAME]
-        assert (remote.work.bindings.endpoints, remote.work.bindings.batching) == ({"/a"}, {})
-        far.send(ready())
-        assert remote.answer(far)[1] == messages.ACCEPTED
-
-
-def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remote: Rig) -> None:
-    name = b"work/rep-0@far#1-0a"
-    with remote.joined(name, remote.public) as far, remote.connected() as here:
-        here.send(ready(endpoints=["/a", "/b"]))
-        assert remote.answer(here)[1] == messages.ACCEPTED
-        kind, why = remote.answer(far)[1:]
-        assert kind == messages.REFUSED
-        assert "it binds ['/a'], but the Executor's replicas in its Flow ['/a', '/b']" in why
-        assert remote.told(2)[1] == ("lose", remote.work, name, None), "it gets nothing new"
-        remote.work.balancer.replicas[name].held[5] = None
-        for id in (4, 5):  # of which it was given the second
-            far.send_multipart([header(VERSION, DONE, id, 1, 1), PAYLOAD])
-        far.send(header(VERSION, LEAVE))
-        assert [said[0] for said in remote.told(2)] == ["answered", "leave"], "what it had begun still counts"
-        assert [str(error) for error in remote.owner.dropped] == ["an answer to what it was not given"]
-
-
-def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remote: Rig) -> None:
-    name = b"work/rep-0@host#41-0a"
-    with remote.connected(name, remote.public) as replica:
-        replica.send(ready(group=5))
-        remote.answer(replica)
-        assert remote.told(1) == [("join", remote.work, name, NO_GROUP)]
-        line = remote.owner.replicas[name].line
-        line.give(task(frames=[b"a", b"b"]))
-        line.flush()
-        assert remote.answers(replica)[0][1] == [b"plain a", b"plain b"]
-
-
-def test_a_reference_to_memory_from_another_machine_is_malformed(remote: Rig) -> None:
-    with remote.joined(ELSEWHERE, remote.public) as replica:
-        replica.send_multipart([header(VERSION, DONE, 5, 0, 1, b"\2"), b"first", REFERENCE.pack()])
-        remote.until(lambda: remote.owner.dropped)
-    assert {str(error) for error in remote.owner.dropped} == {"wrong fields in header"}
-    with remote.joined(b"work/rep-1#43") as replica:
-        replica.send_multipart([header(VERSION, DONE, 5, 0, 1, b"\2"), b"first", REFERENCE.pack()])
-        remote.until(lambda: remote.owner.told)
-        assert ("answered", remote.work, b"work/rep-1#43", 5, 0.0, [b"first", REFERENCE], False, 1) in remote.owner.told
-
-
-def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
-    remote: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "zflow.broker"):
-        with remote.joined(ELSEWHERE, remote.public):
-            pass
-        told = remote.told(2)
-    assert told == [("lose", remote.work, ELSEWHERE, None), ("crash", remote.work, ELSEWHERE, "its connection broke")]
-    assert caplog.messages == ["work/rep-0@far on another machine is gone"]
-
-
-@pytest.mark.parametrize("name", [NAME, b"work/rep-0", b"work/rep-0#x", b"work/rep-0#@far", b"work/rep-0@far#42"])
-def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig, name: bytes) -> None:
-    with remote.joined(NAME), remote.connected(name, remote.public) as other:
-        other.send(ready())
-        assert remote.answer(other) == [
-            VERSION,
-            messages.REFUSED,
-            "such a name is for replicas of the Flow's own machine",
-        ]
-
-
-def test_an_address_that_is_taken_is_named(remote: Rig) -> None:
-    context = zmq.Context()
-    places = dict.fromkeys(("front", "back", "fan", "collector"), "ipc://*")
-    settings = Settings([], [], [], public="", max_message_bytes=1, replicas_from=remote.public, **places)
-    with pytest.raises(zmq.ZMQError, match=remote.public) as caught:
-        Back(context, settings, {}, Owner(), lambda *_: Meter(1 << 20, lambda address, reason: None))
-    assert caught.value.errno == zmq.EADDRINUSE
-    context.destroy(linger=0)

@@ -15,31 +15,29 @@ import msgpack
 import pytest
 import zmq
 from helpers import PATIENCE, free_port, wait_for
-from peers import PAYLOAD, dealer, header, request
+from peers import PAYLOAD, dealer, said
 
 from zflow.devices.broker import failures
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.settings import Settings
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (
-    ACCEPTED,
-    CANCEL,
-    CONTROL,
-    CONTROLLED,
-    DONE,
-    DONES,
-    ERROR,
-    FAILED,
-    FANOUT,
-    HELLO,
-    LEAVE,
-    READY,
-    REPLY,
-    REQUEST,
-    REQUESTS,
-    TASK,
-    VERSION,
-    WELCOME,
+    Accepted,
+    Cancel,
+    Control,
+    Controlled,
+    Done,
+    Error,
+    Failed,
+    Fanout,
+    Hello,
+    Leave,
+    Message,
+    Ready,
+    Reply,
+    Request,
+    Task,
+    Welcome,
 )
 from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
@@ -84,10 +82,10 @@ class Running:
 
     def replica(self, identity: bytes = b"work/rep-0#41", **changes: Any) -> Peer:
         """A replica that is in its pool."""
-        fields = {"endpoints": ["/a"], "slots": 1, "shard": 0, "group": 0, "batching": {}, **changes}
+        ready = Ready(identity.decode().partition("/")[0], ["/a"], 1, 0, 0, {})
         replica = self._peers.enter_context(dealer(self.places["back"], identity))
-        replica.send(header(VERSION, READY, identity.decode().partition("/")[0], *fields.values()))
-        assert hears(replica)[0] == [VERSION, ACCEPTED, 0]
+        say(replica, ready._replace(**changes))
+        assert hears(replica) == Accepted(0)
         return replica
 
     def ended(self) -> bool:
@@ -121,40 +119,57 @@ def broker() -> Iterator[Running]:
         yield broker
 
 
-def hears(peer: Peer) -> bundles.Heard:
+def say(peer: Peer, message: Message) -> None:
+    peer.send_multipart(said(message))
+
+
+def hears(peer: Peer) -> Message:
     """What a client or a replica hears next, where it is a single thing."""
     (heard,) = bundles.read(peer.recv_multipart(), 0, {**messages.TO_CLIENT, **messages.TO_REPLICA})
     return heard
 
 
-def ask(client: Peer, id: int = 7, payload: bytes = PAYLOAD, **fields: Any) -> None:
-    client.send_multipart([request(id=id, **{"endpoint": "/a", **fields}), payload])
+def ask(client: Peer, first: int = 7, *payload: bytes, **changes: Any) -> None:
+    say(client, Request(first, "/a", None, None, 0, False, [1], payload or [PAYLOAD])._replace(**changes))
 
 
 def given(replica: Peer) -> int:
     """The number of the task that a replica is given next."""
-    (_, kind, id, *_), _ = hears(replica)
-    assert kind == TASK
-    return int(id)
+    return given_all(replica).first
+
+
+def given_all(replica: Peer) -> Task:
+    """What a replica is given next."""
+    task = hears(replica)
+    assert isinstance(task, Task)
+    return task
 
 
 def do(replica: Peer, task: int, payload: bytes = b"done") -> None:
-    replica.send_multipart([header(VERSION, DONE, task, 100, 1), payload])
+    say(replica, Done(task, 100, [1], [payload]))
+
+
+def answer_of(client: Peer) -> Reply:
+    """What a client is answered next."""
+    reply = hears(client)
+    assert isinstance(reply, Reply)
+    return reply
 
 
 def error_of(client: Peer) -> tuple[int, str, str]:
     """Which request has failed, the type of the error, and its text."""
-    (_, kind, id, _), (error,) = hears(client)
-    assert kind == FAILED
-    said = msgpack.unpackb(error)
-    return id, said["type"], said["message"]
+    failed = hears(client)
+    assert isinstance(failed, Failed)
+    (error,) = failed.payload
+    told = msgpack.unpackb(error)
+    return failed.first, told["type"], told["message"]
 
 
 def info(client: Peer) -> dict[str, Any]:
-    client.send(header(VERSION, HELLO, 1))
-    (_, kind, _, told), _ = hears(client)
-    assert kind == WELCOME
-    return dict(told)
+    say(client, Hello(1))
+    welcome = hears(client)
+    assert isinstance(welcome, Welcome)
+    return welcome.info
 
 
 # -- beginning and end ------------------------------------------------------------------------------------------------
@@ -198,7 +213,7 @@ def test_a_flow_that_closes_takes_no_more_and_is_drained_when_all_is_answered(br
     assert error_of(client)[:2] == (2, "FlowNotRunning")
     assert not any(msgpack.unpackb(said)[0] == "drained" for said in iter_told(broker))
     do(replica, task)
-    assert hears(client)[0][1:3] == [REPLY, 1]
+    assert answer_of(client).first == 1
     broker.heard("drained")
 
 
@@ -218,13 +233,13 @@ def test_a_flow_without_requests_is_drained_at_once(broker: Running) -> None:
 
 def test_a_request_goes_to_a_replica_and_its_answer_back(broker: Running) -> None:
     client, replica = broker.client(), broker.replica()
-    client.send_multipart([request(id=7, endpoint="/a"), b"first", b"second"])
-    (_, kind, task, endpoint, parts), payload = hears(replica)
-    assert (kind, endpoint, parts, list(payload)) == (TASK, "/a", None, [b"first", b"second"])
-    replica.send_multipart([header(VERSION, DONE, task, 100, 1), b"third", b"fourth"])
-    (_, kind, id, parts, notes, took), payload = hears(client)
-    assert (kind, id, parts, notes, list(payload)) == (REPLY, 7, None, None, [b"third", b"fourth"])
-    assert took >= 0
+    ask(client, 7, b"first", b"second")
+    task = given_all(replica)
+    assert task == Task(task.first, 1, "/a", None, 0, [b"first", b"second"])
+    say(replica, Done(task.first, 100, [1], [b"third", b"fourth"]))
+    reply = answer_of(client)
+    assert reply == Reply(7, 1, None, None, reply.took, [b"third", b"fourth"])
+    assert reply.took >= 0
 
 
 def test_requests_wait_for_a_replica_to_come(broker: Running) -> None:
@@ -233,7 +248,7 @@ def test_requests_wait_for_a_replica_to_come(broker: Running) -> None:
     wait_for(lambda: info(client)["executors"]["work"]["queued"] == 1)
     replica = broker.replica()
     do(replica, given(replica))
-    assert hears(client)[0][1:3] == [REPLY, 7]
+    assert answer_of(client).first == 7
 
 
 def test_what_one_executor_makes_is_what_the_next_one_gets() -> None:
@@ -241,10 +256,10 @@ def test_what_one_executor_makes_is_what_the_next_one_gets() -> None:
         client, one, two = broker.client(), broker.replica(b"one/rep-0#1"), broker.replica(b"two/rep-0#2")
         ask(client)
         do(one, given(one), b"from one")
-        (_, _, task, _, _), payload = hears(two)
-        assert list(payload) == [b"from one"]
-        do(two, task, b"from two")
-        assert list(hears(client)[1]) == [b"from two"]
+        task = given_all(two)
+        assert task.payload == [b"from one"]
+        do(two, task.first, b"from two")
+        assert answer_of(client).payload == [b"from two"]
 
 
 def test_where_branches_meet_the_parts_of_both_are_given() -> None:
@@ -254,20 +269,10 @@ def test_where_branches_meet_the_parts_of_both_are_given() -> None:
         ask(client)
         do(right, given(right), b"r")
         do(left, given(left), b"l")
-        (_, _, task, _, parts), payload = hears(both)
-        assert (parts, list(payload)) == ([["left", [-1]], ["right", [-1]]], [b"lr"])
-        do(both, task)
-        assert hears(client)[0][1] == REPLY
-
-
-def test_a_bulk_stays_one_on_its_way(broker: Running) -> None:
-    client, replica = broker.client(), broker.replica(slots=8)
-    client.send(header(VERSION, REQUESTS, 5, "/a", None, 0, [1, 1, 1], [b"a", b"b", b"c"]))
-    tasks = bundles.read(replica.recv_multipart(), 0, messages.TO_REPLICA)
-    assert [list(payload) for _, payload in tasks] == [[b"a"], [b"b"], [b"c"]]
-    replica.send(header(VERSION, DONES, tasks[0][0][2], 100, [1, 1, 1], [b"A", b"B", b"C"]))
-    answers = bundles.read(client.recv_multipart(), 0, messages.TO_CLIENT)
-    assert [(said[2], list(payload)) for said, payload in answers] == [(5, [b"A"]), (6, [b"B"]), (7, [b"C"])]
+        task = given_all(both)
+        assert (task.parts, task.payload) == ([["left", [-1]], ["right", [-1]]], [b"lr"])
+        do(both, task.first)
+        assert answer_of(client).first == 7
 
 
 def test_an_endpoint_that_nobody_binds_comes_back_as_it_went_in(
@@ -279,23 +284,23 @@ def test_an_endpoint_that_nobody_binds_comes_back_as_it_went_in(
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         for id in (1, 2):
             ask(client, id, b"same", endpoint="/nobody")
-            said, payload = hears(client)
-            assert (said[1:3], list(payload)) == ([REPLY, id], [b"same"])
-    said = "no Executor asked for binds '/nobody': its requests come back as they went in"
-    assert caplog.messages == [said], "said once"
+            reply = answer_of(client)
+            assert (reply.first, reply.payload) == (id, [b"same"])
+    words = "no Executor asked for binds '/nobody': its requests come back as they went in"
+    assert caplog.messages == [words], "said once"
 
 
 def test_a_replicas_error_is_the_clients(broker: Running) -> None:
     client, replica = broker.client(), broker.replica()
     ask(client)
-    replica.send_multipart([header(VERSION, ERROR, given(replica), 100), failures.error("ExecutorError", "broken")])
+    say(replica, Error([given(replica)], 100, [failures.error("ExecutorError", "broken")]))
     assert error_of(client) == (7, "ExecutorError", "broken")
     assert info(client)["requests"] == 0
 
 
 def test_a_request_out_of_time_says_where_it_was(broker: Running) -> None:
     client = broker.client()
-    ask(client, ms=30)
+    ask(client, timeout=30)
     id, kind, message = error_of(client)
     assert (id, kind) == (7, "DeadlineExceeded")
     assert message.startswith("not answered within timeout=30 ms; it was queued for Executor 'work' for ")
@@ -306,13 +311,13 @@ def test_a_cancelled_request_is_forgotten(broker: Running) -> None:
     for id in (1, 2):
         ask(client, id)
     task = given(replica)
-    client.send(header(VERSION, CANCEL, 2))
-    client.send(header(VERSION, CANCEL, 1))
+    say(client, Cancel(2))
+    say(client, Cancel(1))
     assert info(client)["requests"] == 0
     do(replica, task)
     ask(client, 3)
     do(replica, given(replica))
-    assert hears(client)[0][1:3] == [REPLY, 3], "nothing else is answered"
+    assert answer_of(client).first == 3, "nothing else is answered"
 
 
 def test_more_than_may_wait_are_refused() -> None:
@@ -330,11 +335,11 @@ def test_what_a_replica_that_died_had_is_given_to_another(broker: Running) -> No
     client, first = broker.client(), broker.replica()
     ask(client)
     task = given(first)
-    broker.tell("dead", b"work/rep-0#41", "SIGKILL")
+    broker.tell("crash", b"work/rep-0#41", "SIGKILL")
     second = broker.replica(b"work/rep-1#42")
     assert given(second) == task
     do(second, task)
-    assert hears(client)[0][1:3] == [REPLY, 7]
+    assert answer_of(client).first == 7
     assert info(client)["executors"]["work"]["replicas"] == ["work/rep-1"]
 
 
@@ -343,7 +348,7 @@ def test_what_must_not_begin_twice_fails_with_the_replica_that_had_it() -> None:
         client, replica = broker.client(), broker.replica()
         ask(client)
         given(replica)
-        broker.tell("dead", b"work/rep-0#41", "SIGKILL")
+        broker.tell("crash", b"work/rep-0#41", "SIGKILL")
         _, kind, message = error_of(client)
     assert kind == "ReplicaCrashed"
     assert "work/rep-0 (SIGKILL)" in message
@@ -351,11 +356,11 @@ def test_what_must_not_begin_twice_fails_with_the_replica_that_had_it() -> None:
 
 def test_one_that_leaves_has_begun_nothing_more(broker: Running) -> None:
     client, first, second = broker.client(), broker.replica(), broker.replica(b"work/rep-1#42")
-    first.send(header(VERSION, LEAVE))
+    say(first, Leave())
     wait_for(lambda: info(client)["executors"]["work"]["replicas"] == ["work/rep-1"])
     ask(client)
     do(second, given(second))
-    assert hears(client)[0][1] == REPLY
+    assert answer_of(client).first == 7
 
 
 def test_a_replica_that_is_at_a_request_for_too_long_is_to_be_killed() -> None:
@@ -397,14 +402,20 @@ def test_all_shards_get_a_request_for_all_and_their_results_are_one() -> None:
             broker.replica(name, shard=shard)
         ask(client)
         for shard, (name, fan) in enumerate(zip(names, fans, strict=True)):
-            while (said := msgpack.unpackb(fan.recv_multipart()[1]))[1] != FANOUT:
-                pass  # a beacon
-            collector.send_multipart([name, header(VERSION, DONE, said[3] + shard, 100, 1), b"from %d" % shard])
-        (_, kind, id, parts, _, _), payload = hears(client)
+            fanout = published(fan)
+            collector.send_multipart([name, *said(Done(fanout.base + shard, 100, [1], [b"from %d" % shard]))])
+        reply = answer_of(client)
         for socket in (*fans, collector):
             socket.close(linger=0)
-    assert (kind, id) == (REPLY, 7)
-    assert (parts, list(payload)) == ([["work/shard-*", [-6, -6]]], [b"from 0from 1"])
+    assert reply == Reply(7, 1, [["work/shard-*", [-6, -6]]], None, reply.took, [b"from 0from 1"])
+
+
+def published(fan: Peer) -> Fanout:
+    """What a shard is to do next; beacons may come before."""
+    while True:
+        (message,) = bundles.read(fan.recv_multipart(), 1, messages.TO_REPLICA)
+        if isinstance(message, Fanout):
+            return message
 
 
 def test_an_address_of_an_external_executor_is_a_replica() -> None:
@@ -419,19 +430,19 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
         client = broker.client()
         ask(client)
         while True:
-            peer, said, *payload = far.recv_multipart()
-            version, kind, id, *_ = msgpack.unpackb(said)
-            if kind == REQUEST:
+            peer, *frames = far.recv_multipart()
+            (message,) = bundles.read(frames, 0, messages.FROM_CLIENT)
+            if isinstance(message, Request):
                 break
-            welcome = [header(version, WELCOME, id), msgpack.packb({"executors": {"x": {"slots": 1}}})]
-            far.send_multipart([peer, *welcome])
-        assert payload == [PAYLOAD]
+            assert isinstance(message, Hello)
+            far.send_multipart([peer, *said(Welcome(message.token, {"executors": {"x": {"slots": 1}}}))])
+        assert message.payload == [PAYLOAD]
         note = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
-        far.send_multipart([peer, header(VERSION, REPLY, id, None, {"x": note}, 100), b"from afar"])
-        (_, kind, id, _, notes, _), payload = hears(client)
+        far.send_multipart([peer, *said(Reply(message.first, 1, None, {"x": note}, 100, [b"from afar"]))])
+        reply = answer_of(client)
         assert broker.heard("joined") == ["work", f"work@{url.removeprefix('tcp://')}"]
         context.destroy(linger=0)
-    assert (kind, id, notes, list(payload)) == (REPLY, 7, {"work/x": note}, [b"from afar"])
+    assert reply == Reply(7, 1, None, {"work/x": note}, reply.took, [b"from afar"])
 
 
 # -- changing the Flow ------------------------------------------------------------------------------------------------
@@ -439,20 +450,20 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
 
 def test_a_command_is_the_managers_and_what_came_of_it_the_clients(broker: Running) -> None:
     client = broker.client()
-    client.send(header(VERSION, CONTROL, 5, "scale", {"replicas": 3}))
+    say(client, Control(5, "scale", {"replicas": 3}))
     number, command, arguments = broker.heard("control")
     assert (command, arguments) == ("scale", {"replicas": 3})
     broker.tell("controlled", number + 1, {"to": "nobody"})  # a command of the broker before
     broker.tell("controlled", number, {"replicas": 3})
-    assert hears(client)[0] == [VERSION, CONTROLLED, 5, {"replicas": 3}]
+    assert hears(client) == Controlled(5, {"replicas": 3})
 
 
 def test_a_replica_rests_and_competes_again(broker: Running) -> None:
     client, first = broker.client(), broker.replica()
     broker.replica(b"work/rep-1#42")
     for id, command, slots in ((1, "drain", 1), (2, "undrain", 2)):
-        client.send(header(VERSION, CONTROL, id, command, {"replica": "work/rep-0"}))
-        assert hears(client)[0] == [VERSION, CONTROLLED, id, {"replica": "work/rep-0"}]
+        say(client, Control(id, command, {"replica": "work/rep-0"}))
+        assert hears(client) == Controlled(id, {"replica": "work/rep-0"})
         assert info(client)["executors"]["work"]["slots"] == slots
     assert not first.poll(0)
 
@@ -467,11 +478,11 @@ def test_what_is_malformed_is_counted_and_logged_once_for_each_kind(
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         for _ in range(3):
             client.send_multipart([b"\xc1", b"12345"])
-            replica.send_multipart([header(VERSION, ERROR, 1, 1)])
+            say(replica, Error([1], 1, []))
         counts = {"header is not msgpack": 3, "an answer without a payload": 3}
         wait_for(lambda: info(client)["malformed"] == counts)
     assert sorted(caplog.messages) == [
-        "dropped a malformed message: an answer without a payload (frames of [5] bytes); more are only counted",
+        "dropped a malformed message: an answer without a payload (frames of [7] bytes); more are only counted",
         "dropped a malformed message: header is not msgpack (frames of [1, 5] bytes); more are only counted",
     ]
 

@@ -37,9 +37,9 @@ def test_what_the_broker_tells_arrives_in_order(ends: Ends) -> None:
 
 def test_all_that_the_manager_has_said_is_heard_in_order_and_only_once(ends: Ends) -> None:
     line, manager = ends
-    say(manager, "dead", b"work/rep-0#1", "SIGKILL")
+    say(manager, "crash", b"work/rep-0#1", "SIGKILL")
     say(manager, "drain")
-    assert list(line.heard()) == [["dead", b"work/rep-0#1", "SIGKILL"], ["drain"]]
+    assert list(line.heard()) == [["crash", b"work/rep-0#1", "SIGKILL"], ["drain"]]
     assert list(line.heard()) == []
     assert not line.broken
 

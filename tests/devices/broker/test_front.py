@@ -11,13 +11,25 @@ import msgpack
 import pytest
 import zmq
 from helpers import PATIENCE, wait_for
-from peers import PAYLOAD, header, request
+from peers import PAYLOAD, header, request, said
 
 from zflow.devices.broker import failures
 from zflow.devices.broker.front import MOST_TARGETS, Front
 from zflow.devices.broker.settings import Settings
 from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import AGAIN, CANCEL, CONTROL, HELLO, MEMBER, REQUEST, REQUESTS, VERSION
+from zflow.devices.protocol.messages import (
+    KINDS,
+    MEMBER,
+    VERSION,
+    Cancel,
+    Done,
+    Failed,
+    Hello,
+    Message,
+    Reply,
+    Request,
+    Welcome,
+)
 from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets.meter import Meter
@@ -26,6 +38,7 @@ from zflow.devices.sockets.zap import CLIENTS
 LIMIT = 1000  # bytes of a request
 MOST = 2  # requests in flight over a public connection
 REFERENCE = Reference(1, 2, 3, 400, 5)
+REQUEST = Request(7, "/", None, None, 0, False, [1], [PAYLOAD])
 
 
 class Owner:
@@ -116,12 +129,12 @@ class Rig:
         finally:
             context.destroy(linger=0)
 
-    def answers(self, client: zmq.Socket[bytes]) -> list[bundles.Heard]:
+    def answers(self, client: zmq.Socket[bytes]) -> list[Message]:
         """What the client hears next, all that was sent in one go."""
         self.until(lambda: client.poll(0))
         return bundles.read(client.recv_multipart(), 0, messages.TO_CLIENT)
 
-    def answer(self, client: zmq.Socket[bytes]) -> bundles.Heard:
+    def answer(self, client: zmq.Socket[bytes]) -> Message:
         (heard,) = self.answers(client)
         return heard
 
@@ -133,8 +146,8 @@ class Rig:
 
     def silent(self, client: zmq.Socket[bytes]) -> None:
         """Nothing was said to the client: what it hears first is the answer to what it asks now."""
-        client.send(header(VERSION, HELLO, 99))
-        assert self.answer(client)[0][1:3] == [messages.WELCOME, 99]
+        client.send_multipart(said(Hello(99)))
+        assert self.answer(client) == Welcome(99, {"pid": 3})
 
 
 @contextmanager
@@ -160,21 +173,25 @@ def client(rig: Rig, request: pytest.FixtureRequest) -> Iterator[zmq.Socket[byte
         yield client
 
 
-def referring(id: int = 1) -> bytes:
+def ask(client: zmq.Socket[bytes], **changes: Any) -> None:
+    client.send_multipart(said(REQUEST._replace(**changes)))
+
+
+def ask_several(client: zmq.Socket[bytes], first: int, payload: list[bytes], **changes: Any) -> None:
+    ask(client, first=first, docs=[1] * len(payload), payload=payload, **changes)
+
+
+def referring(first: int = 1) -> bytes:
     """The header of a request whose second frame is a reference."""
-    return header(*msgpack.unpackb(request(id=id)), b"\2")
+    return request(first=first, payload=b"\2")
 
 
-def bulk(first: int, payloads: list[bytes], targets: Any = None) -> bytes:
-    return header(VERSION, REQUESTS, first, "/", targets, 0, [1] * len(payloads), payloads)
-
-
-def error_of(heard: bundles.Heard) -> tuple[str, str]:
-    """The type and the text of the error that a request has failed with."""
-    (_, kind, _, _), (error,) = heard
-    assert kind == messages.FAILED
-    said = msgpack.unpackb(error)
-    return said["type"], said["message"]
+def error_of(heard: Message) -> tuple[int, str, str]:
+    """Which request has failed, the type of the error, and its text."""
+    assert isinstance(heard, Failed)
+    (error,) = heard.payload
+    told = msgpack.unpackb(error)
+    return heard.first, told["type"], told["message"]
 
 
 # -- where it listens -------------------------------------------------------------------------------------------------
@@ -199,39 +216,46 @@ def test_an_address_that_is_taken_is_named(rig: Rig) -> None:
 
 
 def test_who_asks_is_told_about_the_flow(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send(header(VERSION, HELLO, 41))
-    assert rig.answer(client) == ([VERSION, messages.WELCOME, 41, {"pid": 3}], [])
+    client.send_multipart(said(Hello(41)))
+    assert rig.answer(client) == Welcome(41, {"pid": 3})
 
 
 def test_a_request_becomes_a_walk(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(id=5, endpoint="/index", targets=["upper"], ms=1500, docs=3), b"first", b"second"])
+    payload = [b"first", b"second"]
+    ask(client, first=5, endpoint="/index", targets=["upper"], timeout=1500, docs=[3], payload=payload)
     ((walk, payloads),) = rig.begun()
     assert walk.origin[1:] == (b"client", 5)
     assert (walk.endpoint, walk.targets, walk.timeout) == ("/index", frozenset({"upper"}), 1.5)
-    assert (walk.client, walk.docs, walk.size, walk.count, walk.again) == (b"client", 3, 11, 1, False)
-    assert payloads == [[b"first", b"second"]]
+    assert (walk.client, walk.docs, walk.size, walk.count, walk.again) == (b"client", [3], 11, 1, False)
+    assert payloads == [payload]
 
 
 def test_a_request_for_all_executors_may_take_its_time(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(ms=0), PAYLOAD])
+    ask(client, timeout=0)
     ((walk, _),) = rig.begun()
     assert (walk.targets, walk.timeout) == (None, None)
 
 
 def test_a_request_that_may_have_been_begun_before_says_so(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(kind=AGAIN), PAYLOAD])
+    ask(client, again=True)
     ((walk, _),) = rig.begun()
     assert walk.again
 
 
+def test_a_small_payload_may_stand_in_the_header_or_behind_it(rig: Rig, client: zmq.Socket[bytes]) -> None:
+    client.send(request(first=5, payload=[b"in it"]))
+    client.send_multipart([request(first=7, payload=None), b"behind it"])
+    assert [payloads for _, payloads in rig.begun(2)] == [[[b"in it"]], [[b"behind it"]]]
+
+
 def test_parts_are_taken_apart_into_payloads(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(parts=[["left", [-2, 1]], ["right", [-1]]]), b"abc", b"large"])
+    ask(client, parts=[["left", [-2, 1]], ["right", [-1]]], payload=[b"abc", b"large"])
     ((_, payloads),) = rig.begun()
     assert payloads == [[b"ab"], [b"large"], [b"c"]]
 
 
 def test_a_bulk_is_one_walk(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send(bulk(5, [b"a", b"bb"], ["upper"]))
+    ask_several(client, 5, [b"a", b"bb"], targets=["upper"])
     ((walk, payloads),) = rig.begun()
     assert [origin[1:] for origin in walk.origins] == [(b"client", 5), (b"client", 6)]
     assert (walk.count, walk.docs, walk.size, walk.targets) == (2, [1, 1], 3, frozenset({"upper"}))
@@ -241,42 +265,42 @@ def test_a_bulk_is_one_walk(rig: Rig, client: zmq.Socket[bytes]) -> None:
 def test_requests_that_arrive_together_and_are_alike_are_a_bulk_also_if_they_were_sent_one_by_one(
     rig: Rig, client: zmq.Socket[bytes]
 ) -> None:
-    entries = [[[VERSION, REQUEST, id, "/", None, None, 0, 1], b"."] for id in (5, 6)]
-    client.send(header(VERSION, bundles.BUNDLE, entries))
+    within, behind = request(first=5, payload=[b"a"]), request(first=6)
+    client.send(header(VERSION, messages.BUNDLE, [[msgpack.unpackb(within)], [msgpack.unpackb(behind), b"b"]]))
     ((walk, payloads),) = rig.begun()
-    assert (walk.count, payloads) == (2, [[b".", b"."]])
+    assert (walk.count, payloads) == (2, [[b"a", b"b"]])
 
 
 def test_a_request_that_is_under_way_is_not_begun_again(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(id=5), PAYLOAD])
-    client.send_multipart([request(id=5, kind=AGAIN), PAYLOAD])
-    client.send_multipart([request(id=6, endpoint="/other"), PAYLOAD])
+    ask(client, first=5)
+    ask(client, first=5, again=True)
+    ask(client, first=6, endpoint="/other")
     walks = [walk for walk, _ in rig.begun(2)]
     assert [walk.origin[2] for walk in walks] == [5, 6]
 
 
 def test_of_a_bulk_only_what_is_not_under_way_is_begun(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(id=6), PAYLOAD])
+    ask(client, first=6)
     rig.begun()
-    client.send(bulk(5, [b"a", b"b"]))
+    ask_several(client, 5, [b"a", b"b"])
     _, (walk, payloads) = rig.begun(2)
-    assert (walk.origin[2], walk.count, walk.docs, payloads) == (5, 1, 1, [[b"a"]])
+    assert (walk.origin[2], walk.count, walk.docs, payloads) == (5, 1, [1], [[b"a"]])
 
 
 def test_anothers_request_of_the_same_id_is_another(rig: Rig, client: zmq.Socket[bytes]) -> None:
     with rig.client(rig.local, b"other") as other:
         for each in (client, other):
-            each.send_multipart([request(id=5), PAYLOAD])
+            ask(each, first=5)
         assert {walk.client for walk, _ in rig.begun(2)} == {b"client", b"other"}
 
 
 def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unwanted(
     rig: Rig, client: zmq.Socket[bytes]
 ) -> None:
-    client.send(bulk(5, [b"a", b"b"]))
+    ask_several(client, 5, [b"a", b"b"])
     ((walk, _),) = rig.begun()
-    client.send(header(VERSION, CANCEL, 6))
-    client.send(header(VERSION, CANCEL, 7))
+    client.send_multipart(said(Cancel(6)))
+    client.send_multipart(said(Cancel(7)))
     rig.until(lambda: len(rig.owner.told) == 4)
     assert rig.owner.told[1:] == [("single", (b"client", 6)), ("cancel", walk), ("unwanted", (b"client", 7))]
 
@@ -291,10 +315,10 @@ def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unw
         ([request(parts=[]), PAYLOAD], "parts do not fit the frames"),
         ([request(targets=[7]), PAYLOAD], "targets are not text"),
         ([request(targets=["upper"] * (MOST_TARGETS + 1)), PAYLOAD], "targets are not text"),
-        ([bulk(5, [b"a", b"b"], [7])], "targets are not text"),
+        ([request(targets=[7], docs=[1, 1], payload=[b"a", b"b"])], "targets are not text"),
         ([referring(), PAYLOAD, REFERENCE.pack()], "wrong fields in header"),
-        ([header(VERSION, bundles.BUNDLE, [[msgpack.unpackb(referring()), PAYLOAD, b"x"]])], "wrong fields in header"),
-        ([header(VERSION, messages.DONE, 1, 1, 1), PAYLOAD], "unknown kind of message"),
+        ([header(VERSION, messages.BUNDLE, [[msgpack.unpackb(referring()), PAYLOAD, b"x"]])], "wrong fields in header"),
+        ([header(VERSION, KINDS[Done], 1, 1, [1], None), PAYLOAD], "unknown kind of message"),
     ],
 )
 def test_what_is_malformed_is_dropped_and_the_owner_told(
@@ -310,9 +334,9 @@ def test_what_is_malformed_is_dropped_and_the_owner_told(
 def test_who_shares_the_memory_may_refer_to_it_but_only_over_the_private_address(rig: Rig) -> None:
     member = MEMBER + b"member"
     with rig.client(rig.public, member) as elsewhere, rig.client(rig.local, member) as here:
-        elsewhere.send_multipart([referring(id=1), PAYLOAD, REFERENCE.pack()])
+        elsewhere.send_multipart([referring(1), PAYLOAD, REFERENCE.pack()])
         rig.until(lambda: rig.owner.dropped == ["wrong fields in header"])
-        here.send_multipart([referring(id=2), b"first", REFERENCE.pack()])
+        here.send_multipart([referring(2), b"first", REFERENCE.pack()])
         ((walk, payloads),) = rig.begun()
     assert rig.owner.checked == [payloads[0]]
     assert payloads == [[b"first", REFERENCE]]
@@ -321,190 +345,128 @@ def test_who_shares_the_memory_may_refer_to_it_but_only_over_the_private_address
 
 
 def test_another_version_is_answered_and_counts_as_malformed(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([header(VERSION + 1, REQUEST, 41, "and more"), PAYLOAD])
-    heard = rig.answer(client)
-    assert heard[0][2] == 41
+    client.send_multipart([header(VERSION + 1, KINDS[Request], 41, "and more"), PAYLOAD])
     text = f"this Flow speaks version {VERSION} of the protocol, not {VERSION + 1}"
-    assert error_of(heard) == ("BadRequest", text)
+    assert error_of(rig.answer(client)) == (41, "BadRequest", text)
     assert rig.owner.dropped == ["another version of the protocol"]
 
 
 @pytest.mark.parametrize(
-    ("frames", "kind", "text"),
+    ("changes", "kind", "text"),
     [
-        ([request(endpoint="/" * 1025), PAYLOAD], "BadRequest", "the endpoint has more than 1024 characters"),
+        ({"endpoint": "/" * 1025}, "BadRequest", "the endpoint has more than 1024 characters"),
         (
-            [request(targets=["upper", "nobody"]), PAYLOAD],
+            {"targets": ["upper", "nobody"]},
             "BadRequest",
             "no Executor is called 'nobody'; there are ['lower', 'upper']",
         ),
         (
-            [request(), b"x" * LIMIT, b"y"],
+            {"payload": [b"x" * LIMIT, b"y"]},
             "RequestTooLarge",
             "a request of 1001 bytes is over the Flow's limit of 1000 bytes",
         ),
     ],
 )
 def test_a_request_that_cannot_be_is_answered_with_why(
-    rig: Rig, client: zmq.Socket[bytes], frames: list[bytes], kind: str, text: str
+    rig: Rig, client: zmq.Socket[bytes], changes: dict[str, Any], kind: str, text: str
 ) -> None:
-    client.send_multipart(frames)
-    assert error_of(rig.answer(client)) == (kind, text)
-    client.send_multipart([request(id=8), b"x" * LIMIT])
+    ask(client, **changes)
+    assert error_of(rig.answer(client)) == (7, kind, text)
+    ask(client, first=8, payload=[b"x" * LIMIT])
     ((walk, _),) = rig.begun()
     assert walk.origin[2] == 8, "one that can be goes on"
 
 
 def test_a_flow_that_closes_takes_no_more_requests(rig: Rig, client: zmq.Socket[bytes]) -> None:
     rig.owner.closing = True
-    client.send_multipart([request(), PAYLOAD])
+    ask(client)
     text = "the Flow is closing and takes no more requests"
-    assert error_of(rig.answer(client)) == ("FlowNotRunning", text)
+    assert error_of(rig.answer(client)) == (7, "FlowNotRunning", text)
     assert rig.owner.begun == []
 
 
 def test_each_request_of_a_bulk_that_cannot_be_is_answered(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send(bulk(5, [b"a", b"b"], ["nobody"]))
-    heard = rig.answers(client)
-    assert [header[2] for header, _ in heard] == [5, 6]
-    assert [error_of(each)[0] for each in heard] == ["BadRequest", "BadRequest"]
+    ask_several(client, 5, [b"a", b"b"], targets=["nobody"])
+    assert [error_of(each)[:2] for each in rig.answers(client)] == [(5, "BadRequest"), (6, "BadRequest")]
 
 
 def test_over_a_public_connection_only_so_many_requests_are_in_flight(rig: Rig) -> None:
     with rig.client(rig.public) as client, rig.client(rig.public, b"other") as other:
         for id in (1, 2, 3):
-            client.send_multipart([request(id=id, endpoint=f"/{id}"), PAYLOAD])
-        heard = rig.answer(client)
+            ask(client, first=id, endpoint=f"/{id}")
         text = f"over one connection a client may have {MOST} requests in flight, not more"
-        assert (heard[0][2], error_of(heard)) == (3, ("Overloaded", text))
-        other.send_multipart([request(id=1), PAYLOAD])
+        assert error_of(rig.answer(client)) == (3, "Overloaded", text)
+        ask(other, first=1)
         (first, _), *_ = rig.begun(3)
         rig.front.forget(first)
-        client.send_multipart([request(id=4), PAYLOAD])
+        ask(client, first=4)
         rig.begun(4)
 
 
 def test_of_a_bulk_as_many_are_begun_as_may_be_in_flight(rig: Rig) -> None:
     with rig.client(rig.public) as client:
-        client.send(bulk(5, [b"a", b"b", b"c"]))
-        heard = rig.answer(client)
-        assert (heard[0][2], error_of(heard)[0]) == (7, "Overloaded")
+        ask_several(client, 5, [b"a", b"b", b"c"])
+        assert error_of(rig.answer(client))[:2] == (7, "Overloaded")
         assert [walk.origin[2] for walk, _ in rig.begun(2)] == [5, 6]
 
 
 def test_over_the_private_address_any_number_may_be(rig: Rig) -> None:
     with rig.client(rig.local) as client:
-        client.send(bulk(5, [b"."] * 5 * MOST))
+        ask_several(client, 5, [b"."] * 5 * MOST)
         rig.begun()
 
 
 def test_a_request_that_has_ended_makes_room_for_another(rig: Rig) -> None:
     with rig.client(rig.public) as client:
-        client.send(bulk(0, [b"."] * MOST))
+        ask_several(client, 0, [b"."] * MOST)
         ((walk, _),) = rig.begun()
         rig.front.answer(walk, None, [b"."] * MOST, 0.0)
-        assert len(rig.answers(client)) == MOST
-        client.send(bulk(MOST, [b"."] * MOST))
+        assert rig.answer(client) == Reply(0, MOST, None, None, 0, [b"."] * MOST)
+        ask_several(client, MOST, [b"."] * MOST)
         _, (walk, _) = rig.begun(2)
         rig.front.fail(walk, failures.error("BadRequest", "no"))
         assert len(rig.answers(client)) == MOST
-        client.send(bulk(2 * MOST, [b"."] * MOST))
+        ask_several(client, 2 * MOST, [b"."] * MOST)
         assert rig.begun(3)[-1][0].count == MOST
-
-
-# -- changing the Flow ------------------------------------------------------------------------------------------------
-
-
-def test_a_command_is_carried_out_by_the_owner_and_answered_when_it_is_done(rig: Rig) -> None:
-    with rig.client(rig.local) as client:
-        client.send(header(VERSION, CONTROL, 5, "scale", {"replicas": 3}))
-        rig.until(lambda: rig.owner.told)
-        ((what, origin, *command),) = rig.owner.told
-        assert (what, command) == ("control", ["scale", {"replicas": 3}])
-        rig.silent(client)
-        rig.front.controlled(origin, {"replicas": 3})
-        assert rig.answer(client)[0] == [VERSION, messages.CONTROLLED, 5, {"replicas": 3}]
-
-
-def test_what_came_of_a_command_is_no_longer_than_a_header_may_be(rig: Rig) -> None:
-    with rig.client(rig.local) as client:
-        client.send(header(VERSION, CONTROL, 5, "scale", {"replicas": 3}))
-        rig.until(lambda: rig.owner.told)
-        rig.front.controlled(rig.owner.told[0][1], {"error": "\u20ac" * 100_000})
-        assert rig.answer(client)[0] == [VERSION, messages.CONTROLLED, 5, {"error": "\u20ac" * 10_000}]
-
-
-def test_over_the_public_address_commands_are_taken_only_if_the_flow_says_so() -> None:
-    for allowed in (False, True):
-        with rigged(allow_control=allowed) as rig, rig.client(rig.public) as client:
-            client.send(header(VERSION, CONTROL, 5, "scale", {}))
-            if allowed:
-                rig.until(lambda rig=rig: rig.owner.told)
-                continue
-            (_, kind, id, result), _ = rig.answer(client)
-            assert (kind, id) == (messages.CONTROLLED, 5)
-            assert "allow_control=True lets whoever reaches it, and keys (curve=) those" in result["error"]
-            assert rig.owner.told == []
-
-
-def test_with_keys_the_commands_of_one_who_is_no_admin_are_refused_and_what_else_it_says_is_heard() -> None:
-    """Also in a bundle; over the private address anybody may."""
-    admin = {"lists": lambda: {b"admins": frozenset([b"somebody else"])}, "secret": b"x", "allow_control": True}
-    command = (VERSION, CONTROL, 5, "scale", {})
-    hello = (VERSION, HELLO, 6)
-    with rigged(**admin) as rig:
-        with rig.client(rig.public) as client:
-            client.send(header(VERSION, bundles.BUNDLE, [[command], [hello]]))
-            (refusal, _), (welcome, _) = rig.answers(client)
-            assert refusal[1:3] == [messages.CONTROLLED, 5]
-            assert "this key may not change the Flow" in refusal[3]["error"]
-            assert welcome[1:3] == [messages.WELCOME, 6]
-            assert rig.owner.told == []
-        with rig.client(rig.local, b"own") as client:
-            client.send(header(*command))
-            rig.until(lambda: rig.owner.told)
 
 
 # -- what they are told -----------------------------------------------------------------------------------------------
 
 
 def test_an_answer_carries_parts_and_notes_and_how_long_it_took(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send_multipart([request(id=5), PAYLOAD])
+    ask(client, first=5)
     ((walk, _),) = rig.begun()
     walk.note("upper", {"shards": 2})
     rig.front.answer(walk, [["a", [1]]], [b"result"], 0.25)
     parts, notes = [["a", [1]]], {"upper": {"shards": 2}}
-    assert rig.answer(client) == ([VERSION, messages.REPLY, 5, parts, notes, 250_000], [b"result"])
+    assert rig.answer(client) == Reply(5, 1, parts, notes, 250_000, [b"result"])
 
 
 def test_a_bulk_is_answered_in_one_go(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send(bulk(5, [b"a", b"b"]))
+    ask_several(client, 5, [b"a", b"b"])
     ((walk, _),) = rig.begun()
     rig.front.answer(walk, None, [b"A", b"B"], 0.25)
-    assert rig.answers(client) == [
-        ([VERSION, messages.REPLY, 5, None, None, 250_000], [b"A"]),
-        ([VERSION, messages.REPLY, 6, None, None, 250_000], [b"B"]),
-    ]
+    assert rig.answer(client) == Reply(5, 2, None, None, 250_000, [b"A", b"B"])
 
 
 def test_all_requests_of_a_bulk_that_fails_fail(rig: Rig, client: zmq.Socket[bytes]) -> None:
-    client.send(bulk(5, [b"a", b"b"]))
+    ask_several(client, 5, [b"a", b"b"])
     ((walk, _),) = rig.begun()
     rig.front.fail(walk, b"why", 0.25)
-    assert rig.answers(client) == [([VERSION, messages.FAILED, id, 250_000], [b"why"]) for id in (5, 6)]
+    assert rig.answers(client) == [Failed(id, 250_000, [b"why"]) for id in (5, 6)]
 
 
 def test_what_one_turn_brings_about_goes_out_together_at_its_end(rig: Rig, client: zmq.Socket[bytes]) -> None:
     for id in (1, 2):
-        client.send_multipart([request(id=id, endpoint=f"/{id}"), PAYLOAD])
+        ask(client, first=id, endpoint=f"/{id}")
     for walk, _ in rig.begun(2):
         rig.front.fail(walk, b"why")
-    assert [header[2] for header, _ in rig.answers(client)] == [1, 2], "in one message"
+    assert rig.answers(client) == [Failed(id, 0, [b"why"]) for id in (1, 2)], "in one message"
 
 
 def test_an_answer_to_a_client_that_is_gone_is_dropped(rig: Rig) -> None:
     with rig.client(rig.local, b"gone") as gone:
-        gone.send_multipart([request(), PAYLOAD])
+        ask(gone)
         ((walk, _),) = rig.begun()
     with rig.client(rig.local) as client:
         for _ in range(3):

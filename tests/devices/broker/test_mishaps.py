@@ -14,14 +14,13 @@ from zflow.devices.balancing.replica import Task
 from zflow.devices.broker.back import Back, Line
 from zflow.devices.broker.front import Front
 from zflow.devices.broker.mishaps import OURS, at_hand
-from zflow.devices.protocol.messages import REPLY
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import Finished, Pool
 from zflow.devices.routing.router import Router
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import guard
 
-from .test_broker import Running, ask, do, error_of, given, hears, info, running
+from .test_broker import Running, answer_of, ask, do, error_of, given, info, running
 
 SAID = "the Flow itself failed at this request, and goes on; its log says more"
 
@@ -59,7 +58,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, int], Callabl
 def answers(broker: Running, client: Any, replica: Any, id: int) -> None:
     ask(client, id)
     do(replica, given(replica))
-    assert hears(client)[0][1:3] == [REPLY, id]
+    assert answer_of(client).first == id
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,24 @@ import pytest
 
 from zflow.devices.balancing.replica import BatchKey
 from zflow.devices.broker import ready
-from zflow.devices.broker.ready import Ready
-from zflow.devices.protocol.messages import MAX_ENDPOINT
+from zflow.devices.broker.ready import Checked
+from zflow.devices.protocol.messages import MAX_ENDPOINT, Ready
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.walk import Node
 
 NODE = Node("work", shards=2)
-GOOD: dict[str, Any] = {"endpoints": ["/a"], "slots": 2, "shard": 1, "number": 3, "batching": {"/a": [5, 1500]}}
+GOOD = Ready("work", ["/a"], 2, 1, 3, {"/a": [5, 1500]})
 
 
-def said(**changes: Any) -> Ready | str:
-    return ready.read(NODE, **{**GOOD, **changes})
+def said(**changes: Any) -> Checked | str:
+    return ready.read(NODE, GOOD._replace(**changes))
 
 
 def test_what_can_be() -> None:
     binding = Binding(frozenset({"/a"}), {"/a": BatchKey("/a", 5, 0.0015)})
-    assert said() == Ready(2, 1, 3, binding)
-    assert said(endpoints=None) == Ready(2, 1, 3, binding._replace(endpoints=None))
-    assert isinstance(said(batching={"/a": [ready.MAX_BATCH, ready.MAX_BATCH_WAIT]}), Ready)
+    assert said() == Checked(2, 1, 3, binding)
+    assert said(endpoints=None) == Checked(2, 1, 3, binding._replace(endpoints=None))
+    assert isinstance(said(batching={"/a": [ready.MAX_BATCH, ready.MAX_BATCH_WAIT]}), Checked)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_what_can_be() -> None:
         ({"shard": -1}, "no shard -1"),
         ({"slots": 0}, "it has 0 slots, and may have 1 to 1024"),
         ({"slots": 2**64 - 1}, "may have 1 to 1024"),
-        ({"number": -1}, "no replica number -1"),
-        ({"number": ready.MAX_REPLICA}, "no replica number 1000000"),
+        ({"replica": -1}, "no replica number -1"),
+        ({"replica": ready.MAX_REPLICA}, "no replica number 1000000"),
         ({"endpoints": [7]}, "not all text of at most 1024 characters"),
         ({"endpoints": [["/a"]]}, "not all text"),
         ({"endpoints": ["/" * (MAX_ENDPOINT + 1)]}, "not all text of at most 1024 characters"),

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.protocol import bundles, messages, references
-from zflow.devices.protocol.bundles import MAX_BYTES
-from zflow.devices.protocol.messages import DONE, PLAIN, REQUEST, VERSION, Malformed
+from zflow.devices.protocol.messages import KINDS, MOST_SMALL, VERSION, Done, Malformed, Message, Request
 from zflow.devices.protocol.references import REGION, REGIONS, WINDOW, Reference, heard, said
 
 REFERENCE = Reference(1, 2, 3, 400, 5)
-HEADER = [VERSION, DONE, 7, 1, 1]
+HEADER = [VERSION, KINDS[Done], 7, 1, [1]]
+
+
+def done(*payload: Any) -> Done:
+    return Done(7, 1, [1], list(payload))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=3) | st.just(REFERENCE), max_size=40))
@@ -66,14 +69,14 @@ def test_a_place_without_a_reference_is_malformed(places: bytes, frames: list[by
 
 
 def test_a_message_has_its_references_again_where_it_comes_in() -> None:
-    payload = [b"first", b"x" * 50, REFERENCE, b"y"]
-    (frames,) = bundles.frames_of([(HEADER, payload)], messages.encoder())
+    said = done(b"first", b"x" * 50, REFERENCE, b"y")
+    frames = bundles.message(said, messages.encoder())
     assert REFERENCE not in frames
-    assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == [(HEADER, payload)]
+    assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == [said]
 
 
 def test_a_reference_is_as_small_as_it_travels_and_so_goes_with_others() -> None:
-    said = [(HEADER, [b"a"]), (HEADER, [b"first", Reference(1, 2, 3, 20_000, 5)]), (HEADER, [b"b", b"c"])]
+    said = [done(b"a"), done(b"first", Reference(1, 2, 3, 20_000, 5)), done(b"b", b"c")]
     (frames,) = bundles.frames_of(said, messages.encoder())
     assert len(frames) == 1
     assert bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA) == said
@@ -82,27 +85,28 @@ def test_a_reference_is_as_small_as_it_travels_and_so_goes_with_others() -> None
 
 
 def test_one_that_is_too_large_for_a_bundle_has_its_references_too() -> None:
-    said = [(HEADER, [b"a"]), (HEADER, [bytes(MAX_BYTES), REFERENCE]), (HEADER, [b"b"])]
+    said = [done(b"a"), done(bytes(MOST_SMALL), REFERENCE), done(b"b")]
     sent = list(bundles.frames_of(said, messages.encoder()))
-    assert [len(frames) for frames in sent] == [2, 3, 2]
+    assert [len(frames) for frames in sent] == [1, 3, 1]
     assert [one for frames in sent for one in bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA)] == said
 
 
-@pytest.mark.parametrize("shapes", ["FROM_CLIENT", "FROM_REPLICA", "TO_CLIENT", "TO_REPLICA"])
-def test_no_message_to_or_from_elsewhere_can_have_one(shapes: str) -> None:
-    for kind, some in getattr(messages, shapes).items():
-        for shape in some:
-            assert len(shape) == PLAIN.get(kind, len(shape))
-            header = [VERSION, kind, *([0] * (len(shape) - 2)), b"\2"]
+@pytest.mark.parametrize("name", ["FROM_CLIENT", "FROM_REPLICA", "TO_CLIENT", "TO_REPLICA"])
+def test_no_message_to_or_from_elsewhere_can_have_one(name: str) -> None:
+    direction = getattr(messages, name)
+    for number, (_, shapes) in direction.items():
+        for shape in shapes:
+            assert bytes not in shape
+            header = [VERSION, number, *([0] * (len(shape) - 1)), b"\2"]
             with pytest.raises(Malformed):
-                bundles.read([msgpack.packb(header), b"first", REFERENCE.pack()], 0, getattr(messages, shapes))
+                bundles.read([msgpack.packb(header), b"first", REFERENCE.pack()], 0, direction)
 
 
 def test_what_looks_like_one_is_a_frame_like_any_other() -> None:
-    header = [VERSION, REQUEST, 1, "/", None, None, 0, 1]
-    payload = [b"first", REFERENCE.pack()]
-    for shapes in (messages.FROM_CLIENT, messages.FROM_MEMBER):
-        assert bundles.read([msgpack.packb(header), *payload], 0, shapes) == [(header, payload)]
+    said: Message = Request(1, "/", None, None, 0, False, [1], [b"first", REFERENCE.pack()])
+    frames = bundles.message(said, messages.encoder())
+    for direction in (messages.FROM_CLIENT, messages.FROM_MEMBER):
+        assert bundles.read(frames, 0, direction) == [said]
 
 
 def test_who_may_write_there_again() -> None:

@@ -10,18 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import CONTROLLED, FAILED, HELLO, REPLY, VERSION, WELCOME, Malformed
-from zflow.devices.protocol.references import Reference
-from zflow.devices.protocol.session import (
+from zflow.devices.protocol.messages import (
+    KINDS,
+    VERSION,
     Controlled,
     Failed,
-    Greeted,
-    NotUnderstood,
+    Hello,
+    Malformed,
+    Message,
     Reply,
-    Session,
-    Silent,
     Welcome,
+    encoder,
 )
+from zflow.devices.protocol.references import Reference
+from zflow.devices.protocol.session import Greeted, NotUnderstood, Session, Silent, Welcomed
 
 ASK_AFTER, PATIENCE = 1.0, 10.0
 GREETING = [b""]
@@ -32,18 +34,24 @@ def session(**options: Any) -> Session:
     return Session(ASK_AFTER, PATIENCE, **options)
 
 
-def frames(*fields: Any, payload: tuple[Any, ...] = ()) -> list[Any]:
-    return [msgpack.packb((VERSION, *fields)), *payload]
+def frames(*said: Message) -> list[Any]:
+    """The frames in which they arrive, all at once."""
+    (arrived,) = bundles.frames_of(said, encoder())
+    return arrived
 
 
 def welcome(token: int = 0, **info: Any) -> list[Any]:
-    return frames(WELCOME, token, payload=(msgpack.packb({**INFO, **info}),))
+    return frames(Welcome(token, {**INFO, **info}))
 
 
-def welcomed(mine: Session, now: float = 0.0, **info: Any) -> Welcome:
+def reply(id: int, *payload: bytes) -> Reply:
+    return Reply(id, 1, None, None, 4, list(payload))
+
+
+def welcomed(mine: Session, now: float = 0.0, **info: Any) -> Welcomed:
     """What the session makes of this greeting."""
     (event,) = mine.take(welcome(mine.token, **info), now)
-    assert isinstance(event, Welcome)
+    assert isinstance(event, Welcomed)
     return event
 
 
@@ -61,8 +69,7 @@ def known() -> Session:
 
 def test_a_question_has_a_token_of_its_own_that_no_request_has_as_its_id() -> None:
     mine = session()
-    asked = [mine.ask(0.0)[0] for _ in range(3)]
-    assert asked == [(VERSION, HELLO, -1), (VERSION, HELLO, -2), (VERSION, HELLO, -3)]
+    assert [mine.ask(0.0) for _ in range(3)] == [Hello(-1), Hello(-2), Hello(-3)]
     assert mine.token == -3
 
 
@@ -70,7 +77,7 @@ def test_what_a_flow_says_about_itself_is_kept() -> None:
     mine = session()
     mine.ask(0.0)
     assert mine.info == {}
-    assert welcomed(mine, requests=7) == Welcome(-1, {**INFO, "requests": 7}, False, False, False)
+    assert welcomed(mine, requests=7) == Welcomed(-1, {**INFO, "requests": 7}, False, False, False)
     assert mine.info == {**INFO, "requests": 7}
 
 
@@ -101,12 +108,12 @@ def test_a_question_goes_over_the_first_connection_and_is_asked_anew_over_each_l
     mine = session()
     mine.ask(0.0)
     assert mine.take(GREETING, 0.1) == [Greeted(None)]
-    assert mine.take(GREETING, 0.2) == [Greeted(((VERSION, HELLO, -2), ()))]
+    assert mine.take(GREETING, 0.2) == [Greeted(Hello(-2))]
     assert mine.take(welcome(-2), 0.3)[0][0] == -2
 
 
 def test_who_has_asked_nothing_yet_asks_over_the_first_connection() -> None:
-    assert session().take(GREETING, 0.0) == [Greeted(((VERSION, HELLO, -1), ()))]
+    assert session().take(GREETING, 0.0) == [Greeted(Hello(-1))]
 
 
 def test_what_was_not_answered_is_sent_again_once_for_each_new_connection() -> None:
@@ -124,7 +131,7 @@ def test_what_was_not_answered_is_sent_again_once_for_each_new_connection() -> N
 def test_answers_over_a_new_connection_do_not_tell_who_is_there() -> None:
     mine = known()
     mine.take(GREETING, 1.0)
-    mine.take(frames(REPLY, 1, None, None, 0, payload=(b"a",)), 1.0)
+    mine.take(frames(reply(1, b"a")), 1.0)
     assert mine.unsure
     assert welcomed(mine).anew
 
@@ -147,7 +154,7 @@ def test_any_word_is_one() -> None:
     mine = known()
     for second in range(100):
         assert mine.tick(second + 0.9) is None
-        mine.take(frames(FAILED, 1, 0, payload=(b"",)), second + 1.0)
+        mine.take(frames(Failed(1, 0, [b"why"])), second + 1.0)
 
 
 def test_a_greeting_is_no_word() -> None:
@@ -161,7 +168,7 @@ def test_a_greeting_is_no_word() -> None:
 def test_whoever_was_away_for_long_asks_before_it_gives_up() -> None:
     """As a process that was stopped, or one in which nobody waited."""
     mine = known()
-    assert mine.tick(3600.0) == ((VERSION, HELLO, -2), ())
+    assert mine.tick(3600.0) == Hello(-2)
     assert mine.tick(3600.5) is None
     assert isinstance(mine.tick(3610.1), Silent)
     mine.rest(7200.0)
@@ -205,30 +212,21 @@ def test_nobody_is_given_up_who_has_spoken_since_it_was_asked(steps: list[tuple[
 
 def test_answers_are_told_by_what_they_are() -> None:
     mine = known()
-    notes = {"x": {"failed": {}}}
-    assert mine.take(frames(REPLY, 1, None, notes, 5, payload=(b"a", b"b")), 1.0) == [
-        Reply(1, [b"a", b"b"], None, notes, 5)
-    ]
-    assert mine.take(frames(FAILED, 2, 7, payload=(b"error",)), 1.0) == [Failed(2, [b"error"], 7)]
-    assert mine.take(frames(CONTROLLED, 3, {"replicas": 1}), 1.0) == [Controlled(3, {"replicas": 1})]
+    for said in (Reply(1, 1, None, {"x": {"failed": {}}}, 5, [b"a", b"b"]), Failed(2, 7, [b"error"]), Failed(2, 7, [])):
+        assert mine.take(frames(said), 1.0) == [said]
+    assert mine.take(frames(Controlled(3, {"replicas": 1})), 1.0) == [Controlled(3, {"replicas": 1})]
 
 
-def test_answers_in_a_bundle_and_a_bulk_come_one_by_one_in_order() -> None:
-    said: list[messages.Message] = [((VERSION, REPLY, id, None, None, 4), [b"%d" % id]) for id in (1, 2, 3)]
-    said.append(((VERSION, FAILED, 9, 0), [b"error"]))
-    (message,) = bundles.frames_of(said, messages.encoder())
-    events = known().take(message, 1.0)
-    assert events == [*(Reply(id, [b"%d" % id], None, None, 4) for id in (1, 2, 3)), Failed(9, [b"error"], 0)]
+def test_answers_in_a_bundle_and_a_list_come_one_by_one_in_order() -> None:
+    said: list[Message] = [*(reply(id, b"%d" % id) for id in (1, 2, 3)), Failed(9, 0, [b"error"])]
+    assert known().take(frames(*said), 1.0) == said
 
 
 def test_references_are_known_only_to_who_shares_memory() -> None:
-    block = Reference(1, 2, 3, 4, 5)
-    (message,) = bundles.frames_of([((VERSION, REPLY, 1, None, None, 0), [b"a", block])], messages.encoder())
-    (event,) = session(shapes=messages.TO_MEMBER).take(message, 0.0)
-    assert isinstance(event, Reply)
-    assert event.frames == [b"a", block]
+    said = Reply(1, 1, None, None, 0, [b"a", Reference(1, 2, 3, 4, 5)])
+    assert session(direction=messages.TO_MEMBER).take(frames(said), 0.0) == [said]
     with pytest.raises(Malformed):
-        session().take(message, 0.0)
+        session().take(frames(said), 0.0)
 
 
 @pytest.mark.parametrize("id", [0, -1])
@@ -236,7 +234,7 @@ def test_a_broker_that_does_not_understand_a_question_says_so(id: int) -> None:
     mine = session()
     mine.ask(0.0)
     with pytest.raises(NotUnderstood) as raised:
-        mine.take(frames(FAILED, id, 0, payload=(b"another version",)), 0.0)
+        mine.take(frames(Failed(id, 0, [b"another version"])), 0.0)
     assert raised.value.frames == [b"another version"]
 
 
@@ -244,11 +242,11 @@ def test_a_broker_that_does_not_understand_a_question_says_so(id: int) -> None:
     "wrong",
     [
         [b"HTTP/1.1 400"],
-        [msgpack.packb([VERSION + 1, WELCOME, 0]), msgpack.packb({})],
-        frames(HELLO, 1),
-        frames(WELCOME, 1),
-        frames(WELCOME, 1, payload=(b"\xc1",)),
-        frames(REPLY, "1", None, None, 0),
+        [msgpack.packb([VERSION + 1, KINDS[Welcome], 0]), msgpack.packb({})],
+        frames(Hello(1)),
+        [msgpack.packb([VERSION, KINDS[Welcome], 1])],
+        [msgpack.packb([VERSION, KINDS[Welcome], 1]), b"\xc1"],
+        [msgpack.packb([VERSION, KINDS[Reply], "1", 1, None, None, 0, None]), b"a"],
     ],
 )
 def test_what_no_broker_says_to_a_client_is_malformed(wrong: list[bytes]) -> None:

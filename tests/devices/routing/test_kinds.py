@@ -48,7 +48,7 @@ class Rig:
     def submit(self, id: int, endpoint: str, count: int = 1, client: str = "client") -> None:
         walk = Walk((client, id), endpoint, count=count)
         walk.client = client
-        walk.docs = [1] * count if count > 1 else 1
+        walk.docs = [1] * count
         self.do(self.pool.submit(walk, [("gateway", [[b"docs"] * count])], id, 0.0))
 
     def answered(self, name: str, id: int) -> None:

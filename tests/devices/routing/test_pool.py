@@ -264,7 +264,7 @@ class TestBatches:
         """The ids of what is given out together, of requests for these endpoints."""
         for id, endpoint in enumerate(endpoints, 1):
             walk = Walk(id, endpoint)
-            walk.docs = docs
+            walk.docs = [docs]
             assert submit(pool, id, walk) == []
         given = []
         while pool.waiting:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +83,7 @@ class TestWalk:
         assert head.origins == [("port", b"me", id) for id in (5, 6, 7)]
         assert walk.origins == [("port", b"me", 8)]
         assert (head.docs, head.size, head.open, head.timeout) == ([1, 2, 3], 30, {(0, 70)}, 1.0)
-        assert (walk.docs, walk.size, walk.open, walk.count) == (4, 10, {(0, 73)}, 1)
+        assert (walk.docs, walk.size, walk.open, walk.count) == ([4], 10, {(0, 73)}, 1)
 
     def test_what_they_have_in_common_both_parts_have(self) -> None:
         walk = bulk(5, [1, 1, 1])
@@ -111,12 +109,8 @@ class TestWalk:
         assert [origin for part in parts for origin in part.origins] == [
             ("port", b"me", 5 + at) for at in range(len(docs))
         ]
-        assert [one for part in parts for one in docs_of(part)] == docs
+        assert [one for part in parts for one in part.docs] == docs
         assert all(part.size == 10 * part.count for part in parts)
         for part in parts:
             ahead = part.origins[0][-1] - 5  # the task ids follow one another as the requests do
             assert part.open == {(0, 70 + ahead), (1, 500 + ahead)}
-
-
-def docs_of(walk: Walk) -> list[Any]:
-    return [walk.docs] if walk.count == 1 else walk.docs

@@ -14,7 +14,7 @@ import zmq
 from helpers import PATIENCE
 
 from zflow.devices.protocol.bundles import read
-from zflow.devices.protocol.messages import REPLY, TO_CLIENT, VERSION, encoder
+from zflow.devices.protocol.messages import TO_CLIENT, Reply, encoder
 from zflow.devices.sockets.port import LARGE, Port, buffers
 
 HUGE = bytes(random.Random(1).randbytes(3 * LARGE))
@@ -162,18 +162,21 @@ class TestPort:
 
     def test_small_messages_that_are_said_together_are_one(self, ports: tuple[Port, Port]) -> None:
         router, dealer = ports
-        said = [((VERSION, REPLY, id, None, None, 5), [payload]) for id, payload in ((7, b"a"), (9, b"b"), (11, HUGE))]
+        payloads = {7: [b"a"], 9: [b"b"], 11: [HUGE]}
+        said = [Reply(id, 1, None, None, 5, payload) for id, payload in payloads.items()]
         assert dealer.say(said, encoder()) == []
         heard = [read(buffers(router.receive()), 1, TO_CLIENT) for _ in range(2)]
         assert [len(some) for some in heard] == [2, 1]
-        assert [(tuple(header), content(list(payload))) for some in heard for header, payload in some] == said
+        found = [reply for some in heard for reply in some if isinstance(reply, Reply)]
+        assert {reply.first: content(list(reply.payload)) for reply in found} == payloads
 
     @pytest.mark.parametrize("ports", ["ipc", "tcp"], indirect=True)
     def test_memory_that_is_said_is_tracked(self, ports: tuple[Port, Port]) -> None:
         router, dealer = ports
-        header = VERSION, REPLY, 7, None, None, 5
-        trackers = dealer.say([(header, [b"first", memoryview(HUGE)]), (header, [b"second"])], encoder())
-        heard = [read(buffers(router.receive()), 1, TO_CLIENT) for _ in range(2)]
-        assert [content(list(payload)) for some in heard for _, payload in some] == [[b"first", HUGE], [b"second"]]
+        said = [Reply(7, 1, None, None, 5, payload) for payload in ([b"first", memoryview(HUGE)], [b"second"])]
+        trackers = dealer.say(said, encoder())
+        heard = [reply for _ in range(2) for reply in read(buffers(router.receive()), 1, TO_CLIENT)]
+        payloads = [content(list(reply.payload)) for reply in heard if isinstance(reply, Reply)]
+        assert payloads == [[b"first", HUGE], [b"second"]]
         assert len(trackers) == 1
         trackers[0].wait(PATIENCE)
