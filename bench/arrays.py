@@ -1,9 +1,10 @@
-"""Arrays from 1 KiB to 64 MiB, one way and back again: bytes per second, against the C proxy with the same frames.
+"""Arrays from 1 KiB to 64 MiB, one way and back again: bytes per second,
+against the C proxy with the same frames.
 
-zflow sends them as ZeroMQ's frames, and through shared memory, which it takes by itself for large ones. There is one
-replica, and one array in a request. One way, it is read a byte per page and answered with nothing; in an echo it comes
-back, and bytes are counted once. Neither side copies large frames. Four arrays take turns, so that they are not always
-in the processor's cache.
+zflow sends them as ZeroMQ's frames, and through shared memory, which it takes by itself for large
+ones. There is one replica, and one array in a request. One way, it is read a byte per page and
+answered with nothing; in an echo it comes back, and bytes are counted once. Neither side copies
+large frames. Four arrays take turns, so that they are not always in the processor's cache.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Sink(Executor):
 
 @dataclass
 class Sized:
-    """Arrays of one size, as Documents and as the frames that zflow makes of them, and what was measured."""
+    """Arrays of one size, as Documents and as the frames that zflow makes of them,
+    and what was measured.
+    """
 
     size: int
     documents: list[Document]
@@ -57,9 +60,11 @@ class Sized:
         return min(16, max(2, IN_FLIGHT_BYTES // self.size))
 
     def measure(self, flow: Flow, echo: ProxyEcho, budget: int) -> None:
-        """Send about `budget` bytes through both, in 8 to 2,000 requests, once what other sizes have left is gone.
+        """Send about `budget` bytes through both, in 8 to 2,000 requests,
+        once what other sizes have left is gone.
 
-        Memory that is given back between two sizes is slow to get again, as it is when a Flow begins to work.
+        Memory that is given back between two sizes is slow to get again,
+        as it is when a Flow begins to work.
         """
         count = min(2000, max(8, budget // self.size))
         self._post(flow, 2 * self.in_flight)
@@ -69,18 +74,26 @@ class Sized:
 
     def _post(self, flow: Flow, count: int) -> None:
         documents: Iterator[Document] = islice(cycle(self.documents), count)
-        flow.post("/", documents, request_size=1, prefetch=self.in_flight, on_done=lambda response: None)
+        flow.post(
+            "/", documents, request_size=1, prefetch=self.in_flight, on_done=lambda response: None
+        )
 
     def _stream(self, echo: ProxyEcho, count: int) -> None:
-        echo.stream(islice(cycle(self.messages), count), self.in_flight, copy=self.size < COPY_BELOW)
+        echo.stream(
+            islice(cycle(self.messages), count), self.in_flight, copy=self.size < COPY_BELOW
+        )
 
 
 def sized(size: int) -> Sized:
     """Return arrays of random bytes."""
     draw = np.random.default_rng(size)
-    documents = [Document(tensor=draw.integers(256, size=size, dtype=np.uint8)) for _ in range(ARRAYS)]
+    documents = [
+        Document(tensor=draw.integers(256, size=size, dtype=np.uint8)) for _ in range(ARRAYS)
+    ]
     header = same_bytes()[0]
-    return Sized(size, documents, [[header, *pack(DocumentArray([document]))] for document in documents])
+    return Sized(
+        size, documents, [[header, *pack(DocumentArray([document]))] for document in documents]
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,11 @@ def measure(quick: bool) -> Result:
         ratios, table = way.outcome(every)
         found.ratios.update(ratios)
         found.tables.append(table)
-        lines[f"zflow, {way.name}"] = [[each.size, statistics.median(each.zflow) / 1e9] for each in every]
-        lines[f"C proxy, {way.name}"] = [[each.size, statistics.median(each.proxy) / 1e9] for each in every]
+        lines[f"zflow, {way.name}"] = [
+            [each.size, statistics.median(each.zflow) / 1e9] for each in every
+        ]
+        lines[f"C proxy, {way.name}"] = [
+            [each.size, statistics.median(each.proxy) / 1e9] for each in every
+        ]
     found.plots.append(Plot("Arrays", "bytes", "GB/s", lines))
     return found

@@ -1,10 +1,12 @@
-"""Batching by pull against batching by a timer: latency and throughput of a model that is cheaper by the batch.
+"""Batching by pull against batching by a timer:
+latency and throughput of a model that is cheaper by the batch.
 
-A call takes 10 ms and 1 ms more for each Document (slept), so 32 in one call are worked on 8 times as quickly as one by
-one. Requests of one Document come when they like (Poisson), at three rates; a latency counts from the moment at which a
-request was to be sent. Measured are zflow without waiting (pull), and with a batch_timeout, for which an idle replica
-waits while its batch is not full. The same is computed without any overhead, by zflow's balancer in virtual time, and
-so is the usual timer: a batch is closed when it is full or its first request has waited so long, whether or not a
+A call takes 10 ms and 1 ms more for each Document (slept), so 32 in one call are worked on 8 times
+as quickly as one by one. Requests of one Document come when they like (Poisson), at three rates; a
+latency counts from the moment at which a request was to be sent. Measured are zflow without waiting
+(pull), and with a batch_timeout, for which an idle replica waits while its batch is not full. The
+same is computed without any overhead, by zflow's balancer in virtual time, and so is the usual
+timer: a batch is closed when it is full or its first request has waited so long, whether or not a
 replica is free, and closed batches wait in line.
 """
 
@@ -32,7 +34,8 @@ SECONDS = 4.0  # of a round, about
 HOLDS = (0.0, 0.005, 0.020)  # seconds; 0: pull
 LEAD = 0.05  # seconds from the beginning of a round to its first arrival
 FULL = SIZE / (CALL + SIZE * EACH)  # requests per second that one replica answers with full batches
-LOADS = {"low": 0.3 / (CALL + EACH), "middle": 0.5 * FULL, "high": 0.9 * FULL}  # requests per second
+# Requests per second.
+LOADS = {"low": 0.3 / (CALL + EACH), "middle": 0.5 * FULL, "high": 0.9 * FULL}
 FLOOD = 3000  # requests that are sent all at once
 
 
@@ -67,11 +70,13 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return at
 
 
-# -- in virtual time --------------------------------------------------------------------------------------------------
+# -- in virtual time -------------------------------------------------------------------------------
 
 
 def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
-    """Return the latencies if zflow's balancer says who gets what, and only calls take time: `sleep` of their size."""
+    """Return the latencies if zflow's balancer says who gets what, and only calls take time:
+    `sleep` of their size.
+    """
     balancer = Balancer()
     balancer.join(Replica("model"), 0.0)
     rule = BatchKey("/", SIZE, hold)
@@ -90,7 +95,10 @@ def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> lis
             actions += balancer.submit(Task(came, batching=rule), now)
             came += 1
         for action in (*actions, *balancer.tick(now)):
-            ids = [task.id for task in (action.tasks if isinstance(action, SendBatch) else [action.task])]
+            ids = [
+                task.id
+                for task in (action.tasks if isinstance(action, SendBatch) else [action.task])
+            ]
             heapq.heappush(due, (now + sleep(len(ids)), ids))
         if (wait := balancer.wake_after(now)) < math.inf:
             heapq.heappush(due, (now + wait, []))
@@ -98,7 +106,9 @@ def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> lis
 
 
 def timer(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> list[float]:
-    """Return the latencies if a batch is closed when full, or `hold` seconds after its first request came."""
+    """Return the latencies if a batch is closed when full,
+    or `hold` seconds after its first request came.
+    """
     latencies: list[float] = []
     free = 0.0
     for batch, closed in _closed(at, hold):
@@ -122,7 +132,9 @@ def _closed(at: Sequence[float], hold: float) -> Iterator[tuple[list[float], flo
 
 
 def slept() -> Callable[[int], float]:
-    """Return a function from the size of a batch to how long its call really sleeps on this machine."""
+    """Return a function from the size of a batch to how long its call
+    really sleeps on this machine.
+    """
     over = []
     for _ in range(30):
         begin = time.perf_counter()
@@ -132,7 +144,7 @@ def slept() -> Callable[[int], float]:
     return lambda count: CALL + EACH * count + more
 
 
-# -- measured ---------------------------------------------------------------------------------------------------------
+# -- measured --------------------------------------------------------------------------------------
 
 
 async def through_flow(client: AsyncClient, at: Sequence[float]) -> list[float]:
@@ -150,7 +162,9 @@ async def through_flow(client: AsyncClient, at: Sequence[float]) -> list[float]:
 
 
 def flood(flow: Flow, count: int) -> float:
-    """Return the requests per second of a client that has enough of them in flight for every batch to be full."""
+    """Return the requests per second of a client that has enough of them in
+    flight for every batch to be full.
+    """
     docs = DocumentArray(Document() for _ in range(count))
     begin = time.perf_counter()
     flow.post("/", docs, request_size=1, prefetch=8 * SIZE)
@@ -165,10 +179,16 @@ def flow_of(hold: float, size: int = SIZE) -> Flow:
 
 
 async def load(
-    flows: dict[float, Flow], rate: float, rounds: int, seconds: float, sleep: Callable[[int], float]
+    flows: dict[float, Flow],
+    rate: float,
+    rounds: int,
+    seconds: float,
+    sleep: Callable[[int], float],
 ) -> dict[str, Latencies]:
     """Return the latencies of all ways at this rate; within a round they take turns."""
-    ways = {f"{who}, {spoken(hold)}": Latencies() for who in ("zflow", "no overhead") for hold in HOLDS}
+    ways = {
+        f"{who}, {spoken(hold)}": Latencies() for who in ("zflow", "no overhead") for hold in HOLDS
+    }
     ways |= {f"no overhead, timer of {hold * 1000:.0f} ms": Latencies() for hold in HOLDS if hold}
     clients = {hold: AsyncClient(port=flow.port) for hold, flow in flows.items()}
     for number in range(rounds):
@@ -218,14 +238,23 @@ def measure(quick: bool) -> Result:
             more, lines = latency(name, asyncio.run(load(flows, rate, rounds, seconds, sleep)))
             ratios |= more
             rows += lines
-        floods = {hold: [flood(flow, FLOOD // 3) for _ in range(rounds)] for hold, flow in flows.items()}
+        floods = {
+            hold: [flood(flow, FLOOD // 3) for _ in range(rounds)] for hold, flow in flows.items()
+        }
         alone = [flood(single, 100) for _ in range(rounds)]
     best = [SIZE / sleep(SIZE)] * rounds
-    ratios["requests/s, zflow, pull / full batches only"] = ratio(floods[0.0], best, better="higher")
+    ratios["requests/s, zflow, pull / full batches only"] = ratio(
+        floods[0.0], best, better="higher"
+    )
     ratios["requests/s, zflow, pull / one by one"] = ratio(floods[0.0], alone, better="higher")
-    rates: list[list[Cell]] = [[f"zflow, {spoken(hold)}", statistics.median(each)] for hold, each in floods.items()]
+    rates: list[list[Cell]] = [
+        [f"zflow, {spoken(hold)}", statistics.median(each)] for hold, each in floods.items()
+    ]
     rates += [["zflow, one by one", statistics.median(alone)], ["full batches only", best[0]]]
-    title = f"Latency at {', '.join(f'{rate:.0f}' for rate in LOADS.values())} requests/s (low, middle, high load)"
+    title = (
+        f"Latency at {', '.join(f'{rate:.0f}' for rate in LOADS.values())} requests/s (low, "
+        "middle, high load)"
+    )
     return Result(
         ratios,
         [

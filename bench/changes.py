@@ -1,8 +1,10 @@
-"""What those who ask meanwhile notice of scaling and of rolling restarts: the latency, against an undisturbed Flow's.
+"""What those who ask meanwhile notice of scaling and of rolling restarts: the latency,
+against an undisturbed Flow's.
 
-One replica works for 10 ms on each request; requests come at random (Poisson) at half of what it can do, and each one's
-latency counts from when it should have been sent. Rounds in which nothing happens take turns with rounds in which the
-Flow is scaled from one replica to eight and back, and with rounds of one rolling restart after the other.
+One replica works for 10 ms on each request; requests come at random (Poisson) at half of what it
+can do, and each one's latency counts from when it should have been sent. Rounds in which nothing
+happens take turns with rounds in which the Flow is scaled from one replica to eight and back, and
+with rounds of one rolling restart after the other.
 """
 
 from __future__ import annotations
@@ -48,11 +50,17 @@ def restart(client: Client) -> None:
     client.restart("work")
 
 
-CHANGES: dict[str, Callable[[Client], None]] = {"nothing": nothing, "scaling": scale, "restarts": restart}
+CHANGES: dict[str, Callable[[Client], None]] = {
+    "nothing": nothing,
+    "scaling": scale,
+    "restarts": restart,
+}
 
 
 async def ask(client: AsyncClient, seconds: float, draw: random.Random) -> list[float]:
-    """Post at random times for so long, and return the latencies; a request that fails is an error."""
+    """Post at random times for so long, and return the latencies;
+    a request that fails is an error.
+    """
     begin = time.perf_counter()
     latencies: list[float] = []
 
@@ -68,7 +76,9 @@ async def ask(client: AsyncClient, seconds: float, draw: random.Random) -> list[
     return latencies
 
 
-async def rounds(port: int, count: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+async def rounds(
+    port: int, count: int, seconds: float
+) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Return all latencies by what happened meanwhile, and how often it happened."""
     latencies: dict[str, list[float]] = {name: [] for name in CHANGES}
     made = dict.fromkeys(CHANGES, 0)
@@ -96,7 +106,15 @@ def measure(quick: bool) -> Result:
         value = percentile(some, 99) / calm
         if name != "nothing":
             ratios[f"p99 during {name} / undisturbed"] = Ratio(value, value, value, aim=AIM)
-        row: list[Cell] = [name, made[name], len(some), percentile(some, 50) * 1000, percentile(some, 99) * 1000]
+        row: list[Cell] = [
+            name,
+            made[name],
+            len(some),
+            percentile(some, 50) * 1000,
+            percentile(some, 99) * 1000,
+        ]
         rows.append(row)
     header = ["meanwhile", "how often", "requests", "p50 ms", "p99 ms"]
-    return Result(ratios, [Table(f"Latency of {WORK * 1000:g} ms of work at {LOAD:.0%} load", header, rows)])
+    return Result(
+        ratios, [Table(f"Latency of {WORK * 1000:g} ms of work at {LOAD:.0%} load", header, rows)]
+    )

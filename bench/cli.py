@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.harness import check, report, store, suite, text
@@ -24,8 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _quick_ratios(name: str) -> check.Ratios:
+    return suite.measure(name, quick=True).result.ratios
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks: ratios to plain ZeroMQ.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Benchmarks: ratios to plain ZeroMQ."
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -39,28 +46,42 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run benchmarks, print and write their results")
     run.set_defaults(command=_run)
     run.add_argument("names", nargs="*", metavar="NAME", help="which; all if none is named")
-    run.add_argument("--quick", action="store_true", help="seconds instead of minutes; written to results/quick/")
+    run.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes; written to results/quick/"
+    )
 
     command = "make RESULTS.md and plots of the results that are there"
     commands.add_parser("report", help=command).set_defaults(command=_report)
 
-    checks = commands.add_parser("check", help="run quick benchmarks and compare with baseline.json; 1: regression")
+    checks = commands.add_parser(
+        "check", help="run quick benchmarks and compare with baseline.json; 1: regression"
+    )
     checks.set_defaults(command=_check)
     checks.add_argument("names", nargs="*", metavar="NAME", help="which; all if none is named")
-    checks.add_argument("--accept", action="store_true", help="make what is measured the new baseline")
+    checks.add_argument(
+        "--accept", action="store_true", help="make what is measured the new baseline"
+    )
 
     peers = commands.add_parser("peers", help=f"the same jobs on {', '.join(ALL)}")
     steps = peers.add_subparsers(required=True, metavar="setup | run | report")
     for name, action, about in (
-        ("setup", _peers_setup, "install each into a virtual environment of its own, in bench/.peers/"),
+        (
+            "setup",
+            _peers_setup,
+            "install each into a virtual environment of its own, in bench/.peers/",
+        ),
         ("run", _peers_run, "run zflow and those that are installed in turns"),
     ):
         step = steps.add_parser(name, help=about)
         step.set_defaults(command=action)
         step.add_argument("names", nargs="*", metavar="PEER", help="which; all if none is named")
         if name == "run":
-            step.add_argument("--quick", action="store_true", help="one short round; written to results/quick/")
-    steps.add_parser("report", help="print what `peers run` has written").set_defaults(command=_peers_report)
+            step.add_argument(
+                "--quick", action="store_true", help="one short round; written to results/quick/"
+            )
+    steps.add_parser("report", help="print what `peers run` has written").set_defaults(
+        command=_peers_report
+    )
     return parser
 
 
@@ -106,7 +127,7 @@ def _check(options: argparse.Namespace) -> int:
     verdicts: list[check.Verdict] = []
     for name in _names(options):
         print(f"{name}...", flush=True)
-        ratios = check.measured(name, baseline, lambda name=name: suite.measure(name, quick=True).result.ratios)  # type: ignore[misc]
+        ratios = check.measured(name, baseline, partial(_quick_ratios, name))
         verdicts += check.compare(name, baseline, ratios)
         if options.accept:
             baseline = check.accepted(baseline, name, ratios)

@@ -26,7 +26,9 @@ def small_documents(count: int) -> DocumentArray:
 
 
 def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
-    """Return the frames of the request that zflow makes of these Documents, by default one small one."""
+    """Return the frames of the request that zflow makes of these Documents,
+    by default one small one.
+    """
     docs = docs or small_documents(1)
     payload = [bytes(frame) for frame in pack(docs)]
     return message(Request(1000, "/", None, None, 0, False, [len(docs)], payload), encoder())

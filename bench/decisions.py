@@ -1,6 +1,8 @@
-"""What deciding costs as a cluster grows: balancer and fan-out, called without sockets as the broker calls them.
+"""What deciding costs as a cluster grows: balancer and fan-out,
+called without sockets as the broker calls them.
 
-So sizes that no machine at hand has can be measured: us of one core for each request, the least of all rounds.
+So sizes that no machine at hand has can be measured: us of one core for each request,
+the least of all rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def _sent(actions: Iterable[object]) -> list[tuple[object, int]]:
 
 
 def look_cost(replicas: int, looks: int) -> float:
-    """Return us for one look at who might be stuck, which the broker takes while anything is parked: 800 a second."""
+    """Return us for one look at who might be stuck,
+    which the broker takes while anything is parked: 800 a second.
+    """
     balancer = Balancer()
     for number in range(replicas):
         balancer.join(Replica(number), 0.0)
@@ -64,8 +68,15 @@ def look_cost(replicas: int, looks: int) -> float:
 
 
 def fanout_cost(shards: int, groups: int, requests: int) -> float:
-    """Return us for one ALL request, from its submission to its last part; one for each group is under way."""
-    pool = Pool(0, Node("index", shards=shards, groups=groups, polling={"*": "ALL"}), retries=3, limits=Limits())
+    """Return us for one ALL request, from its submission to its last part;
+    one for each group is under way.
+    """
+    pool = Pool(
+        0,
+        Node("index", shards=shards, groups=groups, polling={"*": "ALL"}),
+        retries=3,
+        limits=Limits(),
+    )
     now = 0.0
     for group in range(groups):
         for shard in range(shards):
@@ -84,7 +95,9 @@ def fanout_cost(shards: int, groups: int, requests: int) -> float:
         now += 1e-3
         action = published.popleft()
         for shard in range(shards):
-            pool.answered((shard, action.group), action.scatter.base + shard, LONG, [b""], False, now)
+            pool.answered(
+                (shard, action.group), action.scatter.base + shard, LONG, [b""], False, now
+            )
         post()
     return (time.perf_counter() - begin) / requests * 1e6
 
@@ -103,16 +116,25 @@ def balancers(
     depth: dict[int, float] = {}
     for replicas in counts:
         idle[replicas] = min(balancer_cost(replicas, None, requests) for _ in range(rounds))
-        costs = [min(balancer_cost(replicas, queued, requests) for _ in range(rounds)) for queued in depths]
+        costs = [
+            min(balancer_cost(replicas, queued, requests) for _ in range(rounds))
+            for queued in depths
+        ]
         depth[replicas] = costs[-1] / costs[0]
         look = min(look_cost(replicas, requests // 10) for _ in range(rounds))
         rows.append([replicas, idle[replicas], *costs, look])
     ratios = {
-        f"balancer, {counts[-1]} replicas / {counts[0]} replicas": grows(idle[counts[-1]], idle[counts[0]]),
-        f"balancer, {depths[-1]:,} waiting / {depths[0]}, {counts[-1]} replicas": grows(depth[counts[-1]], 1.0),
+        f"balancer, {counts[-1]} replicas / {counts[0]} replicas": grows(
+            idle[counts[-1]], idle[counts[0]]
+        ),
+        f"balancer, {depths[-1]:,} waiting / {depths[0]}, {counts[-1]} replicas": grows(
+            depth[counts[-1]], 1.0
+        ),
     }
     header = ["replicas", "some idle", *(f"{queued:,} wait" for queued in depths), "a look"]
-    return ratios, Table("Balancer: us to submit and finish a request, and to look who is stuck", header, rows)
+    return ratios, Table(
+        "Balancer: us to submit and finish a request, and to look who is stuck", header, rows
+    )
 
 
 def fanouts(groups: Sequence[int], rounds: int, requests: int) -> tuple[dict[str, Ratio], Table]:
@@ -127,7 +149,9 @@ def fanouts(groups: Sequence[int], rounds: int, requests: int) -> tuple[dict[str
     name = f"fan-out, {groups[-1]} groups / {groups[0]} group, {SHARDS[1]} shards"
     ratios = {name: grows(costs[SHARDS[1], groups[-1]], costs[SHARDS[1], groups[0]])}
     header = ["shards", *(f"{count} groups" for count in groups)]
-    return ratios, Table("Fan-out: us for a request to all shards, all its parts included", header, rows)
+    return ratios, Table(
+        "Fan-out: us for a request to all shards, all its parts included", header, rows
+    )
 
 
 def measure(quick: bool) -> Result:
@@ -139,4 +163,7 @@ def measure(quick: bool) -> Result:
             balancers((2, 10, 100, 1000), (1, 100, 10_000, 100_000), 7, 20_000),
             fanouts((1, 10, 100), 7, 20_000),
         ]
-    return Result({name: value for ratios, _ in found for name, value in ratios.items()}, [table for _, table in found])
+    return Result(
+        {name: value for ratios, _ in found for name, value in ratios.items()},
+        [table for _, table in found],
+    )

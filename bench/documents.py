@@ -1,9 +1,11 @@
-"""DocumentArrays of 1 to 10,000 Documents with embeddings: packing and unpacking, and a way through a Flow.
+"""DocumentArrays of 1 to 10,000 Documents with embeddings: packing and unpacking,
+and a way through a Flow.
 
-Each Document has an id, a text and an embedding of 512 float32. Packing and unpacking is compared with what their raw
-columns cost: msgpack for the list of ids and the list of texts, and one numpy array, which is neither copied nor
-stacked; and, as `one frame`, the same with the array's bytes within the msgpack, which copies them. Posting is compared
-with the same frames echoed by the C proxy, one request at a time.
+Each Document has an id, a text and an embedding of 512 float32. Packing and unpacking is compared
+with what their raw columns cost: msgpack for the list of ids and the list of texts, and one numpy
+array, which is neither copied nor stacked; and, as `one frame`, the same with the array's bytes
+within the msgpack, which copies them. Posting is compared with the same frames echoed by the C
+proxy, one request at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ FLOATS = 512
 
 @dataclass
 class Counted:
-    """A DocumentArray of so many Documents, its raw columns and its frames, and seconds of each, round by round."""
+    """A DocumentArray of so many Documents, its raw columns and its frames, and seconds of each,
+    round by round.
+    """
 
     docs: DocumentArray
     columns: list[list[str]]
@@ -50,10 +54,14 @@ class Counted:
         """Measure one round, each so many times."""
         self.codec.append(mean_seconds(lambda: zflow_codec(self.docs), repeats))
         self.raw.append(mean_seconds(lambda: raw_codec(self.columns, self.matrix), repeats))
-        self.raw_one.append(mean_seconds(lambda: raw_codec_in_one_frame(self.columns, self.matrix), repeats))
+        self.raw_one.append(
+            mean_seconds(lambda: raw_codec_in_one_frame(self.columns, self.matrix), repeats)
+        )
         self.codec_apart.append(mean_seconds(lambda: zflow_codec(self.apart), repeats))
         message = [same_bytes()[0], *pack(self.docs)]
-        self.posted.append(mean_seconds(lambda: flow.post("/", self.docs, request_size=len(self.docs)), repeats))
+        self.posted.append(
+            mean_seconds(lambda: flow.post("/", self.docs, request_size=len(self.docs)), repeats)
+        )
         self.echoed.append(mean_seconds(lambda: echo.stream([message], 1, copy=False), repeats))
 
 
@@ -74,7 +82,9 @@ def raw_codec(columns: list[list[str]], matrix: np.ndarray[Any, np.dtype[np.floa
     return lists, np.frombuffer(frames[1], dtype).reshape(shape)
 
 
-def raw_codec_in_one_frame(columns: list[list[str]], matrix: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+def raw_codec_in_one_frame(
+    columns: list[list[str]], matrix: np.ndarray[Any, np.dtype[np.float32]]
+) -> Any:
     """Pack plain lists and one array by msgpack alone, and unpack them."""
     frame = msgpack.packb([columns, matrix.dtype.str, matrix.shape, matrix.data.cast("B")])
     lists, dtype, shape, memory = msgpack.unpackb(frame)
@@ -97,8 +107,12 @@ def ratios(every: list[Counted]) -> dict[str, Ratio]:
     aim = 3.0 if len(most.docs) == COUNTS[-1] else None
     return {
         f"pack and unpack, {count}, zflow / raw columns": ratio(most.codec, most.raw, aim=aim),
-        f"pack and unpack, {count}, zflow / raw columns in one frame": ratio(most.codec, most.raw_one),
-        f"pack and unpack, {count}, embeddings apart, zflow / raw columns": ratio(most.codec_apart, most.raw),
+        f"pack and unpack, {count}, zflow / raw columns in one frame": ratio(
+            most.codec, most.raw_one
+        ),
+        f"pack and unpack, {count}, embeddings apart, zflow / raw columns": ratio(
+            most.codec_apart, most.raw
+        ),
         f"posted, {count}, zflow / C proxy": ratio(most.posted, most.echoed),
     }
 
@@ -120,11 +134,26 @@ def measure(quick: bool) -> Result:
                 each.measure(flow, echo, max(1, min(1_000, max(counts)) // len(each.docs)))
     rows: list[list[Cell]] = []
     for each in every:
-        rows.append([len(each.docs), *(statistics.median(seconds) * 1e6 for seconds in each.figures())])
-    header = ["Documents", "pack + unpack", "embeddings apart", "raw columns", "in one frame", "posted", "C proxy echo"]
+        rows.append(
+            [len(each.docs), *(statistics.median(seconds) * 1e6 for seconds in each.figures())]
+        )
+    header = [
+        "Documents",
+        "pack + unpack",
+        "embeddings apart",
+        "raw columns",
+        "in one frame",
+        "posted",
+        "C proxy echo",
+    ]
     table = Table(f"DocumentArrays with embeddings of {FLOATS} float32, us", header, rows)
     lines = {
         name: [[float(row[0]), float(row[at])] for row in rows]
-        for at, name in ((1, "pack + unpack"), (3, "raw columns"), (5, "posted"), (6, "C proxy echo"))
+        for at, name in (
+            (1, "pack + unpack"),
+            (3, "raw columns"),
+            (5, "posted"),
+            (6, "C proxy echo"),
+        )
     }
     return Result(ratios(every), [table], [Plot("DocumentArrays", "Documents", "us", lines)])

@@ -1,15 +1,19 @@
-"""Requests to all shards: how long they take and what they cost the broker, against a plain ROUTER that sends copies.
+"""Requests to all shards: how long they take and what they cost the broker,
+against a plain ROUTER that sends copies.
 
-One post after the other goes to all of S shards, which answer with nothing, as a search of much with few results
-would. The yardstick is a plain ROUTER that sends the same bytes S times, to S workers (`yardsticks.scatter`). All of
-them, for each S, are there at once and are measured in turns, round by round.
+One post after the other goes to all of S shards, which answer with nothing, as a search of much
+with few results would. The yardstick is a plain ROUTER that sends the same bytes S times, to S
+workers (`yardsticks.scatter`). All of them, for each S,
+are there at once and are measured in turns, round by round.
 
 Processor time is that of the broker's process, user and system. It is made up of
 
-- `request`: what the broker's loop spends on taking the request in, sending it to all, and answering it, once all
-  shards have. Counted inside the broker, by a clock around the methods that do this;
+- `request`: what the broker's loop spends on taking the request in, sending it to all, and
+  answering it, once all shards have. Counted inside the broker, by a clock around the methods that
+  do this;
 - `replies`: the rest of the loop's time, which is reading S answers and being woken for them;
-- `I/O`: ZeroMQ's own thread, which moves the bytes of every message over the sockets, S times out and S times in.
+- `I/O`: ZeroMQ's own thread, which moves the bytes of every message over the sockets,
+  S times out and S times in.
 """
 
 from __future__ import annotations
@@ -83,14 +87,18 @@ def counting(*methods: tuple[type, str]) -> Iterator[Clock]:
 
 @dataclass
 class Measured:
-    """What was measured round by round, in seconds per request; the latency is the round's median."""
+    """What was measured round by round, in seconds per request;
+    the latency is the round's median.
+    """
 
     latency: list[float] = field(default_factory=list)
     request: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
     process: list[float] = field(default_factory=list)
 
-    def add(self, pid: int, count: int, call: Callable[[], object], clock: Clock | None = None) -> None:
+    def add(
+        self, pid: int, count: int, call: Callable[[], object], clock: Clock | None = None
+    ) -> None:
         """Call `call()` so many times, each a request to the process `pid`."""
         samples = []
         request, (loop, process) = clock.seconds if clock else 0.0, cpu_seconds(pid)
@@ -157,25 +165,48 @@ def tables(name: str, rigs: dict[int, Rig]) -> list[Table]:
         zflow, router = rig.zflow, rig.router
         each = ratio(zflow.latency, router.latency).value
         latency.append([shards, micro(zflow.latency), micro(router.latency), each])
-        parts = [zflow.request, less(zflow.loop, zflow.request), less(zflow.process, zflow.loop), zflow.process]
+        parts = [
+            zflow.request,
+            less(zflow.loop, zflow.request),
+            less(zflow.process, zflow.loop),
+            zflow.process,
+        ]
         parts += [router.loop, less(router.process, router.loop), router.process]
         cost.append([shards, *map(micro, parts), ratio(zflow.process, router.process).value])
-    header = ["shards", "request", "replies", "I/O", "broker", "ROUTER loop", "ROUTER I/O", "ROUTER", "ratio"]
+    header = [
+        "shards",
+        "request",
+        "replies",
+        "I/O",
+        "broker",
+        "ROUTER loop",
+        "ROUTER I/O",
+        "ROUTER",
+        "ratio",
+    ]
     return [
         Table(
-            f"Latency of a request to all shards, {name}, median", ["shards", "zflow us", "ROUTER us", "ratio"], latency
+            f"Latency of a request to all shards, {name}, median",
+            ["shards", "zflow us", "ROUTER us", "ratio"],
+            latency,
         ),
         Table(f"Processor time for a request to all shards, {name}, us", header, cost),
     ]
 
 
 def ratios(name: str, rigs: dict[int, Rig]) -> dict[str, Ratio]:
-    """Return how zflow compares with the ROUTER, and how the broker's time grows from 2 shards to the most."""
+    """Return how zflow compares with the ROUTER,
+    and how the broker's time grows from 2 shards to the most.
+    """
     most = max(rigs)
     rig = rigs[most]
     return {
-        f"latency, {most} shards, {name}, zflow / ROUTER": ratio(rig.zflow.latency, rig.router.latency),
-        f"broker's processor time, {most} shards, {name}, zflow / ROUTER": ratio(rig.zflow.process, rig.router.process),
+        f"latency, {most} shards, {name}, zflow / ROUTER": ratio(
+            rig.zflow.latency, rig.router.latency
+        ),
+        f"broker's processor time, {most} shards, {name}, zflow / ROUTER": ratio(
+            rig.zflow.process, rig.router.process
+        ),
         f"broker's time for a request without its replies, {name}, {most} shards / 2 shards": ratio(
             rig.zflow.request, rigs[2].zflow.request
         ),
@@ -183,10 +214,14 @@ def ratios(name: str, rigs: dict[int, Rig]) -> dict[str, Ratio]:
 
 
 def measure(quick: bool) -> Result:
-    """Return, for two payloads, how long requests take, what the broker spends on them, and how that grows."""
+    """Return, for two payloads, how long requests take, what the broker spends on them,
+    and how that grows.
+    """
     steps, rounds, seconds = ((2, 8), 2, 0.03) if quick else ((1, 2, 4, 8, 16, 32), 9, 0.3)
     found = Result({})
-    with counting((Front, "_said_in"), (Front, "_heard"), (Broker, "_go_on"), (Broker, "_flush")) as clock:
+    with counting(
+        (Front, "_said_in"), (Front, "_heard"), (Broker, "_go_on"), (Broker, "_flush")
+    ) as clock:
         for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
             with ExitStack() as running:
                 rigs = {shards: Rig(shards, running) for shards in steps}

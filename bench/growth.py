@@ -1,8 +1,10 @@
-"""What a request costs the broker's process as a cluster grows: by queue depth, replicas and clients.
+"""What a request costs the broker's process as a cluster grows: by queue depth,
+replicas and clients.
 
-Processor time of a real broker's process, from /proc, for each request of one small Document: its loop alone, and
-with libzmq's threads. It depends on the speed of clients and replicas only in so far as the broker takes in one turn
-what has come meanwhile. `decisions` measures the logic alone, in sizes that no machine at hand has.
+Processor time of a real broker's process, from /proc, for each request of one small Document: its
+loop alone, and with libzmq's threads. It depends on the speed of clients and replicas only in so
+far as the broker takes in one turn what has come meanwhile. `decisions` measures the logic alone,
+in sizes that no machine at hand has.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Plot, Ratio, Result, Table, ratio
 from zflow import Client, DocumentArray, Flow
 
-HELD = 128  # requests that two replicas may hold with their windows at the widest; what is more waits in the queue
+# Requests that two replicas may hold with their windows at the widest; what is more waits in the
+# queue.
+HELD = 128
 IN_FLIGHT = 128  # of all clients together, where not the depth is what grows
 
 
@@ -33,7 +37,10 @@ class Cost:
 
     def row(self) -> list[Cell]:
         """Return us of the loop and the process, and requests per second."""
-        return [*(statistics.median(each) * 1e6 for each in (self.loop, self.process)), statistics.median(self.rate)]
+        return [
+            *(statistics.median(each) * 1e6 for each in (self.loop, self.process)),
+            statistics.median(self.rate),
+        ]
 
 
 class Rig:
@@ -41,7 +48,9 @@ class Rig:
 
     def __init__(self, replicas: int, running: ExitStack) -> None:
         others = brokers()
-        self.flow = running.enter_context(Flow().add(name="echo", uses=Echo, replicas=replicas, max_queue=-1))
+        self.flow = running.enter_context(
+            Flow().add(name="echo", uses=Echo, replicas=replicas, max_queue=-1)
+        )
         (self.pid,) = brokers() - others
         self.flow.post("/", small_documents(1000), request_size=1)  # until the windows have opened
 
@@ -117,7 +126,8 @@ def outcome(what: str, costs: dict[int, Cost], aim: float | None) -> tuple[Ratio
     """Return how the process's time grows from the least to the most, and a table."""
     least, most = min(costs), max(costs)
     rows: list[list[Cell]] = [
-        [count, *cost.row(), ratio(cost.process, costs[least].process).value] for count, cost in costs.items()
+        [count, *cost.row(), ratio(cost.process, costs[least].process).value]
+        for count, cost in costs.items()
     ]
     header = [what, "loop us", "process us", "requests/s here", f"process / {least}"]
     table = Table(f"Broker's processor time for a small request, by {what}", header, rows)
@@ -125,11 +135,19 @@ def outcome(what: str, costs: dict[int, Cost], aim: float | None) -> tuple[Ratio
 
 
 def measure(quick: bool) -> Result:
-    """Return the broker's processor time by depth, replicas and clients, and how it grows with each."""
+    """Return the broker's processor time by depth, replicas and clients,
+    and how it grows with each.
+    """
     requests, rounds = (600, 2) if quick else (20_000, 3)
     found = {
-        "depth": (by_depth((1, 600) if quick else (1, 100, 10_000, 100_000), requests, rounds), 1.3),
-        "replicas": (by_replicas((2, 8) if quick else (2, 4, 8, 16, 32, 64), requests, rounds), 1.3),
+        "depth": (
+            by_depth((1, 600) if quick else (1, 100, 10_000, 100_000), requests, rounds),
+            1.3,
+        ),
+        "replicas": (
+            by_replicas((2, 8) if quick else (2, 4, 8, 16, 32, 64), requests, rounds),
+            1.3,
+        ),
         "clients": (by_clients((1, 8) if quick else (1, 4, 16, 64), requests, rounds), None),
     }
     ratios, tables, lines = {}, [], {}
@@ -137,5 +155,11 @@ def measure(quick: bool) -> Result:
         name = f"broker's time per request, {what} {max(costs):,} / {min(costs)}"
         ratios[name], table = outcome(what, costs, aim)
         tables.append(table)
-        lines[what] = [[float(count), statistics.median(cost.process) * 1e6] for count, cost in costs.items()]
-    return Result(ratios, tables, [Plot("Growth", "depth, replicas or clients", "broker's us per request", lines, "x")])
+        lines[what] = [
+            [float(count), statistics.median(cost.process) * 1e6] for count, cost in costs.items()
+        ]
+    return Result(
+        ratios,
+        tables,
+        [Plot("Growth", "depth, replicas or clients", "broker's us per request", lines, "x")],
+    )

@@ -1,9 +1,10 @@
-"""Replicas or requests that differ in their service times: the makespan, against an ideal one and the C proxy.
+"""Replicas or requests that differ in their service times: the makespan,
+against an ideal one and the C proxy.
 
-Service times are slept, so the figures say how requests are dealt out and not how fast the machine is. `ideal` is one
-central queue without any overhead: the least makespan where replicas differ, a schedule of the very same times where
-requests do. Where all are equal, ideal includes the overhead per request. `zmq.proxy` deals round-robin whatever the
-replicas hold.
+Service times are slept, so the figures say how requests are dealt out and not how fast the machine
+is. `ideal` is one central queue without any overhead: the least makespan where replicas differ, a
+schedule of the very same times where requests do. Where all are equal, ideal includes the overhead
+per request. `zmq.proxy` deals round-robin whatever the replicas hold.
 """
 
 from __future__ import annotations
@@ -65,13 +66,23 @@ def overhead(replicas: int, count: int) -> float:
 class Case:
     """One row: what differs, and the ratios of zflow and the yardstick, round by round."""
 
-    def __init__(self, what: str, replicas: int, count: int, rounds: int, aim: float | None = None) -> None:
-        self.what, self.replicas, self.count, self.rounds, self.aim = what, replicas, count, rounds, aim
+    def __init__(
+        self, what: str, replicas: int, count: int, rounds: int, aim: float | None = None
+    ) -> None:
+        self.what, self.replicas, self.count, self.rounds, self.aim = (
+            what,
+            replicas,
+            count,
+            rounds,
+            aim,
+        )
         self._ideal: list[float] = []
         self._zflow: list[float] = []
         self._proxy: list[float] = []
 
-    def measure(self, zflow: Callable[[], float], proxy: Callable[[], float], ideal: Callable[[], float]) -> None:
+    def measure(
+        self, zflow: Callable[[], float], proxy: Callable[[], float], ideal: Callable[[], float]
+    ) -> None:
         """Call each in turns: they return seconds."""
         for _ in range(self.rounds):
             self._ideal.append(ideal())
@@ -85,7 +96,9 @@ class Case:
 
     def row(self) -> list[Cell]:
         """Return a line of the table."""
-        medians = [statistics.median(seconds) for seconds in (self._ideal, self._zflow, self._proxy)]
+        medians = [
+            statistics.median(seconds) for seconds in (self._ideal, self._zflow, self._proxy)
+        ]
         proxy = ratio(self._proxy, self._ideal).value
         return [self.what, self.replicas, self.count, *medians, self.ratio.value, proxy]
 
@@ -93,10 +106,14 @@ class Case:
 def unlike_replicas(milliseconds: list[float], count: int, rounds: int, aim: float | None) -> Case:
     """Replicas of these service times."""
     seconds, replicas = [each / 1000 for each in milliseconds], len(milliseconds)
-    case = Case(f"{', '.join(f'{each:g}' for each in milliseconds)} ms", replicas, count, rounds, aim)
+    case = Case(
+        f"{', '.join(f'{each:g}' for each in milliseconds)} ms", replicas, count, rounds, aim
+    )
     docs, messages = small_documents(count), [[b"", b""]] * count
     with ExitStack() as running:
-        flow = Flow().add(name="unlike", uses=Unlike, uses_with={"milliseconds": milliseconds}, replicas=replicas)
+        flow = Flow().add(
+            name="unlike", uses=Unlike, uses_with={"milliseconds": milliseconds}, replicas=replicas
+        )
         running.enter_context(flow)
         echo = running.enter_context(ProxyEcho(replicas, sleeps=seconds))
         case.measure(
@@ -111,7 +128,10 @@ def told_requests(case: Case, times: list[float], best: Callable[[], float]) -> 
     """Requests of these service times, in seconds, against the seconds that `best` returns."""
     docs = DocumentArray(Document(tags={"seconds": seconds}) for seconds in times)
     messages = [[b"", seconds_frame(seconds)] for seconds in times]
-    with Flow().add(name="told", uses=Told, replicas=case.replicas) as flow, ProxyEcho(case.replicas) as echo:
+    with (
+        Flow().add(name="told", uses=Told, replicas=case.replicas) as flow,
+        ProxyEcho(case.replicas) as echo,
+    ):
         case.measure(
             lambda: seconds_of(lambda: flow.post("/", docs, request_size=1, prefetch=IN_FLIGHT)),
             lambda: seconds_of(lambda: echo.stream(messages, IN_FLIGHT)),
@@ -121,11 +141,15 @@ def told_requests(case: Case, times: list[float], best: Callable[[], float]) -> 
 
 
 def like_requests(seconds: float, replicas: int, count: int, rounds: int) -> Case:
-    """Requests of one service time: ideal is that time for each, and the overhead, which zflow may add."""
+    """Requests of one service time: ideal is that time for each, and the overhead,
+    which zflow may add.
+    """
     case = Case(f"{seconds * 1000:g} ms each", replicas, count, rounds)
     extra = count * overhead(replicas, 20 * count)
     return told_requests(
-        case, [seconds] * count, lambda: ideal.makespan([real_sleep(seconds)] * count, replicas) + extra
+        case,
+        [seconds] * count,
+        lambda: ideal.makespan([real_sleep(seconds)] * count, replicas) + extra,
     )
 
 
@@ -135,7 +159,9 @@ def lognormal_requests(replicas: int, count: int, rounds: int) -> Case:
     times = [draw.lognormvariate(-5.5, 1.0) for _ in range(count)]
     more = real_sleep(0.004) - 0.004
     case = Case("lognormal, median 4 ms", replicas, count, rounds)
-    return told_requests(case, times, lambda: ideal.makespan((each + more for each in times), replicas))
+    return told_requests(
+        case, times, lambda: ideal.makespan((each + more for each in times), replicas)
+    )
 
 
 def measure(quick: bool) -> Result:
@@ -150,7 +176,18 @@ def measure(quick: bool) -> Result:
             cases.append(like_requests(seconds, replicas, count, rounds))
     for replicas in (2,) if quick else (2, 4):
         cases.append(lognormal_requests(replicas, 80 if quick else 600, rounds))
-    ratios = {f"makespan, {case.what}, {case.replicas} replicas, zflow / ideal": case.ratio for case in cases}
-    header = ["service time", "replicas", "requests", "ideal s", "zflow s", "C proxy s", "zflow / ideal"]
+    ratios = {
+        f"makespan, {case.what}, {case.replicas} replicas, zflow / ideal": case.ratio
+        for case in cases
+    }
+    header = [
+        "service time",
+        "replicas",
+        "requests",
+        "ideal s",
+        "zflow s",
+        "C proxy s",
+        "zflow / ideal",
+    ]
     table = Table("Makespan", [*header, "C proxy / ideal"], [case.row() for case in cases])
     return Result(ratios, [table])

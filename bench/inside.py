@@ -1,4 +1,6 @@
-"""What benchmarks use of zflow that is not public, in one place: parts whose cost is measured by themselves."""
+"""What benchmarks use of zflow that is not public, in one place:
+parts whose cost is measured by themselves.
+"""
 
 from __future__ import annotations
 

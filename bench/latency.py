@@ -1,4 +1,6 @@
-"""One small request at a time: a post after the other to one replica, against an echo through the C proxy."""
+"""One small request at a time: a post after the other to one replica,
+against an echo through the C proxy.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Memory of idle processes: replicas, broker and process manager, against the C proxy and its workers.
+"""Memory of idle processes: replicas, broker and process manager,
+against the C proxy and its workers.
 
-What a process shares with n others counts as an n-th (PSS), so the sum is what the machine has to give. A Flow is
-started by a fresh interpreter that has imported nothing else, or numpy, which replicas then share.
+What a process shares with n others counts as an n-th (PSS), so the sum is what the machine has to
+give. A Flow is started by a fresh interpreter that has imported nothing else, or numpy,
+which replicas then share.
 """
 
 from __future__ import annotations
@@ -24,9 +26,14 @@ def measure(quick: bool) -> Result:
         for numpy, script in enumerate(("plain script", "script with numpy")):
             found = [fresh("bench.starts", "idle_flow", count, numpy) for _ in range(rounds)]
             figures = {role: [statistics.fmean(each[role]) for each in found] for role in found[0]}
-            rows.append([f"zflow, {script}", count, *(statistics.median(mib) for mib in figures.values())])
+            rows.append(
+                [f"zflow, {script}", count, *(statistics.median(mib) for mib in figures.values())]
+            )
             if count == 4:
-                name = f"memory of an idle replica, {count} of them, {script}, zflow / worker of the C proxy"
+                name = (
+                    f"memory of an idle replica, {count} of them, {script}, zflow / worker of "
+                    "the C proxy"
+                )
                 ratios[name] = ratio(figures["replica"], [worker for _, worker in plain])
         broker, worker = (statistics.median(mib) for mib in zip(*plain, strict=True))
         rows.append(["C proxy", count, worker, broker, ""])

@@ -1,9 +1,11 @@
-"""Arrivals that wait for nobody (Poisson, at 80% load): waiting times, against an ideal central queue and the C proxy.
+"""Arrivals that wait for nobody (Poisson, at 80% load): waiting times,
+against an ideal central queue and the C proxy.
 
-When each request comes is drawn beforehand, and its latency counts from then, not from when it was really sent: a stall
-of zflow, or of this process, is not hidden. Workers sleep for drawn times and answer how long it really was, so the
-ideal queue is computed for the very same arrivals and the very same service times, in the same order. What is beyond
-it is overhead and imperfect dealing. A request's wait is its latency less its service time.
+When each request comes is drawn beforehand, and its latency counts from then, not from when it was
+really sent: a stall of zflow, or of this process, is not hidden. Workers sleep for drawn times and
+answer how long it really was, so the ideal queue is computed for the very same arrivals and the
+very same service times, in the same order. What is beyond it is overhead and imperfect dealing. A
+request's wait is its latency less its service time.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Timed(Executor):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """When requests come and how long they take, in seconds from the beginning; how late they were sent is added."""
+    """When requests come and how long they take, in seconds from the beginning;
+    how late they were sent is added.
+    """
 
     at: list[float]
     work: list[float]
@@ -112,10 +116,14 @@ def through_proxy(echo: ProxyEcho, arrivals: Arrivals) -> Measured:
     while answered < count:
         now = time.perf_counter() - begin
         if sent < count and arrivals.at[sent] <= now:
-            echo.client.send_multipart([b"", str(sent).encode(), seconds_frame(arrivals.work[sent])])
+            echo.client.send_multipart(
+                [b"", str(sent).encode(), seconds_frame(arrivals.work[sent])]
+            )
             measured.late[sent] = now - arrivals.at[sent]
             sent += 1
-        elif echo.client.poll(_milliseconds(arrivals.at[sent] - now if sent < count else 1.0), zmq.POLLIN):
+        elif echo.client.poll(
+            _milliseconds(arrivals.at[sent] - now if sent < count else 1.0), zmq.POLLIN
+        ):
             _, number, worked = echo.client.recv_multipart()
             measured.latency[int(number)] = time.perf_counter() - begin - arrivals.at[int(number)]
             measured.work[int(number)] = seconds_in(worked)
@@ -140,23 +148,32 @@ class Case:
     def arrivals(self, seed: int, count: int) -> Arrivals:
         """Draw a round's arrivals; they are the same at every run."""
         draw = random.Random(seed)
-        work = [self.mean * draw.lognormvariate(-(self.sigma**2) / 2, self.sigma) for _ in range(count)]
+        work = [
+            self.mean * draw.lognormvariate(-(self.sigma**2) / 2, self.sigma) for _ in range(count)
+        ]
         return poisson(draw, count, self.replicas, work)
 
     def measure(self, rounds: int, count: int) -> Outcome:
         """Run zflow and the yardstick in turns."""
         outcome = Outcome(self)
-        with Flow().add(name="timed", uses=Timed, replicas=self.replicas) as flow, ProxyEcho(self.replicas) as echo:
+        with (
+            Flow().add(name="timed", uses=Timed, replicas=self.replicas) as flow,
+            ProxyEcho(self.replicas) as echo,
+        ):
             assert flow.port is not None
             asyncio.run(self._in_turns(flow.port, echo, outcome, rounds, count))
         return outcome
 
-    async def _in_turns(self, port: int, echo: ProxyEcho, outcome: Outcome, rounds: int, count: int) -> None:
+    async def _in_turns(
+        self, port: int, echo: ProxyEcho, outcome: Outcome, rounds: int, count: int
+    ) -> None:
         async with AsyncClient(port=port) as client:
             await through_flow(client, self.arrivals(-1, WARM_UP))
             for number in range(rounds):
                 arrivals = self.arrivals(number, count)
-                outcome.add(arrivals, await through_flow(client, arrivals), through_proxy(echo, arrivals))
+                outcome.add(
+                    arrivals, await through_flow(client, arrivals), through_proxy(echo, arrivals)
+                )
 
 
 class Outcome:
@@ -182,15 +199,25 @@ class Outcome:
         mean = [statistics.fmean(waits) for waits in self._zflow]
         tail = [percentile(waits, 99) for waits in self._zflow]
         return {
-            f"mean wait, {self.case.name}, zflow / ideal": ratio(mean, _means(self._ideal), aim=aims[0]),
-            f"p99 wait, {self.case.name}, zflow / ideal": ratio(tail, _tails(self._ideal), aim=aims[1]),
+            f"mean wait, {self.case.name}, zflow / ideal": ratio(
+                mean, _means(self._ideal), aim=aims[0]
+            ),
+            f"p99 wait, {self.case.name}, zflow / ideal": ratio(
+                tail, _tails(self._ideal), aim=aims[1]
+            ),
         }
 
     def rows(self) -> list[list[Cell]]:
         """Return a line for each of ideal, zflow and the yardstick, in ms."""
         lines: list[list[Cell]] = []
-        for who, waits in (("ideal", self._ideal), ("zflow", self._zflow), ("C proxy", self._proxy)):
-            figures = [statistics.median(values) * 1000 for values in (_means(waits), _tails(waits))]
+        for who, waits in (
+            ("ideal", self._ideal),
+            ("zflow", self._zflow),
+            ("C proxy", self._proxy),
+        ):
+            figures = [
+                statistics.median(values) * 1000 for values in (_means(waits), _tails(waits))
+            ]
             late = statistics.median(self._late) * 1000 if who == "zflow" else ""
             lines.append([f"{self.case.name}, {who}", self.case.replicas, *figures, late])
         return lines
@@ -218,4 +245,7 @@ def measure(quick: bool) -> Result:
     ratios = {name: value for outcome in outcomes for name, value in outcome.ratios().items()}
     rows = [row for outcome in outcomes for row in outcome.rows()]
     header = ["service time", "replicas", "mean wait ms", "p99 wait ms", "sent late by ms, mean"]
-    return Result(ratios, [Table(f"Poisson arrivals at {LOAD:.0%} load, {rounds} rounds of {count}", header, rows)])
+    return Result(
+        ratios,
+        [Table(f"Poisson arrivals at {LOAD:.0%} load, {rounds} rounds of {count}", header, rows)],
+    )

@@ -1,9 +1,11 @@
-"""A Flow that is asked for ten times what it can do: throughput, latency and memory, against its own peak.
+"""A Flow that is asked for ten times what it can do: throughput, latency and memory,
+against its own peak.
 
-An Executor with two replicas works for 20 ms on each request and lets 50 of them wait (`max_queue`). First its peak is
-measured: so many requests in flight that no replica ever idles. Then requests come ten times as fast as that, at times
-that do not depend on the answers, over one connection, while a second client asks for one at a time, and then for
-nothing but that again. What latencies are compared with is the time that a full queue takes to be worked off.
+An Executor with two replicas works for 20 ms on each request and lets 50 of them wait
+(`max_queue`). First its peak is measured: so many requests in flight that no replica ever idles.
+Then requests come ten times as fast as that, at times that do not depend on the answers, over one
+connection, while a second client asks for one at a time, and then for nothing but that again. What
+latencies are compared with is the time that a full queue takes to be worked off.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ async def peak(client: AsyncClient, seconds: float) -> float:
     return len(outcome.accepted) / seconds
 
 
-async def flood(client: AsyncClient, rate: float, seconds: float, broker: psutil.Process) -> Outcome:
+async def flood(
+    client: AsyncClient, rate: float, seconds: float, broker: psutil.Process
+) -> Outcome:
     """Ask for `rate` requests per second, whatever becomes of them."""
     outcome = Outcome()
     running: set[asyncio.Task[None]] = set()
@@ -121,7 +125,9 @@ async def phases(port: int, pid: int, seconds: float) -> Result:
     ratios = {
         "throughput / peak": once(answered / outcome.seconds / best, "higher"),
         "p99 of accepted / a full queue": once(percentile(outcome.accepted, 99) / full),
-        "p99 of the other client / a full queue": once(percentile(polite.accepted or [0.0], 99) / full),
+        "p99 of the other client / a full queue": once(
+            percentile(polite.accepted or [0.0], 99) / full
+        ),
         "broker's memory, late / early": once(late / early),
         "first request afterwards / a full queue": once(after / full),
     }
@@ -137,4 +143,6 @@ def measure(quick: bool) -> Result:
     """Start the Flow and measure it."""
     with Flow().add(name="work", uses=Work, replicas=REPLICAS, max_queue=QUEUE) as flow:
         assert flow.port is not None
-        return asyncio.run(phases(flow.port, Client(port=flow.port).info()["pid"], 1.0 if quick else 60.0))
+        return asyncio.run(
+            phases(flow.port, Client(port=flow.port).info()["pid"], 1.0 if quick else 60.0)
+        )

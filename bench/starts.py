@@ -1,4 +1,6 @@
-"""What `startup` and `memory` call in fresh interpreters. Nothing is imported before it is measured."""
+"""What `startup` and `memory` call in fresh interpreters.
+Nothing is imported before it is measured.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Start-up: importing, and until four replicas are ready, each in a fresh interpreter, against plain pyzmq.
+"""Start-up: importing, and until four replicas are ready, each in a fresh interpreter,
+against plain pyzmq.
 
-The yardstick of importing is `import zmq, msgpack`, which zflow cannot do without. That of starting is a C
-proxy and four workers, each an interpreter of its own that imports zmq only, until each has answered once.
+The yardstick of importing is `import zmq, msgpack`, which zflow cannot do without. That of starting
+is a C proxy and four workers, each an interpreter of its own that imports zmq only,
+until each has answered once.
 """
 
 from __future__ import annotations
@@ -44,12 +46,19 @@ def measure(quick: bool) -> Result:
         "closing": closed,
         f"C proxy and {REPLICAS} workers ready": proxies,
     }
-    rows: list[list[Cell]] = [[what, *(each * 1000 for each in spread(seconds))] for what, seconds in figures.items()]
+    rows: list[list[Cell]] = [
+        [what, *(each * 1000 for each in spread(seconds))] for what, seconds in figures.items()
+    ]
     ratios = {
-        "import zflow / import zmq, msgpack": ratio(imports["import_zflow"], imports["import_plain"]),
+        "import zflow / import zmq, msgpack": ratio(
+            imports["import_zflow"], imports["import_plain"]
+        ),
         f"{REPLICAS} ready, zflow / C proxy": ratio(ready, proxies),
     }
-    return Result(ratios, [Table(f"Start-up, {rounds} rounds", ["", "median ms", "least ms", "most ms"], rows)])
+    return Result(
+        ratios,
+        [Table(f"Start-up, {rounds} rounds", ["", "median ms", "least ms", "most ms"], rows)],
+    )
 
 
 def spread(seconds: list[float]) -> tuple[float, float, float]:

@@ -1,4 +1,6 @@
-"""Small requests per second, by requests in flight and replicas, and as one long stream, against the C proxy."""
+"""Small requests per second, by requests in flight and replicas, and as one long stream,
+against the C proxy.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,18 @@ class Rates:
 
     def row(self) -> list[Cell]:
         """Return the medians, and the median of the rounds' ratios."""
-        return [statistics.median(self.zflow), statistics.median(self.proxy), ratio(self.zflow, self.proxy).value]
+        return [
+            statistics.median(self.zflow),
+            statistics.median(self.proxy),
+            ratio(self.zflow, self.proxy).value,
+        ]
 
 
 @dataclass
 class Rig:
-    """A running Flow, the running yardstick with as many workers, and how long and how often to measure."""
+    """A running Flow, the running yardstick with as many workers,
+    and how long and how often to measure.
+    """
 
     flow: Flow
     echo: ProxyEcho
@@ -44,7 +52,9 @@ class Rig:
     def fitting(self, in_flight: int) -> int:
         """Return how many requests take the yardstick about `seconds`, 500 at least."""
         probe = [same_bytes()] * 500
-        return max(500, int(500 / seconds_of(lambda: self.echo.stream(probe, in_flight)) * self.seconds))
+        return max(
+            500, int(500 / seconds_of(lambda: self.echo.stream(probe, in_flight)) * self.seconds)
+        )
 
     def measure(self, count: int, in_flight: int, post: Callable[[], object]) -> Rates:
         """Return the rates of `post`, which posts so many requests, and of the yardstick."""
@@ -58,7 +68,9 @@ class Rig:
         """Measure Documents that are all there."""
         docs = small_documents(self.fitting(in_flight))
         return len(docs), self.measure(
-            len(docs), in_flight, lambda: self.flow.post("/", docs, request_size=1, prefetch=in_flight)
+            len(docs),
+            in_flight,
+            lambda: self.flow.post("/", docs, request_size=1, prefetch=in_flight),
         )
 
     def streamed(self, documents: Callable[[int], object]) -> tuple[int, Rates]:
@@ -66,7 +78,13 @@ class Rig:
         count = max(2 * STREAM, self.fitting(STREAM))
 
         def post() -> None:
-            self.flow.post("/", documents(count), request_size=1, prefetch=STREAM, on_done=lambda response: None)
+            self.flow.post(
+                "/",
+                documents(count),
+                request_size=1,
+                prefetch=STREAM,
+                on_done=lambda response: None,
+            )
 
         return count, self.measure(count, STREAM, post)
 
@@ -90,14 +108,19 @@ def measure(quick: bool) -> Result:
     ratios = {}
     lines: dict[str, list[list[float]]] = {}
     for replicas in (2,) if quick else REPLICAS:
-        with Flow().add(name="echo", uses=Echo, replicas=replicas) as flow, ProxyEcho(workers=replicas) as echo:
+        with (
+            Flow().add(name="echo", uses=Echo, replicas=replicas) as flow,
+            ProxyEcho(workers=replicas) as echo,
+        ):
             rig = Rig(flow, echo, rounds, seconds)
             rig.warm_up()
             for in_flight in steps:
                 count, rates = rig.at_hand(in_flight)
                 rows.append([replicas, in_flight, count, *rates.row()])
                 for name, rate in (("zflow", rates.zflow), ("C proxy", rates.proxy)):
-                    lines.setdefault(f"{name}, {replicas} replicas", []).append([in_flight, statistics.median(rate)])
+                    lines.setdefault(f"{name}, {replicas} replicas", []).append(
+                        [in_flight, statistics.median(rate)]
+                    )
                 if in_flight == 128:
                     aim = 0.6 if replicas == 2 else None
                     name = f"requests/s, {replicas} replicas, 128 in flight, zflow / C proxy"
@@ -112,6 +135,12 @@ def measure(quick: bool) -> Result:
     header = ["requests", "zflow /s", "C proxy /s", "ratio"]
     tables = [
         Table(title, ["replicas", "in flight", *header], rows),
-        Table(f"One stream, two replicas, {STREAM} in flight, results to a callback", ["of", *header], streams),
+        Table(
+            f"One stream, two replicas, {STREAM} in flight, results to a callback",
+            ["of", *header],
+            streams,
+        ),
     ]
-    return Result(ratios, tables, [Plot("Small requests", "requests in flight", "requests/s", lines)])
+    return Result(
+        ratios, tables, [Plot("Small requests", "requests in flight", "requests/s", lines)]
+    )

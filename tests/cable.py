@@ -1,4 +1,6 @@
-"""A cable between two machines that is none: a TCP proxy that a test can freeze, cut, slow down and heal."""
+"""A cable between two machines that is none: a TCP proxy that a test can freeze, cut,
+slow down and heal.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ class Cable:
     Args:
         to: the other port.
         delay: seconds that everything takes, in each direction.
-        jitter: up to so many seconds more, drawn for each connection and direction: what is sent over one may overtake
-            what was sent over another before.
+        jitter: up to so many seconds more, drawn for each connection and direction: what is sent
+            over one may overtake what was sent over another before.
     """
 
     def __init__(self, to: int, delay: float = 0.0, jitter: float = 0.0, seed: int = 1) -> None:
@@ -88,11 +90,15 @@ class Cable:
             return
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             self._writers.add(sink)
-            task = self._loop.create_task(self._pump(source, sink, self._delay + self._random.random() * self._jitter))
+            task = self._loop.create_task(
+                self._pump(source, sink, self._delay + self._random.random() * self._jitter)
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float
+    ) -> None:
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         writing = self._loop.create_task(self._write(due, sink))
         try:
@@ -106,7 +112,9 @@ class Cable:
             writing.cancel()
             self._writers.discard(sink)
 
-    async def _write(self, due: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+    async def _write(
+        self, due: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter
+    ) -> None:
         while True:
             at, data = await due.get()
             await asyncio.sleep(at - self._loop.time())

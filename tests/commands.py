@@ -1,4 +1,6 @@
-"""What the tests of `zflow-run` share: running a command here or in a process of its own, and an Executor to serve."""
+"""What the tests of `zflow-run` share: running a command here or in a process of its own,
+and an Executor to serve.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,13 @@ class Encoder(Executor):
 
 @contextlib.contextmanager
 def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str], int]]:
-    """`zflow-run` as it serves: the process, the lines before the last one it printed at first, and the port."""
+    """`zflow-run` as it serves: the process, the lines before the last one it printed at first,
+    and the port.
+    """
     command = [sys.executable, "-m", "zflow", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             lines = []
@@ -52,7 +58,12 @@ def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str], 
 
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run `zflow-run` to its end: exit status, stdout and stderr."""
-    done = subprocess.run([sys.executable, "-m", "zflow", *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-m", "zflow", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     return done.returncode, done.stdout, done.stderr
 
 

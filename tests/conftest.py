@@ -25,10 +25,11 @@ hypothesis.settings.load_profile("zflow")
 
 @pytest.fixture(scope="session", autouse=True)
 def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder for temporary files that no other program uses, so that each file left there is ours.
+    """A folder for temporary files that no other program uses,
+    so that each file left there is ours.
 
-    Its path is short, as the paths of sockets must be. And orphans become children of this process, so that
-    whatever becomes of the processes between, they can be found.
+    Its path is short, as the paths of sockets must be. And orphans become children of this process,
+    so that whatever becomes of the processes between, they can be found.
     """
     tmp_path_factory.getbasetemp()  # stays where it would be
     process.adopt_orphans()
@@ -71,8 +72,14 @@ def _has_children() -> bool:
 
 def _check(processes: set[int], folders: list[str]) -> None:
     try:
-        wait_for(lambda: _family() <= processes, ENDING, "all processes that the test started have ended")
-        wait_for(lambda: set(socket_folders()) <= set(folders), ENDING, "all folders of sockets are removed")
+        wait_for(
+            lambda: _family() <= processes, ENDING, "all processes that the test started have ended"
+        )
+        wait_for(
+            lambda: set(socket_folders()) <= set(folders),
+            ENDING,
+            "all folders of sockets are removed",
+        )
     except AssertionError:
         left = {pid: title(pid) for pid in _family() - processes}
         _end(list(left))

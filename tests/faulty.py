@@ -16,7 +16,9 @@ from zflow import DocumentArray, Executor, requests
 class Start(Executor):
     """Fails to start in the way it is told, if the file `only_if` is there."""
 
-    def __init__(self, way: str = "", only: int = 0, only_if: str = "/", closed: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, way: str = "", only: int = 0, only_if: str = "/", closed: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.closed = closed
         if self.runtime_args.replica_id != only or not Path(only_if).exists():

@@ -1,4 +1,6 @@
-"""What the tests of running Flows share: waiting for conditions, finding processes, running scripts."""
+"""What the tests of running Flows share: waiting for conditions, finding processes,
+running scripts.
+"""
 
 from __future__ import annotations
 
@@ -27,31 +29,41 @@ T = TypeVar("T")
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
-PATIENCE = 30.0  # seconds until a test gives up on something that must happen; generous, for busy machines
-ORPHANS_END = 2.0  # seconds within which nothing of a Flow may be left when its user's process was killed
+# Seconds until a test gives up on something that must happen; generous, for busy machines.
+PATIENCE = 30.0
+# Seconds within which nothing of a Flow may be left when its user's process was killed.
+ORPHANS_END = 2.0
 
 
 def wait_for(condition: Callable[[], T], timeout: float = PATIENCE, what: str = "") -> T:
-    """Return the first true value of `condition`; fail if there is none within `timeout` seconds."""
+    """Return the first true value of `condition`; fail if there is none within `timeout`
+    seconds.
+    """
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what or condition}; last value {value!r}")
+            raise AssertionError(
+                f"not within {timeout} s: {what or condition}; last value {value!r}"
+            )
         time.sleep(0.005)
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------------------
 
 
 def children() -> list[psutil.Process]:
-    """All living descendants of this process; the test run adopts orphans, so what a script left is among them."""
+    """All living descendants of this process; the test run adopts orphans,
+    so what a script left is among them.
+    """
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
+            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(
+                process.cmdline()
+            ):
                 found.append(process)
     return found
 
@@ -65,10 +77,14 @@ def title(pid: int) -> str:
 
 
 def titled(wanted: str) -> dict[str, int]:
-    """Process ids of the descendants whose title begins with `zflow: ` and `wanted`, by the rest of the title."""
+    """Process ids of the descendants whose title begins with `zflow: ` and `wanted`,
+    by the rest of the title.
+    """
     names = {process.pid: title(process.pid) for process in children()}
     start = f"zflow: {wanted}"
-    return {name.removeprefix("zflow: "): pid for pid, name in names.items() if name.startswith(start)}
+    return {
+        name.removeprefix("zflow: "): pid for pid, name in names.items() if name.startswith(start)
+    }
 
 
 def replicas(executor: str) -> dict[str, int]:
@@ -77,7 +93,9 @@ def replicas(executor: str) -> dict[str, int]:
 
 
 def pid_of(name: str) -> int:
-    """The process id behind a title; a process that has just been forked still bears the one of its parent."""
+    """The process id behind a title; a process that has just been forked
+    still bears the one of its parent.
+    """
 
     def found() -> list[int]:
         pids = [process.pid for process in children() if title(process.pid) == f"zflow: {name}"]
@@ -112,7 +130,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# -- scripts ----------------------------------------------------------------------------------------------------------
+# -- scripts ---------------------------------------------------------------------------------------
 
 
 class Script:
@@ -121,9 +139,16 @@ class Script:
     def __init__(self, source: str, folder: Path, *arguments: Any, **options: Any) -> None:
         path = folder / "script.py"
         path.write_text(source, encoding="utf-8")
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **options,
+        }
         self.process = subprocess.Popen(
-            [sys.executable, *options.pop("flags", ()), str(path), *map(str, arguments)], text=True, **options
+            [sys.executable, *options.pop("flags", ()), str(path), *map(str, arguments)],
+            text=True,
+            **options,
         )
 
     @property
@@ -139,7 +164,9 @@ class Script:
         return found.rstrip("\n")
 
     def end(self, timeout: float = PATIENCE) -> tuple[int, str, str]:
-        """Wait until it has ended; its exit status and what it wrote (that was not read) to stdout and stderr."""
+        """Wait until it has ended; its exit status and what it wrote (that was
+        not read) to stdout and stderr.
+        """
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out or "", err or ""
 
@@ -152,7 +179,8 @@ class Script:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            self.process.kill()  # what it started ends by itself, or is found by the check at the end of each test
+            # What it started ends by itself, or is found by the check at the end of each test.
+            self.process.kill()
         with self.process:
             pass
 
@@ -163,7 +191,7 @@ def run_script(source: str, folder: Path, *arguments: Any, **options: Any) -> tu
         return script.end()
 
 
-# -- at the same time -------------------------------------------------------------------------------------------------
+# -- at the same time ------------------------------------------------------------------------------
 
 
 def in_background(function: Callable[..., T], *arguments: Any, **options: Any) -> Future[T]:
@@ -185,7 +213,7 @@ def texts(count: int, start: int = 0) -> Iterator[Document]:
     return (Document(text=str(number)) for number in range(start, start + count))
 
 
-# -- Executors --------------------------------------------------------------------------------------------------------
+# -- Executors -------------------------------------------------------------------------------------
 
 
 class Upper(Executor):
@@ -213,9 +241,11 @@ class Append(Executor):
 
 
 class Gate(Executor):
-    """Holds a request at `/hold` until the test lets it go, and tells when it has begun; answers others at once.
+    """Holds a request at `/hold` until the test lets it go, and tells when it has begun;
+    answers others at once.
 
-    The texts of the Documents name the requests. Files in `folder` tell and let go: no sleeping on either side.
+    The texts of the Documents name the requests. Files in `folder` tell and let go:
+    no sleeping on either side.
     """
 
     def __init__(self, folder: str, **kwargs: Any) -> None:
@@ -243,7 +273,9 @@ class Gate(Executor):
 
 
 def begun(folder: Path, *names: str) -> list[int]:
-    """Wait until requests are held at a Gate; the process ids of those that hold them, in the order of begin."""
+    """Wait until requests are held at a Gate; the process ids of those that hold them,
+    in the order of begin.
+    """
 
     def told(name: str) -> list[int]:
         path = folder / f"{name}.begun"
@@ -261,9 +293,13 @@ def let_go(folder: Path, *names: str) -> None:
 
 
 def under_way(port: int | None, posted: Future[Any]) -> None:
-    """Wait until some of what is posted in the background has arrived; a quick replica may have answered all."""
+    """Wait until some of what is posted in the background has arrived;
+    a quick replica may have answered all.
+    """
     with Client(port=port) as client:
-        wait_for(lambda: posted.done() or client.info()["requests"] > 0, what="requests are under way")
+        wait_for(
+            lambda: posted.done() or client.info()["requests"] > 0, what="requests are under way"
+        )
 
 
 async def soon(condition: Callable[[], Any]) -> None:
@@ -305,9 +341,18 @@ def joined(flow: Flow, folder: Path, *options: str) -> Iterator[subprocess.Popen
     """`zflow-run replica`, running."""
     file = folder / "work.py"
     file.write_text(SOURCE)
-    where = ["--broker", f"localhost:{flow.replica_port}", "--executor", "work", "--uses", f"{file}:Work"]
+    where = [
+        "--broker",
+        f"localhost:{flow.replica_port}",
+        "--executor",
+        "work",
+        "--uses",
+        f"{file}:Work",
+    ]
     command = [sys.executable, "-m", "zflow", "replica", *where, *options]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert "here, until Ctrl-C" in process.stdout.readline()
         try:

@@ -1,10 +1,14 @@
-"""Reads the code blocks of the project's Markdown pages and runs them; knows nothing of what they say.
+"""Reads the code blocks of the project's Markdown pages and runs them;
+knows nothing of what they say.
 
 A block is steered by HTML comments on lines of their own right before it:
 
-    <!-- continues -->        python, bash: it goes on where the page's former block of that language ended
-    <!-- output -->           text: what the block before it prints, exactly; `...` stands for anything
-    <!-- file: NAME -->       it is also a file of that name, which the later blocks of the page find where they run
+    <!-- continues -->        python, bash: it goes on where the page's former block of that
+                              language ended
+    <!-- output -->           text: what the block before it prints, exactly; `...` stands for
+                              anything
+    <!-- file: NAME -->       it is also a file of that name, which the later blocks of the page
+                              find where they run
     <!-- serves -->           it serves until interrupted: it runs while the page's next block does
     <!-- ci: NAME -->         `.ci/run` runs it, so it is not run here
     <!-- not run: REASON -->  it can't run
@@ -34,7 +38,15 @@ LANGUAGES = {"python", "yaml", "bash", "console", "text", "mermaid"}
 DIRECTIVES = {"continues", "output", "file", "serves", "ci", "not run"}
 # What a copy of the tree has no use for; the copy is where commands run.
 IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", "venv*", ".peers", "__pycache__", ".*_cache", ".hypothesis", "build", "*.egg-info"
+    ".git",
+    ".venv",
+    "venv*",
+    ".peers",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "build",
+    "*.egg-info",
 )
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\s*$")
@@ -43,7 +55,9 @@ _COMMENT = re.compile(r"^\s*<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block: where it is, its language, its text, the comments before it and the output it promises."""
+    """A fenced code block: where it is, its language, its text,
+    the comments before it and the output it promises.
+    """
 
     page: Path
     line: int
@@ -62,17 +76,25 @@ class BlockFailed(AssertionError):
 
 def pages() -> list[Path]:
     """Return the pages whose blocks are tests."""
-    return [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if page.exists()]
+    return [
+        page
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+        if page.exists()
+    ]
 
 
 def read(page: Path) -> list[Block]:
-    """Return the page's code blocks in order, each with the output that a block after it promises for it."""
+    """Return the page's code blocks in order, each with the output that a
+    block after it promises for it.
+    """
     blocks: list[Block] = []
     for block in _parse(page):
         if "output" not in block.directives:
             blocks.append(block)
         elif not blocks or blocks[-1].output is not None:
-            raise BlockFailed(f"{block}: there is no block before it that this could be the output of")
+            raise BlockFailed(
+                f"{block}: there is no block before it that this could be the output of"
+            )
         else:
             blocks[-1] = replace(blocks[-1], output=block.code)
     return blocks
@@ -98,7 +120,11 @@ def _parse(page: Path) -> Iterator[Block]:
 
 def runnable(block: Block) -> bool:
     """Whether the block is run at all: it is code, and no comment says otherwise."""
-    if "not run" in block.directives or "ci" in block.directives or block.language in ("text", "mermaid"):
+    if (
+        "not run" in block.directives
+        or "ci" in block.directives
+        or block.language in ("text", "mermaid")
+    ):
         return False
     return block.language != "yaml" or block.code.lstrip().startswith("jtype: Flow")
 
@@ -107,7 +133,8 @@ def run(block: Block, former: list[Block], folder: Path) -> None:
     """Run `block` in `folder`, after the page's blocks before it have left their files there.
 
     Raises:
-        BlockFailed: it exits non-zero, prints something else than promised, takes too long or leaves a process behind.
+        BlockFailed: it exits non-zero, prints something else than promised,
+            takes too long or leaves a process behind.
     """
     where = folder / "tree" if _needs_tree(block, former) else folder
     if where != folder:
@@ -136,8 +163,13 @@ def run(block: Block, former: list[Block], folder: Path) -> None:
 
 
 def matches(promised: str, printed: str) -> bool:
-    """Whether `printed` is what was promised; `...` stands for anything, spaces at the ends of lines don't count."""
-    wanted, got = (["\n".join(line.rstrip() for line in text.strip().splitlines())] for text in (promised, printed))
+    """Whether `printed` is what was promised; `...` stands for anything,
+    spaces at the ends of lines don't count.
+    """
+    wanted, got = (
+        ["\n".join(line.rstrip() for line in text.strip().splitlines())]
+        for text in (promised, printed)
+    )
     pattern = ".*".join(re.escape(part) for part in wanted[0].split("..."))
     return re.fullmatch(pattern, got[0], re.DOTALL) is not None
 
@@ -148,7 +180,9 @@ def _needs_tree(block: Block, former: list[Block]) -> bool:
 
 
 def _environment(mark: str, folder: Path) -> dict[str, str]:
-    """Commands find the Python that runs the tests, and zflow where these tests found it, installed or not."""
+    """Commands find the Python that runs the tests, and zflow where these tests found it,
+    installed or not.
+    """
     binaries = folder / "bin"
     binaries.mkdir()
     scripts = {"python": "", "python3": ""}
@@ -159,7 +193,9 @@ def _environment(mark: str, folder: Path) -> dict[str, str]:
         (binaries / name).chmod(0o755)
     env = dict(os.environ, PYTHONUNBUFFERED="1", COLUMNS="120")
     env[MARK] = mark
-    env["PATH"] = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PATH"] = os.pathsep.join(
+        [str(binaries), str(Path(sys.executable).parent), env.get("PATH", os.defpath)]
+    )
     return env
 
 
@@ -173,7 +209,9 @@ def _script(block: Block, former: list[Block]) -> str:
     raise BlockFailed(f"{block} continues nothing: there is no {block.language} block before it")
 
 
-def _start(block: Block, former: list[Block], where: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+def _start(
+    block: Block, former: list[Block], where: Path, env: dict[str, str]
+) -> subprocess.Popen[str]:
     code = _script(block, former)
     if block.language == "python":
         (where / "block.py").write_text(code, encoding="utf-8")
@@ -183,7 +221,9 @@ def _start(block: Block, former: list[Block], where: Path, env: dict[str, str]) 
         command = [sys.executable, "-c", "from zflow import Flow; Flow.load_config('block.yaml')"]
     else:
         if block.language == "console":
-            code = "".join(line[2:] for line in code.splitlines(keepends=True) if line.startswith("$ "))
+            code = "".join(
+                line[2:] for line in code.splitlines(keepends=True) if line.startswith("$ ")
+            )
         command = ["bash", "-euo", "pipefail", "-c", code]
     return subprocess.Popen(
         command,
@@ -207,16 +247,22 @@ def _serve(block: Block, where: Path, env: dict[str, str]) -> subprocess.Popen[s
         seen.append(line)
         if re.search(r":\d{2,5}\b", line):
             return server
-    raise BlockFailed(f"{block} ended with {server.wait()} before it printed an address:\n{''.join(seen)}")
+    raise BlockFailed(
+        f"{block} ended with {server.wait()} before it printed an address:\n{''.join(seen)}"
+    )
 
 
-def _finish(process: subprocess.Popen[str], block: Block, mark: str, interrupted: bool = False) -> str:
+def _finish(
+    process: subprocess.Popen[str], block: Block, mark: str, interrupted: bool = False
+) -> str:
     try:
         printed, _ = process.communicate(timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
         _end(_marked(mark))  # all of them: whoever still holds the pipe would keep it from ending
         printed, _ = process.communicate()
-        raise BlockFailed(f"{block} did not end within {TIME_LIMIT:.0f} s; it printed\n{printed}") from None
+        raise BlockFailed(
+            f"{block} did not end within {TIME_LIMIT:.0f} s; it printed\n{printed}"
+        ) from None
     if process.returncode not in ((0, 130, -signal.SIGINT) if interrupted else (0,)):
         raise BlockFailed(f"{block} ended with {process.returncode}; it printed\n{printed}")
     return printed
@@ -225,7 +271,9 @@ def _finish(process: subprocess.Popen[str], block: Block, mark: str, interrupted
 def _promised(block: Block) -> str | None:
     if block.output is not None or block.language != "console":
         return block.output
-    output = "".join(line for line in block.code.splitlines(keepends=True) if not line.startswith("$ "))
+    output = "".join(
+        line for line in block.code.splitlines(keepends=True) if not line.startswith("$ ")
+    )
     return output or None
 
 

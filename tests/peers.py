@@ -1,4 +1,6 @@
-"""Sockets that speak the protocol by hand: clients and replicas that say what they like, and a broker that is none."""
+"""Sockets that speak the protocol by hand: clients and replicas that say what they like,
+and a broker that is none.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,10 @@ def said(message: Message) -> list[bytes]:
 
 
 def greeting(message: Message) -> list[bytes]:
-    return welcome(message, {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"})
+    return welcome(
+        message,
+        {"executors": {"upper": {}}, "max_message_bytes": 10**6, "pid": 1, "instance": "one"},
+    )
 
 
 def welcome(message: Message, info: dict[str, Any]) -> list[bytes]:
@@ -86,7 +91,9 @@ GREETED_ANEW = [b""]  # what a broker says to a new connection
 
 
 class Broker:
-    """Answers a Hello as a Flow does, and keeps all messages; what it says to others, the test decides."""
+    """Answers a Hello as a Flow does, and keeps all messages; what it says to others,
+    the test decides.
+    """
 
     def __init__(self, answer: Answers = lambda message: None) -> None:
         self.heard: list[Message] = []
@@ -96,7 +103,11 @@ class Broker:
     def __call__(self, message: Message) -> list[bytes] | None:
         self.heard.append(message)
         if isinstance(message, Hello):
-            info = {"executors": {"upper": {}}, "max_message_bytes": 10**6, "instance": self.instance}
+            info = {
+                "executors": {"upper": {}},
+                "max_message_bytes": 10**6,
+                "instance": self.instance,
+            }
             return welcome(message, info)
         return self._answer(message)
 
@@ -155,7 +166,10 @@ def front(flow: Flow) -> str:
 
 def back() -> str:
     """Where the Flow that was started last takes replicas."""
-    folder = max(socket_folders(), key=lambda name: os.stat(os.path.join(tempfile.gettempdir(), name)).st_ctime)
+    folder = max(
+        socket_folders(),
+        key=lambda name: os.stat(os.path.join(tempfile.gettempdir(), name)).st_ctime,
+    )
     return f"ipc://{tempfile.gettempdir()}/{folder}/back"
 
 
@@ -188,7 +202,9 @@ class CutError(Exception):
 
 
 class Raw:
-    """A TCP connection that speaks ZMTP 3 by hand, up to where frames may be sent; it reads what it is told to."""
+    """A TCP connection that speaks ZMTP 3 by hand, up to where frames may be sent;
+    it reads what it is told to.
+    """
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
@@ -202,7 +218,9 @@ class Raw:
         """Send a message; with `more` it goes on."""
         last = len(frames) - 1
         try:
-            self.socket.sendall(b"".join(zmtp(frame, more or at < last) for at, frame in enumerate(frames)))
+            self.socket.sendall(
+                b"".join(zmtp(frame, more or at < last) for at, frame in enumerate(frames))
+            )
         except ConnectionError:
             raise CutError from None
 
@@ -228,7 +246,9 @@ class Raw:
         return bytes(got)
 
     def was_cut(self) -> bool:
-        """Whether the other end has closed the connection; what it has sent is read and forgotten."""
+        """Whether the other end has closed the connection;
+        what it has sent is read and forgotten.
+        """
         self.socket.setblocking(False)
         try:
             while self.socket.recv(1 << 20):

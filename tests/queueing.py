@@ -1,8 +1,10 @@
-"""A queue before replicas whose number an Autoscaler chooses, in virtual time: M/G/c with a c that changes.
+"""A queue before replicas whose number an Autoscaler chooses, in virtual time:
+M/G/c with a c that changes.
 
-Real are only the Autoscaler's decisions. There is one queue, first come first served; a replica that was asked for
-works after its start-up time, and one that is to end finishes what it is at. As from the broker, the Autoscaler hears
-twice a second how many requests wait, how many replicas are busy, and how long they say that they work on a request.
+Real are only the Autoscaler's decisions. There is one queue, first come first served; a replica
+that was asked for works after its start-up time, and one that is to end finishes what it is at. As
+from the broker, the Autoscaler hears twice a second how many requests wait, how many replicas are
+busy, and how long they say that they work on a request.
 """
 
 from __future__ import annotations
@@ -27,16 +29,22 @@ Request = tuple[float, float]  # when it comes, and how long it takes; seconds
 class Report:
     """What came of a load; times in seconds of virtual time."""
 
-    waits: list[tuple[float, float]] = field(default_factory=list)  # when a request came, and how long it waited
-    changes: list[tuple[float, int, int]] = field(default_factory=list)  # when, from how many, to how many
+    # When a request came, and how long it waited.
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    # When, from how many, to how many.
+    changes: list[tuple[float, int, int]] = field(default_factory=list)
     replica_seconds: float = 0.0
     work: float = 0.0
     ended: float = 0.0
     replicas: int = 0  # at the end
 
     def late(self, limit: float, but: Sequence[tuple[float, float]] = ()) -> float:
-        """The part of the requests that waited for longer than the limit, but for those that came in some times."""
-        counted = [wait for at, wait in self.waits if not any(begin <= at <= end for begin, end in but)]
+        """The part of the requests that waited for longer than the limit,
+        but for those that came in some times.
+        """
+        counted = [
+            wait for at, wait in self.waits if not any(begin <= at <= end for begin, end in but)
+        ]
         return sum(wait > limit for wait in counted) / max(1, len(counted))
 
     @property
@@ -63,7 +71,12 @@ class Simulation:
         fails: whether a replica that is asked for at that time fails to get ready.
     """
 
-    def __init__(self, limits: ReplicaRange, startup: float = 0.3, fails: Callable[[float], bool] = lambda now: False):
+    def __init__(
+        self,
+        limits: ReplicaRange,
+        startup: float = 0.3,
+        fails: Callable[[float], bool] = lambda now: False,
+    ):
         self.scaler = Autoscaler(limits)
         self.limits = limits
         self.startup = startup
@@ -94,7 +107,9 @@ class Simulation:
         return self.report
 
     def crash(self, seconds: float) -> None:
-        """A busy replica dies and is back after so many seconds; its request goes to another one."""
+        """A busy replica dies and is back after so many seconds;
+        its request goes to another one.
+        """
         worker = next((worker for worker in self.workers if worker.begun < math.inf), None)
         if worker is not None:
             fresh = Worker()
@@ -129,7 +144,10 @@ class Simulation:
             worker.begun = self.now
             self.report.waits.append((at, self.now - at))
             self.report.work += seconds
-            self._at(self.now + seconds, lambda worker=worker, seconds=seconds: self._done(worker, seconds))
+            self._at(
+                self.now + seconds,
+                lambda worker=worker, seconds=seconds: self._done(worker, seconds),
+            )
 
     def _done(self, worker: Worker, seconds: float) -> None:
         worker.begun = math.inf
@@ -144,7 +162,7 @@ class Simulation:
             self.idle.append(worker)
             self._serve()
 
-    # -- autoscaling ----------------------------------------------------------------------------------------------
+    # -- autoscaling -------------------------------------------------------------------------------
 
     def _look(self) -> None:
         self._at(self.now + EVERY, self._look)
@@ -188,13 +206,19 @@ class Simulation:
         del self.workers[-count:]
 
 
-# -- loads ------------------------------------------------------------------------------------------------------------
+# -- loads -----------------------------------------------------------------------------------------
 
 
 def poisson(
-    random: random.Random, rate: Callable[[float], float], highest: float, until: float, work: Callable[[], float]
+    random: random.Random,
+    rate: Callable[[float], float],
+    highest: float,
+    until: float,
+    work: Callable[[], float],
 ) -> Iterator[Request]:
-    """Requests that come by chance, so many per second as `rate` says of a time, `highest` at most."""
+    """Requests that come by chance, so many per second as `rate` says of a time,
+    `highest` at most.
+    """
     now = 0.0
     while True:
         now += random.expovariate(highest)
@@ -205,7 +229,8 @@ def poisson(
 
 
 def enough(load: float, work: float, wait: float, late: float = 0.01) -> int:
-    """The fewest replicas with which no more than that part of the requests waits longer than `wait`: M/M/c.
+    """The fewest replicas with which no more than that part of the requests
+    waits longer than `wait`: M/M/c.
 
     It is what somebody would choose who knew the load; by Erlang's C formula.
     """

@@ -1,4 +1,6 @@
-"""What the tests of shared memory share: arrays that tell whether they are right, and how much memory there is."""
+"""What the tests of shared memory share: arrays that tell whether they are right,
+and how much memory there is.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,16 @@ class Shard(Executor):
 
 
 def arrays(count: int, size: int = SIZE) -> DocumentArray:
-    return DocumentArray(Document(text=str(number), tensor=np.full(size, float(number))) for number in range(count))
+    return DocumentArray(
+        Document(text=str(number), tensor=np.full(size, float(number))) for number in range(count)
+    )
 
 
 def right(docs: DocumentArray, count: int, more: float = 1.0) -> bool:
     """Whether the results are all there, in order and with the right numbers in them."""
-    return len(docs) == count and all(bool((doc.tensor == at + more).all()) for at, doc in enumerate(docs))
+    return len(docs) == count and all(
+        bool((doc.tensor == at + more).all()) for at, doc in enumerate(docs)
+    )
 
 
 def resident(flow: Flow) -> int:
@@ -75,7 +81,10 @@ def resident(flow: Flow) -> int:
 
 def comes_back(flow: Flow) -> None:
     """Nothing is under way: the memory is free soon, but for tables."""
-    wait_for(lambda: resident(flow) <= LITTLE, what=f"all memory comes back, not {resident(flow)} bytes left")
+    wait_for(
+        lambda: resident(flow) <= LITTLE,
+        what=f"all memory comes back, not {resident(flow)} bytes left",
+    )
 
 
 @pytest.fixture(autouse=True)

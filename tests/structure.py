@@ -1,4 +1,5 @@
-"""The structure of the code, read from its text: who imports whom, how long files are, what has tests of its own.
+"""The structure of the code, read from its text: who imports whom, how long files are,
+what has tests of its own.
 
 `python -m tests.structure` prints the figures; `test_structure.py` and `test_imports.py` hold them.
 """
@@ -14,10 +15,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 GROUND = {"errors", "suggest"}
-DEVICES = {f"devices.{name}" for name in ("balancing", "broker", "local", "protocol", "routing", "sockets")}
+DEVICES = {
+    f"devices.{name}" for name in ("balancing", "broker", "local", "protocol", "routing", "sockets")
+}
 FACE = {"flow", "serve", "remote"}
 BELOW = {
-    *("clients", "documents", "executors", "network", "processes", "replicas", "system", "topology"),
+    *(
+        "clients",
+        "documents",
+        "executors",
+        "network",
+        "processes",
+        "replicas",
+        "system",
+        "topology",
+    ),
     *("yamlsource", "version"),
     *DEVICES,
 }
@@ -51,7 +63,8 @@ MAY: Mapping[str, set[str]] = {
     "devices": set(),
 }
 
-#: Packages of the data plane import nothing of zflow but the data plane; these know no sockets and no clock either.
+#: Packages of the data plane import nothing of zflow but the data plane; these know no sockets and
+#: no clock either.
 PURE = {"devices.protocol", "devices.balancing", "devices.routing"}
 NOT_PURE = {"zmq", "time", "datetime", "socket", "select", "selectors", "asyncio", "threading"}
 
@@ -60,7 +73,9 @@ FOR_TYPES_ONLY = {("replicas", "topology")}
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The modules of zflow by name, as in `'zflow.devices.protocol.messages'`; a package by its own name."""
+    """The modules of zflow by name, as in `'zflow.devices.protocol.messages'`;
+    a package by its own name.
+    """
     found = {}
     for top, prefix in ((root / "zflow", "zflow"), (root / "devices", "zflow.devices")):
         for path in sorted(top.rglob("*.py")):
@@ -73,13 +88,17 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """Yield each module that a module imports, anywhere in it, and whether that is for type checkers only."""
+    """Yield each module that a module imports, anywhere in it,
+    and whether that is for type checkers only.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for_types = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
         for branch in node.body
         for inner in ast.walk(branch)
     }
@@ -88,7 +107,9 @@ def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str, 
             for alias in node.names:
                 yield alias.name, node in for_types
         elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             origin = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 inner = f"{origin}.{alias.name}"
@@ -96,7 +117,9 @@ def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[str, 
 
 
 def package_of(module: str) -> str:
-    """The package by which the rules go: `'documents'`, `'devices.protocol'`, or a module of the root: `'flow'`."""
+    """The package by which the rules go: `'documents'`, `'devices.protocol'`,
+    or a module of the root: `'flow'`.
+    """
     parts = module.split(".")[1:]
     if not parts:
         return "__init__"
@@ -112,23 +135,35 @@ def violations(root: Path) -> list[str]:
         is_face = path.name == "__init__.py" and package not in ("__init__", "cli")
         for imported, for_types in imports(name, path, known):
             if package in PURE and imported.partition(".")[0] in NOT_PURE:
-                wrong.append(f"{name} imports {imported}: {package} is pure, without sockets and without a clock")
+                wrong.append(
+                    f"{name} imports {imported}: {package} is pure, without sockets and without a "
+                    "clock"
+                )
             if imported.partition(".")[0] != "zflow":
                 continue
             target = package_of(imported)
             if is_face:
                 wrong.append(f"{name} imports {imported}: a folder's face imports nothing")
-            elif target != package and target not in MAY[package] | (set() if "devices" in package else GROUND):
+            elif target != package and target not in MAY[package] | (
+                set() if "devices" in package else GROUND
+            ):
                 wrong.append(f"{name} imports {imported}: {package} may not import {target}")
             elif (package, target) in FOR_TYPES_ONLY and not for_types:
-                wrong.append(f"{name} imports {imported}: {package} may import {target} for types only")
+                wrong.append(
+                    f"{name} imports {imported}: {package} may import {target} for types only"
+                )
     return wrong
 
 
 def circles(root: Path) -> list[list[str]]:
-    """The groups of modules each of which imports all others of its group, by whatever detour (Tarjan 1972)."""
+    """The groups of modules each of which imports all others of its group,
+    by whatever detour (Tarjan 1972).
+    """
     known = modules(root)
-    graph = {name: {to for to, _ in imports(name, path, known) if to in known} for name, path in known.items()}
+    graph = {
+        name: {to for to, _ in imports(name, path, known) if to in known}
+        for name, path in known.items()
+    }
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -155,14 +190,20 @@ def circles(root: Path) -> list[list[str]]:
     return found
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 def holds_logic(path: Path) -> bool:
-    """Whether a module has a function that does more than one thing; protocols and plain data have none."""
+    """Whether a module has a function that does more than one thing;
+    protocols and plain data have none.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    return any(len([part for part in node.body if not _is_docstring(part)]) > 1 for node in functions)
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    return any(
+        len([part for part in node.body if not _is_docstring(part)]) > 1 for node in functions
+    )
 
 
 def _is_docstring(node: ast.stmt) -> bool:
@@ -170,7 +211,9 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 
 def without_test(root: Path) -> list[str]:
-    """The modules that hold logic and have no test file of their own name in the folder of the same name."""
+    """The modules that hold logic and have no test file of their own name
+    in the folder of the same name.
+    """
     found = []
     for name, path in modules(root).items():
         if path.name.startswith("__"):
@@ -183,7 +226,10 @@ def without_test(root: Path) -> list[str]:
 
 def lengths(root: Path) -> dict[str, int]:
     """How many lines each module has, the longest first."""
-    counted = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules(root).items()}
+    counted = {
+        name: len(path.read_text(encoding="utf-8").splitlines())
+        for name, path in modules(root).items()
+    }
     return dict(sorted(counted.items(), key=lambda item: -item[1]))
 
 
@@ -194,8 +240,13 @@ def in_the_root(root: Path) -> list[str]:
 
 def loaded_by_import() -> list[str]:
     """The modules of zflow that `import zflow` loads."""
-    code = "import sys, zflow; print(*(name for name in sys.modules if name.partition('.')[0] == 'zflow'))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import sys, zflow; print(*(name for name in sys.modules if name.partition('.')[0] == "
+        "'zflow'))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 def main() -> None:
@@ -208,7 +259,10 @@ def main() -> None:
     print(f"imports against the rules: {len(violations(ROOT))}")
     print(f"files in the package's root: {len(in_the_root(ROOT))}")
     print(f"longest file: {longest}, {lines} lines")
-    print(f"modules with a test file of their own name: {with_logic - len(lacking)} of {with_logic} that hold logic")
+    print(
+        f"modules with a test file of their own name: {with_logic - len(lacking)} of {with_logic} "
+        "that hold logic"
+    )
     print(f"modules of zflow that `import zflow` loads: {len(loaded_by_import())}")
 
 

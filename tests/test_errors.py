@@ -11,16 +11,37 @@ from hypothesis import strategies as st
 from msgpack import packb, unpackb
 
 from zflow import errors
-from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, ZflowError, from_wire, keyed, to_wire
+from zflow.errors import (
+    DeadlineExceeded,
+    ExecutorError,
+    FlowUnreachable,
+    ZflowError,
+    from_wire,
+    keyed,
+    to_wire,
+)
 
-ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ZflowError)]
+ALL = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, ZflowError)
+]
 
 details = st.dictionaries(
-    st.sampled_from(["executor", "exception", "traceback", "docs", "hint"]), st.text(max_size=8), max_size=3
+    st.sampled_from(["executor", "exception", "traceback", "docs", "hint"]),
+    st.text(max_size=8),
+    max_size=3,
 )
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -69,7 +90,9 @@ def test_an_error_shows_its_message(kind: type[ZflowError]) -> None:
 @given(
     kind=st.sampled_from(ALL),
     message=st.text(max_size=8),
-    said=details | st.just({"key": ("uses_dynamic_batching", "/encode", "timeout")}) | st.just({"key": ("port", 0)}),
+    said=details
+    | st.just({"key": ("uses_dynamic_batching", "/encode", "timeout")})
+    | st.just({"key": ("port", 0)}),
 )
 def test_an_error_is_the_same_after_a_pickle_and_after_the_wire(
     kind: type[ZflowError], message: str, said: dict[str, Any]
@@ -86,7 +109,11 @@ def test_an_error_is_the_same_after_a_pickle_and_after_the_wire(
 
 def test_an_error_says_what_it_is_about_from_the_outermost_key_on() -> None:
     assert errors.InvalidFlow("no").key == ()
-    with pytest.raises(errors.InvalidFlow, match=r"^no$") as caught, keyed("env"), keyed("THREADS", 0):
+    with (
+        pytest.raises(errors.InvalidFlow, match=r"^no$") as caught,
+        keyed("env"),
+        keyed("THREADS", 0),
+    ):
         raise errors.InvalidFlow("no", key=("x",))
     assert caught.value.key == ("env", "THREADS", 0, "x")
     with pytest.raises(KeyError), keyed("env"):
@@ -99,7 +126,9 @@ def test_a_key_that_is_no_path_is_left_out(key: Any) -> None:
 
 
 def test_what_goes_over_the_wire_is_plain_data() -> None:
-    error = ExecutorError("failed", executor="encoder/rep-0", exception="KeyError", traceback="Traceback ...")
+    error = ExecutorError(
+        "failed", executor="encoder/rep-0", exception="KeyError", traceback="Traceback ..."
+    )
     assert to_wire(error) == {
         "type": "ExecutorError",
         "message": "failed",
@@ -107,14 +136,20 @@ def test_what_goes_over_the_wire_is_plain_data() -> None:
         "exception": "KeyError",
         "traceback": "Traceback ...",
     }
-    assert to_wire(DeadlineExceeded("too late")) == {"type": "DeadlineExceeded", "message": "too late"}
+    assert to_wire(DeadlineExceeded("too late")) == {
+        "type": "DeadlineExceeded",
+        "message": "too late",
+    }
 
 
 def test_the_error_of_an_executor_ends_with_the_remote_traceback() -> None:
     error = ExecutorError("encoder/rep-0 raised KeyError: 'x'")
     assert str(error) == "encoder/rep-0 raised KeyError: 'x'"
     assert (error.executor, error.exception, error.traceback) == ("", "", "")
-    error.executor, error.traceback = "encoder/rep-0", "Traceback (most recent call last):\n  ...\nKeyError: 'x'\n"
+    error.executor, error.traceback = (
+        "encoder/rep-0",
+        "Traceback (most recent call last):\n  ...\nKeyError: 'x'\n",
+    )
     assert error.message == "encoder/rep-0 raised KeyError: 'x'"
     assert str(error) == (
         "encoder/rep-0 raised KeyError: 'x'\n\n"
@@ -122,7 +157,9 @@ def test_the_error_of_an_executor_ends_with_the_remote_traceback() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["Nonsense", "", None, 5, "Any", "contextlib", "from_wire", "__builtins__", "OSError"])
+@pytest.mark.parametrize(
+    "name", ["Nonsense", "", None, 5, "Any", "contextlib", "from_wire", "__builtins__", "OSError"]
+)
 def test_a_type_that_is_no_error_of_zflow_becomes_a_plain_one(name: Any) -> None:
     error = from_wire({"type": name, "message": "what it said", "executor": "encoder/rep-0"})
     assert type(error) is ZflowError
@@ -142,7 +179,9 @@ for _ in range(1000):
     NESTED = [NESTED]
 
 
-@pytest.mark.parametrize("data", [NESTED, {"type": NESTED, "message": "x"}, {"type": "BadRequest", "message": NESTED}])
+@pytest.mark.parametrize(
+    "data", [NESTED, {"type": NESTED, "message": "x"}, {"type": "BadRequest", "message": NESTED}]
+)
 def test_what_is_nested_deep_is_an_error_like_others(data: Any) -> None:
     assert len(str(from_wire(data))) < 100
 
@@ -154,7 +193,10 @@ def test_a_long_thing_that_is_no_error_is_shown_short() -> None:
 names = st.sampled_from(sorted({*dir(ExecutorError), *dir(FlowUnreachable)})) | st.text(max_size=5)
 
 
-@given(kind=st.sampled_from([kind.__name__ for kind in ALL]) | plain, data=st.dictionaries(names, plain, max_size=4))
+@given(
+    kind=st.sampled_from([kind.__name__ for kind in ALL]) | plain,
+    data=st.dictionaries(names, plain, max_size=4),
+)
 def test_whatever_comes_an_error_comes_of_it(kind: Any, data: dict[str, Any]) -> None:
     error = from_wire({**data, "type": kind})
     assert isinstance(error, ZflowError)
@@ -164,7 +206,14 @@ def test_whatever_comes_an_error_comes_of_it(kind: Any, data: dict[str, Any]) ->
 
 
 def test_nobody_else_sets_what_every_error_has() -> None:
-    data = {"args": "x", "__class__": "x", "__traceback__": "x", "with_traceback": "x", "__dict__": "x", "__doc__": "x"}
+    data = {
+        "args": "x",
+        "__class__": "x",
+        "__traceback__": "x",
+        "with_traceback": "x",
+        "__dict__": "x",
+        "__doc__": "x",
+    }
     error = from_wire({"type": "DeadlineExceeded", "message": "too late", **data})
     assert vars(error) == {}
     assert (error.args, error.__doc__) == (("too late",), DeadlineExceeded.__doc__)
@@ -172,12 +221,22 @@ def test_nobody_else_sets_what_every_error_has() -> None:
 
 
 def test_an_attribute_that_a_built_in_kind_does_not_take_is_left_out() -> None:
-    error = from_wire({"type": "FlowUnreachable", "message": "gone", "characters_written": "x", "hint": "wait"})
+    error = from_wire(
+        {"type": "FlowUnreachable", "message": "gone", "characters_written": "x", "hint": "wait"}
+    )
     assert (error.message, vars(error)) == ("gone", {"hint": "wait"})
 
 
 def test_only_texts_and_numbers_become_attributes() -> None:
-    data = {"text": "a", "number": 1, "share": 0.5, "list": [1], "dict": {}, "bytes": b"x", "nothing": None}
+    data = {
+        "text": "a",
+        "number": 1,
+        "share": 0.5,
+        "list": [1],
+        "dict": {},
+        "bytes": b"x",
+        "nothing": None,
+    }
     error = from_wire({"type": "BadRequest", "message": "no", **data, 5: "x"})
     assert vars(error) == {"text": "a", "number": 1, "share": 0.5}
 
@@ -191,6 +250,8 @@ def test_only_texts_and_numbers_become_attributes() -> None:
         {"type": "ZflowError", "message": "m", "args": "x", "with_traceback": 1},
     ],
 )
-def test_what_comes_over_the_wire_cannot_replace_what_an_error_says(data: dict[str, object]) -> None:
+def test_what_comes_over_the_wire_cannot_replace_what_an_error_says(
+    data: dict[str, object],
+) -> None:
     error = from_wire(data)
     assert (str(error), error.message) == ("m", "m")

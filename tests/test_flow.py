@@ -30,20 +30,28 @@ def flow() -> Iterator[Flow]:
         yield running
 
 
-# -- building ---------------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 
 def test_add_returns_the_flow_and_counts_names() -> None:
     flow = Flow()
     assert flow.add(uses=Upper) is flow
     flow.add(name="middle", uses=Upper, replicas=2).add(uses=Upper).needs_all()
-    assert [spec.name for spec in flow.executors] == ["executor0", "middle", "executor2", "executor3"]
+    assert [spec.name for spec in flow.executors] == [
+        "executor0",
+        "middle",
+        "executor2",
+        "executor3",
+    ]
     assert repr(flow) == "<Flow [executor0, middle x 2, executor2, executor3]>"
 
 
 def test_arguments_of_the_flow_are_defaults_of_each_executor() -> None:
     flow = Flow(replicas=2, env={"A": "1"}).add(name="a").add(name="b", replicas=3)
-    assert [(spec.replicas, spec.env) for spec in flow.executors] == [(2, {"A": "1"}), (3, {"A": "1"})]
+    assert [(spec.replicas, spec.env) for spec in flow.executors] == [
+        (2, {"A": "1"}),
+        (3, {"A": "1"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,9 @@ def test_arguments_of_the_flow_are_defaults_of_each_executor() -> None:
         ({"replica": 2}, ["'replica'", "'replicas'"]),
     ],
 )
-def test_wrong_arguments_of_add_are_named_and_nothing_is_added(arguments: dict[str, Any], words: list[str]) -> None:
+def test_wrong_arguments_of_add_are_named_and_nothing_is_added(
+    arguments: dict[str, Any], words: list[str]
+) -> None:
     flow = Flow().add(name="a")
     with pytest.raises((errors.InvalidFlow, errors.InvalidExecutor)) as caught:
         flow.add(**arguments)
@@ -110,7 +120,10 @@ def test_what_this_version_leaves_out_is_refused_and_not_ignored() -> None:
         ({"external": True, "host": "elsewhere", "port": 0}, ["port", "0"]),
         ({"external": True, "port": []}, ["port", "[]"]),
         ({"external": True, "host": "a:1", "port": 2}, ["'a:1'", "port=2"]),
-        ({"external": True, "host": ["a", "b"], "port": [1, 2, 3]}, ["same length", "2 hosts", "3 ports"]),
+        (
+            {"external": True, "host": ["a", "b"], "port": [1, 2, 3]},
+            ["same length", "2 hosts", "3 ports"],
+        ),
         ({"external": True, "host": ["a:1", "a:1"]}, ["'a:1'", "more than once"]),
         ({"external": True, "port": 5555, "uses": Upper}, ["uses", "external"]),
         ({"external": True, "port": 5555, "replicas": 2}, ["replicas", "external"]),
@@ -118,7 +131,9 @@ def test_what_this_version_leaves_out_is_refused_and_not_ignored() -> None:
         ({"external": True, "port": 5555, "curve": 5}, ["curve", "5"]),
     ],
 )
-def test_what_does_not_fit_an_external_executor_is_named(arguments: dict[str, Any], words: list[str]) -> None:
+def test_what_does_not_fit_an_external_executor_is_named(
+    arguments: dict[str, Any], words: list[str]
+) -> None:
     flow = Flow()
     with pytest.raises(errors.InvalidFlow) as caught:
         flow.add(name="encoder", **arguments)

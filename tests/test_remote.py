@@ -1,4 +1,6 @@
-"""Replicas of other machines: processes of their own here, which join over TCP, compete, leave and come back."""
+"""Replicas of other machines: processes of their own here, which join over TCP, compete,
+leave and come back.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def test_they_compete_with_those_of_the_flow_and_leave_in_good_order(tmp_path: P
 def test_one_that_is_killed_loses_nothing_and_is_started_again(tmp_path: Path) -> None:
     import psutil
 
-    with Flow(replica_port=0).add(name="work", uses=Work) as flow, joined(flow, tmp_path) as process:
+    with (
+        Flow(replica_port=0).add(name="work", uses=Work) as flow,
+        joined(flow, tmp_path) as process,
+    ):
         posted = in_background(flow.post, "/", texts(500), request_size=1)
         under_way(flow.port, posted)
         (replica,) = [
@@ -68,7 +73,9 @@ def test_it_waits_for_a_flow_that_goes_away_and_comes_back(tmp_path: Path) -> No
 
 
 def test_a_replica_of_one_shard_takes_its_part(tmp_path: Path) -> None:
-    flow = Flow(replica_port=0).add(name="work", uses=Work, shards=2, polling={"/any": "ANY", "*": "ALL"})
+    flow = Flow(replica_port=0).add(
+        name="work", uses=Work, shards=2, polling={"/any": "ANY", "*": "ALL"}
+    )
     with flow, joined(flow, tmp_path, "--shard", "1") as process:
         remote_name = next(name for name in names(flow) if "@" in name)
         assert remote_name.startswith("work/shard-1/rep-0@")
@@ -85,7 +92,10 @@ def test_a_replica_of_one_shard_takes_its_part(tmp_path: Path) -> None:
 def test_none_joins_a_flow_that_does_not_allow_it() -> None:
     with Flow().add(name="work", uses=Work) as flow:
         assert flow.replica_port is None
-        with pytest.raises(InvalidFlow, match=r"is where clients of the Flow connect: replicas join at the port that"):
+        with pytest.raises(
+            InvalidFlow,
+            match=r"is where clients of the Flow connect: replicas join at the port that",
+        ):
             remote.join(f"localhost:{flow.port}", "work", Work)
 
 
@@ -101,7 +111,11 @@ def test_none_joins_a_flow_that_does_not_allow_it() -> None:
 )
 def test_what_cannot_join_is_told_why(executor: str, options: dict[str, Any], message: str) -> None:
     with Flow().add(uses=Work) as far:
-        flow = Flow(replica_port=0).add(name="work", uses=Work).add(name="far", external=True, port=far.port)
+        flow = (
+            Flow(replica_port=0)
+            .add(name="work", uses=Work)
+            .add(name="far", external=True, port=far.port)
+        )
         with flow, pytest.raises(InvalidFlow, match=message):
             remote.join(f"localhost:{flow.replica_port}", executor, Work, **options)
 
@@ -130,16 +144,28 @@ class Together(Index):
 def test_one_that_differs_from_those_of_the_flow_is_refused_and_changes_nothing() -> None:
     with Flow(replica_port=0).add(name="work", uses=Index) as flow:
         where = f"localhost:{flow.replica_port}"
-        both = r"binds \['/search'\], but the Executor's replicas in its Flow \['/index', '/search'\]: run the same"
+        both = (
+            r"binds \['/search'\], but the Executor's replicas in its Flow \['/index', "
+            r"'/search'\]: run the same"
+        )
         with pytest.raises(StartupFailed, match=both):
             remote.join(where, "work", Search)
-        with pytest.raises(StartupFailed, match=r"in batches \{'/search': \[5, 86400000 ms\]\}, but .* \{\}: run the"):
+        with pytest.raises(
+            StartupFailed,
+            match=r"in batches \{'/search': \[5, 86400000 ms\]\}, but .* \{\}: run the",
+        ):
             remote.join(where, "work", Together)
-        assert {doc.tags["by"] for doc in flow.post("/index", texts(20), request_size=1)} == {"index"}
-        assert {doc.tags["by"] for doc in flow.post("/search", texts(20), request_size=1)} == {"index"}
+        assert {doc.tags["by"] for doc in flow.post("/index", texts(20), request_size=1)} == {
+            "index"
+        }
+        assert {doc.tags["by"] for doc in flow.post("/search", texts(20), request_size=1)} == {
+            "index"
+        }
 
 
-def test_what_add_says_of_the_endpoints_of_an_external_executor_counts_over_what_that_says() -> None:
+def test_what_add_says_of_the_endpoints_of_an_external_executor_counts_over_what_that_says() -> (
+    None
+):
     with Flow().add(name="far", uses=Index) as far:
         near = Flow().add(name="near", external=True, port=far.port, endpoints=["/search"])
         with near:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, TESTS, Append, Gate, Script, Upper, begun, in_background, let_go, replicas, wait_for
+from helpers import (
+    PATIENCE,
+    TESTS,
+    Append,
+    Gate,
+    Script,
+    Upper,
+    begun,
+    in_background,
+    let_go,
+    replicas,
+    wait_for,
+)
 
 from zflow import Client, Document, Executor, errors, requests
 from zflow.serve import KEYWORDS, UNFIT, flow_of, name_of, serve
@@ -23,7 +35,9 @@ def port_told(caplog: pytest.LogCaptureFixture) -> int:
     """The port that the log says, once it does."""
 
     def told() -> list[str]:
-        return [record.getMessage() for record in caplog.records if " serves at " in record.getMessage()]
+        return [
+            record.getMessage() for record in caplog.records if " serves at " in record.getMessage()
+        ]
 
     return int(wait_for(told, what="the log says where it serves")[0].rpartition(":")[2])
 
@@ -45,7 +59,9 @@ def test_it_serves_until_the_event_is_set(kind: Any, caplog: pytest.LogCaptureFi
 
 
 @FORKS
-def test_what_is_in_flight_when_it_ends_is_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_in_flight_when_it_ends_is_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "zflow")
     stop = threading.Event()
     options = {"uses_with": {"folder": str(tmp_path)}, "timeout_close": 60_000, "replicas": 2}
@@ -107,7 +123,15 @@ def test_a_script_that_serves_ends_in_good_order(tmp_path: Path, how: signal.Sig
 def test_what_it_takes_is_what_flow_and_add_take() -> None:
     assert set(KEYWORDS) == (FIELDS.keys() - UNFIT.keys()) | DEFAULTS.keys()
     flow = flow_of(
-        Upper, {"port": 5555, "replicas": 2, "env": {"A": 1}, "polling": "all", "timeout_close": 5, "host": None}
+        Upper,
+        {
+            "port": 5555,
+            "replicas": 2,
+            "env": {"A": 1},
+            "polling": "all",
+            "timeout_close": 5,
+            "host": None,
+        },
     )
     assert (flow.port, flow.host) == (5555, "127.0.0.1")
     (spec,) = flow.executors
@@ -142,26 +166,50 @@ def test_the_name_is_that_of_the_class_where_it_is_known(uses: Any, name: str | 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"replica": 2}, errors.InvalidFlow, r"unknown keyword 'replica'; did you mean 'replicas'\? \(Upper.serve\)"),
+        (
+            {"replica": 2},
+            errors.InvalidFlow,
+            r"unknown keyword 'replica'; did you mean 'replicas'\? \(Upper.serve\)",
+        ),
         ({"stop_evnt": 2}, errors.InvalidFlow, r"did you mean 'stop_event'\?"),
         ({"xyz": 1}, errors.InvalidFlow, "known are 'port', 'host', "),
-        ({"needs": "gateway"}, errors.InvalidFlow, "needs has no place here: there is no other Executor to wait for"),
-        ({"external": True}, errors.InvalidFlow, "external has no place here: what is served runs here"),
+        (
+            {"needs": "gateway"},
+            errors.InvalidFlow,
+            "needs has no place here: there is no other Executor to wait for",
+        ),
+        (
+            {"external": True},
+            errors.InvalidFlow,
+            "external has no place here: what is served runs here",
+        ),
         ({"uses": Append}, errors.InvalidFlow, "uses is the class that serves: leave it out"),
         ({"gpus": 1}, errors.NotSupported, "gpus is not supported"),
-        ({"replicas": 0}, errors.InvalidFlow, "replicas must be a whole number of 1 or more, not 0"),
+        (
+            {"replicas": 0},
+            errors.InvalidFlow,
+            "replicas must be a whole number of 1 or more, not 0",
+        ),
         ({"port": 0}, errors.InvalidFlow, "port must be a whole number from 1 to 65535, not 0"),
-        ({"stop_event": True}, errors.InvalidFlow, "stop_event must be an Event of threading or multiprocessing"),
+        (
+            {"stop_event": True},
+            errors.InvalidFlow,
+            "stop_event must be an Event of threading or multiprocessing",
+        ),
         ({"uses_with": {"a": 1}}, errors.InvalidExecutor, "uses_with gives 'a'"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_starts(options: Any, error: Any, message: str) -> None:
+def test_what_is_wrong_is_said_before_anything_starts(
+    options: Any, error: Any, message: str
+) -> None:
     with pytest.raises(error, match=message):
         Upper.serve(**options)
 
 
 def test_a_method_of_that_name_cannot_be_an_endpoint() -> None:
-    with pytest.raises(errors.InvalidExecutor, match=r"serve cannot serve '/default': Executors use that name"):
+    with pytest.raises(
+        errors.InvalidExecutor, match=r"serve cannot serve '/default': Executors use that name"
+    ):
 
         class Wrong(Executor):
             @requests

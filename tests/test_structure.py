@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from structure import ROOT, holds_logic, in_the_root, lengths, loaded_by_import, modules, without_test
+from structure import (
+    ROOT,
+    holds_logic,
+    in_the_root,
+    lengths,
+    loaded_by_import,
+    modules,
+    without_test,
+)
 
 import zflow
 
@@ -28,7 +36,9 @@ def test_importing_zflow_loads_few_modules() -> None:
 
 
 def test_public_names_bear_the_name_of_the_package() -> None:
-    assert {name: getattr(zflow, name).__module__ for name in zflow.__all__} == dict.fromkeys(zflow.__all__, "zflow")
+    assert {name: getattr(zflow, name).__module__ for name in zflow.__all__} == dict.fromkeys(
+        zflow.__all__, "zflow"
+    )
 
 
 def test_every_folder_has_a_face_that_says_its_rule() -> None:

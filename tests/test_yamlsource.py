@@ -1,4 +1,6 @@
-"""YAML as plain data: what comes out, where it stood, what an expression stands for, and where errors point."""
+"""YAML as plain data: what comes out, where it stood, what an expression stands for,
+and where errors point.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,20 @@ def data(text: str, context: dict[str, Any] | None = None) -> Any:
 
 texts = st.text(max_size=6).filter(lambda text: "${{" not in text)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.dates() | st.binary(max_size=4) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.integers(), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.dates()
+    | st.binary(max_size=4)
+    | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(texts | st.integers(), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
-# -- what comes out ---------------------------------------------------------------------------------------------------
+# -- what comes out --------------------------------------------------------------------------------
 
 
 @given(plain, st.booleans())
@@ -54,7 +64,10 @@ def test_an_alias_is_the_same_object_as_its_anchor() -> None:
 
 
 def test_aliases_of_aliases_take_no_room() -> None:
-    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30))]
+    lines = [
+        "a0: &a0 [x]",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)),
+    ]
     found = data("\n".join(lines))["a29"]
     depth = 0
     while isinstance(found, list):
@@ -63,15 +76,19 @@ def test_aliases_of_aliases_take_no_room() -> None:
 
 
 def test_what_a_mapping_says_itself_counts_over_what_it_merges() -> None:
-    found = data("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {x: 3, <<: *a}\nd: {<<: [*b, *a], z: 4}")
+    found = data(
+        "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {x: 3, <<: *a}\nd: {<<: [*b, *a], z: 4}"
+    )
     assert found["c"] == {"x": 3, "y": 1}
     assert found["d"] == {"x": 1, "y": 2, "z": 4}
 
 
-# -- where it comes from ----------------------------------------------------------------------------------------------
+# -- where it comes from ---------------------------------------------------------------------------
 
 
-def test_a_path_a_text_and_an_open_file_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_a_text_and_an_open_file_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yml").write_text("name: ü\n", "utf-8")
     here = str(tmp_path)
@@ -94,8 +111,14 @@ def test_a_relative_path_is_relative_to_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/a.yml").write_text("x: 1")
     found = read("deep/a.yml", folder=str(tmp_path))
-    assert (found.data, found.label, found.folder) == ({"x": 1}, "deep/a.yml", str(tmp_path / "deep"))
-    with pytest.raises(InvalidConfig, match=rf"^a.yml: cannot read it: .* \(looked for {tmp_path}/a.yml\)$"):
+    assert (found.data, found.label, found.folder) == (
+        {"x": 1},
+        "deep/a.yml",
+        str(tmp_path / "deep"),
+    )
+    with pytest.raises(
+        InvalidConfig, match=rf"^a.yml: cannot read it: .* \(looked for {tmp_path}/a.yml\)$"
+    ):
         read("a.yml", folder=str(tmp_path))
 
 
@@ -114,35 +137,54 @@ def test_sources_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(InvalidConfig, match=r": cannot read it: .* \(looked for /"):
             read(source)
     (tmp_path / "latin.yml").write_bytes(b"jtype: Fl\xf6w")
-    with pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8' codec can't decode"):
+    with pytest.raises(
+        InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8' codec can't decode"
+    ):
         read("latin.yml")
-    with open("latin.yml", "rb") as file, pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8'"):
+    with (
+        open("latin.yml", "rb") as file,
+        pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: 'utf-8'"),
+    ):
         read(file)
     with pytest.raises(InvalidConfig, match=r"^latin.yml: cannot read it: .* closed file"):
         read(file)
     with pytest.raises(InvalidConfig, match=r"a\\x00b: cannot read it: |a\x00b: cannot read it: "):
         read("a\0b")
-    with pytest.raises(InvalidConfig, match=r"^5 is not YAML: give a path, YAML text or an open file"):
+    with pytest.raises(
+        InvalidConfig, match=r"^5 is not YAML: give a path, YAML text or an open file"
+    ):
         read(5)
     with pytest.raises(InvalidConfig, match="nested too deeply"):
         read("a: " + "[" * 5000)
 
 
 @pytest.mark.parametrize(
-    "text", ["a: 1", "  a: 1", "a:", "a:\n- b", "- a\n- b", "{a: 1}", " {}", "!Flow", "jtype: A", "\n"]
+    "text",
+    ["a: 1", "  a: 1", "a:", "a:\n- b", "- a\n- b", "{a: 1}", " {}", "!Flow", "jtype: A", "\n"],
 )
 def test_what_looks_like_yaml_is_text(text: str) -> None:
     assert is_text(text)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a", "a.yml", "./a: b.yml", "a.py:Mine", "module.sub:Mine", "jinaai://user/Name", "C:a", "/a/b c.yml"]
+    "name",
+    [
+        "",
+        "a",
+        "a.yml",
+        "./a: b.yml",
+        "a.py:Mine",
+        "module.sub:Mine",
+        "jinaai://user/Name",
+        "C:a",
+        "/a/b c.yml",
+    ],
 )
 def test_what_looks_like_a_path_or_a_name_is_none(name: str) -> None:
     assert not is_text(name)
 
 
-# -- where it stood ---------------------------------------------------------------------------------------------------
+# -- where it stood --------------------------------------------------------------------------------
 
 
 def test_a_part_is_found_by_its_path_and_a_missing_one_by_its_nearest_parent() -> None:
@@ -170,7 +212,11 @@ def test_a_part_is_found_by_its_path_and_a_missing_one_by_its_nearest_parent() -
 def test_a_merged_key_stood_where_it_was_merged_from_unless_it_was_said_anew() -> None:
     source = read("a: &a\n  x: 1\n  y: 2\nb:\n  x: 3\n  <<: *a\n  z: 4\n")
     assert source.data["b"] == {"x": 3, "y": 2, "z": 4}
-    assert [source.where("b", key) for key in "xyz"] == ["YAML text:5", "YAML text:3", "YAML text:7"]
+    assert [source.where("b", key) for key in "xyz"] == [
+        "YAML text:5",
+        "YAML text:3",
+        "YAML text:7",
+    ]
 
 
 def test_an_empty_document_has_one_line() -> None:
@@ -200,14 +246,20 @@ def test_the_line_of_every_key_is_one_where_it_is_written(tree: dict[str, Any]) 
         if path and isinstance(path[-1], str):
             assert f"{path[-1]}:" in lines[int(number) - 1]
             seen.append(int(number))
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
+        for key, value in (
+            part.items()
+            if isinstance(part, dict)
+            else enumerate(part)
+            if isinstance(part, list)
+            else ()
+        ):
             visit(value, *path, key)
 
     visit(source.data)
     assert seen == sorted(set(seen)), "each key has a line of its own, one after the other"
 
 
-# -- expressions ------------------------------------------------------------------------------------------------------
+# -- expressions -----------------------------------------------------------------------------------
 
 
 def test_a_whole_value_takes_the_kind_that_yaml_would_give_it_and_a_quoted_one_is_text(
@@ -216,18 +268,25 @@ def test_a_whole_value_takes_the_kind_that_yaml_would_give_it_and_a_quoted_one_i
     for name, text in {"N": "3", "F": "-0.5", "ON": "yes", "EMPTY": "", "TEXT": "a b"}.items():
         monkeypatch.setenv(f"ZFLOW_{name}", text)
     found = data(
-        "- ${{ ENV.ZFLOW_N }}\n- ${{ENV.ZFLOW_F}}\n- ${{ ENV.ZFLOW_ON }}\n- ${{ ENV.ZFLOW_EMPTY }}\n"
-        "- ${{ ENV.ZFLOW_TEXT }}\n- '${{ ENV.ZFLOW_N }}'\n- \"${{ ENV.ZFLOW_ON }}\"\n- x${{ ENV.ZFLOW_N }}"
+        "- ${{ ENV.ZFLOW_N }}\n- ${{ENV.ZFLOW_F}}\n- ${{ ENV.ZFLOW_ON }}\n- ${{ ENV.ZFLOW_EMPTY "
+        "}}\n"
+        "- ${{ ENV.ZFLOW_TEXT }}\n- '${{ ENV.ZFLOW_N }}'\n- \"${{ ENV.ZFLOW_ON }}\"\n- x${{ "
+        "ENV.ZFLOW_N }}"
     )
     assert found == [3, -0.5, True, None, "a b", "3", "yes", "x3"]
 
 
 def test_values_of_the_context_are_kept_as_they_are() -> None:
     given = {"cls": ZflowError, "list": [1], "n": 3, "text": "0x10", "_a1": None}
-    found = data("{a: '${{ CONTEXT.cls }}', b: '${{CONTEXT.list}}', c: '${{ CONTEXT._a1 }}'}", given)
+    found = data(
+        "{a: '${{ CONTEXT.cls }}', b: '${{CONTEXT.list}}', c: '${{ CONTEXT._a1 }}'}", given
+    )
     assert found == {"a": ZflowError, "b": [1], "c": None}
     assert found["b"] is given["list"]
-    assert data("a: ${{ CONTEXT.text }}\nb: ${{ CONTEXT.n }}-${{ CONTEXT.n }}", given) == {"a": 16, "b": "3-3"}
+    assert data("a: ${{ CONTEXT.text }}\nb: ${{ CONTEXT.n }}-${{ CONTEXT.n }}", given) == {
+        "a": 16,
+        "b": "3-3",
+    }
 
 
 @given(st.text(max_size=8) | st.text("0123456789.:-+_exbn~{}[]*&!,# \n", max_size=6))
@@ -249,14 +308,16 @@ def test_keys_are_no_place_for_expressions() -> None:
 
 
 def test_an_expression_in_braces_has_to_be_quoted_and_the_error_says_so() -> None:
-    with pytest.raises(InvalidConfig, match=r"^YAML text:2: not YAML: .*; inside of \[ \] and \{ \} an expression"):
+    with pytest.raises(
+        InvalidConfig, match=r"^YAML text:2: not YAML: .*; inside of \[ \] and \{ \} an expression"
+    ):
         read("b: 1\na: {c: ${{ ENV.A }}}")
     with pytest.raises(InvalidConfig) as caught:
         read("b: ${{ ENV.A }}\na: {c: {{ }")
     assert "an expression" not in str(caught.value)
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
 
@@ -264,32 +325,47 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "  name: c", "flow.yaml:5: duplicate key 'name', first in line 4: keep one of them"),
+        (HEAD + "  name: c", "flow.yaml:5: duplicate key 'name', first in line 4: keep one of "
+                             "them"),
         ("{1: a, 0x1: b}", "flow.yaml:1: duplicate key 1, first in line 1: keep one of them"),
-        ("!Flow\nexecutors: []", "flow.yaml:1: the tag !Flow means nothing here; write jtype: Flow"),
-        ("jtype: Flow\nwith: !!python/name:os.system {}", "flow.yaml:2: the tag !!python/name:os.system means nothing"),
+        ("!Flow\nexecutors: []", "flow.yaml:1: the tag !Flow means nothing here; write jtype: "
+                                 "Flow"),
+        ("jtype: Flow\nwith: !!python/name:os.system {}", "flow.yaml:2: the tag "
+                                                          "!!python/name:os.system means nothing"),
         ("jtype: Flow\nwith: {? [a] : b}", "flow.yaml:2: a key must be a single word or number"),
-        ("jtype: Flow\nwith: &x {a: *x}", "flow.yaml:2: an alias cannot stand inside of what it stands for"),
+        ("jtype: Flow\nwith: &x {a: *x}", "flow.yaml:2: an alias cannot stand inside of what it "
+                                          "stands for"),
         ("jtype: Flow\nwith: {", "flow.yaml:2: not YAML: while parsing a flow"),
         ("jtype: Flow\n\twith: 1", "flow.yaml:2: not YAML: "),
         ("jtype: Flow\nwith: {a: ${{ ENV.A }}}", "flow.yaml:2: not YAML: "),
-        ("jtype: Flow\n---\njtype: Flow", "flow.yaml:2: not YAML: expected a single document in the stream"),
-        ("jtype: Flow\nwith: {a: 2020-13-45}", "flow.yaml:2: '2020-13-45' cannot be read as timestamp: month must"),
-        ("jtype: Flow\nwith: {2020-13-45: a}", "flow.yaml:2: '2020-13-45' cannot be read as timestamp: month must"),
+        ("jtype: Flow\n---\njtype: Flow", "flow.yaml:2: not YAML: expected a single document in "
+                                          "the stream"),
+        ("jtype: Flow\nwith: {a: 2020-13-45}", "flow.yaml:2: '2020-13-45' cannot be read as "
+                                               "timestamp: month must"),
+        ("jtype: Flow\nwith: {2020-13-45: a}", "flow.yaml:2: '2020-13-45' cannot be read as "
+                                               "timestamp: month must"),
         ("jtype: Flow\nwith: {a: !!int ''}", "flow.yaml:2: '' cannot be read as int: "),
         ("jtype: Flow\nwith: {a: \0}", "flow.yaml: not YAML: unacceptable character"),
         ("jtype: Flow\nwith:\n  a: *x", "flow.yaml:3: not YAML: found undefined alias 'x'"),
-        ("jtype: Flow\nwith:\n  a: {<<: 5}", "flow.yaml:3: not YAML: while constructing a mapping, expected a mapping"),
-        ("jtype: Flow\nwith:\n  a: x${{ ENV.ZFLOW_NONE }}", "flow.yaml:3: ENV.ZFLOW_NONE is not set; export "
+        ("jtype: Flow\nwith:\n  a: {<<: 5}", "flow.yaml:3: not YAML: while constructing a mapping, "
+                                             "expected a mapping"),
+        ("jtype: Flow\nwith:\n  a: x${{ ENV.ZFLOW_NONE }}", "flow.yaml:3: ENV.ZFLOW_NONE is not "
+                                                            "set; export "
          "ZFLOW_NONE=..."),
-        ("jtype: Flow\nwith:\n  a: ${{ CONTEXT.siez }}", "flow.yaml:3: CONTEXT.siez is not set; did you mean "
+        ("jtype: Flow\nwith:\n  a: ${{ CONTEXT.siez }}", "flow.yaml:3: CONTEXT.siez is not set; "
+                                                         "did you mean "
          "'size'?; pass context={'siez': ...}"),
-        ("jtype: Flow\nwith:\n  a: ${{ root.x }}", "flow.yaml:3: '${{ root.x }}' must be ENV.NAME or CONTEXT.NAME"),
-        ("jtype: Flow\nwith:\n  a: ${{ }}", "flow.yaml:3: '${{  }}' must be ENV.NAME or CONTEXT.NAME"),
-        ("jtype: Flow\nwith:\n  a: ${{ ENV.X", "flow.yaml:3: '${{ ENV.X' has a '${{' without its '}}'"),
+        ("jtype: Flow\nwith:\n  a: ${{ root.x }}", "flow.yaml:3: '${{ root.x }}' must be ENV.NAME "
+                                                   "or CONTEXT.NAME"),
+        ("jtype: Flow\nwith:\n  a: ${{ }}", "flow.yaml:3: '${{  }}' must be ENV.NAME or "
+                                            "CONTEXT.NAME"),
+        ("jtype: Flow\nwith:\n  a: ${{ ENV.X", "flow.yaml:3: '${{ ENV.X' has a '${{' without its "
+                                               "'}}'"),
     ],
 )  # fmt: skip
-def test_errors_name_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+def test_errors_name_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
     (tmp_path / "flow.yaml").write_text(text, "utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidConfig) as caught:
@@ -298,7 +374,8 @@ def test_errors_name_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 MARKS = (
-    "a: |\n|- |\n  |{|}|[|]|: |, |&x |*x|<<: |!!int |!!binary |!x |${{ |}}|ENV.A|CONTEXT.x|>|'|\"|? |---"
+    "a: |\n|- |\n  |{|}|[|]|: |, |&x |*x|<<: |!!int |!!binary |!x |${{ "
+    "|}}|ENV.A|CONTEXT.x|>|'|\"|? |---"
     "|!!set |!!omap |!!seq |...|%|\t|0|0b_|.|=|~|1:2|2020-1-1|#|\ufeff|\0|\u2028"
 )
 pieces = st.sampled_from(MARKS.split("|")) | st.text(max_size=3)

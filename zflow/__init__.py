@@ -46,7 +46,8 @@ __all__ = [
     "requests",
 ]
 
-# Imported when they are first asked for: pyzmq and asyncio, which they need, are larger than everything else together.
+# Imported when they are first asked for: pyzmq and asyncio, which they need, are larger than
+# everything else together.
 _LAZY = {
     "AsyncClient": "zflow.clients.async_client",
     "Client": "zflow.clients.client",

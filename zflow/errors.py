@@ -20,7 +20,8 @@ class ZflowError(Exception):
 
     Attributes:
         key: which option of a Flow or an Executor is wrong, as a path of keys: `('replicas',)`, or
-            `('uses_dynamic_batching', '/encode', 'timeout')`. Of an error in a Flow's YAML it begins at the top of the
+            `('uses_dynamic_batching', '/encode', 'timeout')`. Of an error in a Flow's YAML it
+            begins at the top of the
             document: `('executors', 0, 'replicas')`. `()` where it is about no single one.
     """
 
@@ -28,7 +29,9 @@ class ZflowError(Exception):
 
     key: tuple[str | int, ...] = ()
 
-    def __init__(self, message: str = "", *, key: tuple[str | int, ...] = (), **details: str) -> None:
+    def __init__(
+        self, message: str = "", *, key: tuple[str | int, ...] = (), **details: str
+    ) -> None:
         super().__init__(message)
         self.__dict__.update(details)
         if key:
@@ -41,7 +44,9 @@ class ZflowError(Exception):
 
 
 class InvalidFlow(ZflowError, ValueError):
-    """The Flow cannot be built as described: a name, `needs`, a number or a combination is wrong."""
+    """The Flow cannot be built as described: a name, `needs`,
+    a number or a combination is wrong.
+    """
 
 
 class InvalidConfig(InvalidFlow):
@@ -49,11 +54,15 @@ class InvalidConfig(InvalidFlow):
 
 
 class InvalidKeys(ZflowError, ValueError):
-    """A folder of CURVE keys is not what it should be; the message names the file, never what is in it."""
+    """A folder of CURVE keys is not what it should be; the message names the file,
+    never what is in it.
+    """
 
 
 class InvalidExecutor(ZflowError, ValueError):
-    """What `uses` says is not an Executor that can be run, or its endpoints are not well defined."""
+    """What `uses` says is not an Executor that can be run,
+    or its endpoints are not well defined.
+    """
 
 
 class NotSupported(ZflowError, NotImplementedError):
@@ -73,11 +82,15 @@ class FlowUnreachable(ZflowError, ConnectionError):
 
 
 class AccessDenied(FlowUnreachable):
-    """What listens there refuses the connection: it does not know the keys, or has no room for more."""
+    """What listens there refuses the connection: it does not know the keys,
+    or has no room for more.
+    """
 
 
 class Overloaded(ZflowError, RuntimeError):
-    """More was asked for than is taken at a time; nothing was begun, and it may be asked again later."""
+    """More was asked for than is taken at a time; nothing was begun,
+    and it may be asked again later.
+    """
 
 
 class ChangeRefused(ZflowError, RuntimeError):
@@ -85,7 +98,9 @@ class ChangeRefused(ZflowError, RuntimeError):
 
 
 class StartupFailed(ZflowError, RuntimeError):
-    """An Executor did not get ready; the message carries its traceback, and nothing was left running."""
+    """An Executor did not get ready; the message carries its traceback,
+    and nothing was left running.
+    """
 
 
 class PortInUse(StartupFailed):
@@ -97,7 +112,9 @@ class SerializationError(ZflowError, TypeError):
 
 
 class RequestTooLarge(ZflowError, ValueError):
-    """A request or a result is larger than the Flow accepts; the message names the largest Document."""
+    """A request or a result is larger than the Flow accepts;
+    the message names the largest Document.
+    """
 
 
 class BadRequest(ZflowError, ValueError):
@@ -155,7 +172,8 @@ def to_wire(error: ZflowError) -> dict[str, Any]:
 
 
 def from_wire(data: Any) -> ZflowError:
-    """Rebuild an error from what `to_wire` made; unknown or malformed data becomes a plain `ZflowError`.
+    """Rebuild an error from what `to_wire` made;
+    unknown or malformed data becomes a plain `ZflowError`.
 
     >>> from_wire({"type": "DeadlineExceeded", "message": "too late"})
     DeadlineExceeded('too late')

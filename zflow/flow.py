@@ -30,30 +30,35 @@ class Flow(Shortcuts):
     Args:
         port: the TCP port to listen on; any free one when left out.
         host: the address to listen on; loopback unless said otherwise.
-        curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is on its lists.
-        allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`, `undrain`); with `curve`,
-            only those whose key is on the list `admins/`. Left out, it is True on loopback or with `curve`, else False.
-            The Flow's own methods always may.
-        replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`), 0 for any free one;
-            none may when left out.
-        max_connections: how many connections over TCP there may be, of clients and of replicas each; 10,000 when left
-            out, or as many as there may be file descriptors for.
+        curve: a key folder (`zflow-run keys new`): who connects over TCP has to have a key that is
+            on its lists.
+        allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`,
+            `undrain`); with `curve`, only those whose key is on the list `admins/`. Left out, it is
+            True on loopback or with `curve`, else False. The Flow's own methods always may.
+        replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`),
+            0 for any free one; none may when left out.
+        max_connections: how many connections over TCP there may be, of clients and of replicas
+            each; 10,000 when left out, or as many as there may be file descriptors for.
         max_requests_per_client: how many requests a client may have in flight over one connection.
-        timeout_close: ms that `close()` may take to finish requests in flight and to close the Executors.
+        timeout_close: ms that `close()` may take to finish requests in flight and to close the
+            Executors.
         max_message_bytes: the largest request, or result, in bytes.
-        shared_memory: the bytes of shared memory that its processes may use for large arrays and blobs, instead of
-            sending them through sockets; -1 for an eighth of the machine's memory, 0 for none.
-        start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from a fresh interpreter
-            that imports the main script again. Left out, it is fork, or spawn if this process cannot be forked: where
+        shared_memory: the bytes of shared memory that its processes may use for large arrays and
+            blobs, instead of sending them through sockets; -1 for an eighth of the machine's
+            memory, 0 for none.
+        start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from
+            a fresh interpreter that imports the main script again. Left out, it is fork, or spawn
+                if this process cannot be forked: where
             CUDA is initialised, or OpenMP keeps threads that cannot be ended.
-        defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that doesn't say
-            otherwise.
+        defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that
+            doesn't say otherwise.
 
     Raises:
         InvalidFlow: an unknown keyword, or a value that cannot be.
 
     Example:
-        with Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer) as flow:
+        with Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer)
+        as flow:
             flow.index(documents)
             print(flow.search(Document(text="hello")).texts)
     """
@@ -76,7 +81,11 @@ class Flow(Shortcuts):
         start_method: str | None = None,
         **defaults: Any,
     ) -> None:
-        own = checked(FLOW_FIELDS, {key: value for key, value in locals().items() if key in FLOW_FIELDS}, "Flow")
+        own = checked(
+            FLOW_FIELDS,
+            {key: value for key, value in locals().items() if key in FLOW_FIELDS},
+            "Flow",
+        )
         self._given = {**own, **defaults}
         self._options = {**DEFAULTS, **own}
         self._defaults = check_defaults(defaults)
@@ -87,7 +96,7 @@ class Flow(Shortcuts):
         self._closed = False
         self._interrupted = False  # by Ctrl-C, in block()
 
-    # -- building -------------------------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     def add(
         self,
@@ -123,82 +132,109 @@ class Flow(Shortcuts):
         curve: str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> Flow:
-        """Add an Executor after the one added last, or after those that `needs` names; return the Flow.
+        """Add an Executor after the one added last, or after those that `needs` names;
+        return the Flow.
 
         Args:
             name: its name; `executor0`, `executor1`, ... by position when left out.
-            uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, a folder, `'jinaai://user/Name'`
-                for one in the folder that ZFLOW_HUB names, or YAML. Without it, requests pass through.
-            replicas: how many processes compete for its requests. The idle one gets the request first. With a dict,
-                `{'min': 1, 'max': 8}`, as many as the load needs: more before requests wait longer than `'wait'` (500)
-                ms, fewer when there was less to do for `'idle'` (30000) ms.
+            uses: the Executor: a class, the name of one, `'module:Class'`, `'file.py:Class'`, a
+                folder, `'jinaai://user/Name'` for one in the folder that ZFLOW_HUB names, or YAML.
+                Without it, requests pass through.
+            replicas: how many processes compete for its requests. The idle one gets the request
+                first. With a dict, `{'min': 1, 'max': 8}`, as many as the load needs: more before
+                requests wait longer than `'wait'` (500) ms, fewer when there was less to do for
+                `'idle'` (30000) ms.
             shards: how many parts its data has; each shard has `replicas` processes.
-            polling: which shards get a request: `'ANY'` (an idle one) or `'ALL'`, or a dict by endpoint, with `'*'` for
-                the others. `/index` is ANY and `/search` is ALL unless named. Without effect on one shard.
-            on_shard_failure: what an ALL request comes to of which a shard fails: `'fail'`, or `'partial'` for the
-                results of the others, with `response.parameters['__shards__']` saying what is missing.
+            polling: which shards get a request: `'ANY'` (an idle one) or `'ALL'`, or a dict by
+                endpoint, with `'*'` for the others. `/index` is ANY and `/search` is ALL unless
+                named. Without effect on one shard.
+            on_shard_failure: what an ALL request comes to of which a shard fails: `'fail'`, or
+                `'partial'` for the results of the others, with `response.parameters['__shards__']`
+                saying what is missing.
             needs: what it waits for: a name, several, or `'gateway'` for the entrance.
-            endpoints: what it binds as long as no replica of this Flow has said so: replicas on other machines that
-                bind something else are refused. Of an external Executor: what it is asked for, whatever it says.
+            endpoints: what it binds as long as no replica of this Flow has said so: replicas on
+                other machines that bind something else are refused. Of an external Executor: what
+                    it is asked for, whatever it says.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
             uses_requests: endpoint -> method name, over those of `@requests`.
-            uses_dynamic_batching: by endpoint, over what decorators say, how requests are put together:
-                `{'/encode': {'preferred_batch_size': 32, 'timeout': 0}}`. The method gets up to so many Documents of
-                several requests in one call, and while a replica is idle they wait for others for `timeout` ms at most.
+            uses_dynamic_batching: by endpoint, over what decorators say, how requests are put
+                together: `{'/encode': {'preferred_batch_size': 32, 'timeout': 0}}`. The method gets
+                    up to so many Documents of
+                several requests in one call, and while a replica is idle they wait for others for
+                `timeout` ms at most.
             py_modules: Python files to load before `uses` is looked up.
-            install_requirements: install the `requirements.txt` beside the Executor with pip before it starts.
-            env: environment variables of its processes, over those that `Flow(env=...)` names. CUDA_VISIBLE_DEVICES=RR
-                deals GPUs out to them.
+            install_requirements: install the `requirements.txt` beside the Executor with pip before
+                it starts.
+            env: environment variables of its processes, over those that `Flow(env=...)` names.
+                CUDA_VISIBLE_DEVICES=RR deals GPUs out to them.
             workspace: the folder under which its `self.workspace` lies.
-            seed: makes the random numbers of `random` and numpy the same in each run; each replica has a seed of its
-                own that follows from this one, in `self.runtime_args.seed`. Otherwise they differ in each process.
+            seed: makes the random numbers of `random` and numpy the same in each run; each replica
+                has a seed of its own that follows from this one, in `self.runtime_args.seed`.
+                Otherwise they differ in each process.
             timeout_send: ms that a request may take here, waiting included; -1 for any time.
-            timeout_run: ms that a replica may be at one request; then the request fails, and the replica is killed and
-                started anew. -1 for any time.
+            timeout_run: ms that a replica may be at one request; then the request fails, and the
+                replica is killed and started anew. -1 for any time.
             timeout_ready: ms that a replica may take to get ready; -1 for any time.
-            retries: how many crashes of replicas a request survives; -1 for max(3, replicas). With 0 it is sent
-                once at most.
+            retries: how many crashes of replicas a request survives; -1 for max(3, replicas). With
+                0 it is sent once at most.
             idempotent: False if a request must not be begun twice, as with `retries=0`.
-            max_queue: how many requests may wait for it; more are refused with Overloaded. -1 for any number.
+            max_queue: how many requests may wait for it; more are refused with Overloaded. -1 for
+                any number.
             max_queue_bytes: the same in bytes of requests, waiting or worked on.
-            no_reduce: give the Executor the results of several predecessors apart, as `docs_matrix` and `docs_map`.
+            no_reduce: give the Executor the results of several predecessors apart, as `docs_matrix`
+                and `docs_map`.
             external: it runs elsewhere, served by another Flow; every address is one replica.
             host: where an external Executor runs: `'host'`, `'host:port'`, or a list.
             port: its port, or a list with one for each host.
             curve: the key folder that lets this Flow in there.
 
         Raises:
-            InvalidFlow, InvalidExecutor, NotSupported: something is wrong with an argument; nothing was added.
+            InvalidFlow, InvalidExecutor, NotSupported: something is wrong with an argument; nothing
+                was added.
             FlowNotRunning: the Flow is already started.
         """
         given = {key: value for key, value in locals().items() if key in FIELDS}
         return self._extend(self._topology.add, {**given, **unknown})
 
-    def needs(self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: Any) -> Flow:
-        """Add a node that waits for those named; without further options it only joins, and has no process.
+    def needs(
+        self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: Any
+    ) -> Flow:
+        """Add a node that waits for those named; without further options it only joins,
+        and has no process.
 
         Raises: as `add`.
         """
         return self._extend(self._topology.needs, {"needs": needs, "name": name, **options})
 
     def needs_all(self, name: str | None = None, **options: Any) -> Flow:
-        """Add a node that waits for every Executor that nothing waits for yet; otherwise as `needs`."""
+        """Add a node that waits for every Executor that nothing waits for yet;
+        otherwise as `needs`.
+        """
         return self._extend(self._topology.needs_all, {"name": name, **options})
 
     def _extend(self, method: Any, given: dict[str, Any], folder: str | None = None) -> Flow:
         if self._launched is not None:
-            raise errors.FlowNotRunning("the Flow is started: add Executors before that, or close it first")
-        method(self._defaults, folder, **{key: value for key, value in given.items() if value is not None})
+            raise errors.FlowNotRunning(
+                "the Flow is started: add Executors before that, or close it first"
+            )
+        method(
+            self._defaults,
+            folder,
+            **{key: value for key, value in given.items() if value is not None},
+        )
         return self
 
     @classmethod
-    def load_config(cls, source: Any, *, context: Mapping[str, Any] | None = None, **overrides: Any) -> Flow:
+    def load_config(
+        cls, source: Any, *, context: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> Flow:
         """Build a Flow from YAML.
 
         Args:
             source: a path, YAML text, or an open file.
-            context: values for `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` reads the environment.
+            context: values for `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` reads the
+                environment.
             overrides: keywords of `Flow(...)`, over what `with:` says.
 
         Raises:
@@ -211,7 +247,9 @@ class Flow(Shortcuts):
             flow = cls(**{**found.flow_kwargs, **overrides})
         for index, executor in enumerate(found.executors):
             with found.located("executors", index):
-                flow._extend(getattr(flow._topology, executor.method), dict(executor.kwargs), found.folder)
+                flow._extend(
+                    getattr(flow._topology, executor.method), dict(executor.kwargs), found.folder
+                )
         return flow
 
     def save_config(self, path: str | os.PathLike[str]) -> None:
@@ -233,12 +271,17 @@ class Flow(Shortcuts):
         return self._topology.specs
 
     def __repr__(self) -> str:
-        copies = ((spec, " x ".join(str(n) for n in (spec.shards, spec.replicas) if n > 1)) for spec in self.executors)
-        names = ", ".join(f"{spec.name} x {times}" if times else spec.name for spec, times in copies)
+        copies = (
+            (spec, " x ".join(str(n) for n in (spec.shards, spec.replicas) if n > 1))
+            for spec in self.executors
+        )
+        names = ", ".join(
+            f"{spec.name} x {times}" if times else spec.name for spec, times in copies
+        )
         state = f" at {self.host}:{self.port}" if self._launched is not None else ""
         return f"<Flow [{names}]{state}>"
 
-    # -- life cycle -----------------------------------------------------------------------------------------------
+    # -- life cycle --------------------------------------------------------------------------------
 
     @property
     def host(self) -> str:
@@ -252,23 +295,34 @@ class Flow(Shortcuts):
 
     @property
     def replica_port(self) -> int | None:
-        """The TCP port where replicas on other machines join; None if none may, or as long as it is to be chosen."""
+        """The TCP port where replicas on other machines join; None if none may,
+        or as long as it is to be chosen.
+        """
         addresses = self._launched.replica_addresses if self._launched is not None else []
-        return int(addresses[0].rpartition(":")[2]) if addresses else self._options["replica_port"] or None
+        return (
+            int(addresses[0].rpartition(":")[2])
+            if addresses
+            else self._options["replica_port"] or None
+        )
 
     def start(self) -> Flow:
         """Start all processes and return when every replica is ready.
 
         Raises:
-            StartupFailed: an Executor raised or was not ready in time; with its traceback. Nothing is left running.
+            StartupFailed: an Executor raised or was not ready in time; with its traceback. Nothing
+                is left running.
             PortInUse: the port is taken.
-            InvalidFlow, InvalidExecutor: found before anything was started; StartupFailed so, too, if pip failed.
-            NotSupported: this system cannot fork processes, or gevent or eventlet have patched this process.
+            InvalidFlow, InvalidExecutor: found before anything was started; StartupFailed so, too,
+                if pip failed.
+            NotSupported: this system cannot fork processes,
+                or gevent or eventlet have patched this process.
         """
         if self._launched is not None:
             raise errors.FlowNotRunning("the Flow is already started")
         if not hasattr(os, "fork"):
-            raise errors.NotSupported("zflow forks its processes, which this system cannot do; use Linux or macOS")
+            raise errors.NotSupported(
+                "zflow forks its processes, which this system cannot do; use Linux or macOS"
+            )
         from zflow.clients.client import Client
         from zflow.clients.member import Membership
         from zflow.processes import plan, preflight, spawn
@@ -284,17 +338,24 @@ class Flow(Shortcuts):
             os.rmdir(ready.folder)
             raise
         if self.host not in plan.LOOPBACK and self._options["curve"] is None:
-            may = "use and change the Flow" if plan.allows_control(self._options) else "use the Flow"
-            log.warning("listening on %s without keys (curve=): whoever reaches it may %s", self.host, may)
+            may = (
+                "use and change the Flow" if plan.allows_control(self._options) else "use the Flow"
+            )
+            log.warning(
+                "listening on %s without keys (curve=): whoever reaches it may %s", self.host, may
+            )
         launched = Launched(ready, method)
         self._launched = launched
         self._closed = self._interrupted = False
         self._port = plan.port_of(launched.addresses)
-        self._client = Client._of(Membership(launched.addresses[0], launched.check, launched.sharing.client()))
+        self._client = Client._of(
+            Membership(launched.addresses[0], launched.check, launched.sharing.client())
+        )
         return self
 
     def close(self) -> None:
-        """Let requests in flight be answered, close the Executors and end all processes, within `timeout_close`.
+        """Let requests in flight be answered, close the Executors and end all processes,
+        within `timeout_close`.
 
         Closing a Flow that is not started, or was closed, does nothing.
         """
@@ -307,7 +368,9 @@ class Flow(Shortcuts):
                 launched.close(self._options["timeout_close"] / 1000)
             except KeyboardInterrupt:
                 if not self._interrupted:
-                    raise  # else it is the second: the first one has ended block(), and this is what follows from it
+                    # Else it is the second: the first one has ended block(), and this is what
+                    # follows from it.
+                    raise
             finally:
                 if client is not None:
                     client._end()
@@ -319,7 +382,8 @@ class Flow(Shortcuts):
         self.close()
 
     def block(self, stop_event: Any = None) -> None:
-        """Serve until Ctrl-C, SIGTERM, until `stop_event` (of threading or multiprocessing) is set, or until closed.
+        """Serve until Ctrl-C, SIGTERM, until `stop_event` (of threading or
+        multiprocessing) is set, or until closed.
 
         Raises:
             FlowNotRunning: the Flow is not started, or comes down by itself.
@@ -335,11 +399,15 @@ class Flow(Shortcuts):
 
     def _running(self) -> tuple[Launched, Client]:
         if self._launched is None or self._client is None:
-            what = "was closed: start() it again" if self._closed else "is not started: use start() or `with flow:`"
+            what = (
+                "was closed: start() it again"
+                if self._closed
+                else "is not started: use start() or `with flow:`"
+            )
             raise errors.FlowNotRunning(f"the Flow {what}")
         return self._launched, self._client
 
-    # -- changes ---------------------------------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------------
 
     def scale(
         self, executor: str, replicas: int, *, timeout: float | None = None, force: bool = False
@@ -347,8 +415,12 @@ class Flow(Shortcuts):
         """Give an Executor so many replicas while the Flow runs; as `Client.scale`."""
         return self._running()[1].scale(executor, replicas, timeout=timeout, force=force)
 
-    def restart(self, executor: str, *, timeout: float | None = None, force: bool = False) -> dict[str, Any]:
-        """Put a new process in the place of each replica of an Executor, one after the other; as `Client.restart`."""
+    def restart(
+        self, executor: str, *, timeout: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Put a new process in the place of each replica of an Executor, one after the other;
+        as `Client.restart`.
+        """
         return self._running()[1].restart(executor, timeout=timeout, force=force)
 
     def drain(self, replica: str, *, timeout: float | None = None) -> dict[str, Any]:
@@ -359,10 +431,13 @@ class Flow(Shortcuts):
         """Let a replica compete again that was drained; as `Client.undrain`."""
         return self._running()[1].undrain(replica)
 
-    # -- posting --------------------------------------------------------------------------------------------------
+    # -- posting -----------------------------------------------------------------------------------
 
-    def post(self, on: str, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any) -> Any:
-        """Send Documents to an endpoint and wait for the results; takes and returns what `Client.post` does.
+    def post(
+        self, on: str, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Send Documents to an endpoint and wait for the results;
+        takes and returns what `Client.post` does.
 
         Raises:
             FlowNotRunning: the Flow is not started, was closed, or has come down.
@@ -371,7 +446,8 @@ class Flow(Shortcuts):
         return client.post(on, inputs, parameters, **options)
 
     def async_client(self) -> AsyncClient:
-        """Return a client for asyncio that shares memory with the Flow and may change it, as `post` and `scale` do.
+        """Return a client for asyncio that shares memory with the Flow and may change it,
+        as `post` and `scale` do.
 
         It is good until the Flow is closed.
 

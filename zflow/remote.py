@@ -1,6 +1,8 @@
-"""Replicas on another machine: they join a running Flow that allows it, compete with its own, and may leave any time.
+"""Replicas on another machine: they join a running Flow that allows it, compete with its own,
+and may leave any time.
 
-They are run by a process manager of their own, without a broker; the Flow's broker only sees them come and go.
+They are run by a process manager of their own, without a broker;
+the Flow's broker only sees them come and go.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow")
 
-#: The keywords of `Flow.add` that are said where a replica runs; the others are the Flow's business.
+#: The keywords of `Flow.add` that are said where a replica runs; the others are the Flow's
+#: business.
 TAKES: Final = (
     "uses",
     "replicas",
@@ -57,10 +60,11 @@ def join(
     started: Callable[[int], object] = lambda count: None,
     **options: Any,
 ) -> None:
-    """Run replicas of a running Flow's Executor here, until Ctrl-C, SIGTERM, or until `stop_event` is set.
+    """Run replicas of a running Flow's Executor here, until Ctrl-C, SIGTERM,
+    or until `stop_event` is set.
 
-    A replica that dies is started anew; while the Flow is away they wait for it. At the end they finish what they are
-    at, and what they have not begun goes to others.
+    A replica that dies is started anew; while the Flow is away they wait for it. At the end they
+    finish what they are at, and what they have not begun goes to others.
 
     Args:
         broker: `'host:port'` where the Flow takes replicas (`Flow(replica_port=...)`).
@@ -102,10 +106,13 @@ def _check(options: Mapping[str, object], executor: str) -> None:
         if key not in TAKES:
             why = " is the Flow's business" if key in FIELDS else did_you_mean(key, TAKES)
             known = f"a replica takes {listed(TAKES)}"
-            raise errors.InvalidFlow(f"unknown keyword {key!r}{why}; {known} (executor {executor!r})")
+            raise errors.InvalidFlow(
+                f"unknown keyword {key!r}{why}; {known} (executor {executor!r})"
+            )
     if isinstance(options.get("replicas"), Mapping):
         raise errors.InvalidFlow(
-            f"replicas must be how many to run here: only the Flow's own go by its load (executor {executor!r})"
+            "replicas must be how many to run here: only the Flow's own go by its load (executor "
+            f"{executor!r})"
         )
 
 
@@ -115,13 +122,17 @@ def _told(url: str, keys: Keys | None) -> dict[str, Any]:
     except errors.AccessDenied:
         raise
     except errors.FlowUnreachable:
+        about_keys = (
+            "are the keys (curve=) those it knows" if keys else "does it ask for keys (curve=)"
+        )
         raise errors.FlowUnreachable(
             f"no Flow takes replicas at {url}: is it running, with replica_port= set to this port,"
-            f" and {'are the keys (curve=) those it knows' if keys else 'does it ask for keys (curve=)'}?"
+            f" and {about_keys}?"
         ) from None
     if not info.get("for_replicas"):
         raise errors.InvalidFlow(
-            f"{url} is where clients of the Flow connect: replicas join at the port that Flow(replica_port=...) says"
+            f"{url} is where clients of the Flow connect: replicas join at the port that "
+            "Flow(replica_port=...) says"
         )
     return info
 
@@ -129,13 +140,19 @@ def _told(url: str, keys: Keys | None) -> dict[str, Any]:
 def _spec(
     executor: str, uses: object, options: Mapping[str, object], info: Mapping[str, Any], shard: int
 ) -> ExecutorSpec:
-    told = {name: one for name, one in info.get("executors", {}).items() if not one.get("addresses")}
+    told = {
+        name: one for name, one in info.get("executors", {}).items() if not one.get("addresses")
+    }
     if executor not in told:
         hint = did_you_mean(executor, told) or f"; there are {listed(told)}"
-        raise errors.InvalidFlow(f"the Flow has no Executor {executor!r} that replicas could join{hint}")
+        raise errors.InvalidFlow(
+            f"the Flow has no Executor {executor!r} that replicas could join{hint}"
+        )
     shards = told[executor]["shards"]
     if shard not in range(shards):
-        raise errors.InvalidFlow(f"shard must be from 0 to {shards - 1}, not {shard!r} (executor {executor!r})")
+        raise errors.InvalidFlow(
+            f"shard must be from 0 to {shards - 1}, not {shard!r} (executor {executor!r})"
+        )
     spec = Topology().add({}, None, name=executor, uses=uses, **options)
     return replace(spec, shards=shards, no_reduce=told[executor]["no_reduce"])
 

@@ -1,6 +1,7 @@
 """One Executor served alone: a Flow of nothing else, which listens with the same front as any Flow.
 
-It turns keywords into that Flow and waits for its end. What the keywords may be is what `Flow` and `Flow.add` say.
+It turns keywords into that Flow and waits for its end.
+What the keywords may be is what `Flow` and `Flow.add` say.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ log = logging.getLogger("zflow")
 UNFIT: Final[Mapping[str, str]] = {
     "needs": "there is no other Executor to wait for",
     "no_reduce": "there is no other Executor whose results could come apart",
-    "external": "what is served runs here; it is the Flow that uses it from elsewhere that says external=True",
+    "external": "what is served runs here; it is the Flow that uses it from elsewhere that says "
+    "external=True",
     "curve": "it is the Flow that uses it from elsewhere that shows keys",
 }
 
-#: Every keyword of `serve` but `stop_event`: the Flow's own, and those of `Flow.add` that concern one Executor.
+#: Every keyword of `serve` but `stop_event`: the Flow's own, and those of `Flow.add` that concern
+#: one Executor.
 KEYWORDS: Final = (*DEFAULTS, *(key for key in FIELDS if key not in UNFIT and key not in DEFAULTS))
 
 
 def serve(uses: object, /, *, stop_event: Event | None = None, **options: Any) -> None:
-    """Serve an Executor until Ctrl-C, SIGTERM, or until `stop_event` is set; as `Executor.serve`."""
+    """Serve an Executor until Ctrl-C, SIGTERM, or until `stop_event` is set;
+    as `Executor.serve`.
+    """
     if stop_event is not None and not callable(getattr(stop_event, "is_set", None)):
         raise InvalidFlow(
-            f"stop_event must be an Event of threading or multiprocessing, not {short(stop_event)} ({_owner(uses)})"
+            f"stop_event must be an Event of threading or multiprocessing, not {short(stop_event)} "
+            f"({_owner(uses)})"
         )
     with flow_of(uses, options) as flow:
         log.info("%s serves at %s", flow.executors[0].name, spell(flow.host, flow.port))

@@ -12,7 +12,8 @@ LINES: Final = "\n\t"  # what a text of several lines has besides what is printa
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'replicas'?"` for the nearest of the known names, or `""` when none is near.
+    """Return `"; did you mean 'replicas'?"` for the nearest of the known names,
+    or `""` when none is near.
 
     >>> did_you_mean("replica", ["replicas", "retries"])
     "; did you mean 'replicas'?"
@@ -27,7 +28,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
-    """Return the names quoted and joined by commas, the first `limit` of them; `'none'` when there are none.
+    """Return the names quoted and joined by commas, the first `limit` of them;
+    `'none'` when there are none.
 
     >>> listed(["encoder", "indexer"])
     "'encoder', 'indexer'"
@@ -63,7 +65,8 @@ def seconds_meant(milliseconds: float) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text from elsewhere as it may be shown: what would move a cursor or begin a line is escaped.
+    """Return a text from elsewhere as it may be shown:
+    what would move a cursor or begin a line is escaped.
 
     Args:
         keep: characters that are left as they are, such as line breaks in an error's text.
@@ -73,4 +76,6 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )

@@ -1,7 +1,9 @@
-"""YAML with line numbers: reads one YAML document into plain data and remembers where each part stood.
+"""YAML with line numbers: reads one YAML document into plain data and
+remembers where each part stood.
 
-Duplicate keys are errors, and `${{ ENV.NAME }}` and `${{ CONTEXT.NAME }}` are replaced. It knows YAML only:
-what the keys mean is up to the caller. Tags never create objects; only plain data comes out.
+Duplicate keys are errors, and `${{ ENV.NAME }}` and `${{ CONTEXT.NAME }}` are replaced. It knows
+YAML only: what the keys mean is up to the caller. Tags never create objects;
+only plain data comes out.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ YAML_ENDINGS: Final = (".yml", ".yaml")
 _EXPRESSION: Final = re.compile(r"\$\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _VARIABLE: Final = re.compile(r"(ENV|CONTEXT)\.([A-Za-z_][A-Za-z0-9_]*)")
 _STANDARD: Final = "tag:yaml.org,2002:"
-_OF_COLLECTIONS: Final = frozenset(_STANDARD + name for name in ("map", "seq", "set", "omap", "pairs"))
-_PLAIN: Final = (_STANDARD + "merge", _STANDARD + "value")  # '<<' and '=', which YAML 1.1 sets apart
+_OF_COLLECTIONS: Final = frozenset(
+    _STANDARD + name for name in ("map", "seq", "set", "omap", "pairs")
+)
+# '<<' and '=', which YAML 1.1 sets apart.
+_PLAIN: Final = (_STANDARD + "merge", _STANDARD + "value")
 
 
 @dataclass
@@ -43,7 +48,9 @@ class YamlSource:
     _root: yaml.Node | None = field(default=None, repr=False, compare=False)
 
     def where(self, *path: str | int) -> str:
-        """Return `'flow.yaml:7'`: the line of what `path` (keys and indexes) leads to, or of its nearest parent."""
+        """Return `'flow.yaml:7'`: the line of what `path` (keys and indexes) leads to,
+        or of its nearest parent.
+        """
         node, line = self._root, 1
         for step in path:
             found = _step(node, step)
@@ -69,8 +76,8 @@ def read(
         error: the class of error to raise.
 
     Raises:
-        error: no such file, not UTF-8, not YAML, a duplicate key, an unknown variable, a tag that means nothing;
-            the message begins with file and line.
+        error: no such file, not UTF-8, not YAML, a duplicate key, an unknown variable, a tag that
+            means nothing; the message begins with file and line.
     """
     import yaml
 
@@ -90,14 +97,22 @@ def read(
 
 def is_text(source: str) -> bool:
     """Tell whether a string is YAML text rather than a path or a name."""
-    return "\n" in source or source.lstrip().startswith(("{", "!")) or re.match(r"\s*\w+:(\s|$)", source) is not None
+    return (
+        "\n" in source
+        or source.lstrip().startswith(("{", "!"))
+        or re.match(r"\s*\w+:(\s|$)", source) is not None
+    )
 
 
 class _Reader:
     """Builds plain data from YAML nodes; one per document."""
 
     def __init__(
-        self, loader: yaml.SafeLoader, label: str, context: Mapping[str, object], error: type[ZflowError]
+        self,
+        loader: yaml.SafeLoader,
+        label: str,
+        context: Mapping[str, object],
+        error: type[ZflowError],
     ) -> None:
         self._loader = loader
         self._label = label
@@ -130,16 +145,21 @@ class _Reader:
 
     def _meaningless(self, node: yaml.Node) -> ZflowError:
         tag = node.tag.replace(_STANDARD, "!!")
-        return self._wrong(node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class")
+        return self._wrong(
+            node, f"the tag {tag} means nothing here; write jtype: {tag.lstrip('!')} for a class"
+        )
 
     def _mapping(self, node: yaml.MappingNode) -> dict[object, object]:
         seen: dict[object, int] = {}
         for key_node, _ in node.value:
             key = self._key(key_node)
             if key in seen:
-                raise self._wrong(key_node, f"duplicate key {key!r}, first in line {seen[key]}: keep one of them")
+                raise self._wrong(
+                    key_node, f"duplicate key {key!r}, first in line {seen[key]}: keep one of them"
+                )
             seen[key] = _line(key_node)
-        self._loader.flatten_mapping(node)  # '<<' merges; what the mapping says itself comes last and wins
+        # '<<' merges; what the mapping says itself comes last and wins.
+        self._loader.flatten_mapping(node)
         return {self._key(key_node): self.build(value) for key_node, value in node.value}
 
     def _key(self, node: yaml.Node) -> object:
@@ -160,7 +180,9 @@ class _Reader:
             raise
         except Exception as wrong:  # PyYAML lets through whatever int(), date() and the like say
             kind = node.tag.removeprefix(_STANDARD)
-            raise self._wrong(node, f"{short(node.value)} cannot be read as {kind}: {wrong}") from None
+            raise self._wrong(
+                node, f"{short(node.value)} cannot be read as {kind}: {wrong}"
+            ) from None
 
     def _scalar(self, node: yaml.ScalarNode) -> object:
         text = node.value
@@ -185,11 +207,15 @@ class _Reader:
         if name not in values:
             way_out = f"export {name}=..." if kind == "ENV" else f"pass context={{{name!r}: ...}}"
             known = [word for word in values if isinstance(word, str)]
-            raise self._wrong(node, f"{kind}.{name} is not set{did_you_mean(name, known)}; {way_out}")
+            raise self._wrong(
+                node, f"{kind}.{name} is not set{did_you_mean(name, known)}; {way_out}"
+            )
         return values[name]
 
     def _reread(self, node: yaml.ScalarNode, value: object) -> object:
-        """Read a text that replaced a whole unquoted scalar as YAML would have, so that '3' is the number 3."""
+        """Read a text that replaced a whole unquoted scalar as YAML would have,
+        so that '3' is the number 3.
+        """
         import yaml
 
         if not isinstance(value, str):
@@ -203,7 +229,9 @@ class _Reader:
         return self._error(f"{self._label}:{_line(node)}: {message}")
 
 
-def _text_of(source: object, folder: str | None, error: type[ZflowError]) -> tuple[str, str, str | None]:
+def _text_of(
+    source: object, folder: str | None, error: type[ZflowError]
+) -> tuple[str, str, str | None]:
     """Return the text, its label, and the folder of its file."""
     if isinstance(source, str) and is_text(source):
         return source, "YAML text", None
@@ -213,7 +241,9 @@ def _text_of(source: object, folder: str | None, error: type[ZflowError]) -> tup
             return path.read_text("utf-8"), str(source), str(path.absolute().parent)
         except (OSError, UnicodeError, ValueError) as wrong:
             reason = wrong.strerror if isinstance(wrong, OSError) else wrong
-            raise error(f"{source}: cannot read it: {reason} (looked for {path.absolute()})") from None
+            raise error(
+                f"{source}: cannot read it: {reason} (looked for {path.absolute()})"
+            ) from None
     reading = getattr(source, "read", None)
     if not callable(reading):
         raise error(f"{short(source)} is not YAML: give a path, YAML text or an open file")

@@ -1,1 +1,3 @@
-"""What all benchmarks share: running, storing, printing, plotting, comparing. It knows benchmarks by name only."""
+"""What all benchmarks share: running, storing, printing, plotting, comparing.
+It knows benchmarks by name only.
+"""

@@ -1,8 +1,9 @@
-"""Regressions: ratios measured now against those of `baseline.json`. Pure but for reading and writing that file.
+"""Regressions: ratios measured now against those of `baseline.json`.
+Pure but for reading and writing that file.
 
-The baseline has, for each benchmark, each ratio's value in a quick run, which direction is better, and its tolerance:
-the part of the value by which it may be worse. A ratio only counts as worse if it was so in every one of some runs:
-one bad moment of the machine is no regression.
+The baseline has, for each benchmark, each ratio's value in a quick run, which direction is better,
+and its tolerance: the part of the value by which it may be worse. A ratio only counts as worse if
+it was so in every one of some runs: one bad moment of the machine is no regression.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ TOLERANCE = 0.5  # of a ratio that is new to the baseline
 RUNS = 3  # of a benchmark until what seems worse is believed
 
 Ratios = dict[str, Ratio]
-Baseline = dict[str, dict[str, dict[str, Any]]]  # benchmark -> ratio -> {"ratio", "better", "tolerance"}
+# Benchmark -> ratio -> {"ratio", "better", "tolerance"}.
+Baseline = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one ratio compares with the baseline; `measured` or `known` is None if it is only in one of them."""
+    """How one ratio compares with the baseline; `measured` or `known` is
+    None if it is only in one of them.
+    """
 
     benchmark: str
     name: str
@@ -69,13 +73,17 @@ def _limit(entry: dict[str, Any]) -> float:
 
 
 def measured(benchmark: str, baseline: Baseline, measure: Callable[[], Ratios]) -> Ratios:
-    """Measure a benchmark, and again as long as something seems worse; return the best value of each ratio."""
+    """Measure a benchmark, and again as long as something seems worse;
+    return the best value of each ratio.
+    """
     best: Ratios = {}
     for _ in range(RUNS):
         for name, ratio in measure().items():
             before = best.get(name)
             better = before is None or (
-                ratio.value < before.value if ratio.better == "lower" else ratio.value > before.value
+                ratio.value < before.value
+                if ratio.better == "lower"
+                else ratio.value > before.value
             )
             if better:
                 best[name] = ratio
@@ -86,7 +94,9 @@ def measured(benchmark: str, baseline: Baseline, measure: Callable[[], Ratios]) 
 
 
 def accepted(baseline: Baseline, benchmark: str, ratios: Ratios) -> Baseline:
-    """Return the baseline with what was measured now; a ratio that was known keeps its tolerance."""
+    """Return the baseline with what was measured now;
+    a ratio that was known keeps its tolerance.
+    """
     known = baseline.get(benchmark, {})
     entries = {
         name: {
@@ -103,9 +113,16 @@ def table(verdicts: Sequence[Verdict]) -> Table:
     """Return the verdicts as a table."""
     rows: list[list[Cell]] = []
     for verdict in verdicts:
-        figures = ("" if value is None else value for value in (verdict.known, verdict.limit, verdict.measured))
+        figures = (
+            "" if value is None else value
+            for value in (verdict.known, verdict.limit, verdict.measured)
+        )
         rows.append([f"{verdict.benchmark}: {verdict.name}", *figures, verdict.word])
-    return Table("Ratios against the baseline", ["ratio", "baseline", "worst allowed", "now", "verdict"], rows)
+    return Table(
+        "Ratios against the baseline",
+        ["ratio", "baseline", "worst allowed", "now", "verdict"],
+        rows,
+    )
 
 
 def read(path: Path) -> Baseline:

@@ -11,7 +11,9 @@ from bench.harness.store import ROOT
 
 
 def fresh(module: str, function: str, *arguments: int) -> Any:
-    """Return what `module.function(*arguments)` returns in a new interpreter; it has to fit into JSON."""
+    """Return what `module.function(*arguments)` returns in a new interpreter;
+    it has to fit into JSON.
+    """
     code = (
         "import importlib, json, sys; "
         "module, function, *arguments = sys.argv[1:]; "

@@ -1,4 +1,6 @@
-"""Results as pictures, one SVG for each plot. It needs matplotlib, which the extra `bench` brings."""
+"""Results as pictures, one SVG for each plot. It needs matplotlib,
+which the extra `bench` brings.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _draw(plot: Plot, path: Path) -> None:
     figure = _figure()
     axes = figure.add_subplot()
     for name, points in plot.lines.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
+        axes.plot(
+            [x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name
+        )
     axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y)
     if "x" in plot.log:
         axes.set_xscale("log")
@@ -52,7 +56,9 @@ def _figure() -> Any:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtra(f"plots need matplotlib ({error}); install it with: pip install -e '.[bench]'") from None
+        raise MissingExtra(
+            f"plots need matplotlib ({error}); install it with: pip install -e '.[bench]'"
+        ) from None
     matplotlib.rcParams["svg.hashsalt"] = "zflow"  # the same picture from the same figures
     matplotlib.rcParams["svg.fonttype"] = "none"  # text, not outlines: small files
     return Figure(figsize=(7, 4.2), layout="constrained")

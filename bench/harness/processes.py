@@ -1,4 +1,6 @@
-"""What other processes use: processor time and memory, read from /proc, and which process is the broker."""
+"""What other processes use: processor time and memory, read from /proc,
+and which process is the broker.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,12 @@ import psutil
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
-    """Return the processor time that a process has used so far: its main thread alone, and all of its threads."""
-    times = {int(thread): _thread_seconds(pid, thread) for thread in os.listdir(f"/proc/{pid}/task")}
+    """Return the processor time that a process has used so far: its main thread alone,
+    and all of its threads.
+    """
+    times = {
+        int(thread): _thread_seconds(pid, thread) for thread in os.listdir(f"/proc/{pid}/task")
+    }
     return times[pid], sum(times.values())
 
 
@@ -42,5 +48,7 @@ def brokers() -> set[int]:
 
 
 def memory_mib(pid: int) -> float:
-    """Return the memory of a process in MiB; what it shares with n others counts as an n-th (PSS)."""
+    """Return the memory of a process in MiB; what it shares with n others counts as an n-th
+    (PSS).
+    """
     return float(psutil.Process(pid).memory_full_info().pss) / (1 << 20)

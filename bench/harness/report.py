@@ -1,4 +1,6 @@
-"""`RESULTS.md` from the stored results: each benchmark's ratios, tables and plots, and on what it was measured."""
+"""`RESULTS.md` from the stored results: each benchmark's ratios, tables and plots, and on what it
+was measured.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from bench.peers import NAME as PEERS
 
 INTRODUCTION = """# Results of the benchmarks
 
-Written by `python -m bench report` from `results/`. A ratio is the median over rounds in which zflow and what it is
-compared with took turns; "rounds" has the least and the most. Figures of different benchmarks were measured at
-different times, maybe while the machine had other things to do: ratios hold, figures are what they are.
+Written by `python -m bench report` from `results/`. A ratio is the median over rounds in which
+zflow and what it is compared with took turns; "rounds" has the least and the most. Figures of
+different benchmarks were measured at different times, maybe while the machine had other things to
+do: ratios hold, figures are what they are.
 """
 
 
@@ -25,9 +28,14 @@ def write(folder: Path) -> Path:
     """
     records = stored(folder / "results")
     if not records:
-        raise FileNotFoundError(f"no results in {folder / 'results'}: run `python -m bench run` first")
+        raise FileNotFoundError(
+            f"no results in {folder / 'results'}: run `python -m bench run` first"
+        )
     page = folder / "RESULTS.md"
-    page.write_text("\n".join([INTRODUCTION, *(section(record, folder) for record in records)]), encoding="utf-8")
+    page.write_text(
+        "\n".join([INTRODUCTION, *(section(record, folder) for record in records)]),
+        encoding="utf-8",
+    )
     return page
 
 
@@ -45,6 +53,9 @@ def section(record: Record, folder: Path) -> str:
         parts.append("From a quick run: the figures mean little.")
     parts += [text.markdown(table) for table in text.tables(record.result)]
     parts += record.result.notes
-    parts += [f"![{path.stem}]({path.relative_to(folder)})" for path in plots.draw(record, folder / "plots")]
+    parts += [
+        f"![{path.stem}]({path.relative_to(folder)})"
+        for path in plots.draw(record, folder / "plots")
+    ]
     parts.append(f"Measured {store.described(record.environment)}.")
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,6 @@
-"""What a benchmark returns: ratios above all, and tables and plots of figures. Plain data, to JSON and back."""
+"""What a benchmark returns: ratios above all, and tables and plots of figures. Plain data,
+to JSON and back.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Ratio:
         lowest: of all rounds.
         highest: of all rounds.
         better: which direction is an improvement.
-        aim: what is to be reached: at most or at least this, as `better` says; None where nothing was set.
+        aim: what is to be reached: at most or at least this, as `better` says;
+            None where nothing was set.
     """
 
     value: float
@@ -62,7 +65,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines over one axis: `lines` has `[[x, y], ...]` by name. Both axes are logarithmic where `log` says so."""
+    """Lines over one axis: `lines` has `[[x, y], ...]` by name.
+    Both axes are logarithmic where `log` says so.
+    """
 
     title: str
     x: str

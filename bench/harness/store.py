@@ -1,4 +1,6 @@
-"""Results on disk: one JSON file for each benchmark, with where, when and on what it was measured."""
+"""Results on disk: one JSON file for each benchmark, with where,
+when and on what it was measured.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": f"{_processor()}, {platform.system()} {platform.release()}, {platform.machine()}",
+        "machine": f"{_processor()}, {platform.system()} {platform.release()}, "
+        f"{platform.machine()}",
         "cores": len(os.sched_getaffinity(0)),
         "load": [round(load, 2) for load in os.getloadavg()],
         "zflow": zflow.__version__,
@@ -51,7 +54,9 @@ def environment() -> dict[str, Any]:
 
 def described(environment: dict[str, Any]) -> str:
     """Return it as one line."""
-    versions = ", ".join(f"{name} {environment[name]}" for name in ("zflow", "python", "pyzmq", "libzmq", "numpy"))
+    versions = ", ".join(
+        f"{name} {environment[name]}" for name in ("zflow", "python", "pyzmq", "libzmq", "numpy")
+    )
     return (
         f"{environment['date']}, commit {environment['commit']}, {environment['cores']} cores, "
         f"load {environment['load'][0]}, {versions}; {environment['machine']}"
@@ -68,7 +73,9 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the short hash, with a plus if the tree has changes of its own; 'unknown' outside of git."""
+    """Return the short hash, with a plus if the tree has changes of its own;
+    'unknown' outside of git.
+    """
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "zflow", "devices")

@@ -28,7 +28,15 @@ def ratio_table(ratios: dict[str, Ratio]) -> Table:
     for name, ratio in ratios.items():
         aim = "" if ratio.aim is None else f"{words[ratio.better]} {ratio.aim:g}"
         reached = {None: "", True: "yes", False: "no"}[ratio.reached]
-        rows.append([name, float(ratio.value), f"{shown(ratio.lowest)} to {shown(ratio.highest)}", aim, reached])
+        rows.append(
+            [
+                name,
+                float(ratio.value),
+                f"{shown(ratio.lowest)} to {shown(ratio.highest)}",
+                aim,
+                reached,
+            ]
+        )
     return Table("Ratios", ["ratio", "median", "rounds", "aim", "reached"], rows)
 
 
@@ -42,7 +50,9 @@ def plain(table: Table) -> str:
     cells = [table.header, *([shown(cell) for cell in row] for row in table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
     lines = [_aligned(row, widths) for row in cells]
-    return "\n".join([table.title, lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return "\n".join(
+        [table.title, lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+    )
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -59,5 +69,9 @@ def markdown(table: Table) -> str:
 
 def record(record: Record) -> str:
     """Return all of a result for a terminal."""
-    parts = [described(record.environment), *map(plain, tables(record.result)), *record.result.notes]
+    parts = [
+        described(record.environment),
+        *map(plain, tables(record.result)),
+        *record.result.notes,
+    ]
     return "\n\n".join(parts)

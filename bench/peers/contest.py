@@ -1,4 +1,6 @@
-"""Running zflow, the C proxy and the peers in turns: one at a time, each with the machine to itself, round by round."""
+"""Running zflow, the C proxy and the peers in turns: one at a time,
+each with the machine to itself, round by round.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,10 @@ from bench.yardsticks import ideal
 MARK = "ZFLOW_BENCH_RUN"  # environment variable by which a system's processes are known
 LIMIT = 600.0  # seconds for one system's jobs
 GONE_WITHIN = 5.0  # seconds that what a system has started may outlive it
-AIMS = {"jina": 15.0, "ray": 10.0, "mosec": 2.0}  # zflow's requests per second, in terms of the peer's
-SIZES = {"--calls": (300, 50), "--seconds": (5.0, 1.0), "--requests": (300, 60)}  # a whole run and a quick one
+# Zflow's requests per second, in terms of the peer's.
+AIMS = {"jina": 15.0, "ray": 10.0, "mosec": 2.0}
+# A whole run and a quick one.
+SIZES = {"--calls": (300, 50), "--seconds": (5.0, 1.0), "--requests": (300, 60)}
 
 Measured = dict[str, Any]  # what an adapter prints
 
@@ -37,7 +41,9 @@ class Failed(Exception):
 
 
 def run(peers: Sequence[str], quick: bool) -> Result:
-    """Run the jobs on all of them, and return figures and ratios; a peer that is missing or fails is skipped."""
+    """Run the jobs on all of them, and return figures and ratios;
+    a peer that is missing or fails is skipped.
+    """
     skipped = {peer: reason for peer in peers if (reason := setup.missing(peer)) is not None}
     interpreters = {"zflow": sys.executable, "proxy": sys.executable}
     interpreters |= {peer: str(setup.interpreter(peer)) for peer in peers if peer not in skipped}
@@ -59,7 +65,9 @@ def run(peers: Sequence[str], quick: bool) -> Result:
 
 
 def tried(name: str, interpreter: str, quick: bool) -> Measured:
-    """Do what `one` does, a second time if it fails: some systems give up if a busy machine lets them start slowly."""
+    """Do what `one` does, a second time if it fails:
+    some systems give up if a busy machine lets them start slowly.
+    """
     try:
         return one(name, interpreter, quick)
     except Failed as error:
@@ -68,7 +76,8 @@ def tried(name: str, interpreter: str, quick: bool) -> Measured:
 
 
 def one(name: str, interpreter: str, quick: bool) -> Measured:
-    """Return what one system measures, after all its processes have ended; its log is in `.peers/NAME.log`.
+    """Return what one system measures, after all its processes have ended;
+    its log is in `.peers/NAME.log`.
 
     Raises:
         Failed: it ended with an error, did not end in time, or printed no figures.
@@ -78,7 +87,12 @@ def one(name: str, interpreter: str, quick: bool) -> Measured:
     mark = uuid.uuid4().hex
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, MARK: mark}, stdout=output, stderr=errors, stdin=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env={**os.environ, MARK: mark},
+            stdout=output,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
         )
         try:
             status: int | None = process.wait(LIMIT)
@@ -105,12 +119,16 @@ def figures(status: int | None, output: str, errors: str) -> Measured:
         raise Failed(f"not done within {LIMIT:.0f} s")
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if status or not lines:
-        raise Failed(f"ended with {status}: {(errors.strip().splitlines() or ['no message'])[-1][:200]}")
+        raise Failed(
+            f"ended with {status}: {(errors.strip().splitlines() or ['no message'])[-1][:200]}"
+        )
     return dict(json.loads(lines[-1]))
 
 
 def end(mark: str) -> None:
-    """End all processes that carry this mark in their environment, as what a system has started does."""
+    """End all processes that carry this mark in their environment,
+    as what a system has started does.
+    """
     until = time.monotonic() + GONE_WITHIN
     while left := _marked(mark):
         for process in left:
@@ -124,12 +142,17 @@ def _marked(mark: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and f"{MARK}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
+            if (
+                alive
+                and f"{MARK}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+            ):
                 found.append(process)
     return found
 
 
-def outcome(rounds: Mapping[str, list[Measured]], skipped: Mapping[str, str], least: float) -> Result:
+def outcome(
+    rounds: Mapping[str, list[Measured]], skipped: Mapping[str, str], least: float
+) -> Result:
     """Return tables and ratios of what was measured; `least` is the ideal makespan in seconds."""
     rows: list[list[Cell]] = []
     ratios: dict[str, Ratio] = {}
@@ -139,14 +162,20 @@ def outcome(rounds: Mapping[str, list[Measured]], skipped: Mapping[str, str], le
         rows.append([_titled(name, measured), p50, rate, makespan, makespan / least, busy])
         if name != "zflow":
             rates = _column(zflow, "requests_per_s"), _column(measured, "requests_per_s")
-            ratios[f"requests/s, zflow / {name}"] = ratio(*rates, better="higher", aim=AIMS.get(name))
-            ratios[f"p50, zflow / {name}"] = ratio(_column(zflow, "p50_ms"), _column(measured, "p50_ms"))
+            ratios[f"requests/s, zflow / {name}"] = ratio(
+                *rates, better="higher", aim=AIMS.get(name)
+            )
+            ratios[f"p50, zflow / {name}"] = ratio(
+                _column(zflow, "p50_ms"), _column(measured, "p50_ms")
+            )
             spans = _column(zflow, "makespan_s"), _column(measured, "makespan_s")
             ratios[f"makespan, zflow / {name}"] = ratio(*spans)
     header = ["", "p50 ms", "requests/s", "makespan s", "makespan / ideal", "client's cores"]
     title = (
-        f"Echo of one small Document ({jobs.REPLICAS} replicas): one at a time, and {jobs.IN_FLIGHT} in flight; three "
-        f"replicas of which one is ten times slower. Medians of {len(zflow)} rounds, one system after the other"
+        f"Echo of one small Document ({jobs.REPLICAS} replicas): one at a time, and "
+        f"{jobs.IN_FLIGHT} in flight; three "
+        f"replicas of which one is ten times slower. Medians of {len(zflow)} rounds, one system "
+        "after the other"
     )
     notes = [HOW]
     notes += [f"{name} was skipped: {reason}." for name, reason in skipped.items()]
@@ -154,16 +183,21 @@ def outcome(rounds: Mapping[str, list[Measured]], skipped: Mapping[str, str], le
 
 
 HOW = (
-    "mosec and LitServe are asked over HTTP/1.1 with JSON bodies, by keep-alive connections of plain sockets in one "
-    "process (`bench/peers/httpload.py`); the others by their own clients. `client's cores` is the processor time that "
-    "the asking process takes per second while many are in flight: at 1, it would be the bottleneck. With Ray, that "
+    "mosec and LitServe are asked over HTTP/1.1 with JSON bodies, by keep-alive connections of "
+    "plain sockets in one "
+    "process (`bench/peers/httpload.py`); the others by their own clients. `client's cores` is the "
+    "processor time that "
+    "the asking process takes per second while many are in flight: at 1, it would be the "
+    "bottleneck. With Ray, that "
     "process also chooses the replicas."
 )
 KEYS = ("p50_ms", "requests_per_s", "makespan_s", "client_cpu")
 
 
 def _titled(name: str, measured: list[Measured]) -> str:
-    versions = ", ".join(f"{package} {version}" for package, version in measured[0]["versions"].items())
+    versions = ", ".join(
+        f"{package} {version}" for package, version in measured[0]["versions"].items()
+    )
     return f"{name} ({versions})"
 
 

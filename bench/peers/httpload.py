@@ -1,7 +1,8 @@
-"""A client for systems that speak HTTP: keep-alive connections of plain sockets, each with one request under way.
+"""A client for systems that speak HTTP: keep-alive connections of plain sockets,
+each with one request under way.
 
-It sends the same bytes each time and reads no more of an answer than its length, so that it does not limit a server;
-how busy it was is among the results. Standard library only.
+It sends the same bytes each time and reads no more of an answer than its length, so that it does
+not limit a server; how busy it was is among the results. Standard library only.
 """
 
 from __future__ import annotations

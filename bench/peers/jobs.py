@@ -1,10 +1,11 @@
 """The jobs that every system does, and the command line of every adapter.
 
-    echo     one small text Document comes back: one at a time, and many in flight, with two replicas
+    echo     one small text Document comes back: one at a time, and many in flight, with two
+             replicas
     unlike   three replicas, one of them ten times slower, as quickly as possible
 
-An adapter is a class that starts a system; `main` runs the jobs on it and prints one line of JSON. This imports nothing
-but the standard library, because it runs in every peer's own interpreter.
+An adapter is a class that starts a system; `main` runs the jobs on it and prints one line of JSON.
+This imports nothing but the standard library, because it runs in every peer's own interpreter.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class System(Protocol):
         """Send one Document and wait for it to come back."""
 
     def stream(self, source: Iterator[int], in_flight: int) -> int:
-        """Send a Document for each item of `source`, so many in flight at most; return how many have come back."""
+        """Send a Document for each item of `source`, so many in flight at most;
+        return how many have come back.
+        """
 
 
 #: Starts a system: how many replicas, and whether they are unlike; a context manager that ends it.
@@ -42,7 +45,9 @@ Start = Callable[[int, bool], AbstractContextManager[System]]
 
 
 def work_seconds() -> float:
-    """Return how long this replica is to work on each request: the first one that asks is the slow one."""
+    """Return how long this replica is to work on each request:
+    the first one that asks is the slow one.
+    """
     folder = os.environ[SEATS]
     for number, seconds in enumerate(UNLIKE):
         try:
@@ -63,7 +68,9 @@ def until(seconds: float) -> Iterator[int]:
 
 
 def echo(start: Start, calls: int, seconds: float) -> dict[str, float]:
-    """Return the median of sequential calls in ms, requests per second, and how busy the client was."""
+    """Return the median of sequential calls in ms, requests per second,
+    and how busy the client was.
+    """
     with start(REPLICAS, False) as system:
         for _ in range(calls // 5):
             system.call()
@@ -102,9 +109,13 @@ def main(versions: dict[str, str], start: Start) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=int, required=True, help="sequential calls")
     parser.add_argument("--seconds", type=float, required=True, help="of many requests in flight")
-    parser.add_argument("--requests", type=int, required=True, help="to replicas of different speed")
+    parser.add_argument(
+        "--requests", type=int, required=True, help="to replicas of different speed"
+    )
     options = parser.parse_args()
-    measured: dict[str, Any] = {"versions": {"python": ".".join(map(str, sys.version_info[:3])), **versions}}
+    measured: dict[str, Any] = {
+        "versions": {"python": ".".join(map(str, sys.version_info[:3])), **versions}
+    }
     measured |= echo(start, options.calls, options.seconds)
     measured |= unlike(start, options.requests)
     print(json.dumps(measured), flush=True)

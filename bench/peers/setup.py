@@ -1,4 +1,6 @@
-"""Installing the peers from the registry, each into a virtual environment of its own in `bench/.peers/`, by uv."""
+"""Installing the peers from the registry, each into a virtual environment of its
+own in `bench/.peers/`, by uv.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / ".peers"
-#: What to install. Jina 3.34 needs docarray's second interface, and setuptools that still bring pkg_resources.
+#: What to install. Jina 3.34 needs docarray's second interface, and setuptools that still bring
+#: pkg_resources.
 REQUIREMENTS = {
     "jina": ["jina==3.34.0", "docarray>=0.40", "setuptools<81"],
     "ray": ["ray[serve]"],
@@ -33,14 +36,18 @@ def missing(peer: str) -> str | None:
 
 
 def install(peer: str) -> bool:
-    """Install a peer and return whether that went well; if not, the reason is kept for the results."""
+    """Install a peer and return whether that went well; if not,
+    the reason is kept for the results.
+    """
     print(f"{peer}: installing {' '.join(REQUIREMENTS[peer])}", flush=True)
     shutil.rmtree(FOLDER / peer, ignore_errors=True)
     _reason(peer).unlink(missing_ok=True)
     try:
         uv = str(_uv())
         _run(uv, "venv", "--quiet", "--python", sys.executable, str(FOLDER / peer))
-        _run(uv, "pip", "install", "--quiet", "--python", str(interpreter(peer)), *REQUIREMENTS[peer])
+        _run(
+            uv, "pip", "install", "--quiet", "--python", str(interpreter(peer)), *REQUIREMENTS[peer]
+        )
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr).strip().splitlines() or [f"exit status {error.returncode}"]
         _reason(peer).write_text(lines[-1] + "\n", encoding="utf-8")
@@ -50,7 +57,9 @@ def install(peer: str) -> bool:
 
 
 def _uv() -> Path:
-    """Return the path of uv, installed if need be: it resolves Jina's requirements, over which pip takes for ever."""
+    """Return the path of uv, installed if need be: it resolves Jina's requirements,
+    over which pip takes for ever.
+    """
     tool = FOLDER / "uv" / "bin" / "uv"
     if not tool.exists():
         FOLDER.mkdir(exist_ok=True)
@@ -60,7 +69,9 @@ def _uv() -> Path:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _reason(peer: str) -> Path:

@@ -1,1 +1,3 @@
-"""What zflow is compared with: plain ZeroMQ, and perfect knowledge. Nothing in here imports zflow."""
+"""What zflow is compared with: plain ZeroMQ, and perfect knowledge. Nothing in here imports
+zflow.
+"""

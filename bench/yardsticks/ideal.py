@@ -1,4 +1,6 @@
-"""What perfect knowledge could do: schedules computed from the times alone, without any overhead."""
+"""What perfect knowledge could do: schedules computed from the times alone,
+without any overhead.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 
 def makespan(times: Iterable[float], servers: int) -> float:
-    """Return the seconds that an ideal central queue needs: each server takes the next request when it is free.
+    """Return the seconds that an ideal central queue needs:
+    each server takes the next request when it is free.
 
     >>> makespan([3, 1, 1, 1], servers=2)
     3.0
@@ -24,12 +27,15 @@ def unlike_makespan(requests: int, times: Sequence[float]) -> float:
     >>> round(unlike_makespan(300, [0.05, 0.005, 0.005]), 3)
     0.715
     """
-    ends = heapq.nsmallest(requests, (k * seconds for seconds in times for k in range(1, requests + 1)))
+    ends = heapq.nsmallest(
+        requests, (k * seconds for seconds in times for k in range(1, requests + 1))
+    )
     return ends[-1]
 
 
 def waits(arrivals: Sequence[float], times: Sequence[float], servers: int) -> list[float]:
-    """Return the seconds that each request waits in an ideal central queue, first come first served.
+    """Return the seconds that each request waits in an ideal central queue,
+    first come first served.
 
     Args:
         arrivals: when each comes, in seconds, in order.

@@ -1,7 +1,9 @@
-"""The yardstick: the same bytes passed through a C `zmq.proxy` by plain pyzmq workers, and a DEALER client.
+"""The yardstick: the same bytes passed through a C `zmq.proxy` by plain pyzmq workers,
+and a DEALER client.
 
-Broker and workers are processes of their own, as zflow's are; nothing here imports zflow. `zmq.proxy` deals
-requests round-robin and knows neither replies that belong together nor workers that die: it is a lower bound.
+Broker and workers are processes of their own, as zflow's are; nothing here imports zflow.
+`zmq.proxy` deals requests round-robin and knows neither replies that belong together nor workers
+that die: it is a lower bound.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Kind = Literal["echo", "mirror", "sink"]
 
 
 def seconds_frame(seconds: float) -> bytes:
-    """Return the payload that makes a worker sleep before it answers; the answer says how long it slept."""
+    """Return the payload that makes a worker sleep before it answers;
+    the answer says how long it slept.
+    """
     return b"sleep" + struct.pack("<d", seconds)
 
 
@@ -44,7 +48,9 @@ def seconds_in(frame: bytes) -> float:
 
 
 class Yardstick:
-    """Processes of plain ZeroMQ, and a client in this process; as a context manager it ends them."""
+    """Processes of plain ZeroMQ, and a client in this process;
+    as a context manager it ends them.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="zflow-bench-")
@@ -55,7 +61,10 @@ class Yardstick:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -88,10 +97,10 @@ class ProxyEcho(Yardstick):
 
     Args:
         workers: how many.
-        sleeps: each worker's own service time in seconds, 0 by default; a payload made by `seconds_frame` overrides
-            it for one request.
-        kind: what workers do: `'echo'` answers small messages with themselves; `'mirror'` does so without copying
-            them; `'sink'` reads a byte of each page and answers with nothing.
+        sleeps: each worker's own service time in seconds, 0 by default; a payload made by
+            `seconds_frame` overrides it for one request.
+        kind: what workers do: `'echo'` answers small messages with themselves; `'mirror'` does so
+            without copying them; `'sink'` reads a byte of each page and answers with nothing.
     """
 
     def __init__(self, workers: int = 1, sleeps: Sequence[float] = (), kind: Kind = "echo") -> None:
@@ -113,7 +122,8 @@ class ProxyEcho(Yardstick):
         return self.client.recv_multipart()
 
     def stream(self, messages: Iterable[Message], in_flight: int, copy: bool = True) -> int:
-        """Send all messages with at most `in_flight` unanswered at any time; return the number of answers.
+        """Send all messages with at most `in_flight` unanswered at any time;
+        return the number of answers.
 
         Args:
             messages: what to send.
@@ -135,18 +145,22 @@ class ProxyEcho(Yardstick):
         return answered + waiting
 
     def _wait_for(self, workers: int) -> None:
-        """Return once every worker answers: the proxy deals round-robin, so each gets one of `workers` requests."""
+        """Return once every worker answers: the proxy deals round-robin,
+        so each gets one of `workers` requests.
+        """
         until = time.monotonic() + READY_WITHIN
         names: set[bytes] = set()
         while len(names) < workers:
             if time.monotonic() > until:
                 self.close()
-                raise TimeoutError(f"only {len(names)} of {workers} workers answered within {READY_WITHIN:.0f} s")
+                raise TimeoutError(
+                    f"only {len(names)} of {workers} workers answered within {READY_WITHIN:.0f} s"
+                )
             names.add(self.call([b"who", b""])[-1])
             time.sleep(0.01)
 
 
-# -- the processes ----------------------------------------------------------------------------------------------------
+# -- the processes ---------------------------------------------------------------------------------
 
 
 def run_broker(folder: str) -> None:
@@ -161,7 +175,9 @@ def run_broker(folder: str) -> None:
 
 
 def run_echo(folder: str, seconds: float) -> None:
-    """Answer each request with what it brought, after sleeping for as long as it or the worker says."""
+    """Answer each request with what it brought, after sleeping for as
+    long as it or the worker says.
+    """
     socket, name = _worker(folder)
     while True:
         message = socket.recv_multipart()

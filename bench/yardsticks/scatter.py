@@ -1,7 +1,9 @@
-"""The yardstick for fan-out: a plain pyzmq ROUTER that sends each request to S DEALER workers and collects S answers.
+"""The yardstick for fan-out: a plain pyzmq ROUTER that sends each request to S DEALER
+workers and collects S answers.
 
-ROUTER and workers are processes of their own, as zflow's broker and replicas are; nothing here imports zflow. It has
-one request under way at a time, keeps none, and knows neither which worker is idle nor which has died: a lower bound.
+ROUTER and workers are processes of their own, as zflow's broker and replicas are; nothing here
+imports zflow. It has one request under way at a time, keeps none, and knows neither which worker is
+idle nor which has died: a lower bound.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ class RouterFanout(Yardstick):
         self._client = self._connect()
 
     def call(self, message: Message) -> list[bytes]:
-        """Send one request to all workers and wait for all answers: their frames, one worker's after the other's."""
+        """Send one request to all workers and wait for all answers: their frames,
+        one worker's after the other's.
+        """
         self._client.send_multipart([b"", *message], copy=sum(map(len, message)) < LARGE)
         return self._client.recv_multipart()[1:]
 
 
-# -- the processes ----------------------------------------------------------------------------------------------------
+# -- the processes ---------------------------------------------------------------------------------
 
 
 def run_router(folder: str, shards: int) -> None:

@@ -15,7 +15,9 @@ class Send(NamedTuple):
 
 
 class SendAhead(NamedTuple):
-    """Send the task to the replica, which is busy, and which is to begin it only if it gets its ticket."""
+    """Send the task to the replica, which is busy,
+    and which is to begin it only if it gets its ticket.
+    """
 
     replica: Replica
     task: Task

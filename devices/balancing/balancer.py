@@ -1,21 +1,26 @@
 """Which replica of one Executor gets which request: pure logic, no sockets, no clock.
 
-The caller says what happened and when (`now`, in seconds of any monotonic clock) and carries out the actions
-that come back. What holds here:
+The caller says what happened and when (`now`, in seconds of any monotonic clock) and carries out
+the actions that come back. What holds here:
 
-- A task goes to the replica that holds fewest; among equals to the one that has been waiting longest.
-- No replica holds more than its window, which is just large enough to hide the round trip to it (`replica`).
-- No task waits in the queue while a replica has room. Clients take turns; each one's tasks are served in order, but if
-  the first of them cannot end by its deadline any more, the last one goes first.
-- Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a batch are answered,
-  nothing else follows. So whatever has come meanwhile goes together, and at low load nothing waits for anything.
-- A bulk is one task as long as it can be: it is cut where a replica has less room, or has answered a part, and taken
-  apart when something is to become of one of its tasks alone.
-- What waits at a replica can be taken back from there (`stealing`); from one that is stuck it is, and that gets no more
-  to park until it answers.
-- When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them travel alone
-  from then on, so that the next crash, if there is one, has exactly one suspect. More than `retries` crashes
-  end a task. With `retries=0` a task is begun once and never again, so a replica holds one at a time.
+- A task goes to the replica that holds fewest; among equals to the one that has been waiting
+  longest.
+- No replica holds more than its window, which is just large enough to hide the round trip to it
+  (`replica`).
+- No task waits in the queue while a replica has room. Clients take turns; each one's tasks are
+  served in order, but if the first of them cannot end by its deadline any more, the last one goes
+  first.
+- Tasks that can be put together are given in batches, to replicas that hold nothing; until all of a
+  batch are answered, nothing else follows. So whatever has come meanwhile goes together, and at low
+  load nothing waits for anything.
+- A bulk is one task as long as it can be: it is cut where a replica has less room, or has answered
+  a part, and taken apart when something is to become of one of its tasks alone.
+- What waits at a replica can be taken back from there (`stealing`); from one that is stuck it is,
+  and that gets no more to park until it answers.
+- When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them
+  travel alone from then on, so that the next crash, if there is one, has exactly one suspect. More
+  than `retries` crashes end a task. With `retries=0` a task is begun once and never again, so a
+  replica holds one at a time.
 - Every task submitted is finished, failed or cancelled, exactly once.
 """
 
@@ -40,7 +45,8 @@ class Balancer:
 
     Args:
         retries: how many crashes of replicas a task survives, 0 or more.
-        cut: cuts the payload of a bulk: returns that of its first so many tasks, and that of the others.
+        cut: cuts the payload of a bulk: returns that of its first so many tasks,
+            and that of the others.
 
     Example:
         >>> balancer = Balancer()
@@ -72,18 +78,24 @@ class Balancer:
     @property
     def idle(self) -> bool:
         """Whether no replica holds any task, and all of them may have one."""
-        return len(self._levels.empty) == len(self.replicas) and self._waiting.suspects.reserved is None
+        return (
+            len(self._levels.empty) == len(self.replicas)
+            and self._waiting.suspects.reserved is None
+        )
 
     def oldest_queued(self, now: float) -> int | None:
         """The id of the task at the head of those that any replica may have, or None."""
         task = self._waiting.queue.next(now)
         return None if task is None else task.id
 
-    # -- replicas -------------------------------------------------------------------------------------------------
+    # -- replicas ----------------------------------------------------------------------------------
 
     def join(self, replica: Replica, now: float) -> list[Action]:
-        """Take a replica into the pool. If one of that name is in it, the two are the same process begun afresh."""
-        # Nobody knows what it had begun: an at-most-once task ends here, any other is none the worse.
+        """Take a replica into the pool. If one of that name is in it,
+        the two are the same process begun afresh.
+        """
+        # Nobody knows what it had begun: an at-most-once task ends here, any other is none the
+        # worse.
         actions = self.leave(replica.name, now) if self.retries else self.crash(replica.name, now)
         if self.retries == 0:
             replica.slots = replica.window = replica.widest = 1
@@ -94,7 +106,8 @@ class Balancer:
         return actions
 
     def crash(self, name: Any, now: float, blame: bool = True, how: str = "") -> list[Action]:
-        """The replica is gone, whatever it was doing; unless `blame` is False, that may be what it was doing.
+        """The replica is gone, whatever it was doing; unless `blame` is False,
+        that may be what it was doing.
 
         `how` it ended is remembered by the tasks that it had begun.
         """
@@ -108,7 +121,8 @@ class Balancer:
         for at, task in enumerate(replica.held.values()):
             if task is None:
                 continue
-            # Parts of fan-outs stand behind others also where tasks are sent once at most: any may have begun.
+            # Parts of fan-outs stand behind others also where tasks are sent once at most: any may
+            # have begun.
             if at < replica.working or not self.retries:
                 task.crashes += 1
                 task.deaths = (*task.deaths, (name, how))
@@ -123,16 +137,22 @@ class Balancer:
         return actions
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> list[Action]:
-        """The replica cannot be reached any more: it gets nothing new, but what it said last may still arrive.
+        """The replica cannot be reached any more: it gets nothing new,
+        but what it said last may still arrive.
 
-        `unsent` is a task that did not get to it, and goes to another one. A crash or a leave is to follow.
+        `unsent` is a task that did not get to it, and goes to another one.
+        A crash or a leave is to follow.
         """
         replica = self.replicas.get(name)
         if replica is None:
             return []
         replica.lost = True
         self._waiting.suspects.forget(replica)
-        task = self._release(replica, unsent) if unsent is not None and unsent in replica.held else None
+        task = (
+            self._release(replica, unsent)
+            if unsent is not None and unsent in replica.held
+            else None
+        )
         if task is not None:
             self._waiting.put_back([task])
         self._levels.place(replica)
@@ -146,7 +166,9 @@ class Balancer:
         return self._dispatch(now)
 
     def resize(self, name: Any, slots: int, now: float) -> list[Action]:
-        """The replica works on so many tasks at the same time from now on; 0 for none, for the time being."""
+        """The replica works on so many tasks at the same time from now on; 0 for none,
+        for the time being.
+        """
         replica = self.replicas.get(name)
         if replica is None or replica.slots == slots:
             return []
@@ -157,7 +179,9 @@ class Balancer:
         return self._dispatch(now)
 
     def leave(self, name: Any, now: float) -> list[Action]:
-        """The replica goes in good order: what it still holds it has not begun and will not begin."""
+        """The replica goes in good order: what it still holds it has not begun and will not
+        begin.
+        """
         replica = self._drop(name)
         if replica is None:
             return []
@@ -170,17 +194,19 @@ class Balancer:
             self._levels.drop(replica)
             self._ahead.begun(replica)
             self._waiting.suspects.forget(replica)
-            for id in [id for id, task in replica.held.items() if task is None] if self.given_up else ():
+            for id in (
+                [id for id, task in replica.held.items() if task is None] if self.given_up else ()
+            ):
                 self.given_up.pop(id, None)
         return replica
 
-    # -- tasks ----------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------
 
     def submit(self, task: Task, now: float) -> list[Action]:
         """Take a task; it is sent at once if a replica has room, and nothing waits.
 
-        If it can be put together with others the next `tick` sends it: what comes in one turn of the broker's loop may
-        go together.
+        If it can be put together with others the next `tick` sends it: what comes in one turn of
+        the broker's loop may go together.
         """
         task.assigned = now
         self.tasks.add(task)
@@ -188,7 +214,8 @@ class Balancer:
         if task.count > 1:
             queue.append(task)
             return self._dispatch(now)
-        if task.batching is None and not (queue.singles.size or queue.batches):  # as `not queue`, without a call
+        # As `not queue`, without a call.
+        if task.batching is None and not (queue.singles.size or queue.batches):
             replica = self._next(now)
             if replica is not None:
                 return [self._assign(replica, task, now)]
@@ -196,11 +223,15 @@ class Balancer:
         return []
 
     def expect(self, task: Task) -> None:
-        """Take a task that the caller will `place` or `queue` later; its deadline and `cancel` count already."""
+        """Take a task that the caller will `place` or `queue` later;
+        its deadline and `cancel` count already.
+        """
         self.tasks.add(task)
 
     def place(self, task: Task, replica: Replica, now: float) -> None:
-        """The caller sends an expected task to this replica by itself, whether or not it has room; or did so before."""
+        """The caller sends an expected task to this replica by itself,
+        whether or not it has room; or did so before.
+        """
         task.holder = replica
         task.assigned = now
         replica.held[task.id] = task
@@ -220,9 +251,11 @@ class Balancer:
         """The replica answered; `service` is how long it worked, in seconds.
 
         Args:
-            count: how many tasks it answered, from this one on, each after so many seconds: as many as `fit` said.
+            count: how many tasks it answered, from this one on, each after so many seconds:
+                as many as `fit` said.
 
-        Returns: the task if this is its first answer, None if it is of no use any more, and what follows.
+        Returns: the task if this is its first answer, None if it is of no use any more,
+        and what follows.
         """
         replica = self.replicas.get(name)
         if replica is None:
@@ -245,10 +278,13 @@ class Balancer:
             task = self.tasks.pop(id)
         if task is None or task.holder is replica:
             return task, self._dispatch(now)
-        return task, [*self._withdraw(task), *self._dispatch(now)]  # taken back too late: the first answer counts
+        # Taken back too late: the first answer counts.
+        return task, [*self._withdraw(task), *self._dispatch(now)]
 
     def served(self, replica: Replica, service: float, sent: float, now: float) -> None:
-        """The replica answered what the caller `sent` it then, and never placed. Nothing that waits gains by it."""
+        """The replica answered what the caller `sent` it then, and never placed.
+        Nothing that waits gains by it.
+        """
         waited = replica.held or replica.last_done > sent
         replica.measure(service, None if waited else sent, now)
         replica.last_done = now
@@ -263,7 +299,9 @@ class Balancer:
         return self._dispatch(now)
 
     def apart(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
-        """The replica could not work on these tasks of a batch in one go: each is to be tried alone, by any replica."""
+        """The replica could not work on these tasks of a batch in one go:
+        each is to be tried alone, by any replica.
+        """
         replica = self.replicas.get(name)
         if replica is None:
             return []
@@ -292,7 +330,9 @@ class Balancer:
         return held
 
     def cancel(self, id: int, now: float) -> list[Action]:
-        """End a task whose result nobody wants. A replica that has begun it stays busy until it answers."""
+        """End a task whose result nobody wants. A replica that has begun
+        it stays busy until it answers.
+        """
         task = self.tasks.get(id)
         if task is None:
             return []
@@ -303,7 +343,9 @@ class Balancer:
         return actions + self._dispatch(now)
 
     def _withdraw(self, task: Task) -> list[Action]:
-        """Remove a task that has ended from where it is; a replica that may have begun it stays occupied."""
+        """Remove a task that has ended from where it is;
+        a replica that may have begun it stays occupied.
+        """
         replica = task.holder
         if replica is None:
             self._waiting.remove(task)
@@ -325,10 +367,11 @@ class Balancer:
             self._levels.place(replica)
         return actions
 
-    # -- what is sent ahead ---------------------------------------------------------------------------------------
+    # -- what is sent ahead ------------------------------------------------------------------------
 
     def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
-        """Take back what was sent ahead to the replica and is not begun: the first such task, or all up to `last`.
+        """Take back what was sent ahead to the replica and is not begun: the first such task,
+        or all up to `last`.
 
         The first may be one whose turn it is already, but which has not got there.
         """
@@ -345,13 +388,16 @@ class Balancer:
         return taken
 
     def _take_back(self, replica: Replica, now: float) -> list[Action]:
-        """Take back what is `stealable` if the replica is stuck; it gets no more to park until it answers."""
+        """Take back what is `stealable` if the replica is stuck;
+        it gets no more to park until it answers.
+        """
         if not is_stuck(replica, now):
             return []
         self.tasks.take_apart_held(replica)
         tasks = stealable(replica, self.replicas.values(), self._ahead, now)
         ahead = [task for task in tasks if task.ahead]
-        taken = self._reclaim(replica, ahead[-1]) if ahead else []  # but for those that it has begun
+        # But for those that it has begun.
+        taken = self._reclaim(replica, ahead[-1]) if ahead else []
         for task in tasks:
             if not task.ahead:  # it may have begun these, too, but who could tell
                 del replica.held[task.id]
@@ -362,7 +408,7 @@ class Balancer:
             self._waiting.put_back(taken)
         return [Recall(replica, task) for task in taken]
 
-    # -- bulks --------------------------------------------------------------------------------------------------
+    # -- bulks -------------------------------------------------------------------------------------
 
     @property
     def takes_bulks(self) -> bool:
@@ -376,15 +422,21 @@ class Balancer:
             self._take_apart(task)
 
     def fit(self, name: Any, id: int, count: int) -> int:
-        """The replica has answered so many tasks from this one on; returns how many are to be finished as one."""
+        """The replica has answered so many tasks from this one on;
+        returns how many are to be finished as one.
+        """
         replica = self.replicas.get(name)
         return 1 if replica is None else self.tasks.fit(replica, id, count)
 
     def _take_apart(self, task: Task) -> list[Task]:
         """Put its tasks in the place of a bulk, and return them."""
-        return self._waiting.queue.singles.take_apart(task) if task.holder is None else self.tasks.take_apart(task)
+        return (
+            self._waiting.queue.singles.take_apart(task)
+            if task.holder is None
+            else self.tasks.take_apart(task)
+        )
 
-    # -- time -----------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     @property
     def timed(self) -> bool:
@@ -392,7 +444,9 @@ class Balancer:
         return bool(self._levels.parked or self.tasks.deadlines or self._waiting.queue.batches)
 
     def wake_after(self, now: float) -> float:
-        """In how many seconds `tick` wants to be called at the latest; infinity if only events matter."""
+        """In how many seconds `tick` wants to be called at the latest;
+        infinity if only events matter.
+        """
         wait = math.inf
         if self._levels.parked:
             wait = STUCK if self._levels.least() is None else PATIENCE
@@ -413,7 +467,9 @@ class Balancer:
             if holder is not None:
                 self.tasks.take_apart_held(holder)
             begun = holder is not None and task.id in islice(holder.held, holder.working)
-            actions.append(Fail(task, "expired", holder and holder.name, now - task.assigned, begun))
+            actions.append(
+                Fail(task, "expired", holder and holder.name, now - task.assigned, begun)
+            )
             actions.extend(self._withdraw(task))
         if self._levels.parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
@@ -425,24 +481,30 @@ class Balancer:
         return actions
 
     def overrun(self, limit: float, now: float) -> list[Action]:
-        """Fail the tasks that replicas have been at for more than `limit` seconds, and have those replicas killed."""
+        """Fail the tasks that replicas have been at for more than `limit` seconds,
+        and have those replicas killed.
+        """
         actions: list[Action] = []
         for replica in self.replicas.values():
             actions += self.given_up.overrun(replica, limit, now, again=self.retries > 0)
         return actions
 
-    # -- dispatch -------------------------------------------------------------------------------------------------
+    # -- dispatch ----------------------------------------------------------------------------------
 
     def _dispatch(self, now: float) -> list[Action]:
-        """Give out what can be given out; call it after everything that may have made room, or a suspect.
+        """Give out what can be given out; call it after everything that may have made room,
+        or a suspect.
 
-        First suspects, each to a replica that holds nothing; then what is for a shard, to who has room there; then what
-        was sent ahead to others, to who holds nothing; then the queue, to who holds fewest.
+        First suspects, each to a replica that holds nothing; then what is for a shard, to who has
+        room there; then what was sent ahead to others, to who holds nothing; then the queue,
+        to who holds fewest.
         """
         actions: list[Action] = []
         waiting = self._waiting
         if waiting.suspects or waiting.suspects.reserved is not None:
-            actions += [self._assign(replica, task, now) for replica, task in waiting.suspects.take()]
+            actions += [
+                self._assign(replica, task, now) for replica, task in waiting.suspects.take()
+            ]
             waiting.suspects.reserve(self.replicas.values())
         if waiting.shards:
             actions += [self._assign(replica, task, now) for replica, task in waiting.shards.take()]
@@ -460,16 +522,20 @@ class Balancer:
         return actions
 
     def _dispatch_ahead(self, now: float) -> list[Action]:
-        """Give replicas that hold nothing what was sent ahead to others, that which has waited longest first.
+        """Give replicas that hold nothing what was sent ahead to others,
+        that which has waited longest first.
 
-        Then the one that has the next of it is looked at: if it is stuck, others that have room get that. Else what
-        comes later would be begun before.
+        Then the one that has the next of it is looked at: if it is stuck, others that have room get
+        that. Else what comes later would be begun before.
         """
         actions: list[Action] = []
         while self._ahead and self._levels.empty:
             holder = self._ahead.oldest_at()
             for task in self._reclaim(holder):
-                actions += [Recall(holder, task), self._assign(next(iter(self._levels.empty)), task, now)]
+                actions += [
+                    Recall(holder, task),
+                    self._assign(next(iter(self._levels.empty)), task, now),
+                ]
         if self._ahead:
             actions += self._take_back(self._ahead.oldest_at(), now)
         return actions
@@ -495,5 +561,6 @@ class Balancer:
         replica.batch.update(task.id for task in tasks)
         for task in tasks:
             self.place(task, replica, now)
-            task.waited |= len(tasks) > 1  # for the others: how long it took says nothing about the round trip
+            # For the others: how long it took says nothing about the round trip.
+            task.waited |= len(tasks) > 1
         return SendBatch(replica, tasks) if len(tasks) > 1 else Send(replica, tasks[0])

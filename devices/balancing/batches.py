@@ -1,7 +1,7 @@
 """Tasks that can be put together, of one kind: which of them go together, and when. Pure logic.
 
-Clients take turns in a batch. A task is never cut, and none overtakes another of its client: the first that does not
-fit ends the batch.
+Clients take turns in a batch. A task is never cut, and none overtakes another of its client: the
+first that does not fit ends the batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Batches(FairQueue[Task]):
         super().__init__()
         self.key = key
         self._docs = 0
-        self._since: OrderedDict[int, Task] = OrderedDict()  # if they have a timeout; who waits longest is in front
+        # If they have a timeout; who waits longest is in front.
+        self._since: OrderedDict[int, Task] = OrderedDict()
 
     def append(self, item: Task) -> None:
         """Put one behind those of its client."""
@@ -78,8 +79,11 @@ class Batches(FairQueue[Task]):
         return not replica.held
 
     def take(self, replica: Replica, now: float) -> list[Task]:
-        """Take the one whose turn it is, and those that go along with it, for a replica that they suit."""
-        together = max(1, min(self.size, self.key.size * self.size // self._docs))  # how many will be done at once
+        """Take the one whose turn it is, and those that go along with it,
+        for a replica that they suit.
+        """
+        # How many will be done at once.
+        together = max(1, min(self.size, self.key.size * self.size // self._docs))
         done_by = now + replica.work * together
         tasks = [self._pop(done_by)]
         room = self.key.size - tasks[0].docs
@@ -89,7 +93,9 @@ class Batches(FairQueue[Task]):
         return tasks
 
     def _next(self, done_by: float) -> Task:
-        """The one whose turn it is. What cannot end in time any more lets the youngest of its client go first."""
+        """The one whose turn it is. What cannot end in time any more lets the
+        youngest of its client go first.
+        """
         return self.head if self.head.deadline > done_by else self.tail
 
     def _pop(self, done_by: float) -> Task:

@@ -1,4 +1,6 @@
-"""The replicas of one Executor by how many tasks they hold: which of them gets the next one. Pure logic."""
+"""The replicas of one Executor by how many tasks they hold: which of them gets the next one.
+Pure logic.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ class Levels:
     """Replicas that have room, and how many tasks are parked with all of them together.
 
     Attributes:
-        by_load: at n, the replicas with room that hold n tasks, the one that got there first in front.
+        by_load: at n, the replicas with room that hold n tasks, the one that got there first in
+            front.
         lowest: all before this one are empty.
         room: how many replicas have room.
         parked: tasks that replicas hold and cannot have begun.
@@ -51,14 +54,18 @@ class Levels:
 
     def of_shard(self, shard: int | None) -> Replica | None:
         """The replica of the shard that holds fewest of those with room; None if there is none."""
-        return next((replica for level in self.by_load for replica in level if replica.shard == shard), None)
+        return next(
+            (replica for level in self.by_load for replica in level if replica.shard == shard), None
+        )
 
     def peers(self, replica: Replica) -> int:
         """How many replicas hold as many tasks as this one, itself included, and have room."""
         return len(self.by_load[replica.level])
 
     def place(self, replica: Replica) -> None:
-        """Put a replica where it belongs; call it after every change to what it holds or may hold."""
+        """Put a replica where it belongs; call it after every change to what it holds or may
+        hold.
+        """
         if replica.level >= 0:
             del self.by_load[replica.level][replica]
             self.room -= 1
@@ -68,7 +75,11 @@ class Levels:
         if parked != replica.parked:
             self.parked += parked - replica.parked
             replica.parked = parked
-        if not replica.lost and replica.slots and held < (1 if replica.alone or replica.batch else replica.window):
+        if (
+            not replica.lost
+            and replica.slots
+            and held < (1 if replica.alone or replica.batch else replica.window)
+        ):
             self.by_load[held][replica] = None
             replica.level = held
             self.room += 1

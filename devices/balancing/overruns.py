@@ -1,4 +1,6 @@
-"""Replicas that have been at a task for too long: the task fails, and the replica is to be killed. Pure logic."""
+"""Replicas that have been at a task for too long: the task fails,
+and the replica is to be killed. Pure logic.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from zflow.devices.balancing.tasks import Tasks
 
 
 class GivenUp(dict[int, tuple[float, bool]]):
-    """Tasks that have ended while their replica may be at them, by id: when each was given to it, and if it waited.
+    """Tasks that have ended while their replica may be at them, by id: when each was given to it,
+    and if it waited.
 
     Args:
         tasks: all that have not ended.
@@ -22,11 +25,12 @@ class GivenUp(dict[int, tuple[float, bool]]):
         self._tasks = tasks
 
     def overrun(self, replica: Replica, limit: float, now: float, again: bool) -> list[Action]:
-        """Fail the tasks that the replica has been at for more than `limit` seconds, and have it killed.
+        """Fail the tasks that the replica has been at for more than `limit` seconds,
+        and have it killed.
 
-        A replica that does not get done with what was given up is killed, too: nothing else would ever free it. What
-        it has of a batch does not fail at once: when it is dead each task is tried again alone, and shows whose fault
-        it is.
+        A replica that does not get done with what was given up is killed, too: nothing else would
+        ever free it. What it has of a batch does not fail at once: when it is dead each task is
+        tried again alone, and shows whose fault it is.
 
         Args:
             again: whether tasks may be tried again.
@@ -34,7 +38,8 @@ class GivenUp(dict[int, tuple[float, bool]]):
         actions: list[Action] = []
         late = 0
         for id, task in list(islice(replica.held.items(), replica.working)):
-            given_up = self.get(id, (math.inf, False))  # infinity: the replica is to be killed already
+            # Infinity: the replica is to be killed already.
+            given_up = self.get(id, (math.inf, False))
             begun, waited = given_up if task is None else (task.assigned, task.waited)
             seconds = now - (max(begun, replica.last_done) if waited else begun)
             if seconds <= limit:

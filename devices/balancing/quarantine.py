@@ -1,4 +1,6 @@
-"""Tasks that may have killed a replica: each travels alone, so that the next crash has one suspect. Pure logic."""
+"""Tasks that may have killed a replica: each travels alone,
+so that the next crash has one suspect. Pure logic.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Quarantine(deque[Task]):
         levels: the replicas that have room.
 
     Attributes:
-        reserved: the replica that is kept from new work until it holds nothing, because they wait; None for none.
+        reserved: the replica that is kept from new work until it holds nothing,
+            because they wait; None for none.
     """
 
     def __init__(self, levels: Levels) -> None:
@@ -25,9 +28,13 @@ class Quarantine(deque[Task]):
         self._levels = levels
 
     def take(self) -> Iterator[tuple[Replica, Task]]:
-        """Take out each one for which a replica is empty, and yield it with that; it is given to it before the next."""
+        """Take out each one for which a replica is empty, and yield it with that;
+        it is given to it before the next.
+        """
         for task in list(self) if self._levels.empty else ():
-            empty = (replica for replica in self._levels.empty if task.shard in (None, replica.shard))
+            empty = (
+                replica for replica in self._levels.empty if task.shard in (None, replica.shard)
+            )
             if (replica := next(empty, None)) is not None:
                 self.remove(task)
                 replica.alone = True
@@ -41,7 +48,11 @@ class Quarantine(deque[Task]):
             # The one that answered last is the least likely to be stuck.
             shards = {task.shard for task in self}
             some = [replica for replica in replicas if None in shards or replica.shard in shards]
-            busy = [replica for replica in some if replica.slots and not replica.alone and not replica.lost]
+            busy = [
+                replica
+                for replica in some
+                if replica.slots and not replica.alone and not replica.lost
+            ]
             self._keep(max(busy, key=lambda replica: replica.last_done, default=None))
 
     def _keep(self, replica: Replica | None) -> None:

@@ -1,7 +1,8 @@
 """The queue before an Executor: fair between clients. Pure logic.
 
-Each client has a lane, first come first served; lanes take turns. So one that floods waits behind its own requests, and
-whoever asks for little is served soon. With a single client it is an ordinary queue.
+Each client has a lane, first come first served; lanes take turns. So one that floods waits behind
+its own requests, and whoever asks for little is served soon.
+With a single client it is an ordinary queue.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class FairQueue(Generic[T]):
     __slots__ = ("_lanes", "size")
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[Any, deque[T]] = OrderedDict()  # none of them empty; the first one's turn is next
+        # None of them empty; the first one's turn is next.
+        self._lanes: OrderedDict[Any, deque[T]] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
@@ -101,7 +103,9 @@ class FairQueue(Generic[T]):
         self._lanes.move_to_end(item.client, last=False)
 
     def put_back(self, item: T) -> None:
-        """Put what is left of one that was taken in front of those of its client, whose turn it was."""
+        """Put what is left of one that was taken in front of those of its client,
+        whose turn it was.
+        """
         lane = self._lanes.get(item.client)
         if lane is None:
             lane = self._lanes[item.client] = deque()

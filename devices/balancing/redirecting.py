@@ -1,4 +1,6 @@
-"""Tasks that only some replicas may have from now on, or that any may have again. Pure logic, no clock."""
+"""Tasks that only some replicas may have from now on, or that any may have again. Pure logic,
+no clock.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Task
 
 
-def redirect(balancer: Balancer, tasks: Sequence[Task], shard: int | None, now: float) -> list[Action]:
+def redirect(
+    balancer: Balancer, tasks: Sequence[Task], shard: int | None, now: float
+) -> list[Action]:
     """Let only replicas of this shard have these tasks, none of which is a bulk; None: any replica.
 
     A replica that has begun one, or holds it without a ticket, keeps it.

@@ -1,7 +1,8 @@
 """What waits for a replica of its shard: a queue for each shard. Pure logic.
 
-A queue is looked at only while a replica of its shard has room, and only at its head: so what it costs to give out a
-task does not grow with how many wait. Clients take turns in each of them, as in the queue for all replicas.
+A queue is looked at only while a replica of its shard has room, and only at its head: so what it
+costs to give out a task does not grow with how many wait. Clients take turns in each of them,
+as in the queue for all replicas.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class ShardQueues(dict[int | None, FairQueue[Task]]):
             self.size += len(queue)
 
     def take(self) -> Iterator[tuple[Replica, Task]]:
-        """Take out each one for which a replica has room, and yield it with that; it is given to it before the next."""
+        """Take out each one for which a replica has room, and yield it with that;
+        it is given to it before the next.
+        """
         for shard, queue in list(self.items()) if self._levels.room else ():
             while queue and (replica := self._levels.of_shard(shard)) is not None:
                 task = queue.popleft()

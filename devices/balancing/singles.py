@@ -32,12 +32,14 @@ class Singles(FairQueue[Task]):
         return True
 
     def take(self, replica: Replica, now: float) -> list[Task]:
-        """Take the one whose turn it is, or as much of a bulk as the replica, which has room, is to have.
+        """Take the one whose turn it is, or as much of a bulk as the replica, which has room,
+        is to have.
 
         Returns: that one; none if it is a bulk that had better wait.
         """
         head = self.head
-        # What cannot end in time any more lets the youngest go first: else, under overload, all would be late.
+        # What cannot end in time any more lets the youngest go first: else, under overload, all
+        # would be late.
         if head.deadline <= now + replica.work * (1 + replica.level // replica.slots):
             if self.tail.count > 1:
                 self.take_apart(self.tail)

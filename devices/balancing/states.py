@@ -1,7 +1,8 @@
-"""The states of a request at an Executor, or of its part for one shard, and what brings it from one to the next.
+"""The states of a request at an Executor, or of its part for one shard,
+and what brings it from one to the next.
 
-Nobody stores a state: where a task stands says it. The simulator follows each task through this table and sees nothing
-else; docs/architecture.md shows it.
+Nobody stores a state: where a task stands says it. The simulator follows each task through this
+table and sees nothing else; docs/architecture.md shows it.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ TRANSITIONS: Mapping[tuple[State, State], tuple[str, ...]] = {
     (State.UNPUBLISHED, State.CANCELLED): ("cancel",),
     (State.QUEUED, State.GIVEN): ("Send", "SendBatch"),
     (State.QUEUED, State.AHEAD): ("SendAhead",),
-    (State.QUEUED, State.ANSWERED): ("answered",),  # it was taken back from a replica that had begun it after all
+    # It was taken back from a replica that had begun it after all.
+    (State.QUEUED, State.ANSWERED): ("answered",),
     (State.QUEUED, State.FAILED): ("Fail",),
     (State.QUEUED, State.CANCELLED): ("cancel",),
     (State.SUSPECT, State.GIVEN): ("Send",),
     (State.SUSPECT, State.ANSWERED): ("answered",),  # as above
     (State.SUSPECT, State.FAILED): ("Fail",),
     (State.SUSPECT, State.CANCELLED): ("cancel",),
-    (State.GIVEN, State.QUEUED): ("Recall", "apart", "crash", "join", "leave", "lose"),  # crash: of an address
+    # Crash: of an address.
+    (State.GIVEN, State.QUEUED): ("Recall", "apart", "crash", "join", "leave", "lose"),
     (State.GIVEN, State.SUSPECT): ("crash", "join", "leave", "lose"),
     (State.GIVEN, State.ANSWERED): ("answered",),
     (State.GIVEN, State.FAILED): ("Fail",),

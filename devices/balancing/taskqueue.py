@@ -1,8 +1,9 @@
 """The queue before an Executor: what any of its replicas may have. Pure logic.
 
-It is made of several: one for all tasks that go one by one, and one for each kind that can be put together. Clients
-take turns over all of them, and the one whose turn it is gets its oldest task served. What can be put together with
-that one goes along, of all clients in turn, and costs nobody a turn: it would fill no other batch sooner.
+It is made of several: one for all tasks that go one by one, and one for each kind that can be put
+together. Clients take turns over all of them, and the one whose turn it is gets its oldest task
+served. What can be put together with that one goes along, of all clients in turn, and costs nobody
+a turn: it would fill no other batch sooner.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class TaskQueue:
     def __init__(self, tasks: Tasks, levels: Levels) -> None:
         self.singles = Singles(tasks, levels)
         self.batches: dict[BatchKey, Batches] = {}
-        # All clients of whom something waits, if there are batches. Else turns are what the singles say, and cost
-        # nothing more.
+        # All clients of whom something waits, if there are batches. Else turns are what the singles
+        # say, and cost nothing more.
         self._turns: OrderedDict[Any, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -89,7 +90,8 @@ class TaskQueue:
     def take(self, replica: Replica, now: float) -> list[Task]:
         """Take out what a replica with room gets next; something must wait.
 
-        Returns: a task, or several to be done in one go; none, if none is due, or the one that is had better wait.
+        Returns: a task, or several to be done in one go; none, if none is due,
+        or the one that is had better wait.
         """
         if not self.batches:
             return self.singles.take(replica, now)
@@ -106,7 +108,10 @@ class TaskQueue:
 
     def wake_after(self, now: float) -> float:
         """In how many seconds more will be due, if nothing else happens; infinity for never."""
-        return min((queue.due_at - now for queue in self.batches.values() if queue.due_at > now), default=math.inf)
+        return min(
+            (queue.due_at - now for queue in self.batches.values() if queue.due_at > now),
+            default=math.inf,
+        )
 
     @property
     def _queues(self) -> list[Queue]:

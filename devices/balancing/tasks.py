@@ -1,4 +1,5 @@
-"""The tasks of one Executor that have not ended, by id, and when they are to have ended. Pure logic.
+"""The tasks of one Executor that have not ended, by id, and when they are to have ended.
+Pure logic.
 
 Bulks are cut here: both parts are tasks then, with ids and deadlines of their own.
 """
@@ -43,7 +44,8 @@ class Tasks(dict[int, Task]):
         """Take in a task."""
         self[task.id] = task
         if task.deadline != math.inf:
-            if len(self.deadlines) > 2 * len(self) + 64:  # most of them are of tasks that have ended
+            # Most of them are of tasks that have ended.
+            if len(self.deadlines) > 2 * len(self) + 64:
                 self.deadlines = sorted(entry for entry in self.deadlines if entry[1] in self)
             heapq.heappush(self.deadlines, (task.deadline, task.id))
 
@@ -56,7 +58,9 @@ class Tasks(dict[int, Task]):
         return None
 
     def cut(self, task: Task, count: int) -> Task:
-        """Return a task for the first `count` of a bulk; the given one is for the others from now on."""
+        """Return a task for the first `count` of a bulk;
+        the given one is for the others from now on.
+        """
         assert self._cut is not None
         head = task.cut(count, self._cut)
         self[head.id] = head
@@ -82,7 +86,9 @@ class Tasks(dict[int, Task]):
                 self.take_apart(task)
 
     def fit(self, replica: Replica, id: int, count: int) -> int:
-        """The replica has answered so many tasks from this one on; returns how many can be finished as one."""
+        """The replica has answered so many tasks from this one on;
+        returns how many can be finished as one.
+        """
         if not replica.more:
             return 1
         task = replica.held.get(id)

@@ -1,7 +1,8 @@
 """What waits for a replica of one Executor, and what of it goes next. Pure logic.
 
-In the queue waits what any replica may have, in turns between clients. Apart from it wait tasks that may have killed a
-replica, for one that holds nothing, and those for a replica of their shard only, as parts of fan-outs are.
+In the queue waits what any replica may have, in turns between clients. Apart from it wait tasks
+that may have killed a replica, for one that holds nothing, and those for a replica of their shard
+only, as parts of fan-outs are.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""External Executors: each address is one replica of its pool, and is spoken to as its client would speak to it.
+"""External Executors: each address is one replica of its pool,
+and is spoken to as its client would speak to it.
 
-An address is *here* when its front has said who it is; then it is in the pool, with as many slots as it says that it
-can work on at once. When its connection is cut it gets nothing new; if the same Flow is back soon, what was not
-answered is sent again (the far side knows by the id what it has got already), else other addresses get it.
-Addresses are tried again for ever.
+An address is *here* when its front has said who it is; then it is in the pool, with as many slots
+as it says that it can work on at once. When its connection is cut it gets nothing new; if the same
+Flow is back soon, what was not answered is sent again (the far side knows by the id what it has got
+already), else other addresses get it. Addresses are tried again for ever.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from zflow.devices.sockets.port import BATCH, Port
 log = logging.getLogger("zflow.broker")
 
 ASK_EVERY = 1.0  # seconds between two questions to an address how it is
-SILENT_FOR = 4.0  # seconds without a word, although it was asked for one, until an address counts as gone
+# Seconds without a word, although it was asked for one, until an address counts as gone.
+SILENT_FOR = 4.0
 CONNECT_EVERY = 1.0  # seconds between two attempts at an address that refuses the connection
 GRACE = 0.5  # seconds that a cut connection may take to be back before others get what it had
 MOST_REASONS = 20  # why one cannot be used, that are logged
@@ -72,7 +74,9 @@ class AddressOwner(Protocol):
     ) -> None:
         """It has answered a task with payloads."""
 
-    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Frame) -> None:
+    def failed(
+        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Frame
+    ) -> None:
         """It has answered a task with an error."""
 
     @property
@@ -93,7 +97,9 @@ class Address:
         owner: whom to tell.
     """
 
-    def __init__(self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: AddressOwner) -> None:
+    def __init__(
+        self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: AddressOwner
+    ) -> None:
         self.pool = pool
         self.url = url
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
@@ -112,7 +118,7 @@ class Address:
         self._connect_at = 0.0
         socket.connect(url)
 
-    # -- as a line to a replica -----------------------------------------------------------------------------------
+    # -- as a line to a replica --------------------------------------------------------------------
 
     @property
     def identity(self) -> bytes:
@@ -128,14 +134,18 @@ class Address:
         """Send a task, when `flush` is called; again, if it was sent before."""
         walk, parts, frames = failures.task_frames(task)
         payload = self._owner.leases.plain(frames)
-        self._waiting.append(Request(task.id, walk.endpoint, None, parts, 0, again, walk.docs, payload))
+        self._waiting.append(
+            Request(task.id, walk.endpoint, None, parts, 0, again, walk.docs, payload)
+        )
 
     def recall(self, id: int) -> None:
         """Take a task back, when `flush` is called."""
         self._waiting.append(Cancel(id))
 
     def flush(self) -> bool:
-        """Send what there is to send. Where there is nobody to send to, `watch` is told of it, and this is True too."""
+        """Send what there is to send. Where there is nobody to send to, `watch` is told of it,
+        and this is True too.
+        """
         waiting, self._waiting = self._waiting, []
         # Never waits: where a connection was refused there is nobody to send to.
         with contextlib.suppress(zmq.Again):
@@ -143,7 +153,7 @@ class Address:
                 self._port.send(frames)
         return True
 
-    # -- what is heard --------------------------------------------------------------------------------------------
+    # -- what is heard -----------------------------------------------------------------------------
 
     def read(self, now: float) -> None:
         """Take in what has arrived."""
@@ -184,7 +194,9 @@ class Address:
             self._gone(now)
         if not self.here and now >= self._connect_at and self._port.refused:
             self._connect_at = now + CONNECT_EVERY
-            self._refuse("it refuses the connection: it does not know these keys (curve=), or has no room")
+            self._refuse(
+                "it refuses the connection: it does not know these keys (curve=), or has no room"
+            )
             self.socket.disconnect(self.url)  # libzmq does not try again by itself
             self.socket.connect(self.url)
         if self.here and self._lost_at is None:
@@ -209,7 +221,9 @@ class Address:
 
     def _gone(self, now: float) -> None:
         """Nobody waits for it any more."""
-        log.warning("external Executor %r: %s does not answer; still trying", self.pool.node.name, self.url)
+        log.warning(
+            "external Executor %r: %s does not answer; still trying", self.pool.node.name, self.url
+        )
         replica = self.pool.balancer.replicas.get(self.name)
         if replica is not None and len(self._forgotten) < NEVER_MIND:
             self._forgotten.update(replica.held)
@@ -247,7 +261,9 @@ class Address:
         self.here = True
         replica = Replica(self.name, slots)
         replica.line = self
-        log.info("external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots)
+        log.info(
+            "external Executor %r: %s is here, %d at once", self.pool.node.name, self.url, slots
+        )
         self._owner.joined(self.pool, replica)
 
     def _failed(self, answer: Failed, now: float) -> None:
@@ -262,7 +278,9 @@ class Address:
     def _replied(self, answer: Reply) -> None:
         id, _, parts, notes, took, frames = answer
         try:
-            payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
+            payloads = (
+                [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
+            )
             if not (payloads and payloads[0]):
                 raise Malformed("an answer without a payload")
             notes = None if notes is None else _notes(notes)
@@ -280,7 +298,9 @@ class Address:
         why = failures.shown(why)
         if why not in self._refused and len(self._refused) < MOST_REASONS:
             self._refused.add(why)
-            log.warning("external Executor %r: %s cannot be used: %s", self.pool.node.name, self.url, why)
+            log.warning(
+                "external Executor %r: %s cannot be used: %s", self.pool.node.name, self.url, why
+            )
 
     def close(self) -> None:
         """Let go of the sockets."""
@@ -310,7 +330,9 @@ class Externals:
         return bool(self._addresses)
 
     def handlers(self, clock: Callable[[], float]) -> dict[Any, Callable[[], None]]:
-        """The sockets to watch, and what to call when there is something to read; what tells of cuts comes first."""
+        """The sockets to watch, and what to call when there is something to read;
+        what tells of cuts comes first.
+        """
         found: dict[Any, Callable[[], None]] = {}
         for address in self._addresses:
             found[address.monitor] = lambda address=address: address.watch(clock())  # type: ignore[misc]
@@ -324,20 +346,27 @@ class Externals:
             address.tick(now)
 
     def endpoints(self, pool: Pool) -> frozenset[str] | None:
-        """What the addresses of a pool that are known bind, all together; None if any of them may bind everything.
+        """What the addresses of a pool that are known bind, all together;
+        None if any of them may bind everything.
 
         What the Flow itself says of that counts over what they say.
         """
         if pool.node.declared is not None:
             return pool.node.declared
-        known = [address.info for address in self._addresses if address.pool is pool and address.info]
+        known = [
+            address.info for address in self._addresses if address.pool is pool and address.info
+        ]
         bound: set[str] = set()
         for info in known:
             for executor in _executors(info):
                 endpoints = executor.get("endpoints")
                 if not isinstance(endpoints, list) or len(endpoints) > MOST_ENDPOINTS:
                     return None
-                bound.update(name for name in endpoints if isinstance(name, str) and len(name) <= MAX_ENDPOINT)
+                bound.update(
+                    name
+                    for name in endpoints
+                    if isinstance(name, str) and len(name) <= MAX_ENDPOINT
+                )
         return frozenset(bound) if known else None
 
     def close(self) -> None:
@@ -347,7 +376,8 @@ class Externals:
 
 
 def capacity(info: dict[str, Any]) -> int:
-    """How many requests a Flow can work on at once, by what it says of itself: all slots of all its Executors.
+    """How many requests a Flow can work on at once, by what it says of itself:
+    all slots of all its Executors.
 
     >>> capacity({"executors": {"encoder": {"slots": 3}, "indexer": {"slots": 1}}})
     4
@@ -358,11 +388,14 @@ def capacity(info: dict[str, Any]) -> int:
 
 def _executors(info: dict[str, Any]) -> list[dict[Any, Any]]:
     executors = info.get("executors")
-    return [one for one in executors.values() if type(one) is dict] if type(executors) is dict else []
+    return (
+        [one for one in executors.values() if type(one) is dict] if type(executors) is dict else []
+    )
 
 
 def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
-    """Check what is told of shards that have failed: `{executor: {'shards': 2, 'succeeded': 1, 'failed': {'1': why}}}`.
+    """Check what is told of shards that have failed:
+    `{executor: {'shards': 2, 'succeeded': 1, 'failed': {'1': why}}}`.
 
     Raises:
         Malformed: it is something else, or there is too much of it.
@@ -384,7 +417,9 @@ def _texts(pairs: dict[Any, Any]) -> bool:
 
 def _error(frame: Any) -> dict[Any, Any]:
     try:
-        error = msgpack.unpackb(frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace")
+        error = msgpack.unpackb(
+            frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace"
+        )
     except Exception:
         return {}
     return error if type(error) is dict else {}

@@ -1,23 +1,25 @@
-"""The broker's side towards replicas: who is there, how each is reached, and when one counts as gone.
+"""The broker's side towards replicas: who is there, how each is reached,
+and when one counts as gone.
 
-Replicas of this machine connect to a socket in a private folder, and their process manager tells when one has died.
-Those of other machines connect over TCP, if the Flow takes any; that their connection is gone is found out by sending.
-What requests go where is not decided here.
+Replicas of this machine connect to a socket in a private folder, and their process manager tells
+when one has died. Those of other machines connect over TCP, if the Flow takes any; that their
+connection is gone is found out by sending. What requests go where is not decided here.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 import zmq
 
-from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.balancing.replica import Replica
 from zflow.devices.broker import failures, greeting, ready
 from zflow.devices.broker.leases import Leases
+from zflow.devices.broker.line import Line
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
@@ -31,9 +33,7 @@ from zflow.devices.protocol.messages import (
     Message,
     Missed,
     Ready,
-    Recall,
     Refused,
-    Together,
     Welcome,
 )
 from zflow.devices.routing.bindings import Binding
@@ -50,7 +50,8 @@ log = logging.getLogger("zflow.broker")
 LAST_WORDS = 0.2  # seconds that what a replica said before its end may take to be read, at most
 MOST_REFUSALS = 100  # different reasons that are logged
 MOST_UNREAD = 10_000  # messages that may wait for a replica on another machine
-PROBE_EVERY = 0.25  # seconds between two looks whether replicas on other machines are still connected
+# Seconds between two looks whether replicas on other machines are still connected.
+PROBE_EVERY = 0.25
 
 
 class BackOwner(Protocol):
@@ -63,12 +64,24 @@ class BackOwner(Protocol):
         """Something has become of a replica, as its pool knows: this follows from it."""
 
     def answered(
-        self, pool: Pool, name: bytes, first: int, seconds: float, payload: messages.Payload, docs: list[int]
+        self,
+        pool: Pool,
+        name: bytes,
+        first: int,
+        seconds: float,
+        payload: messages.Payload,
+        docs: list[int],
     ) -> None:
-        """It has answered tasks, each after so many seconds: a payload of so many Documents, or a frame for each."""
+        """It has answered tasks, each after so many seconds: a payload of so many Documents,
+        or a frame for each.
+        """
 
-    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame) -> None:
-        """It has answered a task with an error; or it could not do several in one go, and tells why."""
+    def failed(
+        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame
+    ) -> None:
+        """It has answered a task with an error; or it could not do several in one go,
+        and tells why.
+        """
 
     @property
     def leases(self) -> Leases:
@@ -78,89 +91,13 @@ class BackOwner(Protocol):
         """What this Flow says about itself."""
 
 
-class Line:
-    """The way to one replica.
-
-    Args:
-        plain: makes payload frames of what this replica cannot read, if it is on another machine.
-    """
-
-    __slots__ = ("_encode", "_plain", "_waiting", "identity", "port", "tickets")
-
-    def __init__(
-        self,
-        port: Port,
-        identity: bytes,
-        encode: Callable[[Any], bytes],
-        plain: Callable[[list[Any]], list[Any]] | None,
-    ) -> None:
-        self.port = port
-        self._plain = plain
-        self.identity = identity
-        self._encode = encode
-        self._waiting: list[Message] = []
-        self.tickets: tickets.Tickets | None = None  # of what is sent ahead
-
-    def give(self, task: Task) -> None:
-        """Send a task, when `flush` is called."""
-        self._give(task, 0)
-
-    def give_ahead(self, task: Task, ticket: int) -> None:
-        """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
-        self._give(task, ticket)
-
-    def _give(self, task: Task, ticket: int) -> None:
-        walk, parts, frames = failures.task_frames(task)
-        if self._plain is not None and task.count == 1:
-            frames = self._plain(frames)
-        self._waiting.append(messages.Task(task.id, task.count, walk.endpoint, parts, ticket, frames))
-
-    def give_together(self, tasks: Sequence[Task]) -> None:
-        """Send tasks that are to be done in one go, when `flush` is called."""
-        self._waiting.append(Together(len(tasks)))
-        for task in tasks:
-            self.give(task)
-
-    def recall(self, id: int) -> None:
-        """Take a task back, when `flush` is called."""
-        self._waiting.append(Recall(id))
-
-    def flush(self) -> bool:
-        """Send what there is to send; False if the replica cannot be reached any more, and nothing was sent."""
-        waiting, self._waiting = self._waiting, []
-        return self._send(waiting)
-
-    def reached(self) -> bool:
-        """Try to reach the replica, by taking back a task that is none."""
-        return self.say(Recall(0))
-
-    def close(self) -> None:
-        """The replica is gone."""
-        if self.tickets is not None:
-            self.tickets.close()
-            self.tickets = None
-
-    def say(self, message: Message) -> bool:
-        """Send a message at once."""
-        return self._send([message])
-
-    def _send(self, outgoing: Sequence[Message]) -> bool:
-        try:
-            for frames in bundles.frames_of(outgoing, self._encode):
-                self.port.send([self.identity, *frames])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return False
-        return True
-
-
 class Back:
     """The sockets for replicas, and the replicas that are there.
 
     Args:
         pools: by name of their Executor; those whose replicas come here.
-        guard: makes a socket for other machines ask for keys, before it listens; returns what counts its connections.
+        guard: makes a socket for other machines ask for keys, before it listens;
+            returns what counts its connections.
 
     Raises:
         zmq.ZMQError: an address cannot be listened on.
@@ -196,17 +133,21 @@ class Back:
         self._collector = Port(collector, 3)
         self._members: dict[Port, dict[bytes, Pool]] = {port: {} for port in self._ports}
         self._lines: dict[bytes, Line] = {}
-        self._lost: dict[bytes, float] = {}  # replicas that are gone; until when their last words may still come
+        # Replicas that are gone; until when their last words may still come.
+        self._lost: dict[bytes, float] = {}
         self._how: dict[bytes, str] = {}  # how those of them ended whose processes have
         self._refused: set[str] = set()  # the reasons that were logged
         self._subscribed: set[bytes] = set()  # replicas whose subscriptions have arrived
-        # Who has asked who this is, or is refused: of several in one turn the last is answered, as answers are long.
+        # Who has asked who this is, or is refused: of several in one turn the last is answered, as
+        # answers are long.
         self._replies: dict[tuple[Port, bytes], tuple[Line, int, str | None]] = {}
-        self._joining: dict[bytes, tuple[Pool, Replica, int, Binding]] = {}  # replicas that are ready but for that
+        # Replicas that are ready but for that.
+        self._joining: dict[bytes, tuple[Pool, Replica, int, Binding]] = {}
         self._fanned = [(pool, pool.fanout) for pool in pools.values() if pool.fanout is not None]
         self._next_beacon = self._next_probe = 0.0
         self._answering: list[tuple[Port, Callable[[list[Any]], None]]] = [
-            (port, partial(self._from_replica, port, members)) for port, members in self._members.items()
+            (port, partial(self._from_replica, port, members))
+            for port, members in self._members.items()
         ]
         local = self._members[self._ports[0]]
         self._answering.append((self._collector, partial(self._from_replica, None, local)))
@@ -227,14 +168,22 @@ class Back:
         for port in (*self._ports, self._fan, self._collector):
             port.socket.close()
 
-    # -- what is heard --------------------------------------------------------------------------------------------
+    # -- what is heard -----------------------------------------------------------------------------
 
-    def _from_replica(self, port: Port | None, members: dict[bytes, Pool], frames: list[Any]) -> None:
-        """Take in a message of one of these members, or of one that wants to be; on the collector there is no port."""
+    def _from_replica(
+        self, port: Port | None, members: dict[bytes, Pool], frames: list[Any]
+    ) -> None:
+        """Take in a message of one of these members, or of one that wants to be;
+        on the collector there is no port.
+        """
         identity = frames[0]
         if len(frames) < 2:
             raise messages.Malformed("no header")
-        direction = messages.FROM_REPLICA if port is not None and port is self._remote else messages.FROM_LOCAL_REPLICA
+        direction = (
+            messages.FROM_REPLICA
+            if port is not None and port is self._remote
+            else messages.FROM_LOCAL_REPLICA
+        )
         for message in bundles.read(frames, 1, direction):
             if isinstance(message, (Hello, Ready)) and port is not None:
                 self._greeted(port, identity, message)
@@ -255,15 +204,21 @@ class Back:
             first, took, docs, payload = message
             self._owner.answered(pool, identity, first, took * 1e-6, payload, docs)
         elif isinstance(message, Error):
-            self._owner.failed(pool, identity, message.tasks, message.took * 1e-6, message.payload[0])
+            self._owner.failed(
+                pool, identity, message.tasks, message.took * 1e-6, message.payload[0]
+            )
         elif isinstance(message, Missed):
-            self._owner.do(pool, pool.missed(identity, message.first, message.last, time.monotonic()))
+            self._owner.do(
+                pool, pool.missed(identity, message.first, message.last, time.monotonic())
+            )
         elif isinstance(message, Leave):
             self._forget(identity)
             self._owner.do(pool, pool.leave(identity, time.monotonic()))
 
     def _greeted(self, port: Port, identity: bytes, message: Hello | Ready) -> None:
-        line = Line(port, identity, self._encode, self._owner.leases.plain if port is self._remote else None)
+        line = Line(
+            port, identity, self._encode, self._owner.leases.plain if port is self._remote else None
+        )
         if isinstance(message, Hello):
             self._replies[port, identity] = line, message.token, None
             return
@@ -274,17 +229,26 @@ class Back:
     def _refuse(self, line: Line, why: str) -> None:
         if why not in self._refused and len(self._refused) < MOST_REFUSALS:
             self._refused.add(why)
-            log.warning("a replica that calls itself %r is refused: %s", failures.name_of(line.identity), why)
+            log.warning(
+                "a replica that calls itself %r is refused: %s",
+                failures.name_of(line.identity),
+                why,
+            )
         line.say(Refused(why))
 
     def _ready(self, line: Line, said: Ready) -> str | None:
-        """A replica wants to be taken in: at once, or when its subscription has arrived too. Returns why it is not."""
+        """A replica wants to be taken in: at once, or when its subscription has arrived too.
+        Returns why it is not.
+        """
         if line.identity in self._how:
             return None  # these were its last words
         pool = self._pools.get(said.executor)
         if pool is None:
             known = sorted(self._pools)
-            return f"there is no Executor {said.executor!r:.200} here that replicas can join; there are {known}"
+            return (
+                f"there is no Executor {said.executor!r:.200} here that replicas can join; "
+                f"there are {known}"
+            )
         if line.port is self._remote and not _is_from_elsewhere(line.identity):
             return "such a name is for replicas of the Flow's own machine"
         if line.identity in self._lines and self._members[line.port].get(line.identity) is not pool:
@@ -305,7 +269,9 @@ class Back:
         return None
 
     def _subscription(self, frames: list[Any]) -> None:
-        """A replica has subscribed to its own topic, so whatever it subscribed to before has arrived too."""
+        """A replica has subscribed to its own topic,
+        so whatever it subscribed to before has arrived too.
+        """
         if frames[0][:2] == b"\x01@":
             self._subscribed.add(frames[0][2:])
             self._accept(frames[0][2:])
@@ -358,13 +324,15 @@ class Back:
         return pool
 
     def _turn_away_strangers(self, pool: Pool) -> None:
-        """Replicas of this machine say something else by now than some elsewhere: those get nothing new, and leave."""
+        """Replicas of this machine say something else by now than some elsewhere:
+        those get nothing new, and leave.
+        """
         for identity, why in pool.bindings.strangers.items() if self._remote is not None else ():
             pool.bindings.leave(identity)
             self._refuse(self._lines[identity], why)
             self._owner.do(pool, pool.lose(identity, time.monotonic()))
 
-    # -- what is published ----------------------------------------------------------------------------------------
+    # -- what is published -------------------------------------------------------------------------
 
     def publish(self, topic: bytes, message: Message) -> None:
         """Send to all that have subscribed to the topic."""
@@ -376,7 +344,7 @@ class Back:
             for group, number in fanout.beacons():
                 self.publish(messages.topic(pool.index, group), Beacon(number))
 
-    # -- those that are gone --------------------------------------------------------------------------------------
+    # -- those that are gone -----------------------------------------------------------------------
 
     @property
     def wait(self) -> float:
@@ -388,7 +356,9 @@ class Back:
         return PROBE_EVERY if self._remote is not None else 1.0
 
     def tick(self) -> None:
-        """What time alone brings about, and answers to those who have said who they are, to each one in a turn."""
+        """What time alone brings about, and answers to those who have said who they are,
+        to each one in a turn.
+        """
         if self._replies:
             self._reply()
         if self._lost:
@@ -417,11 +387,14 @@ class Back:
         self._lose(identity, time.monotonic(), unsent)
 
     def crash(self, identity: bytes, how: str) -> None:
-        """A replica's process has ended, as in `'SIGKILL'`: its pool is told when its last words have been read."""
+        """A replica's process has ended, as in `'SIGKILL'`:
+        its pool is told when its last words have been read.
+        """
         self._how[identity] = how
         self._joining.pop(identity, None)
         self._subscribed.discard(identity)
-        self._lost[identity] = time.monotonic() + LAST_WORDS  # also if it is unknown: it may have been about to join
+        # Also if it is unknown: it may have been about to join.
+        self._lost[identity] = time.monotonic() + LAST_WORDS
         self._lose(identity, self._lost[identity])
 
     def _lose(self, identity: bytes, until: float, unsent: int | None = None) -> None:
@@ -432,10 +405,16 @@ class Back:
             self._owner.do(pool, pool.lose(identity, time.monotonic(), unsent))
 
     def _bury_lost(self) -> None:
-        """Bury those from whom nothing can be on its way any more: libzmq has read their connections to the end."""
+        """Bury those from whom nothing can be on its way any more:
+        libzmq has read their connections to the end.
+        """
         now = time.monotonic()
         lines = self._lines
-        over = [name for name, end in self._lost.items() if now >= end or (name in lines and not lines[name].reached())]
+        over = [
+            name
+            for name, end in self._lost.items()
+            if now >= end or (name in lines and not lines[name].reached())
+        ]
         for port, handle in self._answering if over else ():
             while port.readable():
                 self._read(port, handle)
@@ -447,6 +426,8 @@ class Back:
 
 
 def _is_from_elsewhere(identity: bytes) -> bool:
-    """Whether it names its machine, as `encoder/rep-0@far#7-0a`, so that nobody takes it for one of this machine."""
+    """Whether it names its machine, as `encoder/rep-0@far#7-0a`,
+    so that nobody takes it for one of this machine.
+    """
     name, _, process = identity.partition(b"#")
     return b"@" in name and not process.isdigit()

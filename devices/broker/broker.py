@@ -1,9 +1,9 @@
 """The broker: one thread, one loop around the pure logic.
 
-It reads headers, asks the router where a request goes and the balancer which replica gets it, and passes payload
-frames on as they came. It never decodes a Document and never runs code of a user's, so it is always quick to
-answer. It keeps a request's frames until they are answered: whatever is lost behind it can be sent again. The
-sockets are the business of `front`, `back` and `addresses`.
+It reads headers, asks the router where a request goes and the balancer which replica gets it, and
+passes payload frames on as they came. It never decodes a Document and never runs code of a user's,
+so it is always quick to answer. It keeps a request's frames until they are answered: whatever is
+lost behind it can be sent again. The sockets are the business of `front`, `back` and `addresses`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from zflow.devices.sockets.port import BATCH, Port
 
 log = logging.getLogger("zflow.broker")
 
-TELL_EVERY = 0.5  # seconds between two words to the manager about the load of Executors whose replicas go by it
+# Seconds between two words to the manager about the load of Executors whose replicas go by it.
+TELL_EVERY = 0.5
 
 
 class Broker:
@@ -79,7 +80,8 @@ class Broker:
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
-        # What a turn of the loop has to send to replicas; as with clients, all of it goes at the turn's end.
+        # What a turn of the loop has to send to replicas; as with clients, all of it goes at the
+        # turn's end.
         self._given: dict[Any, list[int]] = {}  # the ids of tasks, by the line that they go over
         self._to_publish: list[tuple[Pool, Publish]] = []
         self._walks: dict[Any, Walk] = {}  # by origin
@@ -96,7 +98,9 @@ class Broker:
         self._unbound: set[str] = set()
 
     def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
-        """Make a socket for other machines ask who connects; returns what counts its connections."""
+        """Make a socket for other machines ask who connects;
+        returns what counts its connections.
+        """
         return self._gate.guard(socket, domain, self._settings.secret)
 
     def _secure(self, pool: Pool, socket: zmq.Socket[bytes]) -> None:
@@ -105,7 +109,7 @@ class Broker:
         if keys is not None:
             zap.secure(socket, *keys)
 
-    # -- the loop -------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
@@ -172,7 +176,7 @@ class Broker:
         """A message of these frames, the first of which says whose it is, is dropped."""
         self._mishaps.message(error, frames)
 
-    # -- for the front --------------------------------------------------------------------------------------------
+    # -- for the front -----------------------------------------------------------------------------
 
     @property
     def names(self) -> Iterable[str]:
@@ -195,8 +199,12 @@ class Broker:
                 self._pools[node].single(id)
         return self._walks[origin]
 
-    def _cut(self, request: tuple[Walk, Inputs], count: int) -> tuple[tuple[Walk, Inputs], tuple[Walk, Inputs]]:
-        """Cut a bulk: return the walk of its first so many requests with their inputs, and that of the others."""
+    def _cut(
+        self, request: tuple[Walk, Inputs], count: int
+    ) -> tuple[tuple[Walk, Inputs], tuple[Walk, Inputs]]:
+        """Cut a bulk: return the walk of its first so many requests with their inputs,
+        and that of the others.
+        """
         walk, ((name, (frames,)),) = request
         head = walk.cut(count)
         self._walks.update(dict.fromkeys(head.origins, head))
@@ -225,13 +233,19 @@ class Broker:
         self.leases.unwanted(origin)
 
     def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
-        """Something about the Flow is to be changed: about a replica here, about all of them by the manager."""
+        """Something about the Flow is to be changed: about a replica here,
+        about all of them by the manager.
+        """
         if command in ("drain", "undrain"):
-            self._draining.begin(origin, command, arguments.get("replica"), arguments.get("timeout"))
+            self._draining.begin(
+                origin, command, arguments.get("replica"), arguments.get("timeout")
+            )
         elif number := self._commands.begin(origin):
             self._manager.tell("control", number, command, arguments)
         else:
-            self._front.controlled(origin, {"error": "too many commands are under way: wait until one of them is done"})
+            self._front.controlled(
+                origin, {"error": "too many commands are under way: wait until one of them is done"}
+            )
 
     def info(self) -> dict[str, Any]:
         """What this Flow says about itself."""
@@ -245,11 +259,12 @@ class Broker:
             "requests": len(self._walks),
             "malformed": dict(self._mishaps.counts),
             "executors": {
-                name: {**pool.info(), "crashing": self._crashing.get(name, [])} for name, pool in self._by_name.items()
+                name: {**pool.info(), "crashing": self._crashing.get(name, [])}
+                for name, pool in self._by_name.items()
             },
         }
 
-    # -- the walk -------------------------------------------------------------------------------------------------
+    # -- the walk ----------------------------------------------------------------------------------
 
     def _take(self, walk: Walk, steps: Iterable[Visit | Reply], now: float) -> None:
         """Carry out what the router says."""
@@ -286,9 +301,17 @@ class Broker:
             frames = self.leases.answer(walk, frames, self._front.shares_memory(walk.origin))
         self._end(walk)
         self._front.answer(walk, parts, frames, now - walk.begun)
-        if not walk.visits and self._by_name and walk.endpoint not in self._unbound and len(self._unbound) < 1000:
+        if (
+            not walk.visits
+            and self._by_name
+            and walk.endpoint not in self._unbound
+            and len(self._unbound) < 1000
+        ):
             self._unbound.add(walk.endpoint)
-            log.warning("no Executor asked for binds %r: its requests come back as they went in", walk.endpoint)
+            log.warning(
+                "no Executor asked for binds %r: its requests come back as they went in",
+                walk.endpoint,
+            )
 
     def _fail(self, walk: Walk, error: bytes) -> None:
         """Answer with an error, as `answers.error` makes them or as a replica has sent it."""
@@ -329,11 +352,15 @@ class Broker:
             walk.note(pool.node.name, failures.shards_note(pool, outcome.errors))
         self._take(walk, self._router.gathered(walk, pool.index, outcome.results), now)
 
-    # -- for the back and for external Executors ------------------------------------------------------------------
+    # -- for the back and for external Executors ---------------------------------------------------
 
     def bound(self, pool: Pool) -> None:
-        """What the Executor binds may have changed. The manager is told, so that this broker's successor knows it."""
-        if pool.bind(self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints):
+        """What the Executor binds may have changed. The manager is told,
+        so that this broker's successor knows it.
+        """
+        if pool.bind(
+            self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints
+        ):
             self._manager.tell("endpoints", pool.node.name, pool.info()["endpoints"])
 
     def joined(self, pool: Pool, replica: Replica) -> None:
@@ -354,10 +381,11 @@ class Broker:
         docs: list[int] | None,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """The replica has answered tasks from this one on, each after so many seconds: as many as `docs` has numbers.
+        """The replica has answered tasks from this one on, each after so many seconds:
+        as many as `docs` has numbers.
 
-        The payload is that of one task, of an external Executor several; of several tasks it is a frame for each.
-        External Executors don't say how many Documents it has: None.
+        The payload is that of one task, of an external Executor several; of several tasks it is a
+        frame for each. External Executors don't say how many Documents it has: None.
         """
         if docs is None or len(docs) == 1:
             blocks = None
@@ -372,8 +400,11 @@ class Broker:
             self._ended(pool, name, first + at, seconds, payload[at:end], docs[at:end])
             at = end
 
-    def failed(self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame) -> None:
-        """The replica has answered a task with an error, or could not do several in one go: each is tried alone then.
+    def failed(
+        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame
+    ) -> None:
+        """The replica has answered a task with an error, or could not do several in one go:
+        each is tried alone then.
 
         Where none may be begun again all of them fail.
         """
@@ -414,10 +445,12 @@ class Broker:
         if outcome is not None:
             self._go_on(pool, outcome, now)
 
-    # -- what is to be sent ---------------------------------------------------------------------------------------
+    # -- what is to be sent ------------------------------------------------------------------------
 
     def do(self, pool: Pool, actions: Actions) -> None:
-        """Carry out what the pool says: a task that was given up at once, what is to be sent at the turn's end."""
+        """Carry out what the pool says: a task that was given up at once,
+        what is to be sent at the turn's end.
+        """
         for action in actions:
             if type(action) is Send:
                 line, task = action.replica.line, action.task
@@ -470,7 +503,7 @@ class Broker:
         said = Fanout(number, base, walk.endpoint, parts, skip, frames)
         self._back.publish(messages.topic(pool.index, action.group), said)
 
-    # -- the process manager --------------------------------------------------------------------------------------
+    # -- the process manager -----------------------------------------------------------------------
 
     def _obey(self) -> None:
         for command, *arguments in self._manager.heard():

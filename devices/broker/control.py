@@ -52,7 +52,8 @@ class ManagerLine:
 
 
 class Commands:
-    """The commands that the manager carries out: so few that neither of the two ever waits for the other to read.
+    """The commands that the manager carries out:
+    so few that neither of the two ever waits for the other to read.
 
     Args:
         first: numbers begin after this one; the manager may still answer those of a broker before.
@@ -66,7 +67,9 @@ class Commands:
         self._given: dict[int, tuple[Any, Any, int]] = {}
 
     def begin(self, origin: tuple[Any, Any, int]) -> int:
-        """Return the number of a new command of this origin (socket, client and id); 0 if too many are under way."""
+        """Return the number of a new command of this origin (socket, client and id);
+        0 if too many are under way.
+        """
         whose = sum(given[:2] == origin[:2] for given in self._given.values())
         if len(self._given) >= self.MOST or whose >= self.MOST_OF_ONE:
             return 0

@@ -1,6 +1,8 @@
-"""Replicas that rest: taken out of the competition for maintenance, and put back, while their processes go on.
+"""Replicas that rest: taken out of the competition for maintenance, and put back,
+while their processes go on.
 
-A replica that rests gets nothing new. Whoever asked for it is told when it has finished what it had.
+A replica that rests gets nothing new. Whoever asked for it is told
+when it has finished what it had.
 """
 
 from __future__ import annotations
@@ -52,22 +54,36 @@ class Draining:
         self._do = do
         self._tell = tell
         self._waiting: list[_Waiting] = []
-        self._resting: set[Any] = set()  # names; a replica that is lost for another reason is not called back
+        # Names; a replica that is lost for another reason is not called back.
+        self._resting: set[Any] = set()
 
     @property
     def wait(self) -> float:
         """In how many seconds `tick` is to be called at the latest."""
-        return min(each.until for each in self._waiting) - time.monotonic() if self._waiting else math.inf
+        return (
+            min(each.until for each in self._waiting) - time.monotonic()
+            if self._waiting
+            else math.inf
+        )
 
     def begin(self, origin: Any, command: str, replica: Any, timeout: Any = None) -> None:
-        """Let a replica rest (`'drain'`), which may take so many ms, or compete again (`'undrain'`)."""
+        """Let a replica rest (`'drain'`), which may take so many ms,
+        or compete again (`'undrain'`).
+        """
         if why := objection(timeout):
             self._tell(origin, {"error": why})
             return
-        found = [(pool, name) for pool in self._pools.values() for name, text in pool.names.items() if text == replica]
+        found = [
+            (pool, name)
+            for pool in self._pools.values()
+            for name, text in pool.names.items()
+            if text == replica
+        ]
         if not found:
             known = sorted(text for pool in self._pools.values() for text in pool.names.values())
-            self._tell(origin, {"error": f"no replica is called {replica!r:.200}; there are {known}"})
+            self._tell(
+                origin, {"error": f"no replica is called {replica!r:.200}; there are {known}"}
+            )
             return
         pool, name = found[-1]
         if command == "undrain":
@@ -77,13 +93,23 @@ class Draining:
             self._tell(origin, {"replica": replica})
             return
         if len(self._waiting) >= MOST_WAITING:
-            self._tell(origin, {"error": "too many replicas are being drained: wait until one of them is done"})
+            self._tell(
+                origin,
+                {"error": "too many replicas are being drained: wait until one of them is done"},
+            )
             return
-        others = [other for key, other in pool.balancer.replicas.items() if key != name and not other.lost]
+        others = [
+            other for key, other in pool.balancer.replicas.items() if key != name and not other.lost
+        ]
         if not any(other.shard == pool.balancer.replicas[name].shard for other in others):
-            self._tell(origin, {"error": f"{replica} is the last one that serves its requests: scale up first"})
+            self._tell(
+                origin,
+                {"error": f"{replica} is the last one that serves its requests: scale up first"},
+            )
             return
-        self._resting.intersection_update(key for pool in self._pools.values() for key in pool.names)
+        self._resting.intersection_update(
+            key for pool in self._pools.values() for key in pool.names
+        )
         self._resting.add(name)
         self._do(pool, pool.lose(name, time.monotonic()))
         until = math.inf if timeout is None else time.monotonic() + timeout / 1000
@@ -91,7 +117,9 @@ class Draining:
         self.tick()
 
     def tick(self) -> None:
-        """Tell those whose replica has finished what it had, or is gone, and those who have waited for too long."""
+        """Tell those whose replica has finished what it had, or is gone,
+        and those who have waited for too long.
+        """
         for each in list(self._waiting):
             replica = each.pool.balancer.replicas.get(each.name)
             if replica is None or not replica.held:
@@ -110,5 +138,8 @@ class Draining:
         if name in self._resting and all(other.name != name for other in self._waiting):
             self._resting.discard(name)
             self._compete(pool, name)
-        error = f"{pool.names.get(name, 'it')} was not done with what it had within timeout={timeout} ms, and goes on"
+        error = (
+            f"{pool.names.get(name, 'it')} was not done with what it had within "
+            f"timeout={timeout} ms, and goes on"
+        )
         self._tell(waiting.origin, {"error": error})

@@ -1,4 +1,6 @@
-"""What the broker itself says: errors, names for people, and payloads put into one message. Pure functions."""
+"""What the broker itself says: errors, names for people, and payloads put into one message.
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
 
 
 def name_of(identity: bytes) -> str:
-    """A replica's name, for people: `encoder/rep-0`. What could not be part of one is escaped: it goes into logs."""
+    """A replica's name, for people: `encoder/rep-0`. What could not be part of one is escaped:
+    it goes into logs.
+    """
     return shown(identity.decode(errors="replace").split("#")[0])
 
 
 def shown(text: str) -> str:
-    """Return a text from elsewhere as it may be logged: short, in one line, with nothing that moves a cursor."""
+    """Return a text from elsewhere as it may be logged: short, in one line,
+    with nothing that moves a cursor.
+    """
     text = text[:LONGEST_SHOWN]
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
@@ -50,36 +56,48 @@ def why(pool: Pool, fail: Fail) -> bytes:
         deaths = ", ".join(f"{name_of(replica)} ({how})" for replica, how in fail.task.deaths)
         return error(
             "ReplicaCrashed",
-            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this request: {deaths};"
+            f"{fail.task.crashes} replica(s) of Executor {name!r} died while they had this "
+            f"request: {deaths};"
             f" it is not tried again (retries={pool.balancer.retries})",
         )
     if fail.reason == "again":
         return error(
             "ReplicaCrashed",
-            f"Executor {name!r} may have begun this request before the broker died; it is not begun again (retries=0)",
+            f"Executor {name!r} may have begun this request before the broker died; it is not "
+            "begun again (retries=0)",
         )
     if fail.reason == "unbound":
         endpoint = request_of(fail.task)[0].endpoint
         return error(
             "ReplicaCrashed",
-            f"the last replica of Executor {name!r} that bound {endpoint!r:.200} has ended before it had this request;"
+            f"the last replica of Executor {name!r} that bound {endpoint!r:.200} has ended before "
+            "it had this request;"
             " those that are there now do not bind it",
         )
     if fail.reason == "overloaded":
         limits = pool.limits
-        most = f"max_queue={limits.queue}" if limits.queue is not None and pool.waiting >= limits.queue else None
+        most = (
+            f"max_queue={limits.queue}"
+            if limits.queue is not None and pool.waiting >= limits.queue
+            else None
+        )
         return error(
             "Overloaded",
             f"{pool.waiting} requests wait for Executor {name!r}, and no more are taken"
-            f" ({most or f'max_queue_bytes={limits.queue_bytes}'}); post again later, or with on_overload='wait'",
+            f" ({most or f'max_queue_bytes={limits.queue_bytes}'}); post again later, or with "
+            "on_overload='wait'",
         )
     if fail.reason == "overran":
         limit = round((pool.limits.run or 0.0) * 1000)
         return error(
             "DeadlineExceeded",
-            f"{held_by} was at this request for {fail.seconds:.3g} s, over timeout_run={limit} ms; it is started anew",
+            f"{held_by} was at this request for {fail.seconds:.3g} s, over timeout_run={limit} ms; "
+            "it is started anew",
         )
-    nobody = f"none of the addresses of external Executor {name!r} answers: {', '.join(pool.node.addresses)}"
+    nobody = (
+        f"none of the addresses of external Executor {name!r} answers: "
+        f"{', '.join(pool.node.addresses)}"
+    )
     if fail.reason == "unreachable":
         return error("FlowUnreachable", f"{nobody}; are they running?")
     walk, _ = request_of(fail.task)
@@ -89,17 +107,27 @@ def why(pool: Pool, fail: Fail) -> bytes:
     if not held_by and pool.node.addresses and not pool.balancer.replicas:
         where = f"{where}; {nobody}"
     if walk.timeout is not None and walk.deadline <= fail.task.deadline:
-        return error("DeadlineExceeded", f"not answered within timeout={walk.timeout * 1000:.0f} ms; {where}")
+        return error(
+            "DeadlineExceeded", f"not answered within timeout={walk.timeout * 1000:.0f} ms; {where}"
+        )
     limit = round((pool.timeout or 0.0) * 1000)
-    return error("DeadlineExceeded", f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}")
+    return error(
+        "DeadlineExceeded",
+        f"Executor {name!r} did not answer within timeout_send={limit} ms; {where}",
+    )
 
 
 def too_much(inputs: Inputs) -> bytes | None:
-    """Why a request is given up where so many payloads meet that no header can tell of all of them."""
+    """Why a request is given up where so many payloads meet that no header can tell of all of
+    them.
+    """
     count = len(inputs[0][1]) if len(inputs) == 1 else sum(len(payloads) for _, payloads in inputs)
     if count <= MOST_PAYLOADS:
         return None
-    return error("BadRequest", f"{count} payloads meet in this request, and there may be {MOST_PAYLOADS} of them")
+    return error(
+        "BadRequest",
+        f"{count} payloads meet in this request, and there may be {MOST_PAYLOADS} of them",
+    )
 
 
 def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
@@ -110,7 +138,9 @@ def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
 
 
 def fitting(notes: dict[str, Any]) -> dict[str, Any]:
-    """Return what the client is told of shards that have failed as a header can hold it: texts cut, or left out."""
+    """Return what the client is told of shards that have failed as a header can hold it:
+    texts cut, or left out.
+    """
     for longest in (300, 30, 0):
         if len(msgpack.packb(notes)) <= LONGEST_NOTES:
             return notes

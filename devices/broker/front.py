@@ -1,7 +1,7 @@
 """The broker's side towards clients: what they ask is read and checked here, and answered here.
 
-A client on this machine connects to a socket in a private folder, others over TCP, where limits hold. How a request
-goes through the graph is not known here.
+A client on this machine connects to a socket in a private folder, others over TCP, where limits
+hold. How a request goes through the graph is not known here.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ MOST_TARGETS = 1000  # names of Executors in one request
 MOST_ARGUMENTS = 8  # of a command
 LONGEST_ERROR = 10_000  # characters of what came of a command, in a header
 MOST_CHARACTERS = 1000  # of a command, of the name of an argument and of its value
-MORE_UNREAD = 1000  # messages that may wait for a client, besides an answer to each request that it may have in flight
+# Messages that may wait for a client, besides an answer to each request that it may have in flight.
+MORE_UNREAD = 1000
 NO_ADMIN = (
-    "this key may not change the Flow: only those on its list admins/ may (`zflow-run keys add DIR NAME --admin`)"
+    "this key may not change the Flow: only those on its list admins/ may (`zflow-run keys "
+    "add DIR NAME --admin`)"
 )
 NO_CONTROL = (
     "only its own process may change this Flow: allow_control=True lets whoever reaches it,"
@@ -91,14 +93,17 @@ class FrontOwner(Protocol):
         """What this Flow says about itself."""
 
     def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
-        """A message, of these frames but for its header, is dropped, for this reason or for one of the broker's own."""
+        """A message, of these frames but for its header, is dropped,
+        for this reason or for one of the broker's own.
+        """
 
 
 class Front:
     """The sockets for clients.
 
     Args:
-        guard: makes a socket for other machines ask for keys, before it listens; returns what counts its connections.
+        guard: makes a socket for other machines ask for keys, before it listens;
+            returns what counts its connections.
 
     Attributes:
         addresses: where it listens, the private address first.
@@ -118,7 +123,9 @@ class Front:
         self._limit = settings.max_message_bytes
         self._most = settings.max_requests_per_client
         self._encode = messages.encoder()
-        local, self.addresses = factory.listen(context, zmq.ROUTER, [settings.front], settings.max_message_bytes)
+        local, self.addresses = factory.listen(
+            context, zmq.ROUTER, [settings.front], settings.max_message_bytes
+        )
         public, _ = factory.listen(context, zmq.ROUTER, [], settings.max_message_bytes)
         meter = guard(public, CLIENTS)
         self._public = GuardedPort(public, 3, meter, settings.max_requests_per_client + MORE_UNREAD)
@@ -129,10 +136,11 @@ class Front:
         self._allow_control = settings.allow_control
         self._lists = None if settings.secret is None else settings.lists
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
-        # What a turn of the loop has to send is sent at its end, all in one go: sent one by one, between two steps of
-        # Python each, every message would wake libzmq's thread anew.
+        # What a turn of the loop has to send is sent at its end, all in one go: sent one by one,
+        # between two steps of Python each, every message would wake libzmq's thread anew.
         self._to_send: dict[tuple[Port, bytes], list[Message]] = {}
-        self._to_greet: dict[tuple[Port, bytes], int] = {}  # the tokens of those among them who have asked who this is
+        # The tokens of those among them who have asked who this is.
+        self._to_greet: dict[tuple[Port, bytes], int] = {}
 
     def handlers(self) -> dict[Any, Any]:
         """The sockets to watch, and what to call when there is something to read."""
@@ -143,10 +151,12 @@ class Front:
         for port in self._ports:
             port.socket.close()
 
-    # -- what clients say -----------------------------------------------------------------------------------------
+    # -- what clients say --------------------------------------------------------------------------
 
     def _read(self, port: Port) -> None:
-        """Take in what has arrived: what a client has sent message by message can be a bulk all the same."""
+        """Take in what has arrived: what a client has sent message by
+        message can be a bulk all the same.
+        """
         arrived: dict[bytes, list[Message]] = {}
         senders: list[Any] | None = [] if port is self._public and self._lists is not None else None
         for at, frames in enumerate(port.receive_some(BATCH, senders)):
@@ -162,7 +172,9 @@ class Front:
                 try:
                     self._heard(port, client, message)
                 except Exception as error:
-                    self._owner.malformed(error, [client, *(message.payload if isinstance(message, Request) else ())])
+                    self._owner.malformed(
+                        error, [client, *(message.payload if isinstance(message, Request) else ())]
+                    )
 
     def _said_in(self, port: Port, frames: list[Any]) -> list[Message]:
         if len(frames) < 2:
@@ -189,15 +201,21 @@ class Front:
                 self._owner.unwanted(origin)
 
     def _greet(self, port: Port, client: bytes, token: int) -> None:
-        """Answer Hello at the end of the turn: of several the last, as a greeting is many times as long."""
+        """Answer Hello at the end of the turn: of several the last,
+        as a greeting is many times as long.
+        """
         self._to_greet[port, client] = token
         self._to_send.setdefault((port, client), [])
 
     def _say(self, port: Port, client: bytes, message: Message) -> None:
         self._to_send.setdefault((port, client), []).append(message)
 
-    def _allowed(self, port: Port, client: bytes, said: list[Message], sender: zmq.Frame) -> list[Message]:
-        """Return what may be said over this connection: of commands only those of an admin, as the list is now."""
+    def _allowed(
+        self, port: Port, client: bytes, said: list[Message], sender: zmq.Frame
+    ) -> list[Message]:
+        """Return what may be said over this connection: of commands only those of an admin,
+        as the list is now.
+        """
         commands = [message for message in said if isinstance(message, Control)]
         if not commands or self._lists is None or user_of(sender) in self._lists().get(ADMINS, ()):
             return said
@@ -210,7 +228,11 @@ class Front:
             self.controlled(origin, {"error": NO_CONTROL})
         elif not _is_plain(command, arguments):
             self.controlled(
-                origin, {"error": "a command is a word, and its arguments are a few names with plain values"}
+                origin,
+                {
+                    "error": "a command is a word, and its arguments are a few names with plain "
+                    "values"
+                },
             )
         else:
             self._owner.control(origin, command, arguments)
@@ -229,12 +251,19 @@ class Front:
         chosen = None if targets is None else _targets(targets)
         if count == 1 and len(frames) > 1:
             self._owner.leases.check(frames)
-        payloads = [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
+        payloads = (
+            [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
+        )
         if not (payloads and payloads[0]):
             raise messages.Malformed("a request without a payload")
-        walk = Walk((port, client, first), endpoint, chosen, timeout / 1000 if timeout > 0 else None, count)
+        walk = Walk(
+            (port, client, first), endpoint, chosen, timeout / 1000 if timeout > 0 else None, count
+        )
         under_way = self._owner.under_way
-        known = any(under_way(origin) is not None for origin in (walk.origins if count > 1 else (walk.origin,)))
+        known = any(
+            under_way(origin) is not None
+            for origin in (walk.origins if count > 1 else (walk.origin,))
+        )
         if known and count == 1:
             return  # sent again over a new connection; its answer goes there
         walk.client = client
@@ -258,27 +287,42 @@ class Front:
         return origin[0] is not self._public and origin[1][:1] == messages.MEMBER
 
     def _objection(self, walk: Walk) -> tuple[str, str] | None:
-        if self._owner.closing and not (walk.again and self._is_heir):  # what that one had taken is to be answered
+        # What that one had taken is to be answered.
+        if self._owner.closing and not (walk.again and self._is_heir):
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
         if len(walk.endpoint) > messages.MAX_ENDPOINT:
             return "BadRequest", f"the endpoint has more than {messages.MAX_ENDPOINT} characters"
         unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
         if unknown:
-            return "BadRequest", f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}"
+            return (
+                "BadRequest",
+                f"no Executor is called {unknown[0]!r:.200}; there are {sorted(self._owner.names)}",
+            )
         if walk.size > self._limit:
-            return "RequestTooLarge", f"a request of {walk.size} bytes is over the Flow's limit of {self._limit} bytes"
+            return (
+                "RequestTooLarge",
+                f"a request of {walk.size} bytes is over the Flow's limit of {self._limit} bytes",
+            )
         if walk.origin[0] is self._public and self._in_flight[walk.origin[1]] > self._most:
-            return "Overloaded", f"over one connection a client may have {self._most} requests in flight, not more"
+            return (
+                "Overloaded",
+                f"over one connection a client may have {self._most} requests in flight, not more",
+            )
         return None
 
     def _refuse_version(self, port: Port, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])
-        id = header[2] if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63 else 0
-        version = header[0] if type(header[0]) is int else "another one"  # repr() of what came might be endless
+        id = (
+            header[2]
+            if len(header) > 2 and type(header[2]) is int and abs(header[2]) < 2**63
+            else 0
+        )
+        # repr() of what came might be endless.
+        version = header[0] if type(header[0]) is int else "another one"
         message = f"this Flow speaks version {messages.VERSION} of the protocol, not {version}"
         self._say(port, frames[0], Failed(id, 0, [failures.error("BadRequest", message)]))
 
-    # -- what they are told ---------------------------------------------------------------------------------------
+    # -- what they are told ------------------------------------------------------------------------
 
     def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
         """The request has a result."""
@@ -322,7 +366,8 @@ class Front:
                 for frames in bundles.frames_of(outgoing, self._encode):
                     port.send([client, *frames])
             except Exception as error:
-                # A client that is gone is not an error, and the private ROUTER just drops what is for it.
+                # A client that is gone is not an error, and the private ROUTER just drops what is
+                # for it.
                 if not isinstance(error, zmq.ZMQError) or error.errno != zmq.EHOSTUNREACH:
                     self._owner.malformed(error, [client])
 
@@ -334,7 +379,9 @@ class Front:
 
 
 def _is_plain(command: str, arguments: dict[Any, Any]) -> bool:
-    """Whether a command is small, and nothing in it is nested: whoever carries it out may show it as it is."""
+    """Whether a command is small, and nothing in it is nested:
+    whoever carries it out may show it as it is.
+    """
     if len(command) > MOST_CHARACTERS or len(arguments) > MOST_ARGUMENTS:
         return False
     return all(

@@ -1,6 +1,8 @@
-"""When the broker has had nothing to do for a moment: then what it has kept of memory is given back.
+"""When the broker has had nothing to do for a moment:
+then what it has kept of memory is given back.
 
-malloc keeps what was freed for the next request, and after a rush that is a lot. It knows no requests.
+malloc keeps what was freed for the next request, and after a rush that is a lot.
+It knows no requests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Which blocks of shared memory the requests at the broker hold, and when their owners get them back.
+"""Which blocks of shared memory the requests at the broker hold,
+and when their owners get them back.
 
-A block that a replica has put a result in is held by the request's walk, until that ends. If it is part of the answer,
-the client has it from then on: it frees what it has copied, or says with Cancel that it never will. Blocks of requests
-are the client's own business from beginning to end. This module knows payloads and walks, and no sockets.
+A block that a replica has put a result in is held by the request's walk, until that ends. If it is
+part of the answer, the client has it from then on: it frees what it has copied, or says with Cancel
+that it never will. Blocks of requests are the client's own business from beginning to end. This
+module knows payloads and walks, and no sockets.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Leases:
     """What is held by whom.
 
     Args:
-        arena: the broker's view of the Flow's shared memory; None if there is none, and then nothing is held.
+        arena: the broker's view of the Flow's shared memory; None if there is none, and then
+            nothing is held.
         epoch: how many brokers there were before.
     """
 
@@ -46,8 +49,8 @@ class Leases:
         """A replica has sent this; returns the blocks that are to be kept or freed from now on.
 
         Raises:
-            Malformed: some of them are gone: the replica has ended long ago, and its answer comes too late to count;
-                or they are not its own.
+            Malformed: some of them are gone: the replica has ended long ago, and its answer comes
+                too late to count; or they are not its own.
         """
         blocks = references(payload)
         if not blocks or self._arena is None:
@@ -62,7 +65,9 @@ class Leases:
         return blocks
 
     def unheard(self, replica: bytes, payload: Sequence[Any]) -> None:
-        """A replica of this machine that is in no pool has sent this: nobody will look at it. Raises as `accept`."""
+        """A replica of this machine that is in no pool has sent this: nobody will look at it.
+        Raises as `accept`.
+        """
         self._release(self.accept(replica, payload))
 
     def keep(self, walk: Walk | None, blocks: list[Reference]) -> None:
@@ -80,16 +85,20 @@ class Leases:
         walk.blocks = None
 
     def answer(self, walk: Walk, frames: list[Any], shared: bool) -> list[Any]:
-        """The walk ends with this answer; returns it as its client can read it, who may share the memory or not."""
+        """The walk ends with this answer; returns it as its client can read it,
+        who may share the memory or not.
+        """
         if not walk.blocks:
             return frames
         if not shared:
-            return self.plain(frames)  # nothing else holds the blocks: they are free when the walk is over
+            # Nothing else holds the blocks: they are free when the walk is over.
+            return self.plain(frames)
         self._forget()
         answered = references(frames)
         self._release(set(walk.blocks).difference(answered))
         walk.blocks = None
-        self.unwanted(walk.origin)  # an answer that was lost with a connection, before it was asked for again
+        # An answer that was lost with a connection, before it was asked for again.
+        self.unwanted(walk.origin)
         if answered:
             self._answered[walk.origin] = answered
         return frames
@@ -99,9 +108,11 @@ class Leases:
         self._release(self._answered.pop(origin, ()))
 
     def plain(self, frames: list[Any]) -> list[Any]:
-        """Return the frames for somebody who does not share memory: blocks themselves in place of references.
+        """Return the frames for somebody who does not share memory:
+        blocks themselves in place of references.
 
-        Of a request that has ended meanwhile there is nothing to be had; nobody will look at what is in its place.
+        Of a request that has ended meanwhile there is nothing to be had;
+        nobody will look at what is in its place.
         """
         if self._arena is None or len(frames) == 1:
             return frames
@@ -115,7 +126,9 @@ class Leases:
             self._arena.release(blocks)
 
     def _forget(self) -> None:
-        """Forget answers that were copied; as a rule they are in the order in which they were given."""
+        """Forget answers that were copied; as a rule they are in the
+        order in which they were given.
+        """
         while self._answered:
             origin, blocks = next(iter(self._answered.items()))
             if self._arena is not None and self._arena.holds(blocks):

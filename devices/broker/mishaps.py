@@ -1,4 +1,6 @@
-"""What the broker does with messages that it cannot handle: counts them, and fails the requests they were about."""
+"""What the broker does with messages that it cannot handle: counts them,
+and fails the requests they were about.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Mishaps(Guard):
         counts: by fixed phrases, of which there are few.
     """
 
-    def __init__(self, walks: Callable[[], Iterable[Walk]], fail: Callable[[Walk, bytes], None]) -> None:
+    def __init__(
+        self, walks: Callable[[], Iterable[Walk]], fail: Callable[[Walk, bytes], None]
+    ) -> None:
         super().__init__(log)
         self._walks = walks
         self._fail = fail
@@ -47,10 +51,16 @@ class Mishaps(Guard):
         self.counts[what] += 1
         if self.counts[what] == 1 and not isinstance(error, messages.Unexpected):
             sizes = [len(frame) for frame in frames[1:9]]
-            log.warning("dropped a malformed message: %s (frames of %s bytes); more are only counted", what, sizes)
+            log.warning(
+                "dropped a malformed message: %s (frames of %s bytes); more are only counted",
+                what,
+                sizes,
+            )
 
     def note(self, error: Exception) -> None:
-        """The broker has failed. The requests that it was at fail: else their clients would wait for ever."""
+        """The broker has failed. The requests that it was at fail:
+        else their clients would wait for ever.
+        """
         super().note(error)
         self.counts[OURS] += 1
         walks, tasks = at_hand(error.__traceback__)
@@ -64,7 +74,9 @@ class Mishaps(Guard):
 
     def fail(self, walks: Iterable[Walk]) -> None:
         """The same for these requests."""
-        told = failures.error("ZflowError", "the Flow itself failed at this request, and goes on; its log says more")
+        told = failures.error(
+            "ZflowError", "the Flow itself failed at this request, and goes on; its log says more"
+        )
         for walk in list(walks):
             try:
                 self._fail(walk, told)
@@ -73,7 +85,9 @@ class Mishaps(Guard):
 
 
 def at_hand(traceback: TracebackType | None) -> tuple[list[Walk], set[int]]:
-    """The requests, and the ids of tasks, that functions were about when they raised: what they had in variables."""
+    """The requests, and the ids of tasks, that functions were about when they raised:
+    what they had in variables.
+    """
     found: dict[int, Walk] = {}
     tasks: set[int] = set()
     while traceback is not None:

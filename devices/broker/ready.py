@@ -1,4 +1,6 @@
-"""What a replica says when it wants to be taken in: checked here, once, for type, range and size."""
+"""What a replica says when it wants to be taken in: checked here, once, for type,
+range and size.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,16 @@ def read(node: Node, said: Ready) -> Checked | str:
             return f"its endpoints are not all text of at most {MAX_ENDPOINT} characters"
     if len(batching) > MOST_ENDPOINTS or not all(map(_is_batching, batching.items())):
         return (
-            f"how it takes requests in batches cannot be: 1 to {MAX_BATCH} Documents, for which a request waits"
+            f"how it takes requests in batches cannot be: 1 to {MAX_BATCH} Documents, for which a "
+            "request waits"
             f" {MAX_BATCH_WAIT // 3_600_000_000} hours at most"
         )
-    together = {name: BatchKey(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()}
-    return Checked(slots, shard, number, Binding(None if endpoints is None else frozenset(endpoints), together))
+    together = {
+        name: BatchKey(name, size, timeout * 1e-6) for name, (size, timeout) in batching.items()
+    }
+    return Checked(
+        slots, shard, number, Binding(None if endpoints is None else frozenset(endpoints), together)
+    )
 
 
 def _is_endpoint(name: Any) -> bool:
@@ -55,6 +62,10 @@ def _is_endpoint(name: Any) -> bool:
 def _is_batching(item: tuple[Any, Any]) -> bool:
     """Whether an entry of Ready's `batching` is one."""
     name, said = item
-    if not _is_endpoint(name) or type(said) is not list or [type(number) for number in said] != [int, int]:
+    if (
+        not _is_endpoint(name)
+        or type(said) is not list
+        or [type(number) for number in said] != [int, int]
+    ):
         return False
     return bool(1 <= said[0] <= MAX_BATCH and 0 <= said[1] <= MAX_BATCH_WAIT)

@@ -25,16 +25,19 @@ class Settings:
         max_message_bytes: the largest payload taken from a client or a replica.
         replicas_from: where replicas of other machines connect; None takes none.
         max_connections: how many connections there may be to each public address.
-        max_requests_per_client: how many requests a client may have in flight over one public connection.
-        lists: returns the public keys that may connect from elsewhere, by domain; empty for plain connections.
+        max_requests_per_client: how many requests a client may have in flight over one public
+            connection.
+        lists: returns the public keys that may connect from elsewhere, by domain; empty for plain
+            connections.
         secret: this Flow's own secret key, or None.
         far_keys: by external node, the keys that its addresses are shown: the server's, and a pair.
-        allow_control: whether clients over public connections may change the Flow; with `secret`, those among the
-            `admins` of `lists` only.
+        allow_control: whether clients over public connections may change the Flow; with `secret`,
+            those among the `admins` of `lists` only.
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
         version: zflow's version, told to clients that ask.
-        give_back: gives freed memory back to the system; called when there has been nothing to do for a moment.
+        give_back: gives freed memory back to the system;
+            called when there has been nothing to do for a moment.
     """
 
     nodes: Sequence[Node]

@@ -1,1 +1,3 @@
-"""What processes of one machine share without a socket: memory for large arrays, and tickets. Imports protocol."""
+"""What processes of one machine share without a socket: memory for large arrays, and tickets.
+Imports protocol.
+"""

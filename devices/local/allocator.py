@@ -1,10 +1,12 @@
-"""Where in its region of shared memory a process puts its next block: pure logic, it touches no memory.
+"""Where in its region of shared memory a process puts its next block: pure logic,
+it touches no memory.
 
-A region is a range of offsets that only its owner allocates in. It is cut into slots of a few sizes, which are never
-moved, split or joined: address space costs nothing, because a page that nobody has written to does not exist. What
-counts is *resident* memory: slots that are in use, and free ones that were, whose pages are still there (warm). Pages
-that the system has to make anew cost several times what copying into them costs, so the warm slot freed last is taken
-first, and memory is given back only where it has to be.
+A region is a range of offsets that only its owner allocates in. It is cut into slots of a few
+sizes, which are never moved, split or joined: address space costs nothing, because a page that
+nobody has written to does not exist. What counts is *resident* memory: slots that are in use, and
+free ones that were, whose pages are still there (warm). Pages that the system has to make anew cost
+several times what copying into them costs, so the warm slot freed last is taken first, and memory
+is given back only where it has to be.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ class Slots:
         return bool(self._warm.get(capacity_for(length)))
 
     def lacks(self, length: int) -> int:
-        """How many bytes are to be given back before `take` can make a slot for `length` bytes resident."""
+        """How many bytes are to be given back before `take` can make a
+        slot for `length` bytes resident.
+        """
         return max(0, self.resident + capacity_for(length) - self.limit)
 
     def take(self, length: int) -> Slot | None:
@@ -121,7 +125,9 @@ class Slots:
         return slot
 
     def sweep(self, ended: Callable[[Slot], bool], count: int) -> None:
-        """Free the slots whose blocks have ended, of at most `count`: those longest in use, or not looked at since."""
+        """Free the slots whose blocks have ended, of at most `count`: those longest in use,
+        or not looked at since.
+        """
         used = self.used
         for _ in range(min(count, len(used))):
             slot = used.popleft()
@@ -141,7 +147,8 @@ class Slots:
         self._warm[slot.capacity] = slots  # at the end: other sizes have not been used for longer
 
     def cool(self, keep: int = 0, lacking: int = 0) -> Iterator[Slot]:
-        """Give memory back: yield the warm slots whose pages are to be dropped, first of sizes not used for longest.
+        """Give memory back: yield the warm slots whose pages are to be dropped,
+        first of sizes not used for longest.
 
         Args:
             keep: the bytes of warm slots that may stay as they are.

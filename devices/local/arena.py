@@ -1,21 +1,24 @@
-"""Shared memory for the large frames of a Flow's processes on one machine: one copy in, one copy out, no socket.
+"""Shared memory for the large frames of a Flow's processes on one machine: one copy in,
+one copy out, no socket.
 
 It knows frames, never Documents, and no sockets. How it works:
 
-- One *arena* per Flow: a file in memory without a name (memfd), made before the first process is forked and inherited
-  by all of them. The system frees it when the last one has ended, so no crash can leave anything behind.
-- Each process that writes has a *region* of it, a range of offsets in which it alone allocates; so processes need no
-  locks between them.
-- A large frame is copied into a block of the sender's region, and a *reference* travels in its place (`references`).
-  The receiver copies the block out, so a block lives exactly as long as the request needs it, and nobody's code ever
-  sees shared pages.
-- Each block has an entry in its region's table. The owner writes a *generation* there that is never used again; whoever
-  frees the block notes that generation as released, and the owner may use the memory for another block. Who reads a
-  block looks afterwards whether the generation is still the one in the reference: if not, the request has ended
-  meanwhile and what was read is of no use. So freeing is one word written, needs no message, and is never too early.
-- The *epoch* counts the brokers. What was written for a broker that is gone, nobody will ask for: its successor has the
-  requests sent again. So blocks of an earlier epoch are free, but for those of region 0, the client's: it sends its
-  requests again as they are.
+- One *arena* per Flow: a file in memory without a name (memfd), made before the first process is
+  forked and inherited by all of them. The system frees it when the last one has ended, so no crash
+  can leave anything behind.
+- Each process that writes has a *region* of it, a range of offsets in which it alone allocates; so
+  processes need no locks between them.
+- A large frame is copied into a block of the sender's region, and a *reference* travels in its
+  place (`references`). The receiver copies the block out, so a block lives exactly as long as the
+  request needs it, and nobody's code ever sees shared pages.
+- Each block has an entry in its region's table. The owner writes a *generation* there that is never
+  used again; whoever frees the block notes that generation as released, and the owner may use the
+  memory for another block. Who reads a block looks afterwards whether the generation is still the
+  one in the reference: if not, the request has ended meanwhile and what was read is of no use. So
+  freeing is one word written, needs no message, and is never too early.
+- The *epoch* counts the brokers. What was written for a broker that is gone, nobody will ask for:
+  its successor has the requests sent again. So blocks of an earlier epoch are free, but for those
+  of region 0, the client's: it sends its requests again as they are.
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ from typing import Any
 from zflow.devices.local.allocator import PAGE, Slot, Slots
 from zflow.devices.protocol.references import MOST_SLOTS, REGION, REGIONS, WINDOW, Reference
 
-SHARED_FROM = 16 * 1024  # bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket
+# Bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket.
+SHARED_FROM = 16 * 1024
 CLIENT = 0  # the region of the process that has started the Flow
-LOOKED_AT = 8  # blocks that may have been released, for each new one: not all of them, there may be thousands
+# Blocks that may have been released, for each new one: not all of them, there may be thousands.
+LOOKED_AT = 8
 HUGE = 2 << 20  # bytes of a huge page
 
 _PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -90,22 +95,27 @@ def _huge(length: int) -> memoryview:
 
 
 class Arena:
-    """One process's view of a Flow's arena. Threads may share it; a process forked from this one makes its own.
+    """One process's view of a Flow's arena. Threads may share it;
+    a process forked from this one makes its own.
 
     Args:
         descriptor: the arena's file descriptor; whoever has made it closes it, at any time.
         region: the region to write to; None for a process that only reads.
-        limit: the most bytes that its blocks may take; what has no room there travels as plain frames.
-        huge_from: the bytes from which a copy gets memory of huge pages: it costs less than new small pages, and more
-            than memory that malloc has kept.
+        limit: the most bytes that its blocks may take; what has no room there travels as plain
+            frames.
+        huge_from: the bytes from which a copy gets memory of huge pages: it costs less than new
+            small pages, and more than memory that malloc has kept.
 
     Raises:
         OSError: it cannot be mapped.
     """
 
-    def __init__(self, descriptor: int, region: int | None = None, limit: int = 0, huge_from: int = HUGE) -> None:
+    def __init__(
+        self, descriptor: int, region: int | None = None, limit: int = 0, huge_from: int = HUGE
+    ) -> None:
         self._huge_from = huge_from
-        # Of its own: the one that it was given may be closed, and its number be another file's, while a thread is here.
+        # Of its own: the one that it was given may be closed, and its number be another file's,
+        # while a thread is here.
         self._descriptor = os.dup(descriptor)
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._region = region
@@ -118,12 +128,17 @@ class Arena:
         if region is not None:
             self._window(region, 0).words[_OWNER] = os.getpid()
 
-    # -- sending and receiving ------------------------------------------------------------------------------------
+    # -- sending and receiving ---------------------------------------------------------------------
 
     def share(self, frames: Sequence[Any]) -> list[Any]:
-        """Return a payload with references in place of its large frames but the first, as far as there is room."""
+        """Return a payload with references in place of its large frames but the first,
+        as far as there is room.
+        """
         first, *blocks = frames
-        return [first, *(frame if len(frame) < SHARED_FROM else self._put(frame) for frame in blocks)]
+        return [
+            first,
+            *(frame if len(frame) < SHARED_FROM else self._put(frame) for frame in blocks),
+        ]
 
     def fetch(self, frames: Sequence[Any]) -> list[Any]:
         """Return the frames with copies of blocks, writable, in place of references.
@@ -150,7 +165,9 @@ class Arena:
         return False
 
     def owns(self, process: int, block: Reference) -> bool:
-        """Whether the block, which that process says to have written, is there and in its region."""
+        """Whether the block, which that process says to have written,
+        is there and in its region.
+        """
         return self._window(block.region, 0).words[_OWNER] == process and self.is_there(block)
 
     def is_there(self, block: Reference) -> bool:
@@ -185,7 +202,9 @@ class Arena:
         return copy
 
     def _put(self, frame: Any) -> Any:
-        """Return a reference to a copy of the frame, or the frame itself if there is no room for it."""
+        """Return a reference to a copy of the frame,
+        or the frame itself if there is no room for it.
+        """
         length = len(frame)
         with self._lock:
             slot = self._take(length)
@@ -214,7 +233,7 @@ class Arena:
             window = self._windows[region, number] = _Window(self._descriptor, begin)
         return window
 
-    # -- the own region -------------------------------------------------------------------------------------------
+    # -- the own region ----------------------------------------------------------------------------
 
     def _take(self, length: int) -> Slot | None:
         """Take a slot and make its entry."""
@@ -242,7 +261,10 @@ class Arena:
             words, _ = self._entry(self._region, 0)
 
             def released(slot: Slot) -> bool:
-                return words[(slot.index + 1) * _ENTRY + _RELEASED] == slot.generation or slot.epoch < epoch
+                return (
+                    words[(slot.index + 1) * _ENTRY + _RELEASED] == slot.generation
+                    or slot.epoch < epoch
+                )
 
             self._slots.sweep(released, count)
 
@@ -250,7 +272,8 @@ class Arena:
         if self._region is not None:
             for slot in self._slots.cool(keep, lacking):
                 words, entry = self._entry(self._region, slot.index)
-                words[entry + _GENERATION] = 0  # who still reads there must not take what is no more for the block
+                # Who still reads there must not take what is no more for the block.
+                words[entry + _GENERATION] = 0
                 self._punch(self._region, slot.offset, slot.capacity)
 
     def _punch(self, region: int, offset: int, length: int) -> None:
@@ -266,14 +289,18 @@ class Arena:
                 self._drop(keep)
 
     def wipe(self) -> None:
-        """Give back the memory of all regions, whoever still has the arena: nobody needs anything in it any more."""
+        """Give back the memory of all regions, whoever still has the arena:
+        nobody needs anything in it any more.
+        """
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):  # another C library
             size = os.fstat(self._descriptor).st_size
-            ctypes.CDLL(None).fallocate(self._descriptor, _PUNCH_HOLE, ctypes.c_longlong(0), ctypes.c_longlong(size))
+            ctypes.CDLL(None).fallocate(
+                self._descriptor, _PUNCH_HOLE, ctypes.c_longlong(0), ctypes.c_longlong(size)
+            )
 
-    # -- for the broker and the process manager -------------------------------------------------------------------
+    # -- for the broker and the process manager ----------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -285,9 +312,11 @@ class Arena:
         self._head[0] = number
 
     def reclaim(self, region: int) -> bool:
-        """Free what the owner of a region, which has ended, has left there; whether all of it is free.
+        """Free what the owner of a region, which has ended, has left there;
+        whether all of it is free.
 
-        Its blocks are free when they are released, of an earlier epoch, or have never reached the broker.
+        Its blocks are free when they are released, of an earlier epoch,
+        or have never reached the broker.
         """
         epoch = self.epoch
         words, _ = self._entry(region, 0)

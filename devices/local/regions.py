@@ -1,4 +1,6 @@
-"""Which process writes to which region of a Flow's shared memory. For the process manager, which starts them all."""
+"""Which process writes to which region of a Flow's shared memory. For the process manager,
+which starts them all.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,22 @@ from zflow.devices.protocol.references import REGIONS
 
 
 class Regions:
-    """Which process has which region; for the process manager, which alone starts processes that write.
+    """Which process has which region; for the process manager,
+    which alone starts processes that write.
 
     Args:
         arena: the manager's view.
     """
 
-    #: Seconds after its owner's end before a region is looked at: what that has said last may still reach the broker.
+    #: Seconds after its owner's end before a region is looked at: what that has said last may still
+    #: reach the broker.
     AFTER = 1.0
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._busy: set[int] = {CLIENT}
-        self._left: dict[int, float] = {}  # regions whose owners have ended, and when they are to be looked at
+        # Regions whose owners have ended, and when they are to be looked at.
+        self._left: dict[int, float] = {}
 
     def deal(self) -> int:
         """Return a region for a new process: the first that is free."""
@@ -39,10 +44,13 @@ class Regions:
         return list(self._left.values())
 
     def reclaim(self, now: float) -> None:
-        """Free the regions whose time has come; what requests still need is looked at again later."""
+        """Free the regions whose time has come; what requests still need is looked at again
+        later.
+        """
         for region in [region for region, at in self._left.items() if at <= now]:
             free = False
-            with contextlib.suppress(OSError):  # it cannot be looked at now: there are too many files or mappings
+            # It cannot be looked at now: there are too many files or mappings.
+            with contextlib.suppress(OSError):
                 free = self._arena.reclaim(region)
             if free:
                 del self._left[region]

@@ -1,8 +1,10 @@
-"""Whose a task is that waits at a busy replica: the replica's when it begins it, or the broker's, which takes it back.
+"""Whose a task is that waits at a busy replica: the replica's when it begins it, or the broker's,
+which takes it back.
 
-The two share a pipe. With a task that is to wait the broker puts a ticket into it. The replica takes the ticket out
-before it begins the task, and the broker before it gives the task to somebody else. What one of them has read the other
-cannot read, so neither has to ask the other, which is busy with user code and could not answer.
+The two share a pipe. With a task that is to wait the broker puts a ticket into it. The replica
+takes the ticket out before it begins the task, and the broker before it gives the task to somebody
+else. What one of them has read the other cannot read, so neither has to ask the other, which is
+busy with user code and could not answer.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Tickets:
 
     Args:
         descriptor: of the pipe, readable, writable and not blocking; closed by `close`.
-        first: tickets have numbers from this one on; larger ones than those of pipes before this one.
+        first: tickets have numbers from this one on;
+            larger ones than those of pipes before this one.
     """
 
     def __init__(self, descriptor: int, first: int = 0) -> None:
@@ -29,7 +32,9 @@ class Tickets:
         self._number = first  # of the ticket that was given last; in a replica, that was found last
 
     def give(self, task: int) -> int:
-        """Put in a ticket for this task; returns its number, larger than those before it, or 0: there is no room."""
+        """Put in a ticket for this task; returns its number, larger than those before it, or 0:
+        there is no room.
+        """
         number = self._number + 1
         if not self._write(_RECORD.pack(number, task)):
             return 0
@@ -37,12 +42,16 @@ class Tickets:
         return number
 
     def reclaim(self) -> int | None:
-        """Take the oldest ticket out and return its task, which the replica will not begin; None: there is none."""
+        """Take the oldest ticket out and return its task, which the replica will not begin; None:
+        there is none.
+        """
         record = self._read()
         return None if not record else _RECORD.unpack(record)[1]
 
     def take(self, number: int) -> bool:
-        """Take out the ticket with this number, larger than all that were asked for before; False: it is gone."""
+        """Take out the ticket with this number, larger than all that were asked for before;
+        False: it is gone.
+        """
         while self._number < number:
             record = self._read()
             if not record:
@@ -69,7 +78,9 @@ class Tickets:
 
 
 def make(back: str, identity: bytes) -> Tickets | None:
-    """Make a replica's pipe, where the broker finds it; returns the replica's end, or None if there can be none."""
+    """Make a replica's pipe, where the broker finds it; returns the replica's end,
+    or None if there can be none.
+    """
     path = _path(back, identity)
     if path is None:
         return None
@@ -82,7 +93,9 @@ def make(back: str, identity: bytes) -> Tickets | None:
 
 
 def find(back: str, identity: bytes) -> Tickets | None:
-    """Return the broker's end of a replica's pipe; None if there is none, or connections need the files still left."""
+    """Return the broker's end of a replica's pipe; None if there is none,
+    or connections need the files still left.
+    """
     path = _path(back, identity)
     if path is None:
         return None
@@ -105,6 +118,8 @@ def remove(back: str, identity: bytes) -> None:
 
 
 def _path(back: str, identity: bytes) -> str | None:
-    """Beside the broker's socket for replicas, if that is one in a folder; an identity ends with a process id."""
+    """Beside the broker's socket for replicas, if that is one in a folder;
+    an identity ends with a process id.
+    """
     folder, process = back.removeprefix("ipc://"), identity.rpartition(b"#")[2]
     return f"{folder}-{process.decode()}" if folder != back and process.isdigit() else None

@@ -1,10 +1,13 @@
-"""Small messages that are sent together: one message for several requests, and one frame for several messages."""
+"""Small messages that are sent together: one message for several requests,
+and one frame for several messages.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from zflow.devices.protocol.headers import fields_of, is_small, parsed, written
 from zflow.devices.protocol.messages import (
     BUNDLE,
     LISTED,
@@ -25,21 +28,19 @@ from zflow.devices.protocol.messages import (
     Request,
     Task,
     alike,
-    fields_of,
-    is_small,
-    parsed,
     singles,
-    written,
 )
 
-_BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))  # msgpack of three elements, and the first two of them
+# msgpack of three elements, and the first two of them.
+_BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))
 Encode = Callable[[Any], bytes]
 
 
 def read(frames: Sequence[Any], at: int, direction: Direction) -> list[Message]:
-    """Return the messages in these frames: the frame `at` is a bundle, or a header with its payload behind it.
+    """Return the messages in these frames: the frame `at` is a bundle,
+    or a header with its payload behind it.
 
-    Raises: as `messages.parsed`. Of a bundle, either all of it is right or nothing.
+    Raises: as `headers.parsed`. Of a bundle, either all of it is right or nothing.
     """
     first = frames[at]
     if first[:3] != _BUNDLE_BEGINS:
@@ -57,14 +58,16 @@ def _plain(frames: Payload) -> bool:
 
 
 def frames_of(messages: Sequence[Message], encode: Encode) -> Iterable[Frames]:
-    """Give the frames of each message to be sent; small ones that follow one another are made lists and bundles.
+    """Give the frames of each message to be sent;
+    small ones that follow one another are made lists and bundles.
 
     >>> from zflow.devices.protocol.messages import FROM_CLIENT, Hello, encoder
     >>> [frames] = frames_of([Hello(7), Hello(8)], encoder())
     >>> read(frames, 0, FROM_CLIENT)
     [Hello(token=7), Hello(token=8)]
     """
-    if len(messages) == 1:  # as a rule where there is little to do, and then each thing that is done counts
+    # As a rule where there is little to do, and then each thing that is done counts.
+    if len(messages) == 1:
         return _alone(messages[0], encode)
     return _bundles(fold(messages), encode)
 
@@ -107,7 +110,9 @@ def _bundles(messages: Sequence[Message], encode: Encode) -> Iterator[Frames]:
     yield from _bundle(together, encode)
 
 
-def _bundle(together: Sequence[tuple[Message, tuple[Any, ...], Payload]], encode: Encode) -> Iterator[Frames]:
+def _bundle(
+    together: Sequence[tuple[Message, tuple[Any, ...], Payload]], encode: Encode
+) -> Iterator[Frames]:
     if len(together) > 1:
         bundle = encode((VERSION, BUNDLE, [(header, *frames) for _, header, frames in together]))
         if len(bundle) <= MAX_HEADER:
@@ -117,11 +122,12 @@ def _bundle(together: Sequence[tuple[Message, tuple[Any, ...], Payload]], encode
         yield from _alone(said, encode)
 
 
-# -- lists ------------------------------------------------------------------------------------------------------------
+# -- lists -----------------------------------------------------------------------------------------
 
 
 def fold(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages, with one in place of several that are alike, whose ids follow one another.
+    """Return the messages, with one in place of several that are alike,
+    whose ids follow one another.
 
     >>> from zflow.devices.protocol.messages import Task
     >>> fold([Task(id, 1, "/", None, 0, [b"."]) for id in (7, 8, 9, 11)])
@@ -144,7 +150,13 @@ def fold(messages: Sequence[Message]) -> Sequence[Message]:
             continue
         size = len(said.payload[0])
         cargo += size
-        if not run or said.first != next_id or this != like or cargo > MOST_SMALL or len(run) == MOST_TOGETHER:
+        if (
+            not run
+            or said.first != next_id
+            or this != like
+            or cargo > MOST_SMALL
+            or len(run) == MOST_TOGETHER
+        ):
             if run:
                 folded += _list_of(run)
             run, like, cargo = [], this, size
@@ -164,5 +176,6 @@ def _list_of(run: Sequence[Listed]) -> Sequence[Message]:
     docs = [one.docs[0] for one in run if isinstance(one, (Request, Done))]
     if isinstance(first, Request):
         return [first._replace(docs=docs, payload=payload)]
-    took = sorted(one.took for one in run if isinstance(one, Done))[len(run) // 2]  # an interrupted one is no slower
+    # An interrupted one is no slower.
+    took = sorted(one.took for one in run if isinstance(one, Done))[len(run) // 2]
     return [Done(first.first, took, docs, payload)]

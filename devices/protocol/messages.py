@@ -1,61 +1,72 @@
-"""What is said between client, broker and replica: typed messages, and the header that each travels as.
+"""What is said between client, broker and replica: typed messages,
+and the header that each travels as.
 
-A header is a frame of msgpack, a flat array `[VERSION, kind, field, ...]`. Its fields are checked here, once, when it
-is read, so that nobody behind this module meets a wrong type; they are read by name, as attributes of a message.
+A header is a frame of msgpack, a flat array `[VERSION, kind, field, ...]`. Its fields are checked
+here, once, when it is read, so that nobody behind this module meets a wrong type; they are read by
+name, as attributes of a message.
 
-    client  -> broker    Hello token                              are you there, and who are you?
-                         Request first endpoint targets parts timeout again docs
-                                                      + payload   walk this through the graph; `again`: it may have been
-                                                                  begun before
-                         Cancel id                                nobody wants its answer any more
-                         Control id command arguments             change something about the Flow
-    broker  -> client    (an empty frame)                         this connection is new: what was on its way is lost
-                         Welcome token info
-                         Reply first total parts notes took
-                                                      + payload
-                         Failed first took            + error
-                         Controlled id result
-    replica -> broker    Hello token                              who are you?
-                         Ready executor endpoints slots shard replica batching
-                                                                  take me into the pool
-                         Done first took docs         + payload
-                         Error tasks took             + error     several: these of a batch can't be done in one go
-                         Missed first last                        these fan-outs never came, nor those between
-                         Leave                                    I start nothing more; give my requests to others
-    broker  -> replica   (an empty frame)                         as to a client: say once more that you are ready
-                         Welcome token info
-                         Accepted number                          you are in the pool; the last fan-out was this
-                         Refused reason                           you are not, and will not be
-                         Task first total endpoint parts ticket
-                                                      + payload   with a ticket: to be skipped unless you can take that
-                         Together total                           do the next so many tasks in one go
-                         Recall task                              skip it if it has not started; 0: are you there?
-    published to a group Fanout number base endpoint parts skip
-                                                      + payload   the task of shard s is base + s; not for those to skip
-                         Beacon number                            the last fan-out was this
+    client -> broker
+        Hello token                 are you there, and who are you?
+        Request first endpoint targets parts timeout again docs + payload
+                                    walk this through the graph; `again`: it may have been begun
+        Cancel id                   nobody wants its answer any more
+        Control id command arguments
+                                    change something about the Flow
+    broker -> client
+        (an empty frame)            this connection is new: what was on its way is lost
+        Welcome token info
+        Reply first total parts notes took + payload
+        Failed first took + error
+        Controlled id result
+    replica -> broker
+        Hello token                 who are you?
+        Ready executor endpoints slots shard replica batching
+                                    take me into the pool
+        Done first took docs + payload
+        Error tasks took + error    several: these of a batch can't be done in one go
+        Missed first last           these fan-outs never came, nor those between
+        Leave                       I start nothing more; give my requests to others
+    broker -> replica
+        (an empty frame)            as to a client: say once more that you are ready
+        Welcome token info
+        Accepted number             you are in the pool; the last fan-out was this
+        Refused reason              you are not, and will not be
+        Task first total endpoint parts ticket + payload
+                                    with a ticket: to be skipped unless you can take that
+        Together total              do the next so many tasks in one go
+        Recall task                 skip it if it has not started; 0: are you there?
+    published to a group
+        Fanout number base endpoint parts skip + payload
+                                    the task of shard s is base + s; not for those to skip
+        Beacon number               the last fan-out was this
 
-Requests and tasks are said in lists, of one as a rule: `total` of them, whose ids follow one another from `first` on,
-and that say the same otherwise. The payload of several is a frame for each, and `docs` has a number for each.
+Requests and tasks are said in lists, of one as a rule: `total` of them, whose ids follow one
+another from `first` on, and that say the same otherwise. The payload of several is a frame for
+each, and `docs` has a number for each.
 
-How a payload travels is the last field of its header: a list of small frames that stand there themselves; None where
-frames follow; a bit for each of those that follow and are references to shared memory (`references`), between
-processes that share it. A client that does has a routing id that begins with `MEMBER`.
+How a payload travels is the last field of its header: a list of small frames that stand there
+themselves; None where frames follow; a bit for each of those that follow and are references to
+shared memory (`references`), between processes that share it.
+A client that does has a routing id that begins with `MEMBER`.
 
-Small messages that are said in one go travel as a bundle: one frame, `[VERSION, BUNDLE, [[header, frame, ...], ...]]`.
+Small messages that are said in one go travel as a bundle: one frame,
+`[VERSION, BUNDLE, [[header, frame, ...], ...]]`.
 
-A client keeps its routing id when it connects anew, and may then send again what was not answered: a request is known
-by routing id and id. To an external Executor's front, another broker is a client.
+A client keeps its routing id when it connects anew, and may then send again what was not answered:
+a request is known by routing id and id. To an external Executor's front,
+another broker is a client.
 
-The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which carries no identity:
-there the message begins with it, as it does where a ROUTER put it.
+The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which
+carries no identity: there the message begins with it, as it does where a ROUTER put it.
 
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
-`[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever receives them
-reduces them. A number below zero stands for so many bytes of the first frame, in which small parts lie together.
-`docs` is how many Documents are in the payload. `timeout` is in ms, 0 for any time; `took` in us. `batching` is a dict
-of endpoint to `[documents, timeout_us]`: so many may be given in one go, and so long a request may wait for others.
-`info` is a dict, in msgpack, in the frame behind the header. `notes` is None, or what the client is to know besides, by
-Executor. `targets` is a list of Executor names or None for all of them.
+`[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever
+receives them reduces them. A number below zero stands for so many bytes of the first frame, in
+which small parts lie together. `docs` is how many Documents are in the payload. `timeout` is in ms,
+0 for any time; `took` in us. `batching` is a dict of endpoint to `[documents, timeout_us]`: so many
+may be given in one go, and so long a request may wait for others. `info` is a dict, in msgpack, in
+the frame behind the header. `notes` is None, or what the client is to know besides, by Executor.
+`targets` is a list of Executor names or None for all of them.
 """
 
 from __future__ import annotations
@@ -67,8 +78,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, ge
 
 import msgpack
 
-from zflow.devices.protocol import references
-
 VERSION = 2
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
 MAX_GREETING = 4 * 1024 * 1024  # bytes of what a Flow says about itself
@@ -79,9 +88,6 @@ MOST_SMALL = 32 * 1024  # bytes of payloads in a header, and in a bundle
 MOST_ID = 2**63  # the ids of several are below it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
 STRANGER = b"\x01"  # and those of others
-
-_unpack = msgpack.unpackb
-_new: Callable[..., Any] = tuple.__new__  # quicker than the classes' own
 
 Frame: TypeAlias = Any  # bytes, memoryview, zmq.Frame, or a Reference in the place of one
 Frames: TypeAlias = list[Frame]
@@ -265,11 +271,14 @@ KINDS: dict[type[Message], int] = {
 }
 BUNDLE = 0
 
-Direction = dict[int, tuple[type[Message], frozenset[tuple[type, ...]]]]  # by kind; and the types of its fields
+# By kind; and the types of its fields.
+Direction = dict[int, tuple[type[Message], frozenset[tuple[type, ...]]]]
 
 
 def _fields(kind: type[Message], last: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
-    """All types that the fields of its header may have; the last one's say how a payload may travel."""
+    """All types that the fields of its header may have;
+    the last one's say how a payload may travel.
+    """
     choices = []
     for name, hint in get_type_hints(kind).items():
         if name == "payload":
@@ -291,13 +300,16 @@ _FROM_REPLICA = (Hello, Ready, Done, Error, Missed, Leave)
 _TO_REPLICA = (Welcome, Accepted, Refused, Task, Together, Recall, Fanout, Beacon)
 FROM_CLIENT, FROM_MEMBER = _direction(*_FROM_CLIENT), _direction(*_FROM_CLIENT, last=_SHARED)
 TO_CLIENT, TO_MEMBER = _direction(*_TO_CLIENT), _direction(*_TO_CLIENT, last=_SHARED)
-FROM_REPLICA, FROM_LOCAL_REPLICA = _direction(*_FROM_REPLICA), _direction(*_FROM_REPLICA, last=_SHARED)
+FROM_REPLICA, FROM_LOCAL_REPLICA = (
+    _direction(*_FROM_REPLICA),
+    _direction(*_FROM_REPLICA, last=_SHARED),
+)
 TO_REPLICA, TO_LOCAL_REPLICA = _direction(*_TO_REPLICA), _direction(*_TO_REPLICA, last=_SHARED)
 
 Listed: TypeAlias = Request | Reply | Done | Task  # what may be said of several requests in one
 AnyListed = TypeVar("AnyListed", bound=Listed)
 LISTED = (Request, Reply, Done, Task)
-_CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
+CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
 
 
 class Malformed(Exception):
@@ -305,7 +317,9 @@ class Malformed(Exception):
 
 
 class Unexpected(Malformed):
-    """A sound message from somebody unknown, as there may be some when a broker was started anew."""
+    """A sound message from somebody unknown, as there may be some when a broker was started
+    anew.
+    """
 
 
 class WrongVersion(Malformed):
@@ -321,122 +335,13 @@ def encoder() -> Callable[[Any], bytes]:
     return msgpack.Packer(autoreset=True).pack  # type: ignore[no-any-return]
 
 
-# -- out --------------------------------------------------------------------------------------------------------------
-
-
-def written(message: Message, encode: Callable[[Any], bytes]) -> tuple[tuple[Any, ...], Payload]:
-    """Return the header's fields, and the frames that follow it."""
-    number = KINDS[type(message)]
-    if isinstance(message, _CARRIERS):
-        fields, payload = message[:-1], message.payload
-        if is_small(payload) or (isinstance(message, LISTED) and message.total > 1):
-            return (VERSION, number, *fields, payload), ()
-        places, frames = references.said(payload)
-        return (VERSION, number, *fields, places or None), frames
-    if isinstance(message, Welcome):
-        return (VERSION, number, message.token), [encode(message.info)]
-    return (VERSION, number, *message), ()
-
-
-def is_small(payload: Payload) -> bool:
-    """Whether a payload may stand in its header."""
-    return len(payload) == 1 and type(frame := payload[0]) is bytes and 0 < len(frame) <= SMALL
-
-
-# -- in ---------------------------------------------------------------------------------------------------------------
-
-
-def unpacked(frame: bytes) -> Any:
-    """Return what a frame of msgpack says; raises Malformed if it is none."""
-    try:
-        return _unpack(frame)
-    except Exception:
-        raise Malformed("header is not msgpack") from None
-
-
-def fields_of(frame: bytes) -> Any:
-    """Return the fields of a header, not checked. Raises Malformed: it is too long, or no msgpack."""
-    if len(frame) > MAX_HEADER:
-        raise Malformed("header too long")
-    return unpacked(frame)
-
-
-def parsed(header: Any, frames: Payload, direction: Direction) -> Message:
-    """Return the message with this header, and these frames behind it, checked against what may be said there.
-
-    Raises:
-        WrongVersion: it is a header, but of another version.
-        Malformed: it is anything else.
-    """
-    if type(header) is not list or len(header) < 2:
-        raise Malformed("header is not an array")
-    version, number, *fields = header
-    if version != VERSION or type(version) is not int:
-        raise WrongVersion("another version of the protocol")
-    if type(number) is not int or number not in direction:
-        raise Malformed("unknown kind of message")
-    kind, types = direction[number]
-    if tuple(map(type, fields)) not in types:
-        raise Malformed("wrong fields in header")
-    if kind in _CARRIERS:
-        return _carrier(kind, fields, frames)
-    if kind is Welcome:
-        return Welcome(fields[0], _info(frames))
-    made: Message = _new(kind, fields)
-    return made
-
-
-def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message:
-    held = fields[-1]
-    count = 1
-    if type(held) is list:
-        count = len(held)
-        if count != 1 or type(held[0]) is not bytes or not held[0] or frames:
-            _check_held(held, frames)
-    else:
-        fields[-1] = frames if held is None else _with_references(held, frames)
-    message: Message = _new(kind, fields)
-    if isinstance(message, LISTED):
-        if message.total != count or (isinstance(message, (Request, Done)) and not _all(int, message.docs)):
-            raise Malformed("a list that is none")
-        if count > 1 and (alike(message) is None or not 0 <= message.first <= MOST_ID - count):
-            raise Malformed("a list that is none")
-    elif count > 1 or (isinstance(message, Error) and not _all(int, message.tasks)):
-        raise Malformed("an answer that is none")
-    return message
-
-
-def _check_held(payload: list[Any], frames: Payload) -> None:
-    """Check a payload that stands in its header."""
-    if frames or not 0 < len(payload) <= MOST_TOGETHER or not _all(bytes, payload):
-        raise Malformed("a payload that is none")
-    if not all(payload) or (len(payload) > 1 and sum(map(len, payload)) > MOST_SMALL):
-        raise Malformed("a payload that is none")
-
-
-def _with_references(places: bytes, frames: Payload) -> Payload:
-    try:
-        return references.heard(places, frames)
-    except ValueError:
-        raise Malformed("a reference that is none") from None
-
-
-def _info(frames: Payload) -> Info:
-    if len(frames) != 1 or len(frames[0]) > MAX_GREETING or type(info := unpacked(bytes(frames[0]))) is not dict:
-        raise Malformed("a greeting that is none")
-    return info
-
-
-def _all(kind: type, values: Sequence[Any]) -> bool:
-    """Whether there are some, and all are of that type."""
-    return type(values[0]) is kind if len(values) == 1 else set(map(type, values)) == {kind}
-
-
-# -- lists ------------------------------------------------------------------------------------------------------------
+# -- lists -----------------------------------------------------------------------------------------
 
 
 def alike(message: Listed) -> tuple[Any, ...] | None:
-    """What a message must have in common with the one before it to be said in one with that; None: it is said alone."""
+    """What a message must have in common with the one before it to be said in one with that;
+    None: it is said alone.
+    """
     if isinstance(message, Done):
         return (Done,)
     if isinstance(message, Request):
@@ -445,15 +350,21 @@ def alike(message: Listed) -> tuple[Any, ...] | None:
     if isinstance(message, Task):
         return None if message.parts is not None or message.ticket else (Task, message.endpoint)
     if isinstance(message, Reply):
-        return None if message.parts is not None or message.notes is not None else (Reply, message.took)
+        return (
+            None
+            if message.parts is not None or message.notes is not None
+            else (Reply, message.took)
+        )
     return None
 
 
 def singles(message: AnyListed) -> list[AnyListed]:
     """Return a message for each of its requests.
 
-    >>> singles(Done(7, 50, [1, 2], [b"a", b"b"]))
-    [Done(first=7, took=50, docs=[1], payload=[b'a']), Done(first=8, took=50, docs=[2], payload=[b'b'])]
+    >>> for single in singles(Done(7, 50, [1, 2], [b"a", b"b"])):
+    ...     print(single)
+    Done(first=7, took=50, docs=[1], payload=[b'a'])
+    Done(first=8, took=50, docs=[2], payload=[b'b'])
     """
     if message.total == 1:
         return [message]
@@ -461,7 +372,9 @@ def singles(message: AnyListed) -> list[AnyListed]:
     made: list[Any]  # of the same kind
     if isinstance(message, (Request, Done)):
         counts = zip(each, message.docs, strict=True)
-        made = [message._replace(first=id, docs=[docs], payload=[frame]) for (id, frame), docs in counts]
+        made = [
+            message._replace(first=id, docs=[docs], payload=[frame]) for (id, frame), docs in counts
+        ]
     else:
         made = [message._replace(first=id, total=1, payload=[frame]) for id, frame in each]
     return made
@@ -473,5 +386,7 @@ def topic(node: int, group: int) -> bytes:
 
 
 def own_topic(identity: bytes) -> bytes:
-    """What only one replica subscribes to: once the broker sees that, it can see all it has subscribed to before."""
+    """What only one replica subscribes to: once the broker sees that,
+    it can see all it has subscribed to before.
+    """
     return b"@" + identity

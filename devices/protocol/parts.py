@@ -9,13 +9,15 @@ from zflow.devices.protocol.messages import SMALL, Malformed
 from zflow.devices.protocol.references import Reference
 
 Payload = Sequence[Any]  # frames
-Inputs = list[tuple[str, list[Payload]]]  # (predecessor, or shard of one, or each of its shards, and payloads)
+# (predecessor, or shard of one, or each of its shards, and payloads).
+Inputs = list[tuple[str, list[Payload]]]
 EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
 Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
 
 
 def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
-    """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says; where all shards are meant, one for each.
+    """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says;
+    where all shards are meant, one for each.
 
     Raises:
         Malformed: the counts do not add up to the frames that are there.
@@ -41,7 +43,9 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
             if type(name) is not str:
                 raise Malformed("parts are not a list of pairs")
             if name.endswith(EACH_SHARD):
-                result.extend((f"{name[:-1]}{shard}", [payload]) for shard, payload in enumerate(payloads))
+                result.extend(
+                    (f"{name[:-1]}{shard}", [payload]) for shard, payload in enumerate(payloads)
+                )
             else:
                 result.append((name, payloads))
     except (TypeError, ValueError):
@@ -52,8 +56,11 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
 
 
 def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
-    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no parts."""
-    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:  # a shard's name has a slash
+    """Return inputs as `parts` and frames; the single payload of a whole Executor needs no
+    parts.
+    """
+    # A shard's name has a slash.
+    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:
         return None, list(inputs[0][1][0])
     parts: Parts = []
     bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it

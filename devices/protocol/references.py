@@ -1,8 +1,10 @@
-"""References: what stands in a payload for a frame that lies in shared memory, and how it is said in a message.
+"""References: what stands in a payload for a frame that lies in shared memory,
+and how it is said in a message.
 
-No content of a frame is a reference, whatever it looks like. Which frames of a message are some is said by one more
-field at the end of its header, a bit for each frame; such a header is known only to sockets between processes that
-share the memory. There it is turned into a `Reference` once, when the message comes in, and back when it goes out.
+No content of a frame is a reference, whatever it looks like. Which frames of a message are some is
+said by one more field at the end of its header, a bit for each frame; such a header is known only
+to sockets between processes that share the memory. There it is turned into a `Reference` once, when
+the message comes in, and back when it goes out.
 """
 
 from __future__ import annotations
@@ -73,12 +75,15 @@ def references(frames: Sequence[Any]) -> list[Reference]:
 
 
 def is_fixed(frames: Sequence[Any]) -> bool:
-    """Whether nobody can write to what is sent for these frames any more; to arrays of user code, it can."""
+    """Whether nobody can write to what is sent for these frames any more; to arrays of user code,
+    it can.
+    """
     return all(type(frame) is bytes or type(frame) is Reference for frame in frames)
 
 
 def said(frames: Sequence[Any]) -> tuple[bytes, Sequence[Any]]:
-    """Return which frames of a payload are references, a bit for each, and the frames as they travel.
+    """Return which frames of a payload are references, a bit for each,
+    and the frames as they travel.
 
     >>> said([b"first", Reference(0, 0, 0, 1, 7)])[0], said([b"first", b"second"])
     (b'\\x02', (b'', [b'first', b'second']))

@@ -1,7 +1,9 @@
-"""A client's side of the protocol without sockets and clock: what arrives and the time go in, what it means comes out.
+"""A client's side of the protocol without sockets and clock: what arrives and the time go in,
+what it means comes out.
 
-Posts from threads and from asyncio drive one for each socket, and so does a broker that is the client of another Flow.
-What was asked and not answered is theirs to keep; the session says when it is to be sent again.
+Posts from threads and from asyncio drive one for each socket, and so does a broker that is the
+client of another Flow. What was asked and not answered is theirs to keep;
+the session says when it is to be sent again.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Welcomed(NamedTuple):
         info: what the Flow says about itself.
         same_flow: the Flow is the one that it was the last time.
         same_broker: so is its broker, which knows all that it was sent.
-        anew: this is the first word over a new connection: what was not answered is to be sent again.
+        anew: this is the first word over a new connection:
+            what was not answered is to be sent again.
     """
 
     token: int
@@ -60,7 +63,9 @@ Event = Greeted | Welcomed | Reply | Failed | Controlled
 
 
 class NotUnderstood(Malformed):
-    """The broker cannot read what it is told: it speaks another version of the protocol. `frames` say what it says."""
+    """The broker cannot read what it is told: it speaks another version of the protocol.
+    `frames` say what it says.
+    """
 
     def __init__(self, frames: Payload) -> None:
         super().__init__("it speaks another version of the protocol")
@@ -78,14 +83,19 @@ class Session:
 
     Attributes:
         info: what the Flow said about itself the last time.
-        token: of the question asked last. Tokens fall from -1 on: ids of requests are above 0, so that what is said of
-            one is never taken for what is said of the other.
+        token: of the question asked last. Tokens fall from -1 on: ids of requests are above 0, so
+            that what is said of one is never taken for what is said of the other.
         heard: when there was a word, the last time.
         unsure: connected anew, and not told yet who is there.
     """
 
     def __init__(
-        self, ask_after: float, patience: float, direction: Direction = TO_CLIENT, *, always: bool = False
+        self,
+        ask_after: float,
+        patience: float,
+        direction: Direction = TO_CLIENT,
+        *,
+        always: bool = False,
     ) -> None:
         self.info: Info = {}
         self.token = 0
@@ -97,7 +107,8 @@ class Session:
         self._always = always
         self._connections = 0
         self._asked_at = 0.0  # the last question
-        self._unanswered: float | None = None  # when the first question after the last word was asked
+        # When the first question after the last word was asked.
+        self._unanswered: float | None = None
 
     def ask(self, now: float) -> Hello:
         """Return the question who is there, to be sent."""
@@ -113,7 +124,9 @@ class Session:
         self._unanswered = None
 
     def tick(self, now: float) -> Hello | Silent | None:
-        """Return what time brings about while somebody waits: a question to be sent, or that there is no answer."""
+        """Return what time brings about while somebody waits: a question to be sent,
+        or that there is no answer.
+        """
         if self._unanswered is not None and now - self._unanswered > self._patience:
             return Silent(now - self._unanswered)
         last = self._asked_at if self._always else max(self._asked_at, self.heard)
@@ -145,7 +158,9 @@ class Session:
         return events
 
     def _greeted(self, now: float) -> Greeted:
-        """A question from before the first connection goes over that; later ones may be lost with the one before."""
+        """A question from before the first connection goes over that;
+        later ones may be lost with the one before.
+        """
         self._connections += 1
         if self._connections == 1 and self._unanswered is not None:
             return Greeted(None)
@@ -163,6 +178,8 @@ class Session:
 
 
 def _who(info: Info) -> tuple[str | None, int | None]:
-    """Which Flow it is that says this about itself, and which of its brokers; None where it says what cannot be."""
+    """Which Flow it is that says this about itself, and which of its brokers;
+    None where it says what cannot be.
+    """
     instance, epoch = info.get("instance"), info.get("epoch")
     return instance if type(instance) is str else None, epoch if type(epoch) is int else None

@@ -1,10 +1,12 @@
 """What the replicas of one Executor bind, and which of them decide that for all. Pure logic.
 
-Those of this machine decide: what they say holds, also after they have ended. As long as none has said anything, what
-the Flow was given holds (`endpoints=`, or what a broker before this one knew), and without that what the first replica
-says that joins from elsewhere. One elsewhere must say the same, or it is not one of this Executor's.
+Those of this machine decide: what they say holds, also after they have ended. As long as none has
+said anything, what the Flow was given holds (`endpoints=`, or what a broker before this one knew),
+and without that what the first replica says that joins from elsewhere. One elsewhere must say the
+same, or it is not one of this Executor's.
 
-While replicas of this machine are replaced by others, they may differ: then the Executor binds what any of them binds.
+While replicas of this machine are replaced by others, they may differ:
+then the Executor binds what any of them binds.
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ class Binding(NamedTuple):
 
     def fits(self, other: Binding) -> bool:
         """Whether the two say the same, as far as both say anything."""
-        return all(None in (mine, its) or mine == its for mine, its in zip(self, other, strict=True))
+        return all(
+            None in (mine, its) or mine == its for mine, its in zip(self, other, strict=True)
+        )
 
 
 class Bindings:
     """What an Executor binds, by its replicas.
 
     Args:
-        given: what it binds as long as no replica of this machine has said anything; None if that is not known.
+        given: what it binds as long as no replica of this machine has said anything;
+            None if that is not known.
 
     >>> bindings = Bindings()
     >>> bindings.join("here", Binding(frozenset({"/index", "/search"}), {}), here=True)
@@ -52,7 +57,8 @@ class Bindings:
 
     def __init__(self, given: Endpoints | None = None) -> None:
         self._given = Binding(given, None)
-        self._here: dict[Any, Binding] = {}  # by name of the replica, the one that joined last at the end
+        # By name of the replica, the one that joined last at the end.
+        self._here: dict[Any, Binding] = {}
         self._last: Binding | None = None  # what the last one here says, or said
         self._elsewhere: dict[Any, Binding] = {}
 
@@ -76,7 +82,9 @@ class Bindings:
         return None if said is None else said.endpoints
 
     def objection(self, said: Binding) -> str | None:
-        """Why a replica elsewhere that says this is none of this Executor's; None if it can be one."""
+        """Why a replica elsewhere that says this is none of this Executor's;
+        None if it can be one.
+        """
         deciding = self._deciding
         if any(said.fits(one) for one in deciding):
             return None
@@ -90,24 +98,33 @@ class Bindings:
         if not Binding(said.endpoints, None).fits(newest):
             what = f"it binds {_listed(said.endpoints)}, but {whose} {_listed(newest.endpoints)}"
         else:
-            what = f"it takes requests in batches {_sizes(said.batching)}, but {whose} {_sizes(newest.batching)}"
+            what = (
+                f"it takes requests in batches {_sizes(said.batching)}, but {whose} "
+                f"{_sizes(newest.batching)}"
+            )
         return f"{what}: run the same Executor there, with the same options"
 
     @property
     def strangers(self) -> dict[Any, str]:
-        """The replicas elsewhere that say something else than those here do by now, and the objections to them."""
+        """The replicas elsewhere that say something else than those here do by now,
+        and the objections to them.
+        """
         found = {name: self.objection(said) for name, said in self._elsewhere.items()}
         return {name: why for name, why in found.items() if why is not None}
 
     @property
     def endpoints(self) -> Endpoints | None:
-        """What the Executor binds: all that any of those binds that decide; None for unknown, which is everything."""
+        """What the Executor binds: all that any of those binds that decide; None for unknown,
+        which is everything.
+        """
         said = [one.endpoints for one in self._deciding if one.endpoints is not None]
         return frozenset().union(*said) if said else self._given.endpoints
 
     @property
     def batching(self) -> Mapping[str, BatchKey]:
-        """How requests are put together, by endpoint: as the replica says that joined last of those that decide."""
+        """How requests are put together, by endpoint:
+        as the replica says that joined last of those that decide.
+        """
         return self._deciding[-1].batching or {}
 
     @property
@@ -117,7 +134,11 @@ class Bindings:
         if self._last is not None:
             return [self._last]
         first = next(iter(self._elsewhere.values()), self._given)
-        return [first if self._given.endpoints is None else first._replace(endpoints=self._given.endpoints)]
+        return [
+            first
+            if self._given.endpoints is None
+            else first._replace(endpoints=self._given.endpoints)
+        ]
 
 
 def _listed(endpoints: Iterable[str] | None) -> str:
@@ -129,6 +150,7 @@ def _listed(endpoints: Iterable[str] | None) -> str:
 def _sizes(batching: Mapping[str, BatchKey] | None) -> str:
     said = sorted((batching or {}).values())
     shown = ", ".join(
-        f"{one.endpoint[:LONGEST_SHOWN]!r}: [{one.size}, {one.timeout * 1000:.10g} ms]" for one in said[:MOST_SHOWN]
+        f"{one.endpoint[:LONGEST_SHOWN]!r}: [{one.size}, {one.timeout * 1000:.10g} ms]"
+        for one in said[:MOST_SHOWN]
     )
     return f"{{{shown}{', ...' if len(said) > MOST_SHOWN else ''}}}"

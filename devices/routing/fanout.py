@@ -1,21 +1,27 @@
-"""ALL requests of one Executor with shards: whom a fan-out goes to, and when its results are complete. Pure logic.
+"""ALL requests of one Executor with shards: whom a fan-out goes to,
+and when its results are complete. Pure logic.
 
-Replica r of every shard is *group* r, which subscribes to topic r. A fan-out is published once to one group,
-whatever the number of shards; each shard's answer is a *part*, a task of its own in the balancer. What holds here:
+Replica r of every shard is *group* r, which subscribes to topic r. A fan-out is published once to
+one group, whatever the number of shards; each shard's answer is a *part*,
+a task of its own in the balancer. What holds here:
 
-- A fan-out goes to the group that is idlest: the one whose fullest member holds fewest. It need not wait for idle
-  members: it needs every shard anyway, so it may stand behind what they are doing. But only so many fan-outs
-  stand in one group at a time (its window), and the others wait here, where any group can still take them.
-- Neither kind starves the other: a fan-out waits for older requests that are to go to any one shard, and such a
-  request waits for room only, which fan-outs leave.
-- PUB drops what nobody is there for. So each group numbers its fan-outs; a member that sees a gap, or is told by a
-  beacon of a number that it never saw, names what it missed and gets that sent directly.
-- A part whose member is gone, or is not to be disturbed, is sent directly to another replica of its shard.
+- A fan-out goes to the group that is idlest: the one whose fullest member holds fewest. It need not
+  wait for idle members: it needs every shard anyway, so it may stand behind what they are doing.
+  But only so many fan-outs stand in one group at a time (its window), and the others wait here,
+  where any group can still take them.
+- Neither kind starves the other: a fan-out waits for older requests that are to go to any one
+  shard, and such a request waits for room only, which fan-outs leave.
+- PUB drops what nobody is there for. So each group numbers its fan-outs; a member that sees a gap,
+  or is told by a beacon of a number that it never saw, names what it missed and gets that sent
+  directly.
+- A part whose member is gone, or is not to be disturbed, is sent directly to another replica of its
+  shard.
 - Only a complete set ends a fan-out: one result or error for each shard.
-- A part costs nothing until it is answered, if all goes well. A fan-out to a group of which nobody is missing or
-  suspected, and none of whose parts anybody else could take over later, is *loose*: the balancer does not know of it.
-  Before anything else happens than that parts are answered and fan-outs are published, all that is loose is settled:
-  tasks are made of the parts that are not answered, and the balancer is told who was sent them, and when.
+- A part costs nothing until it is answered, if all goes well. A fan-out to a group of which nobody
+  is missing or suspected, and none of whose parts anybody else could take over later, is *loose*:
+  the balancer does not know of it. Before anything else happens than that parts are answered and
+  fan-outs are published, all that is loose is settled: tasks are made of the parts that are not
+  answered, and the balancer is told who was sent them, and when.
 """
 
 from __future__ import annotations
@@ -29,7 +35,8 @@ from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Replica, Task
 
 BEACON_EVERY = 0.1  # seconds between two beacons to a group that has fan-outs under way
-ALONE_LIMIT = 2  # fan-outs in the only group there is: nobody else could take the next one any sooner
+# Fan-outs in the only group there is: nobody else could take the next one any sooner.
+ALONE_LIMIT = 2
 
 
 class Scatter:
@@ -54,14 +61,20 @@ class Scatter:
     )
 
     def __init__(
-        self, base: int, shards: int, payload: Any = None, deadline: float = float("inf"), client: Any = None
+        self,
+        base: int,
+        shards: int,
+        payload: Any = None,
+        deadline: float = float("inf"),
+        client: Any = None,
     ) -> None:
         self.client = client
         self.base = base  # the task id of shard 0's part; the others follow it
         self.shards = shards
         self.payload = payload
         self.deadline = deadline
-        self.parts: dict[int, Task] = {}  # by shard; none as long as the balancer need not know of them
+        # By shard; none as long as the balancer need not know of them.
+        self.parts: dict[int, Task] = {}
         self.results: dict[int, Any] = {}  # by shard
         self.errors: dict[int, Any] = {}  # by shard
         self.group = -1  # where it was published
@@ -89,7 +102,9 @@ class Scatter:
 
 
 class Publish(NamedTuple):
-    """Publish the scatter to the group, under this number; members of the shards in `skip` pass it by."""
+    """Publish the scatter to the group, under this number;
+    members of the shards in `skip` pass it by.
+    """
 
     group: int
     number: int
@@ -107,7 +122,8 @@ class Group:
         self.members: dict[int, Replica] = {}  # by shard
         self.number = 0  # of the last fan-out
         self.open: dict[int, Scatter] = {}  # published here and not complete, by number
-        self.given_up: dict[int, Scatter] = {}  # ended, but members still hold parts: they may have missed them
+        # Ended, but members still hold parts: they may have missed them.
+        self.given_up: dict[int, Scatter] = {}
         self.used = 0  # when it was last chosen, in fan-outs
 
     def occupied_by(self, scatter: Scatter) -> bool:
@@ -134,7 +150,8 @@ class Listener:
         self.number = number
 
     def heard(self, number: int) -> tuple[bool, tuple[int, int] | None]:
-        """A fan-out has come. Returns whether it is new, and the first and last of those that were missed before it.
+        """A fan-out has come. Returns whether it is new,
+        and the first and last of those that were missed before it.
 
         One that comes late was declared missed, and is sent directly: it is not new any more.
         """
@@ -143,7 +160,9 @@ class Listener:
         return True, self.told(number - 1, number)
 
     def told(self, last: int, number: int | None = None) -> tuple[int, int] | None:
-        """All fan-outs up to `last` should have come. Returns the first and last of those that have not."""
+        """All fan-outs up to `last` should have come.
+        Returns the first and last of those that have not.
+        """
         first = self.number + 1
         self.number = max(self.number, last if number is None else number)
         return (first, last) if last >= first else None
@@ -155,7 +174,8 @@ class Fanout:
     Args:
         shards: how many shards there are.
         groups: how many replicas each shard has.
-        balancer: that of the same Executor. It knows every replica with its shard, and keeps the parts.
+        balancer: that of the same Executor. It knows every replica with its shard,
+            and keeps the parts.
 
     Example:
         >>> balancer = Balancer()
@@ -182,10 +202,12 @@ class Fanout:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    # -- members --------------------------------------------------------------------------------------------------
+    # -- members -----------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int) -> int:
-        """Its subscription is confirmed: it is a member from now on. Returns the number of the group's last fan-out."""
+        """Its subscription is confirmed: it is a member from now on.
+        Returns the number of the group's last fan-out.
+        """
         self.settle()
         while len(self.groups) <= group:
             self.groups.append(Group(len(self.groups)))
@@ -199,7 +221,7 @@ class Fanout:
             if group.members.get(replica.shard) is replica:
                 del group.members[replica.shard]
 
-    # -- fan-outs -------------------------------------------------------------------------------------------------
+    # -- fan-outs ----------------------------------------------------------------------------------
 
     def submit(self, scatter: Scatter, now: float) -> list[Action | Publish]:
         """Take an ALL request; it is published at once if a group has room."""
@@ -238,7 +260,9 @@ class Fanout:
         self._close_if_complete(scatter)
 
     def give_up(self, scatter: Scatter) -> None:
-        """Nobody wants the scatter's result any more; its parts are to be cancelled in the balancer."""
+        """Nobody wants the scatter's result any more;
+        its parts are to be cancelled in the balancer.
+        """
         self.settle()
         self._close(scatter)
 
@@ -269,12 +293,19 @@ class Fanout:
         return standing < min((member.window for member in group.members.values()), default=1)
 
     def _load(self, group: Group) -> tuple[int, int, int, int]:
-        """How many members it lacks, what the fullest one holds, what all hold, and when it was last chosen."""
+        """How many members it lacks, what the fullest one holds, what all hold,
+        and when it was last chosen.
+        """
         loose = [scatter.left for scatter in group.open.values() if scatter.base in self._loose]
         if self._balancer.idle:
             return self.shards - len(group.members), len(loose), sum(loose), group.used
         held = [len(member.held) for member in group.members.values() if _takes_part(member)]
-        return self.shards - len(held), max(held, default=0) + len(loose), sum(held) + sum(loose), group.used
+        return (
+            self.shards - len(held),
+            max(held, default=0) + len(loose),
+            sum(held) + sum(loose),
+            group.used,
+        )
 
     def _publish(self, group: Group, scatter: Scatter, now: float) -> Iterator[Action | Publish]:
         loose = not scatter.parts and self._can_be_loose(group)
@@ -302,18 +333,24 @@ class Fanout:
         for shard in skip:
             yield from self._balancer.queue(scatter.parts[shard], now)
 
-    # -- loose fan-outs -------------------------------------------------------------------------------------------
+    # -- loose fan-outs ----------------------------------------------------------------------------
 
     def _can_be_loose(self, group: Group) -> bool:
-        """Whether all members take part, and none might have to be relieved of a part that it has not begun."""
+        """Whether all members take part, and none might have to be relieved
+        of a part that it has not begun.
+        """
         alone = len(self.groups) == 1  # then nobody else could do it
         if len(group.members) < self.shards or (group.open and not alone):
             return False
         members = () if self._balancer.idle else group.members.values()
         return all(_takes_part(member) and (alone or not member.held) for member in members)
 
-    def answered(self, name: Any, id: int, service: float, now: float) -> tuple[Scatter, int] | None:
-        """A replica has answered. Returns what it has ended a part of, and its shard; None: tell the balancer."""
+    def answered(
+        self, name: Any, id: int, service: float, now: float
+    ) -> tuple[Scatter, int] | None:
+        """A replica has answered. Returns what it has ended a part of, and its shard; None:
+        tell the balancer.
+        """
         replica = self._balancer.replicas.get(name)
         if replica is None:
             return None
@@ -329,7 +366,9 @@ class Fanout:
         return None
 
     def settle(self) -> None:
-        """Tell the balancer of all parts under way; before it is asked for anything that depends on who holds what."""
+        """Tell the balancer of all parts under way; before it is asked for anything
+        that depends on who holds what.
+        """
         for scatter in self._loose.values():
             self._make_parts(scatter)
             members = self.groups[scatter.group].members
@@ -340,14 +379,18 @@ class Fanout:
     def _make_parts(self, scatter: Scatter) -> None:
         for shard in range(self.shards):
             if not scatter.ended(shard):
-                part = scatter.parts[shard] = Task(scatter.base + shard, scatter, scatter.deadline, shard)
+                part = scatter.parts[shard] = Task(
+                    scatter.base + shard, scatter, scatter.deadline, shard
+                )
                 part.assigned = scatter.published
                 self._balancer.expect(part)
 
-    # -- gaps -----------------------------------------------------------------------------------------------------
+    # -- gaps --------------------------------------------------------------------------------------
 
     def missed(self, replica: Replica, group: int, first: int, last: int) -> list[Send]:
-        """A member never saw the fan-outs numbered `first` to `last`: send it directly what it is to do of them."""
+        """A member never saw the fan-outs numbered `first` to `last`:
+        send it directly what it is to do of them.
+        """
         self.settle()
         sends = []
         for number, scatter in self.groups[group].open.items():
@@ -358,30 +401,54 @@ class Fanout:
         return sends
 
     def never_seen(self, replica: Replica, group: int, first: int, last: int) -> list[int]:
-        """Of these fan-outs, the tasks that ended before the member missed them, and for which it still stands."""
-        given_up = [scatter for number, scatter in self.groups[group].given_up.items() if first <= number <= last]
-        ids = [scatter.base + replica.shard for scatter in given_up if _only_published(scatter, replica)]
+        """Of these fan-outs, the tasks that ended before the member missed them,
+        and for which it still stands.
+        """
+        given_up = [
+            scatter
+            for number, scatter in self.groups[group].given_up.items()
+            if first <= number <= last
+        ]
+        ids = [
+            scatter.base + replica.shard
+            for scatter in given_up
+            if _only_published(scatter, replica)
+        ]
         return [id for id in ids if id in replica.held]
 
     @property
     def under_way(self) -> bool:
-        """Whether there are fan-outs that were published and that members may still have to answer or to miss."""
+        """Whether there are fan-outs that were published and that members may
+        still have to answer or to miss.
+        """
         return any(group.open or group.given_up for group in self.groups)
 
     def beacons(self) -> list[tuple[int, int]]:
         """The groups that have fan-outs under way, each with the number of its last one."""
         for group in self.groups:
-            for number in [number for number, scatter in group.given_up.items() if not group.occupied_by(scatter)]:
+            for number in [
+                number
+                for number, scatter in group.given_up.items()
+                if not group.occupied_by(scatter)
+            ]:
                 del group.given_up[number]
-        return [(group.index, group.number) for group in self.groups if group.open or group.given_up]
+        return [
+            (group.index, group.number) for group in self.groups if group.open or group.given_up
+        ]
 
 
 def _only_published(scatter: Scatter, member: Replica) -> bool:
-    """Whether nothing but the publication can have told the member of its part: it was never sent directly."""
+    """Whether nothing but the publication can have told the member of its part:
+    it was never sent directly.
+    """
     part = scatter.parts.get(member.shard)
-    return part is not None and member.shard not in scatter.skip and part.assigned == scatter.published
+    return (
+        part is not None and member.shard not in scatter.skip and part.assigned == scatter.published
+    )
 
 
 def _takes_part(member: Replica) -> bool:
-    """Whether a member can be published to: it is there, and does not have to be left alone with a suspect."""
+    """Whether a member can be published to: it is there,
+    and does not have to be left alone with a suspect.
+    """
     return not (member.alone or member.lost)

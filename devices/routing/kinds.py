@@ -1,11 +1,13 @@
-"""Replicas of one Executor that bind different endpoints, while those with new code take the place of others.
+"""Replicas of one Executor that bind different endpoints,
+while those with new code take the place of others.
 
-Pure logic. As long as all bind the same, any replica may have any request. Meanwhile each list of endpoints is a
-*kind*, and a request that not all kinds bind goes to the newest one that does. To the balancer a kind is a shard.
+Pure logic. As long as all bind the same, any replica may have any request. Meanwhile each list of
+endpoints is a *kind*, and a request that not all kinds bind goes to the newest one that does. To
+the balancer a kind is a shard.
 
-Those for one kind wait in a queue of their own, in turns between clients. Until all are alike again three things are
-simpler than usual: what waits for one kind goes before what any replica may have, is not put together in batches, and
-is served in order also where its deadline will be over.
+Those for one kind wait in a queue of their own, in turns between clients. Until all are alike again
+three things are simpler than usual: what waits for one kind goes before what any replica may have,
+is not put together in batches, and is served in order also where its deadline will be over.
 """
 
 from __future__ import annotations
@@ -34,11 +36,15 @@ class Kinds:
         self.mixed = False
 
     def join(self, replica: Replica, endpoints: Endpoints | None, now: float) -> list[Action]:
-        """A replica that binds these is about to join; returns what follows for the requests that are there."""
+        """A replica that binds these is about to join;
+        returns what follows for the requests that are there.
+        """
         self._of[replica.name] = endpoints
         self._forget_those_gone()
         if endpoints not in self._numbers:
-            self._numbers[endpoints] = min(set(range(len(self._numbers) + 1)) - set(self._numbers.values()))
+            self._numbers[endpoints] = min(
+                set(range(len(self._numbers) + 1)) - set(self._numbers.values())
+            )
         replica.shard = self._numbers[endpoints]
         return self._sort(now)
 
@@ -61,7 +67,11 @@ class Kinds:
 
     def _binding(self, endpoint: str) -> list[int]:
         """The kinds that bind it, the newest at the end."""
-        return [number for kind, number in self._numbers.items() if kind is None or endpoint in kind or DEFAULT in kind]
+        return [
+            number
+            for kind, number in self._numbers.items()
+            if kind is None or endpoint in kind or DEFAULT in kind
+        ]
 
     def _sort(self, now: float) -> list[Action]:
         """See anew which replicas each request may go to, if there were or are several kinds."""

@@ -1,7 +1,8 @@
-"""One Executor at the broker: its node in the graph, its replicas, and what is under way to them. Pure logic.
+"""One Executor at the broker: its node in the graph, its replicas, and what is under way to them.
+Pure logic.
 
-A pool decides whether a request is for one shard or for all, and turns answers into what the walk needs to know:
-that a payload is there, that a set of them is, or that the request has failed.
+A pool decides whether a request is for one shard or for all, and turns answers into what the walk
+needs to know: that a payload is there, that a set of them is, or that the request has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Actions = Sequence[Action | Publish]
 Arguments = ParamSpec("Arguments")
 
 NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
-NOBODY = 10.0  # seconds without any address of an external Executor, until requests without a deadline are given up
+# Seconds without any address of an external Executor, until requests without a deadline are given
+# up.
+NOBODY = 10.0
 
 
 class Finished(NamedTuple):
@@ -84,7 +87,9 @@ class Limits:
 
 
 class Load(NamedTuple):
-    """How much there is to do, in terms of whole replicas: a request may be one of several that a replica works on."""
+    """How much there is to do, in terms of whole replicas:
+    a request may be one of several that a replica works on.
+    """
 
     queued: float  # requests that no replica has begun
     busy: float  # replicas
@@ -102,12 +107,15 @@ class Pool:
         cut: cuts the walk and the inputs of a bulk, as the balancer asks.
     """
 
-    def __init__(self, index: int, node: Node, retries: int, limits: Limits, cut: Cut | None = None) -> None:
+    def __init__(
+        self, index: int, node: Node, retries: int, limits: Limits, cut: Cut | None = None
+    ) -> None:
         self.index = index
         self.node = node
         self.limits = limits
         self.timeout = limits.timeout
-        self._sizes: dict[int, int] = {}  # of the requests here, by the id of their visit, if their bytes are limited
+        # Of the requests here, by the id of their visit, if their bytes are limited.
+        self._sizes: dict[int, int] = {}
         self._bytes = 0
         self.balancer = Balancer(retries, cut)
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
@@ -125,17 +133,24 @@ class Pool:
         endpoints = self.node.endpoints
         return {
             "replicas": sorted(self.names.values()),
-            "slots": sum(replica.slots for replica in self.balancer.replicas.values() if not replica.lost),
+            "slots": sum(
+                replica.slots for replica in self.balancer.replicas.values() if not replica.lost
+            ),
             "shards": self.node.shards,
             "no_reduce": self.node.no_reduce,
             "addresses": list(self.node.addresses),
             "queued": self.waiting,
             "endpoints": None if endpoints is None else sorted(endpoints),
-            "batching": {name: [said.size, round(said.timeout * 1000, 3)] for name, said in self.batching.items()},
+            "batching": {
+                name: [said.size, round(said.timeout * 1000, 3)]
+                for name, said in self.batching.items()
+            },
         }
 
     def bind(self, endpoints: frozenset[str] | None) -> bool:
-        """Its Executor binds these now, and its replicas say how they take requests together; whether it did not."""
+        """Its Executor binds these now, and its replicas say how they take requests together;
+        whether it did not.
+        """
         self.batching = self.bindings.batching
         before, self.node.endpoints = self.node.endpoints, endpoints
         return before != endpoints
@@ -143,13 +158,15 @@ class Pool:
     def load(self, now: float) -> Load:
         """How much there is to do here; with several shards, at the one that has most.
 
-        Replicas on other machines are left out: there are as many as somebody starts there. What they take is not there
-        to do.
+        Replicas on other machines are left out: there are as many as somebody starts there. What
+        they take is not there to do.
         """
         balancer = self.balancer
         if self.fanout is not None:
             self.fanout.settle()  # it is asked who holds what
-        waiting = balancer.queued / self.node.shards + (0 if self.fanout is None else len(self.fanout))
+        waiting = balancer.queued / self.node.shards + (
+            0 if self.fanout is None else len(self.fanout)
+        )
         shards: list[list[Replica]] = [[] for _ in range(self.node.shards)]
         for name, replica in balancer.replicas.items():
             if name not in self._elsewhere:
@@ -158,7 +175,7 @@ class Pool:
         most = max(loads, key=lambda load: (load.busy + load.queued, load.work))
         return most._replace(queued=most.queued + waiting)
 
-    # -- replicas -------------------------------------------------------------------------------------------------
+    # -- replicas ----------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """Take a replica in. Returns the number of its group's last fan-out, and what follows."""
@@ -175,13 +192,17 @@ class Pool:
         return number, [*actions, *self._tell(now, self.balancer.join, replica, now)]
 
     def crash(self, name: Any, now: float, how: str = "") -> Actions:
-        """The replica is gone. An address that is gone is not blamed on requests: it restarts what they kill."""
+        """The replica is gone. An address that is gone is not blamed on requests:
+        it restarts what they kill.
+        """
         self._forget(name)
         actions = self._tell(now, self.balancer.crash, name, now, not self.node.addresses, how)
         return [*actions, *self.kinds.leave(name, now)]
 
     def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
-        """The replica cannot be reached any more; a crash is to follow when its last words must have come."""
+        """The replica cannot be reached any more; a crash is to follow when
+        its last words must have come.
+        """
         return self._tell(now, self.balancer.lose, name, now, unsent)
 
     def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
@@ -191,7 +212,9 @@ class Pool:
         return tasks, self._tell(now, self.balancer.find, name, now)
 
     def gave(self, name: Any, answer: Message) -> bool:
-        """Whether the replica was given the tasks that it answers, and they were not taken from it."""
+        """Whether the replica was given the tasks that it answers,
+        and they were not taken from it.
+        """
         if isinstance(answer, Done):
             ids = {*range(answer.first, answer.first + answer.total)}
         elif isinstance(answer, Error):
@@ -220,12 +243,19 @@ class Pool:
         if self.fanout is not None and replica is not None:
             self.fanout.leave(replica)
 
-    # -- requests -------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def takes(self, walk: Walk) -> bool:
-        """Whether this bulk may visit the node as one: not where something is to be known of each request."""
+        """Whether this bulk may visit the node as one:
+        not where something is to be known of each request.
+        """
         limits = self.limits
-        if self.fanout is not None or self.node.addresses or self.batching or not self.balancer.takes_bulks:
+        if (
+            self.fanout is not None
+            or self.node.addresses
+            or self.batching
+            or not self.balancer.takes_bulks
+        ):
             return False
         if self.kinds.mixed:
             return False
@@ -251,7 +281,9 @@ class Pool:
             self._sizes[id] = walk.size
             self._bytes += walk.size
         if self.fanout is not None and self.node.polls_all(walk.endpoint):
-            scatter = self._scatters[id] = Scatter(id, self.node.shards, (walk, inputs), deadline, walk.client)
+            scatter = self._scatters[id] = Scatter(
+                id, self.node.shards, (walk, inputs), deadline, walk.client
+            )
             return self.fanout.submit(scatter, now)
         task = Task(id, (walk, inputs), deadline, None, walk.client, count=walk.count)
         if self.kinds.mixed and (only := self.kinds.only(walk.endpoint)) is not None:
@@ -287,7 +319,9 @@ class Pool:
             self._bytes -= self._sizes.pop(id, 0)
 
     def fit(self, name: Any, id: int, count: int) -> int:
-        """A replica has answered so many tasks from this one on; returns how many `answered` can take as one."""
+        """A replica has answered so many tasks from this one on;
+        returns how many `answered` can take as one.
+        """
         return 1 if self.fanout is not None else self.balancer.fit(name, id, count)
 
     def single(self, id: int) -> None:
@@ -295,7 +329,14 @@ class Pool:
         self.balancer.single(id)
 
     def answered(
-        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float, count: int = 1
+        self,
+        name: Any,
+        id: int,
+        service: float,
+        payload: Sequence[Any],
+        failed: bool,
+        now: float,
+        count: int = 1,
     ) -> tuple[Outcome | None, Actions]:
         """A replica has answered a task, or `count` of them with a frame each.
 
@@ -315,7 +356,9 @@ class Pool:
         return self._tell(now, self.balancer.apart, name, ids, now)
 
     def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
-        """The balancer has given a task up; `error` says why. Returns what that means to the walk, and what follows."""
+        """The balancer has given a task up; `error` says why.
+        Returns what that means to the walk, and what follows.
+        """
         return self._outcome(fail.task, error, True), self._and_fan_out([], now)
 
     def _outcome(self, task: Task, payload: Any, failed: bool) -> Outcome | None:
@@ -325,7 +368,9 @@ class Pool:
         walk = task.payload[0]
         return Broken(walk, payload) if failed else Finished(walk, task.id, payload)
 
-    def _part_ended(self, scatter: Scatter, shard: int, payload: Any, failed: bool) -> Outcome | None:
+    def _part_ended(
+        self, scatter: Scatter, shard: int, payload: Any, failed: bool
+    ) -> Outcome | None:
         assert self.fanout is not None
         if scatter.over:
             return None  # it was given up because of another part
@@ -363,9 +408,11 @@ class Pool:
         group = self._groups[name]
         actions = self.fanout.missed(replica, group, first, last)
         ended = self.fanout.never_seen(replica, group, first, last)
-        return [*actions, *self._tell(now, self.balancer.free, name, ended, now)] if ended else actions
+        return (
+            [*actions, *self._tell(now, self.balancer.free, name, ended, now)] if ended else actions
+        )
 
-    # -- time -----------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     @property
     def timed(self) -> bool:
@@ -392,7 +439,9 @@ class Pool:
         return actions
 
     def _give_up(self, now: float) -> list[Action]:
-        """Fail what may wait for ever, if no address has been there for long: nobody might ever come."""
+        """Fail what may wait for ever, if no address has been there for long:
+        nobody might ever come.
+        """
         if any(not replica.lost for replica in self.balancer.replicas.values()):
             self._nobody_since = math.inf
             return []
@@ -404,7 +453,7 @@ class Pool:
             actions += [Fail(task, "unreachable"), *self.balancer.cancel(task.id, now)]
         return actions
 
-    # -- the balancer ---------------------------------------------------------------------------------------------
+    # -- the balancer ------------------------------------------------------------------------------
 
     def _tell(
         self,
@@ -415,9 +464,9 @@ class Pool:
     ) -> Actions:
         """Let the balancer know of an event; returns what follows.
 
-        All that happens comes this way: first the balancer is told of the parts of fan-outs that are under way without
-        its knowing, and afterwards fan-outs that wait get the room that was made. Only what is submitted and answered
-        has ways of its own, which are shorter.
+        All that happens comes this way: first the balancer is told of the parts of fan-outs that
+        are under way without its knowing, and afterwards fan-outs that wait get the room that was
+        made. Only what is submitted and answered has ways of its own, which are shorter.
         """
         if self.fanout is not None:
             self.fanout.settle()
@@ -439,7 +488,8 @@ def _load(replicas: Sequence[Replica], now: float) -> Load:
         parked += replica.parked
         work = replica.work
         if held and (first := next(iter(replica.held.values()))) is not None:
-            seconds = now - max(first.assigned, replica.last_done)  # it takes as long as that, at least
+            # It takes as long as that, at least.
+            seconds = now - max(first.assigned, replica.last_done)
             work = max(work, seconds / max(1, len(replica.batch)))
         if work:
             works.append(work / replica.slots)

@@ -1,12 +1,14 @@
 """A request's walk through the graph of Executors: pure logic, no sockets.
 
-The router knows the nodes and who needs whom. Given a request's payload it says which nodes to visit next and,
-when the walk is over, what to answer. It carries payloads around but never looks into them.
+The router knows the nodes and who needs whom. Given a request's payload it says which nodes to
+visit next and, when the walk is over, what to answer.
+It carries payloads around but never looks into them.
 
-- A *payload* is a list of frames. Where branches meet, several payloads travel on side by side, as the parts of
-  one message: they are reduced by whoever decodes them anyway, the next replica or the client.
-- A node is passed by without a visit if its Executor does not bind the request's endpoint, if it is not among the
-  targets, or if it has no process (a mere join).
+- A *payload* is a list of frames. Where branches meet, several payloads travel on side by side, as
+  the parts of one message: they are reduced by whoever decodes them anyway, the next replica or the
+  client.
+- A node is passed by without a visit if its Executor does not bind the request's endpoint, if it is
+  not among the targets, or if it has no process (a mere join).
 - Nodes that nobody needs are the loose ends; the answer joins them, in the order of the nodes.
 """
 
@@ -42,7 +44,8 @@ class Router:
         is_chain: whether no branches meet anywhere.
 
     Raises:
-        ValueError: a node needs none, or one twice, or one that does not come before it, or two have the same name.
+        ValueError: a node needs none, or one twice, or one that does not come before it,
+            or two have the same name.
 
     Example:
         >>> router = Router([Node("encoder"), Node("indexer", ("encoder",))])
@@ -63,12 +66,17 @@ class Router:
             if unknown:
                 raise ValueError(f"{node.name!r} needs {unknown}, which do not come before it")
             if not node.needs or len(set(node.needs)) < len(node.needs):
-                raise ValueError(f"{node.name!r} needs {list(node.needs)}; there must be one at least, and none twice")
+                raise ValueError(
+                    f"{node.name!r} needs {list(node.needs)}; there must be one at least, and none "
+                    "twice"
+                )
             if node.name in at:
                 raise ValueError(f"two nodes are called {node.name!r}")
             at[node.name] = index
         needed = {name for node in self.nodes for name in node.needs}
-        self._ends = tuple(node.name for node in self.nodes if node.name not in needed) or (ENTRANCE,)
+        self._ends = tuple(node.name for node in self.nodes if node.name not in needed) or (
+            ENTRANCE,
+        )
         # _after[i + 1]: the nodes that need node i; the last index stands for the answer.
         self._after: list[list[int]] = [[] for _ in range(len(self.nodes) + 1)]
         for index, node in enumerate(self.nodes):
@@ -76,9 +84,11 @@ class Router:
                 self._after[at[name] + 1].append(index)
         for name in self._ends:
             self._after[at[name] + 1].append(len(self.nodes))
-        # _only[i + 1]: the one that follows node i if it needs nothing else, as in a chain; else None.
+        # _only[i + 1]: the one that follows node i if it needs nothing else, as in a chain; else
+        # None.
         self._only = [
-            after[0] if len(after) == 1 and len(self._needs(after[0])) == 1 else None for after in self._after
+            after[0] if len(after) == 1 and len(self._needs(after[0])) == 1 else None
+            for after in self._after
         ]
         self.is_chain = None not in self._only
 
@@ -97,7 +107,9 @@ class Router:
         self._go_on(walk, node, [(self.nodes[node].name, list(payloads))], steps)
         return steps
 
-    def gathered(self, walk: Walk, node: int, results: Mapping[int, Payload]) -> list[Visit | Reply]:
+    def gathered(
+        self, walk: Walk, node: int, results: Mapping[int, Payload]
+    ) -> list[Visit | Reply]:
         """Shards of the node have returned these payloads; the lower shard comes first."""
         steps: list[Visit | Reply] = []
         name, shards = self.nodes[node].name, range(self.nodes[node].shards)
@@ -136,14 +148,20 @@ class Router:
                 walk.visits += 1
                 steps.append(Visit(next_index, inputs))
             else:
-                self._go_on(walk, next_index, [(self.nodes[next_index].name, side_by_side(inputs))], steps)
+                self._go_on(
+                    walk, next_index, [(self.nodes[next_index].name, side_by_side(inputs))], steps
+                )
 
 
 def side_by_side(inputs: Inputs) -> list[Payload]:
-    """All payloads in one list, each once: branches that nobody visited bring the same one several times."""
+    """All payloads in one list, each once: branches that nobody visited
+    bring the same one several times.
+    """
     if len(inputs) == 1:
         return inputs[0][1]
     payloads: list[Payload] = []
     for _, some in inputs:
-        payloads.extend(payload for payload in some if not any(payload is other for other in payloads))
+        payloads.extend(
+            payload for payload in some if not any(payload is other for other in payloads)
+        )
     return payloads

@@ -1,4 +1,6 @@
-"""One request on its way through the graph of Executors, and the nodes of that graph: plain data."""
+"""One request on its way through the graph of Executors, and the nodes of that graph:
+plain data.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,24 @@ class Node:
 
     Args:
         name: its name.
-        needs: the names of the nodes before it; `'gateway'` is the entrance. Its inputs come in this order.
+        needs: the names of the nodes before it; `'gateway'` is the entrance. Its inputs come in
+            this order.
         process: False for a join that only waits; it is never visited.
-        no_reduce: its Executor wants the inputs apart; with several predecessors it is visited even for an
-            endpoint that it does not bind, because only its replica knows how to put them together. Not among the
+        no_reduce: its Executor wants the inputs apart; with several predecessors it is visited even
+            for an endpoint that it does not bind, because only its replica knows how to put them
+            together. Not among the
             targets it is passed by all the same: its code must not run then.
-        endpoints: what its Executor binds; None as long as that is not known, which counts as everything.
+        endpoints: what its Executor binds; None as long as that is not known, which counts as
+            everything.
         shards: how many shards it has.
         groups: how many replicas each shard has.
-        polling: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for the others; of effect with several shards.
+        polling: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for the others; of effect with
+            several shards.
         partial: the results of an ALL request go on although some shards have failed.
         addresses: where its Executor runs if it runs elsewhere; each is one replica.
         autoscaled: how many replicas it has goes by its load, which is to be told.
-        declared: what its Flow says that it binds, if it says so: what addresses say does not count then.
+        declared: what its Flow says that it binds, if it says so:
+            what addresses say does not count then.
     """
 
     name: str
@@ -64,12 +71,13 @@ class Node:
 class Walk:
     """Where one request is, or a bulk of them.
 
-    A bulk is several small requests that came together and are alike: each is one frame, and they walk as one payload
-    of so many frames until something is to be done for one of them alone. Only on a graph without branches.
+    A bulk is several small requests that came together and are alike: each is one frame, and they
+    walk as one payload of so many frames until something is to be done for one of them alone.
+    Only on a graph without branches.
 
     Args:
-        origin: the caller's business: whom to answer, and as what. Of a bulk the first one's: a tuple that ends with
-            a number, which is one more for each of the others.
+        origin: the caller's business: whom to answer, and as what. Of a bulk the first one's: a
+            tuple that ends with a number, which is one more for each of the others.
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
         timeout: the seconds that it may take, or None.
@@ -145,10 +153,17 @@ class Walk:
         return [(*whom, id) for id in range(first, first + self.count)]
 
     def cut(self, count: int) -> Walk:
-        """Return a walk of the first `count` of its requests; this one is that of the others from now on."""
+        """Return a walk of the first `count` of its requests;
+        this one is that of the others from now on.
+        """
         *whom, first = self.origin
         head = Walk(self.origin, self.endpoint, self.targets, self.timeout, count)
-        head.client, head.begun, head.deadline, head.visits = self.client, self.begun, self.deadline, self.visits
+        head.client, head.begun, head.deadline, head.visits = (
+            self.client,
+            self.begun,
+            self.deadline,
+            self.visits,
+        )
         head.size = self.size * count // self.count
         head.docs = self.docs[:count]
         head.open = set(self.open)

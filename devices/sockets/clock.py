@@ -1,4 +1,6 @@
-"""The time that waiting takes, on a clock that goes on also where tests in the process make `time` stand still."""
+"""The time that waiting takes, on a clock that goes on also where tests in the
+process make `time` stand still.
+"""
 
 from __future__ import annotations
 

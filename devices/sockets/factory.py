@@ -1,4 +1,6 @@
-"""How the broker's sockets are made: what listens, what connects, and how a silent peer is noticed."""
+"""How the broker's sockets are made: what listens, what connects,
+and how a silent peer is noticed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import zmq
 from zflow.devices.protocol.messages import MAX_HEADER, STRANGER
 
 BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
-HEARTBEAT = 1000  # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL
+# ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL.
+HEARTBEAT = 1000
 SILENT = 4000  # ms without any, until a connection counts as cut
 LINGER = 1000  # ms that what was sent last may take to get out when a socket is closed
 RECONNECT = 20  # ms until a connection that is gone is tried again; doubled up to
@@ -18,14 +21,19 @@ RECONNECT_AT_MOST = 1000  # ms
 
 
 def listen(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, addresses: Iterable[str], max_bytes: int | None = None
+    context: zmq.Context[zmq.Socket[bytes]],
+    kind: int,
+    addresses: Iterable[str],
+    max_bytes: int | None = None,
 ) -> tuple[zmq.Socket[bytes], list[str]]:
-    """Make a socket that listens; return it and its addresses, with the port that was taken for a wildcard.
+    """Make a socket that listens; return it and its addresses,
+    with the port that was taken for a wildcard.
 
     Args:
         kind: ROUTER, XPUB or PULL. A ROUTER greets each new connection with an empty frame.
-        max_bytes: the largest payload that may arrive. A frame clearly above it breaks the connection; honest peers
-            check first, so the slack is for the wrong count that deserves an answer, not a cut.
+        max_bytes: the largest payload that may arrive. A frame clearly above it breaks the
+            connection; honest peers check first, so the slack is for the wrong count that
+            deserves an answer, not a cut.
 
     Raises:
         zmq.ZMQError: an address cannot be listened on (EADDRINUSE and the like); the text names it.
@@ -39,7 +47,8 @@ def listen(
     if kind == zmq.ROUTER:
         socket.set(zmq.PROBE_ROUTER, 1)
         socket.set(zmq.BACKLOG, BACKLOG)
-        socket.set(zmq.ROUTER_HANDOVER, 1)  # a peer that connects anew may be back before its old connection is gone
+        # A peer that connects anew may be back before its old connection is gone.
+        socket.set(zmq.ROUTER_HANDOVER, 1)
     if max_bytes is not None:
         socket.set(zmq.MAXMSGSIZE, max_bytes + MAX_HEADER)
     try:
@@ -67,7 +76,8 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> z
     """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew.
 
     Args:
-        kind: what the routing id begins with: `STRANGER`, or `MEMBER` for a client that shares the Flow's memory.
+        kind: what the routing id begins with: `STRANGER`,
+            or `MEMBER` for a client that shares the Flow's memory.
     """
     socket = _socket(context, zmq.DEALER)
     beat(socket)
@@ -82,15 +92,17 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> z
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     socket.set(zmq.IPV6, 1)
-    socket.set(zmq.SNDHWM, 0)  # what is in flight is bounded by windows; a full pipe would drop replies
+    # What is in flight is bounded by windows; a full pipe would drop replies.
+    socket.set(zmq.SNDHWM, 0)
     return socket
 
 
 def beat(socket: zmq.Socket[bytes]) -> None:
-    """Make a socket, before it connects, notice within `SILENT` ms that the other end is silent, and be noticed so.
+    """Make a socket, before it connects, notice within `SILENT` ms that the other end is silent,
+    and be noticed so.
 
-    The listening side has no heartbeat of its own: libzmq ends the process if one is due for a connection that has
-    hung up while more messages of its than the HWM were waiting.
+    The listening side has no heartbeat of its own: libzmq ends the process if one is due for a
+    connection that has hung up while more messages of its than the HWM were waiting.
     """
     socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
     socket.set(zmq.HEARTBEAT_TIMEOUT, SILENT)

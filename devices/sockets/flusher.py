@@ -1,4 +1,6 @@
-"""Messages that wait for those to come, but not for user code: should that take long, a thread sends them."""
+"""Messages that wait for those to come, but not for user code: should that take long,
+a thread sends them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class Flusher:
         patience: the seconds that something waits, about.
 
     Attributes:
-        turn: whose turn it is to use the sockets: that of the thread that made this, until it is released.
+        turn: whose turn it is to use the sockets: that of the thread that made this,
+            until it is released.
     """
 
     def __init__(self, flush: Callable[[], object], patience: float) -> None:
@@ -44,7 +47,9 @@ class Flusher:
                     self._flush()
 
     def close(self) -> None:
-        """End the thread, in which nothing is sent any more; who calls this has the turn, and keeps it."""
+        """End the thread, in which nothing is sent any more; who calls this has the turn,
+        and keeps it.
+        """
         self._closed.set()
         if self._thread is not None:
             self._waits.set()

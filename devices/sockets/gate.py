@@ -1,7 +1,9 @@
-"""The gate: sockets that strangers reach, each in a domain, and what looks after them in the broker's own loop.
+"""The gate: sockets that strangers reach, each in a domain,
+and what looks after them in the broker's own loop.
 
-It answers libzmq's questions (`zap`), counts the connections of each domain from what libzmq tells of them, has each of
-them metered (`meter`), lets new ones wait while file descriptors are few (`listener`), and logs whom it turned away.
+It answers libzmq's questions (`zap`), counts the connections of each domain from what libzmq tells
+of them, has each of them metered (`meter`), lets new ones wait while file descriptors are few
+(`listener`), and logs whom it turned away.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from zflow.devices.sockets.factory import BACKLOG
 
 log = logging.getLogger("zflow.broker")
 
-COUNT_EVERY: Final = 1.0  # seconds between two looks at how many descriptors processes of this machine take
+# Seconds between two looks at how many descriptors processes of this machine take.
+COUNT_EVERY: Final = 1.0
 MANY: Final = 1 << 16  # descriptors, of which processes of this machine will not take too many
 REST_LOGGED: Final = 10.0  # seconds between two lines that nobody can connect
 _ADDRESS: Final = "inproc://zeromq.zap.01"  # where libzmq looks for a handler
@@ -34,14 +37,15 @@ class _Door(NamedTuple):
 
 
 class Gate:
-    """The sockets around handler and counts, for a loop that polls `sockets` and then calls `serve`.
+    """The sockets around handler and counts, for a loop that polls
+    `sockets` and then calls `serve`.
 
     Its context must have one I/O thread, as contexts have by default: then events come in order.
 
     Args:
         context: the context of the sockets to guard.
-        lists: returns the keys that may connect, by domain; called for each new connection, so what it returns may
-            change. Without keys: `dict`.
+        lists: returns the keys that may connect, by domain; called for each new connection, so what
+            it returns may change. Without keys: `dict`.
         limits: the connections that each domain may have.
         max_bytes: the largest payload of a message.
 
@@ -69,10 +73,13 @@ class Gate:
         self._zap.set(zmq.LINGER, 0)
         self._zap.bind(_ADDRESS)
 
-    def guard(self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None) -> meter.Meter:
+    def guard(
+        self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None
+    ) -> meter.Meter:
         """Guard a socket that is not bound yet; with `secret`, the server's key as z85, by CURVE.
 
-        Returns what counts its connections; the port of the socket has to tell it what is sent and received.
+        Returns what counts its connections; the port of the socket has to
+        tell it what is sent and received.
         """
         zap.guard(socket, domain, secret)
         socket.set(zmq.BACKLOG, min(BACKLOG, listener.reserve(self._most) // 2))
@@ -88,7 +95,9 @@ class Gate:
 
     @property
     def sockets(self) -> list[Any]:
-        """What to poll for input, the monitors first: an address can be asked for only while it is there."""
+        """What to poll for input, the monitors first:
+        an address can be asked for only while it is there.
+        """
         return [
             *(door.monitor for door in self._doors),
             self._zap,
@@ -113,14 +122,23 @@ class Gate:
                 reply = self._handler.reply(request, time.monotonic())
             except Exception:  # without an answer nobody could be asked about any more
                 log.exception("failed to judge a connection, which may try again")
-                reply = [zap.VERSION, request[1] if len(request) > 1 else b"", b"300", b"try again", b"", b""]
+                reply = [
+                    zap.VERSION,
+                    request[1] if len(request) > 1 else b"",
+                    b"300",
+                    b"try again",
+                    b"",
+                    b"",
+                ]
             self._zap.send_multipart(reply)
         for door in self._doors:
             if door.meter.ring():
                 self._look_at = time.monotonic() + meter.LOOK
 
     def tick(self) -> None:
-        """Look at the connections if it is time, and log what was held back; to be called after each turn."""
+        """Look at the connections if it is time, and log what was held back;
+        to be called after each turn.
+        """
         now = time.monotonic()
         self._refusals.tick(now)
         if now >= self._look_at:
@@ -165,7 +183,8 @@ class Gate:
             if door.listener.resting and time.monotonic() - self._rested_at > REST_LOGGED:
                 self._rested_at = time.monotonic()
                 log.warning(
-                    "%s cannot connect before others have gone: %d connections, of the %d file descriptors that this"
+                    "%s cannot connect before others have gone: %d connections, of the %d file "
+                    "descriptors that this"
                     " process may have (ulimit -n)",
                     zap.WHO.get(door.domain, "somebody"),
                     count,

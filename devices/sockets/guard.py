@@ -1,6 +1,7 @@
 """What keeps a process going when it fails at one message, or at one thing that it was time for.
 
-That is a fault of ours: it is logged with its traceback, once for each kind, and counted; what comes next is served.
+That is a fault of ours: it is logged with its traceback, once for each kind, and counted;
+what comes next is served.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 MOST_KINDS = 100  # that are told apart
-REST = 0.01  # seconds after a turn of the loop that failed: what fails each time must not keep a core busy
+# Seconds after a turn of the loop that failed: what fails each time must not keep a core busy.
+REST = 0.01
 
 
 class Guard:
@@ -41,7 +43,9 @@ class Guard:
         self._failed = False  # in this turn of the loop
 
     def call(self, function: Callable[..., T], *arguments: object) -> T | None:
-        """Call a function and return its result; None if it fails. What ends a process, such as Ctrl-C, passes."""
+        """Call a function and return its result; None if it fails. What ends a process,
+        such as Ctrl-C, passes.
+        """
         try:
             return function(*arguments)
         except Exception as error:
@@ -55,7 +59,9 @@ class Guard:
         if kind in self.caught or len(self.caught) < MOST_KINDS:
             self.caught[kind] += 1
             if self.caught[kind] == 1:
-                self._log.error("failed, and goes on; more of this kind are only counted", exc_info=error)
+                self._log.error(
+                    "failed, and goes on; more of this kind are only counted", exc_info=error
+                )
 
     def rest(self) -> None:
         """A turn of the loop is over: rest a little if anything failed in it by itself."""

@@ -1,6 +1,8 @@
-"""A port that strangers reach: what one message may hold is bounded, and what waits for one of them.
+"""A port that strangers reach: what one message may hold is bounded,
+and what waits for one of them.
 
-A message of many frames is received in slices, one in a turn, so that others have their turns meanwhile.
+A message of many frames is received in slices, one in a turn,
+so that others have their turns meanwhile.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from zflow.devices.protocol.messages import SMALL, Frames
 from zflow.devices.sockets.meter import COUNTED, Meter
 from zflow.devices.sockets.port import LARGE, Port
 
-SLICE = 2000  # frames received, or thrown away, in one turn; of a message with more, all costs that many Python steps
-LEAST_MEAN = 1024  # bytes of a frame, on average, in a message of more frames: ours put small ones together
+# Frames received, or thrown away, in one turn; of a message with more, all costs that many Python
+# steps.
+SLICE = 2000
+# Bytes of a frame, on average, in a message of more frames: ours put small ones together.
+LEAST_MEAN = 1024
 
 _RCVMORE, _SNDMORE = int(zmq.RCVMORE), int(zmq.SNDMORE)
 
@@ -32,9 +37,12 @@ class GuardedPort(Port):
 
     __slots__ = ("_begun", "_meter", "_surplus")
 
-    def __init__(self, socket: zmq.Socket[bytes], small: int, meter: Meter, most_unread: int) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], small: int, meter: Meter, most_unread: int
+    ) -> None:
         super().__init__(socket, small)
-        socket.set(zmq.ROUTER_MANDATORY, 1)  # to hear of those for whom too much waits, or who are gone
+        # To hear of those for whom too much waits, or who are gone.
+        socket.set(zmq.ROUTER_MANDATORY, 1)
         socket.set(zmq.SNDHWM, most_unread)
         socket.set(zmq.SNDTIMEO, 0)
         self._meter = meter
@@ -43,9 +51,13 @@ class GuardedPort(Port):
         meter.waiting = self.readable
 
     def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
-        """Receive what has arrived, `limit` messages at most; none if only a part of one was received."""
+        """Receive what has arrived, `limit` messages at most;
+        none if only a part of one was received.
+        """
         messages: list[Frames] = []
-        while len(messages) < limit and not (self._surplus and self._throw_away()) and self.readable():
+        while (
+            len(messages) < limit and not (self._surplus and self._throw_away()) and self.readable()
+        ):
             frames = self.receive()
             if frames:
                 messages.append(frames)
@@ -57,7 +69,9 @@ class GuardedPort(Port):
         return messages
 
     def receive(self, flags: int = 0) -> Frames:
-        """Receive one message as `Port` does; nothing is returned if there is more to come, or too much."""
+        """Receive one message as `Port` does; nothing is returned if there is more to come,
+        or too much.
+        """
         if self._begun:
             return self._receive_more()
         receive = self._receive
@@ -83,7 +97,9 @@ class GuardedPort(Port):
         return self._rest(frames, frame)
 
     def _rest(self, frames: Frames, frame: zmq.Frame) -> Frames:
-        """Return a message of many frames, if it is whole and not too many; the last one that was received is this."""
+        """Return a message of many frames, if it is whole and not too many;
+        the last one that was received is this.
+        """
         most = self._meter.most_frames
         if len(frames) > SLICE and sum(map(len, frames)) < len(frames) * LEAST_MEAN:
             most = SLICE
@@ -113,7 +129,8 @@ class GuardedPort(Port):
         """Send one message as `Port` does.
 
         Raises:
-            zmq.ZMQError: EHOSTUNREACH: the peer is gone, or was cut because too much waits for it; nothing was sent.
+            zmq.ZMQError: EHOSTUNREACH: the peer is gone,
+                or was cut because too much waits for it; nothing was sent.
         """
         if self._meter.curious and self._meter.is_silent(frames[0]):
             raise zmq.ZMQError(zmq.EHOSTUNREACH)

@@ -1,8 +1,10 @@
-"""How many file descriptors connections from elsewhere may take, and how a socket stops taking more for a while.
+"""How many file descriptors connections from elsewhere may take,
+and how a socket stops taking more for a while.
 
-libzmq ends the process if none is left when a process of this machine connects. So while few are left, the kernel is
-told to drop what comes to the listening socket: those who connect try again by themselves, about each second, and open
-connections don't notice. (Unbinding would end them: libzmq closes the connections of an address with its listener.)
+libzmq ends the process if none is left when a process of this machine connects. So while few are
+left, the kernel is told to drop what comes to the listening socket: those who connect try again by
+themselves, about each second, and open connections don't notice. (Unbinding would end them: libzmq
+closes the connections of an address with its listener.)
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Final
 OWN: Final = 64  # descriptors that a broker needs before anybody connects, about
 PER_REPLICA: Final = 6  # that each replica of this machine takes
 LEAST_RESERVE: Final = 64
-HALF_OPEN: Final = 1000  # connections beyond the limit that may be in their handshake, to be refused
+# Connections beyond the limit that may be in their handshake, to be refused.
+HALF_OPEN: Final = 1000
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_..., which Python does not name
 _DROP_ALL: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)  # the BPF program `return 0`
@@ -32,12 +35,16 @@ def descriptors(hard: bool = False) -> int:
 
 
 def reserve(most: int) -> int:
-    """How many of so many descriptors are kept for processes of this machine that connect while the Flow runs."""
+    """How many of so many descriptors are kept for processes of this machine
+    that connect while the Flow runs.
+    """
     return max(LEAST_RESERVE, most // 16)
 
 
 def room(most: int, replicas: int, doors: int) -> int:
-    """How many connections to each of its doors a broker can have that may have `most` descriptors."""
+    """How many connections to each of its doors a broker can have that may have `most`
+    descriptors.
+    """
     return max(0, (most - reserve(most) - OWN - PER_REPLICA * replicas) // doors)
 
 
@@ -64,7 +71,9 @@ class Listener:
             self._socket = sockets.socket(fileno=os.dup(descriptor))
 
     def rest(self, resting: bool) -> None:
-        """Let new connections wait, or no longer. Where the system cannot do that, they do not wait."""
+        """Let new connections wait, or no longer. Where the system cannot do that,
+        they do not wait.
+        """
         if self._socket is None:
             return
         program = array.array("B", _DROP_ALL)

@@ -1,10 +1,12 @@
-"""What each connection from elsewhere has sent that is no whole message yet, and has not read of what it was sent.
+"""What each connection from elsewhere has sent that is no whole message yet,
+and has not read of what it was sent.
 
-libzmq shows whole messages only, its limits hold for single frames and for numbers of messages, and it does not say
-what it keeps for whom. The kernel counts the bytes of each connection, so that is where a `Meter` looks: every 10 ms at
-those from whom more comes than libzmq reads at once, who are within a large message, or who were sent something, and at
-the others now and then. Whoever is over a bound is cut: its connection ends for libzmq as if the other end had hung up,
-which lets go of all that was kept for it. Where the kernel does not tell (elsewhere than on Linux) nothing is bounded
+libzmq shows whole messages only, its limits hold for single frames and for numbers of messages, and
+it does not say what it keeps for whom. The kernel counts the bytes of each connection, so that is
+where a `Meter` looks: every 10 ms at those from whom more comes than libzmq reads at once, who are
+within a large message, or who were sent something, and at the others now and then. Whoever is over
+a bound is cut: its connection ends for libzmq as if the other end had hung up, which lets go of all
+that was kept for it. Where the kernel does not tell (elsewhere than on Linux) nothing is bounded
 here. What is said over a connection is not known here.
 """
 
@@ -29,23 +31,33 @@ from zflow.devices.sockets import trains
 T = TypeVar("T")
 
 LOOK: Final = 0.01  # seconds between two looks
-MOST_LOOKS: Final = 100  # connections in one look, so that it takes half a millisecond, or one if all are busy
+# Connections in one look, so that it takes half a millisecond, or one if all are busy.
+MOST_LOOKS: Final = 100
 OFTEN: Final = 10  # looks after which one of whom little waits each time is looked at closely
 SWEEP_EVERY: Final = 0.1  # seconds between two sweeps, if the loop turns at all
 SWEPT: Final = 100  # connections in one sweep
-COUNTED: Final = 1024  # bytes of a frame from which it is counted as unread; of smaller ones the number is bounded
+# Bytes of a frame from which it is counted as unread; of smaller ones the number is bounded.
+COUNTED: Final = 1024
 UNREAD: Final = 64 << 20  # bytes that a client may leave unread for longer than
-STUCK: Final = 5.0  # seconds in which it had no room for more: behind a slow line room comes in leaps
+# Seconds in which it had no room for more: behind a slow line room comes in leaps.
+STUCK: Final = 5.0
 NAMELESS: Final = 1.0  # seconds that a connection may say nothing, where somebody hides behind that
 PROGRESS: Final = 64 << 10  # bytes that count as reading
-MOST_UNREAD: Final = 256 << 20  # bytes that may wait for one that reads, but slowly; or twice the largest message
+# Bytes that may wait for one that reads, but slowly; or twice the largest message.
+MOST_UNREAD: Final = 256 << 20
 
-LEAST_FRAME: Final = 16 << 10  # bytes; what is smaller, peers of ours put into the first frame of a payload
-SMALL_FRAMES: Final = 16 << 10  # in one message: of payloads where branches meet, the first one may be small
+# Bytes; what is smaller, peers of ours put into the first frame of a payload.
+LEAST_FRAME: Final = 16 << 10
+# In one message: of payloads where branches meet, the first one may be small.
+SMALL_FRAMES: Final = 16 << 10
 _FRAME: Final = 42  # bytes around a frame on the wire, with CURVE
-_SLACK: Final = 64 << 10  # what a handshake takes, and what libzmq has read without having looked at it
-_WATCHED: Final = select.EPOLLIN | select.EPOLLET | select.EPOLLONESHOT if hasattr(select, "epoll") else 0
-_INFO: Final = struct.Struct("=QQ40xQ")  # of tcp_info: bytes acknowledged, received; us limited by the reader
+# What a handshake takes, and what libzmq has read without having looked at it.
+_SLACK: Final = 64 << 10
+_WATCHED: Final = (
+    select.EPOLLIN | select.EPOLLET | select.EPOLLONESHOT if hasattr(select, "epoll") else 0
+)
+# Of tcp_info: bytes acknowledged, received; us limited by the reader.
+_INFO: Final = struct.Struct("=QQ40xQ")
 _INFO_AT, _INFO_SIZE = 120, 184
 _SRCFD = int(zmq.SRCFD)
 
@@ -92,14 +104,18 @@ class Connection:
         self.address = address
         self.opened_at = time.monotonic()
         self.name: bytes | None = None
-        self.arrivals = descriptor  # looks at which something waited, begun so that not all are at the same number
-        self.begun = 0  # bytes received when it last sent a whole message, as far as that was watched
+        # Looks at which something waited, begun so that not all are at the same number.
+        self.arrivals = descriptor
+        # Bytes received when it last sent a whole message, as far as that was watched.
+        self.begun = 0
         self.judged_at: int | None = None  # messages taken when it was over the bound first
         self.acknowledged = 0
         self.unread = 0
-        self.train_from = -1  # bytes that libzmq had read when what followed looked like a train; -1 if it does not
+        # Bytes that libzmq had read when what followed looked like a train; -1 if it does not.
+        self.train_from = -1
         self.received = 0
-        self.stuck = (0, 0)  # bytes acknowledged, and us of being limited, when it last read something
+        # Bytes acknowledged, and us of being limited, when it last read something.
+        self.stuck = (0, 0)
         self.was_cut = False
 
 
@@ -111,8 +127,9 @@ class Meter:
         refused: called with the address of a connection that is cut, and why.
 
     Attributes:
-        curious: whether `heard` is to be called for each message: as long as an open connection has said nothing, also
-            for names that are known. Who takes over another's name (ROUTER_HANDOVER) would else count as that one.
+        curious: whether `heard` is to be called for each message: as long as an open connection has
+            said nothing, also for names that are known. Who takes over another's name
+            (ROUTER_HANDOVER) would else count as that one.
         active: whether `look` is to be called again after `LOOK`.
         gone: called with the routing id of a client that is cut.
         waiting: says whether a message can be received.
@@ -132,11 +149,13 @@ class Meter:
         self._open: dict[int, Connection] = {}  # by descriptor
         self._named: dict[bytes, Connection] = {}
         self._unnamed: set[int] = set()
-        self._watched: dict[int, Connection] = {}  # those that have sent much: have they sent a whole message?
+        # Those that have sent much: have they sent a whole message?
+        self._watched: dict[int, Connection] = {}
         self._to_sweep: list[int] = []
         self._owed: dict[bytes, int] = {}  # bytes sent since the last look, by routing id
-        # Each connection tells once that something arrived, and is armed anew when it was looked at. The first one to
-        # tell wakes the loop, once; then looks follow each other until nobody has told anything.
+        # Each connection tells once that something arrived, and is armed anew when it was looked
+        # at. The first one to tell wakes the loop, once; then looks follow each other until nobody
+        # has told anything.
         self._arrivals = select.epoll() if _WATCHED else None
         self._bell = select.epoll() if _WATCHED else None
         if self._arrivals is not None and self._bell is not None:
@@ -153,7 +172,7 @@ class Meter:
             if epoll is not None:
                 epoll.close()
 
-    # -- what is told ---------------------------------------------------------------------------------------------
+    # -- what is told ------------------------------------------------------------------------------
 
     def opened(self, descriptor: int, address: str) -> None:
         """There is a new connection; nothing has been received from it."""
@@ -200,8 +219,8 @@ class Meter:
     def is_silent(self, name: bytes) -> bool:
         """Whether much was sent to this client over a connection on which it has said nothing.
 
-        Which one that is nobody tells, so all are cut that have been open for longer than peers take to say who they
-        are. Somebody has taken over a name and reads nothing, out of sight.
+        Which one that is nobody tells, so all are cut that have been open for longer than peers
+        take to say who they are. Somebody has taken over a name and reads nothing, out of sight.
         """
         if name in self._named or self._owed.get(name, 0) <= UNREAD:
             return False
@@ -216,7 +235,8 @@ class Meter:
         if connection is None:
             return
         traffic = _traffic(connection.descriptor)
-        # A connection that has received less than that is one that has got the descriptor of the one that ended.
+        # A connection that has received less than that is one that has got the descriptor of the
+        # one that ended.
         if traffic is not None and traffic.received >= 2 * most:
             connection.name = name
             self._cut(connection, f"it sent a message of more than {most} frames")
@@ -227,7 +247,7 @@ class Meter:
         if connection is not None:
             self._cut(connection, "it does not read what it is sent")
 
-    # -- looks ----------------------------------------------------------------------------------------------------
+    # -- looks -------------------------------------------------------------------------------------
 
     def ring(self) -> bool:
         """Whether something has arrived after there was nothing; looks are to follow then."""
@@ -243,7 +263,11 @@ class Meter:
             self.active = False
             return
         arrived = [descriptor for descriptor, _ in self._arrivals.poll(0, MOST_LOOKS)]
-        owed = [self._named[name].descriptor for name in list(self._owed)[:MOST_LOOKS] if name in self._named]
+        owed = [
+            self._named[name].descriptor
+            for name in list(self._owed)[:MOST_LOOKS]
+            if name in self._named
+        ]
         busy = [descriptor for descriptor in arrived if self._is_busy(descriptor)]
         moving = [self._look_at(descriptor) for descriptor in {*busy, *owed, *self._watched}]
         for descriptor in busy:
@@ -278,7 +302,9 @@ class Meter:
             pass  # it has ended, which will be told
 
     def _is_busy(self, descriptor: int) -> bool:
-        """Whether much waits of what has arrived, or something did so often: a closer look takes several us."""
+        """Whether much waits of what has arrived, or something did so often:
+        a closer look takes several us.
+        """
         connection = self._open.get(descriptor)
         if connection is None:
             return False
@@ -286,7 +312,9 @@ class Meter:
         return connection.arrivals % OFTEN == 0 or _unread(descriptor) >= trains.SAMPLE
 
     def _look_at(self, descriptor: int) -> bool:
-        """Look at a connection; returns whether it is within a large message that goes on, or is to be judged."""
+        """Look at a connection; returns whether it is within a large message that goes on,
+        or is to be judged.
+        """
         connection = self._open.get(descriptor)
         traffic = _traffic(descriptor)
         if connection is None or traffic is None or connection.was_cut:
@@ -296,7 +324,9 @@ class Meter:
         if traffic.received - connection.begun > self._limit // 8:
             self._weigh_unfinished(connection, traffic.received - _unread(descriptor))
         before, connection.received = connection.received, traffic.received
-        return descriptor in self._watched and (before != traffic.received or connection.judged_at is not None)
+        return descriptor in self._watched and (
+            before != traffic.received or connection.judged_at is not None
+        )
 
     def _weigh_unread(self, connection: Connection, traffic: Traffic) -> None:
         owed = self._owed.pop(connection.name or b"", 0)
@@ -318,8 +348,8 @@ class Meter:
             connection.begun = read
             self.curious = True
         elif read - connection.begun > self._limit:
-            # libzmq has more than a message. If nothing can be received any more, it is none that is whole; a flood
-            # of others may prevent that, but all of them get their turn.
+            # libzmq has more than a message. If nothing can be received any more, it is none that
+            # is whole; a flood of others may prevent that, but all of them get their turn.
             if connection.judged_at is None:
                 connection.judged_at = self.taken
             turns = (self.taken - connection.judged_at) / (len(self._open) + 1)
@@ -327,7 +357,9 @@ class Meter:
                 self._cut(connection, "it sent a message without an end")
 
     def _sample(self, descriptor: int) -> None:
-        """Look whether what has arrived and waits is a train of tiny frames, and how long it is by now."""
+        """Look whether what has arrived and waits is a train of tiny frames,
+        and how long it is by now.
+        """
         connection = self._open.get(descriptor)
         if connection is None or _unread(descriptor) < trains.SAMPLE:
             return
@@ -342,7 +374,11 @@ class Meter:
         read = traffic.received - _unread(descriptor)
         if connection.train_from < 0:
             connection.train_from = read
-        if known and (read - connection.train_from) * trains.frames_in(sample) / len(sample) > self.most_frames:
+        if (
+            known
+            and (read - connection.train_from) * trains.frames_in(sample) / len(sample)
+            > self.most_frames
+        ):
             self._cut(connection, f"it sent a message of more than {self.most_frames} frames")
 
     def _cut(self, connection: Connection, why: str) -> None:
@@ -356,7 +392,9 @@ class Meter:
 
 
 def _at(descriptor: int, use: Callable[[sockets.socket], T]) -> T | None:
-    """Use a descriptor of libzmq's as a socket; None if it has ended, or cannot be used so. Takes no other one."""
+    """Use a descriptor of libzmq's as a socket; None if it has ended, or cannot be used so.
+    Takes no other one.
+    """
     try:
         connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
     except OSError:
@@ -371,8 +409,14 @@ def _at(descriptor: int, use: Callable[[sockets.socket], T]) -> T | None:
 
 def _traffic(descriptor: int) -> Traffic | None:
     """What the kernel says of a connection; None where it says nothing, or if there is none."""
-    info = _at(descriptor, lambda one: one.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _INFO_SIZE))
-    return None if info is None else Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
+    info = _at(
+        descriptor, lambda one: one.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _INFO_SIZE)
+    )
+    return (
+        None
+        if info is None
+        else Traffic(*_INFO.unpack_from(info.ljust(_INFO_SIZE, b"\0"), _INFO_AT))
+    )
 
 
 def _hang_up(descriptor: int) -> None:
@@ -387,7 +431,12 @@ def _hang_up(descriptor: int) -> None:
 
 def _waiting(descriptor: int) -> bytes:
     """A piece of what has arrived and libzmq has not read, which stays there."""
-    return _at(descriptor, lambda one: one.recv(trains.SAMPLE, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)) or b""
+    return (
+        _at(
+            descriptor, lambda one: one.recv(trains.SAMPLE, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)
+        )
+        or b""
+    )
 
 
 def _saw(pieces: trains.Pieces, descriptor: int) -> bool | None:
@@ -396,7 +445,9 @@ def _saw(pieces: trains.Pieces, descriptor: int) -> bool | None:
 
 
 def _in_pieces(pieces: trains.Pieces, descriptor: int) -> bool | None:
-    """Whether libzmq reads in pieces; None if it hardly reads at the moment. Takes a few milliseconds at most."""
+    """Whether libzmq reads in pieces; None if it hardly reads at the moment.
+    Takes a few milliseconds at most.
+    """
     known, end = None, time.monotonic() + LOOK / 4
     while known is None and time.monotonic() < end:
         os.sched_yield()

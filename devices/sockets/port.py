@@ -15,7 +15,12 @@ BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
 
 # As plain numbers: each use of an enum would cost a conversion.
-_EVENTS, _POLLIN, _POLLOUT, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.SNDMORE)
+_EVENTS, _POLLIN, _POLLOUT, _SNDMORE = (
+    int(zmq.EVENTS),
+    int(zmq.POLLIN),
+    int(zmq.POLLOUT),
+    int(zmq.SNDMORE),
+)
 
 
 class Port:
@@ -23,8 +28,9 @@ class Port:
 
     Args:
         socket: a ROUTER or DEALER.
-        small: how many frames in front are received as bytes, whatever their size. Identity, header and the first
-            payload frame are small as a rule, and for small ones bytes are cheaper; arrays are not copied.
+        small: how many frames in front are received as bytes, whatever their size. Identity, header
+            and the first payload frame are small as a rule, and for small ones bytes are cheaper;
+            arrays are not copied.
     """
 
     __slots__ = ("_events", "_first", "_receive", "_send", "_small", "socket")
@@ -32,32 +38,39 @@ class Port:
     def __init__(self, socket: zmq.Socket[bytes], small: int) -> None:
         self.socket = socket
         self._small = small
-        # The bound methods of the class below pyzmq's convenience layer; a plain attribute look-up on a socket
-        # goes through a Python __getattr__ hook.
+        # The bound methods of the class below pyzmq's convenience layer; a plain attribute look-up
+        # on a socket goes through a Python __getattr__ hook.
         self._receive = zmq.backend.Socket.recv.__get__(socket)
         self._send = zmq.backend.Socket.send.__get__(socket)
         self._events = zmq.backend.Socket.get.__get__(socket)
 
     def readable(self) -> bool:
-        """Whether a message can be received without waiting; cheaper than the exception that says there is none."""
+        """Whether a message can be received without waiting;
+        cheaper than the exception that says there is none.
+        """
         return bool(self._events(_EVENTS) & _POLLIN)
 
     @property
     def refused(self) -> bool:
-        """Whether the other end has refused this connection in the handshake; only a new one is tried again.
+        """Whether the other end has refused this connection in the handshake;
+        only a new one is tried again.
 
-        Of a socket that connects, and whose messages have no high-water mark: nothing else makes it unfit for sending.
+        Of a socket that connects, and whose messages have no high-water mark:
+        nothing else makes it unfit for sending.
         """
         return not self._events(_EVENTS) & _POLLOUT
 
     def wait(self, seconds: float) -> bool:
-        """Wait until a message can be received, so many seconds at most, or until the connection is refused."""
+        """Wait until a message can be received, so many seconds at most,
+        or until the connection is refused.
+        """
         end = monotonic() + seconds
         while not (events := self._events(_EVENTS)) & _POLLIN:
             left = end - monotonic()
             if left <= 0 or not events & _POLLOUT:
                 return False
-            # The descriptor signals all that happens to the socket; polling the socket itself, only one kind of it.
+            # The descriptor signals all that happens to the socket; polling the socket itself, only
+            # one kind of it.
             zmq.zmq_poll([(self.socket.fileno(), _POLLIN)], int(left * 1000) + 1)
         return True
 
@@ -65,7 +78,8 @@ class Port:
         """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.
 
         Raises:
-            zmq.Again: nothing came within the socket's RCVTIMEO; with NOBLOCK in `flags`, nothing is there.
+            zmq.Again: nothing came within the socket's RCVTIMEO; with NOBLOCK in `flags`,
+                nothing is there.
         """
         receive = self._receive
         small = self._small
@@ -77,7 +91,8 @@ class Port:
         return frames
 
     def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
-        """Receive what has arrived, `limit` messages at most, and at least one; raises as `receive`.
+        """Receive what has arrived, `limit` messages at most, and at least one;
+        raises as `receive`.
 
         Args:
             senders: gets a frame of each message, which knows over whose connection it has come.
@@ -85,7 +100,8 @@ class Port:
         messages = [self.receive()]
         if senders is not None:
             senders.append(self._first)
-        while len(messages) < limit and self.readable():  # cheaper than the exception that says there is none
+        # Cheaper than the exception that says there is none.
+        while len(messages) < limit and self.readable():
             messages.append(self.receive())
             if senders is not None:
                 senders.append(self._first)
@@ -106,17 +122,23 @@ class Port:
             else:
                 self.socket.send(frame, _SNDMORE if more else 0, copy=False)
 
-    def say(self, messages: Sequence[Message], encode: Callable[[Any], bytes]) -> list[zmq.MessageTracker]:
-        """Send these messages, with `encode` for the headers, in as few as possible; returns as `send_tracked`."""
+    def say(
+        self, messages: Sequence[Message], encode: Callable[[Any], bytes]
+    ) -> list[zmq.MessageTracker]:
+        """Send these messages, with `encode` for the headers, in as few as possible;
+        returns as `send_tracked`.
+        """
         trackers: list[zmq.MessageTracker] = []
         for frames in frames_of(messages, encode):
             trackers += self.send_tracked(frames)
         return trackers
 
     def send_tracked(self, frames: Sequence[Any]) -> list[zmq.MessageTracker]:
-        """Like `send`; the trackers returned tell when libzmq has let go of each frame that was not copied.
+        """Like `send`; the trackers returned tell when libzmq has let go of
+        each frame that was not copied.
 
-        Whoever hands out the memory of user code waits for them before that code runs again: it may write there.
+        Whoever hands out the memory of user code waits for them before that code runs again:
+        it may write there.
         """
         send = self._send
         trackers = []

@@ -1,7 +1,9 @@
-"""Trains: messages of very many tiny frames, which take a multiple of their bytes of memory and of time.
+"""Trains: messages of very many tiny frames,
+which take a multiple of their bytes of memory and of time.
 
-Nothing tells how many frames libzmq has received of a message that is not whole. But a piece of what is under way
-does: whether it reads as frames that all say that more follow (ZMTP 3, RFC 23). Encrypted frames are never that small.
+Nothing tells how many frames libzmq has received of a message that is not whole. But a piece of
+what is under way does: whether it reads as frames that all say that more follow (ZMTP 3, RFC 23).
+Encrypted frames are never that small.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ _LONG_HEADER = 9
 
 def may_be(sample: bytes) -> bool:
     """Whether it is worth while to look closer."""
-    return len(sample) == SAMPLE and sample.count(_MORE) + sample.count(_MORE_LONG) >= SAMPLE // DENSE
+    return (
+        len(sample) == SAMPLE and sample.count(_MORE) + sample.count(_MORE_LONG) >= SAMPLE // DENSE
+    )
 
 
 def frames_in(sample: bytes) -> int:
-    """Return how many frames are in a piece of what is sent, wherever the first one begins; 0 if that is no train.
+    """Return how many frames are in a piece of what is sent, wherever the first one begins;
+    0 if that is no train.
 
     >>> frames_in(bytes([1, 0]) * 1000)
     996
@@ -43,7 +48,9 @@ def frames_in(sample: bytes) -> int:
 
 
 def _frames_from(sample: bytes, at: int) -> int:
-    """How many frames there are if one begins here; below 0, after how many one says that none follows."""
+    """How many frames there are if one begins here; below 0,
+    after how many one says that none follows.
+    """
     count, end = 0, len(sample) - _LONG_HEADER
     while at < end:
         if sample[at] == _MORE:
@@ -57,7 +64,8 @@ def _frames_from(sample: bytes, at: int) -> int:
 
 
 class Pieces:
-    """Tells from what libzmq has left to read whether it reads in pieces, as it does with small frames only.
+    """Tells from what libzmq has left to read whether it reads in pieces,
+    as it does with small frames only.
 
     Data of a large frame may look like a train, but is read as it comes.
     """
@@ -69,7 +77,9 @@ class Pieces:
         self._pieces = 0
 
     def saw(self, received: int, waiting: int) -> bool | None:
-        """So many bytes have arrived since the connection began, and so many wait; returns what is known by now."""
+        """So many bytes have arrived since the connection began, and so many wait;
+        returns what is known by now.
+        """
         if self._received >= 0:
             read = self._waiting + received - self._received - waiting
             if read % PIECE or (read and not waiting):

@@ -1,8 +1,9 @@
 """Who may connect over TCP: libzmq asks here before a connection carries its first message.
 
-What decides (`Handler`, by ZAP 1.0, ZeroMQ RFC 27), counts (`Connections`) and logs whom it turned away (`Refusals`) is
-told frames, events and times; the sockets around it are the business of `gate`. It knows public keys by domain, never
-folders, and nothing of what is said on a connection that was let in.
+What decides (`Handler`, by ZAP 1.0, ZeroMQ RFC 27), counts (`Connections`) and logs whom it turned
+away (`Refusals`) is told frames, events and times; the sockets around it are the business of
+`gate`. It knows public keys by domain, never folders,
+and nothing of what is said on a connection that was let in.
 """
 
 from __future__ import annotations
@@ -39,14 +40,19 @@ WHO: Final = {CLIENTS: "a client", REPLICAS: "a replica", ADMINS: "an admin"}
 
 ACCEPTED, DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
 LISTENING = int(zmq.EVENT_LISTENING)
-_NO_DETAIL, _PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_NO_DETAIL, _PROTOCOL = (
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL),
+)
 _AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 FAILURES: Final = _NO_DETAIL | _PROTOCOL | _AUTH
-_CRYPTOGRAPHIC, _MISMATCH = 0x11000001, 0x11000002  # zmq.PROTOCOL_ERROR_ZMTP_..., which older pyzmq lacks
+# zmq.PROTOCOL_ERROR_ZMTP_..., which older pyzmq lacks.
+_CRYPTOGRAPHIC, _MISMATCH = 0x11000001, 0x11000002
 
 
 def secure(socket: zmq.Socket[bytes], server: bytes, public: bytes, secret: bytes) -> None:
-    """Make a socket, before it connects, talk to the owner of the `server` key only, and say who it is.
+    """Make a socket, before it connects, talk to the owner of the `server` key only,
+    and say who it is.
 
     Args:
         server: the public key of the one to talk to, as z85 like all of them here.
@@ -58,7 +64,8 @@ def secure(socket: zmq.Socket[bytes], server: bytes, public: bytes, secret: byte
 
 
 def guard(socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None) -> None:
-    """Make a socket, before it is bound, ask the handler about each connection; `gate.Gate.guard` calls this.
+    """Make a socket, before it is bound, ask the handler about each connection;
+    `gate.Gate.guard` calls this.
 
     Without a handler in the socket's context nobody gets in at all.
 
@@ -74,17 +81,19 @@ def guard(socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None) -> Non
     socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
 
-# -- the log ----------------------------------------------------------------------------------------------------------
+# -- the log ---------------------------------------------------------------------------------------
 
 
 class Refusals:
-    """Logs who was turned away: for each address and reason a line, then each second at most how many more.
+    """Logs who was turned away: for each address and reason a line,
+    then each second at most how many more.
 
     So a flood of attempts floods neither the log nor the memory.
     """
 
     def __init__(self) -> None:
-        self._more: dict[tuple[str, str, str], int] = {}  # who, address, reason: how many since the last line
+        # Who, address, reason: how many since the last line.
+        self._more: dict[tuple[str, str, str], int] = {}
         self._unnamed = 0  # refusals beyond MAX_LINES
         self._next = 0.0
 
@@ -92,7 +101,8 @@ class Refusals:
         """Somebody was turned away.
 
         Args:
-            reason: one of few; `detail`, which may be anything, is logged but tells no refusals apart.
+            reason: one of few; `detail`, which may be anything, is logged but tells no refusals
+                apart.
             now: seconds, of any steady clock.
         """
         self.tick(now)
@@ -116,20 +126,22 @@ class Refusals:
             if count:
                 log.warning("refused %s from %s %d times more: %s", who, address, count, reason)
         if self._unnamed:
-            log.warning("refused %d connections more, from too many addresses to name", self._unnamed)
+            log.warning(
+                "refused %d connections more, from too many addresses to name", self._unnamed
+            )
         self._more = {key: 0 for key, count in self._more.items() if count}
         self._unnamed = 0
 
 
-# -- the decision -----------------------------------------------------------------------------------------------------
+# -- the decision ----------------------------------------------------------------------------------
 
 
 class Handler:
     """Decides on each connection: frames in, frames out.
 
     Args:
-        lists: returns the keys that may connect, by domain, as they are now. A domain that is not among them has
-            no keys: plain connections are let in there, and only those.
+        lists: returns the keys that may connect, by domain, as they are now. A domain that is not
+            among them has no keys: plain connections are let in there, and only those.
         limits: the connections that each domain may have; there are no other domains.
         connections: returns how many a domain has, the one that is asked about included.
         refusals: where refusals are logged.
@@ -148,17 +160,23 @@ class Handler:
         self._refusals = refusals
 
     def reply(self, request: Sequence[bytes], now: float) -> list[bytes]:
-        """Answer a ZAP request, whatever it is: with status 200, or with 400 and a line in the log."""
+        """Answer a ZAP request, whatever it is: with status 200,
+        or with 400 and a line in the log.
+        """
         sequence = request[1] if len(request) > 1 else b""
         user, reason, detail = self._judge(request)
         if not reason:
             return [VERSION, sequence, b"200", b"", user, b""]
-        domain, address = (request[2], _printable(request[3])) if len(request) > 3 else (b"", UNKNOWN_ADDRESS)
+        domain, address = (
+            (request[2], _printable(request[3])) if len(request) > 3 else (b"", UNKNOWN_ADDRESS)
+        )
         self._refusals.add(domain, address, reason, detail, now)
         return [VERSION, sequence, b"400", reason.encode(), b"", b""]
 
     def _judge(self, request: Sequence[bytes]) -> tuple[bytes, str, str]:
-        """Whose connection it is (its key as z85), or why it is refused and what else there is to say of that."""
+        """Whose connection it is (its key as z85), or why it is refused and
+        what else there is to say of that.
+        """
         if len(request) < 6 or request[0] != VERSION:
             return b"", "not a ZAP 1.0 request", ""
         _, _, domain, _, _, mechanism, *credentials = request
@@ -168,14 +186,19 @@ class Handler:
         if domain in lists:
             user, reason = self._key(lists, domain, mechanism, credentials)
         else:
-            user, reason = b"", "" if mechanism == b"NULL" else "it has a key, and this Flow has none"
+            user, reason = (
+                b"",
+                "" if mechanism == b"NULL" else "it has a key, and this Flow has none",
+            )
         if reason:
             return b"", reason, f"public key {user.decode()}" if user else ""
         if self._connections(domain) > self._limits[domain]:
             return b"", "too many connections", f"the limit is {self._limits[domain]}"
         return user, "", ""
 
-    def _key(self, lists: Lists, domain: bytes, mechanism: bytes, credentials: Sequence[bytes]) -> tuple[bytes, str]:
+    def _key(
+        self, lists: Lists, domain: bytes, mechanism: bytes, credentials: Sequence[bytes]
+    ) -> tuple[bytes, str]:
         if mechanism != b"CURVE":
             return b"", "it has no key"
         if len(credentials) != 1 or len(credentials[0]) != 32:
@@ -190,7 +213,9 @@ class Handler:
 
 
 def user_of(frame: zmq.Frame) -> bytes:
-    """Return whose connection a frame has come over, if a `Handler` let it in: its key as z85, else `b""`."""
+    """Return whose connection a frame has come over, if a `Handler` let it in: its key as z85,
+    else `b""`.
+    """
     try:
         return str(frame.get("User-Id")).encode()
     except zmq.ZMQError:
@@ -202,14 +227,15 @@ def _printable(address: bytes) -> str:
     return address[:64].removeprefix(b"::ffff:").decode("latin-1").encode("unicode_escape").decode()
 
 
-# -- the count --------------------------------------------------------------------------------------------------------
+# -- the count -------------------------------------------------------------------------------------
 
 
 class Connections:
     """The open connections of one socket, counted from what libzmq's monitor tells in order.
 
-    Those still in their handshake count too: libzmq does not say which of them has ended it. What fails before
-    libzmq asks the handler (no key, another server's key) is known from here only, and reported to `refused`.
+    Those still in their handshake count too: libzmq does not say which of them has ended it. What
+    fails before libzmq asks the handler (no key, another server's key) is known from here only,
+    and reported to `refused`.
 
     Args:
         keyed: whether there are keys; without, one that hangs up is no attempt to get in.
@@ -237,7 +263,9 @@ class Connections:
         return len(self._open)
 
     def happened(self, event: int, value: int, address: str = "") -> None:
-        """Take note of an event: its number and value as the monitor tells them, and whose connection was accepted."""
+        """Take note of an event: its number and value as the monitor tells them,
+        and whose connection was accepted.
+        """
         if event == ACCEPTED:
             self._open[value] = address
             if self._metered is not None:
@@ -271,8 +299,9 @@ class Connections:
         while batch:
             addresses = {value: _address(value) for event, value in batch if event == ACCEPTED}
             later = _events(monitor)
-            # libzmq tells of a connection's end before it closes the descriptor. So what has not been told of by now
-            # was open when its address was asked for, and the address is not that of a successor.
+            # libzmq tells of a connection's end before it closes the descriptor. So what has not
+            # been told of by now was open when its address was asked for, and the address is not
+            # that of a successor.
             ended = {value for event, value in (*batch, *later) if event == DISCONNECTED}
             for event, value in batch:
                 self.happened(event, value, "" if value in ended else addresses.get(value, ""))
@@ -294,7 +323,9 @@ def _address(descriptor: int) -> str:
 
 
 def _events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
-    """What a monitor has told since: numbers and values. (`zmq.utils.monitor` would import asyncio for this.)"""
+    """What a monitor has told since: numbers and values.
+    (`zmq.utils.monitor` would import asyncio for this.)
+    """
     found: list[tuple[int, int]] = []
     while True:
         try:
@@ -322,9 +353,11 @@ def unwatch(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
 
 
 def turned_away(monitor: zmq.Socket[bytes]) -> str:
-    """Return why the other end did not take a connecting socket in, by its monitor (see `watch`), or `""`.
+    """Return why the other end did not take a connecting socket in, by its monitor (see `watch`),
+    or `""`.
 
-    After a refusal of the handler's libzmq does not try again on that socket; a new one would be asked for anew.
+    After a refusal of the handler's libzmq does not try again on that socket;
+    a new one would be asked for anew.
     """
     reason = ""
     for event, value in _events(monitor):

@@ -22,4 +22,7 @@ for spelling, flow in (("two lists", two_lists), ("one list", one_list)):
     with flow:
         docs = flow.post("/", (Document(text=f"text {n}") for n in range(1000)), request_size=1)
     shares = Counter(doc.tags["pid"] for doc in docs)
-    print(f"{spelling}: {len(docs)} requests answered by {len(shares)} processes: {sorted(shares.values())}")
+    print(
+        f"{spelling}: {len(docs)} requests answered by {len(shares)} processes: "
+        f"{sorted(shares.values())}"
+    )

@@ -1,10 +1,11 @@
-"""The same on two hosts: network namespaces joined by a cable, the far one with an address of the open internet.
+"""The same on two hosts: network namespaces joined by a cable,
+the far one with an address of the open internet.
 
 python examples/external/namespaces.py
 
-It needs Linux, and the right to make namespaces: to be root, or unprivileged user namespaces. Where that is not
-allowed it says so and ends with status 77. Namespaces, cable and processes go when it ends; nothing else on the machine
-sees them.
+It needs Linux, and the right to make namespaces: to be root, or unprivileged user namespaces. Where
+that is not allowed it says so and ends with status 77. Namespaces, cable and processes go when it
+ends; nothing else on the machine sees them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def give_up(reason: str) -> None:
 
 
 def way_in() -> list[str]:
-    """The command that runs another one in a network namespace of its own: as root, or as root in there only."""
+    """The command that runs another one in a network namespace of its own: as root,
+    or as root in there only.
+    """
     for tool in ("unshare", "nsenter", "ip"):
         if shutil.which(tool) is None:
             give_up(f"there is no command {tool!r}; install util-linux and iproute2")
@@ -51,9 +54,13 @@ def way_in() -> list[str]:
 
 @contextlib.contextmanager
 def far_namespace() -> Iterator[list[str]]:
-    """A second namespace, with a cable between the two; gives the command that runs another one there."""
+    """A second namespace, with a cable between the two;
+    gives the command that runs another one there.
+    """
     holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["unshare", "--net", "sh", "-c", "echo; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -84,7 +91,9 @@ def inside() -> None:
         try:
             for server in servers:
                 server.wait_until_ready()
-            subprocess.run([sys.executable, str(Path(__file__).with_name("flow.py")), FAR_ADDRESS], check=True)
+            subprocess.run(
+                [sys.executable, str(Path(__file__).with_name("flow.py")), FAR_ADDRESS], check=True
+            )
         finally:
             for server in servers:
                 server.stop()

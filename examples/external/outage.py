@@ -1,4 +1,5 @@
-"""An outage: of two Encoders that a Flow uses, one is killed half way through 1,000 requests, and started again.
+"""An outage: of two Encoders that a Flow uses, one is killed half way through 1,000 requests,
+and started again.
 
 python examples/external/outage.py
 """
@@ -25,12 +26,18 @@ class Server:
 
     Args:
         address: where it listens.
-        within: the words of a command that runs another one, such as one that enters a network namespace.
+        within: the words of a command that runs another one,
+            such as one that enters a network namespace.
     """
 
     def __init__(self, address: str, within: Sequence[str] = ()) -> None:
         self._address = address
-        self._command = [*within, sys.executable, str(Path(__file__).with_name("encoder.py")), address]
+        self._command = [
+            *within,
+            sys.executable,
+            str(Path(__file__).with_name("encoder.py")),
+            address,
+        ]
         self.start()
 
     def start(self) -> None:
@@ -67,7 +74,9 @@ def shares(docs: DocumentArray) -> Counter[int]:
 
 
 def outage(flow: Flow, server: Server) -> None:
-    """Post to a Flow before, while and after one of its servers is down, and print what came of it."""
+    """Post to a Flow before, while and after one of its servers is down,
+    and print what came of it.
+    """
 
     def texts(kill_at: int | None = None) -> Iterator[Document]:
         for number in range(1000):

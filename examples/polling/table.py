@@ -16,12 +16,18 @@ SCRIPT = str(Path(__file__).with_name("hello.py"))
 def printed(scale: str, polling: str) -> list[str]:
     """Run the script, whose replicas print to the same output, and return its lines."""
     command = [sys.executable, SCRIPT, scale, polling]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
 
 
 def show(*cells: str) -> None:
     """Print one line of the table."""
-    print(" | ".join(cell.ljust(width) for cell, width in zip(cells, (10, 17, 17), strict=True)).rstrip())
+    print(
+        " | ".join(
+            cell.ljust(width) for cell, width in zip(cells, (10, 17, 17), strict=True)
+        ).rstrip()
+    )
 
 
 show("", "polling='ALL'", "polling='ANY'")

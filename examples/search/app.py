@@ -13,13 +13,19 @@ from terminal import command_line, documents, show
 from zflow import Document, Flow
 
 parser = command_line()
-parser.add_argument("--shards", type=int, default=1, help="how many parts to keep the index in (default: %(default)s)")
+parser.add_argument(
+    "--shards",
+    type=int,
+    default=1,
+    help="how many parts to keep the index in (default: %(default)s)",
+)
 arguments = parser.parse_args()
 entries = documents()
 query = Document(text=" ".join(arguments.query))
 
 flow = Flow().add(name="encoder", uses=Encoder, replicas=3)
-flow.add(name="indexer", uses=Indexer, shards=arguments.shards)  # /index goes to one shard, /search to all
+# /index goes to one shard, /search to all.
+flow.add(name="indexer", uses=Indexer, shards=arguments.shards)
 if arguments.shards > 1:
     flow.add(name="ranker", uses=Ranker)
 

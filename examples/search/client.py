@@ -1,4 +1,5 @@
-"""Index and search through a Flow that runs elsewhere, such as under `zflow-run examples/search/flow.yaml`.
+"""Index and search through a Flow that runs elsewhere, such as under
+`zflow-run examples/search/flow.yaml`.
 
 What was indexed before is not indexed again.
 
@@ -12,13 +13,16 @@ from terminal import command_line, documents, show
 from zflow import Client, Document
 
 parser = command_line()
-parser.add_argument("--host", default="localhost", help="where the Flow runs (default: %(default)s)")
+parser.add_argument(
+    "--host", default="localhost", help="where the Flow runs (default: %(default)s)"
+)
 parser.add_argument("--port", type=int, default=54321, help="its port (default: %(default)s)")
 arguments = parser.parse_args()
 
 client = Client(host=arguments.host, port=arguments.port)
 entries = documents()
-counts = client.post("/count", return_responses=True)[0].parameters["__results__"]  # by replica: one of each shard
+# By replica: one of each shard.
+counts = client.post("/count", return_responses=True)[0].parameters["__results__"]
 if sum(count["entries"] for count in counts.values()) < len(entries):
     client.post("/index", entries)
 query = Document(text=" ".join(arguments.query))

@@ -1,6 +1,8 @@
-"""The texts to search: every public docstring of the Python standard library that is on this machine.
+"""The texts to search: every public docstring of the Python standard
+library that is on this machine.
 
-They are read from the source files and never imported, so nothing is run. Knows nothing of Executors.
+They are read from the source files and never imported, so nothing is run.
+Knows nothing of Executors.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ _Definition = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def load(folder: str | None = None) -> dict[str, str]:
     """Return docstrings by qualified name, such as `'json.loads'`, always in the same order.
 
-    `folder` is where the source files are, by default what the environment variable CORPUS says, or those of this
-    Python's library. The answer is kept: where a Flow forks its replicas from a process that has read the corpus, they
-    have it without reading it again.
+    `folder` is where the source files are, by default what the environment variable CORPUS says, or
+    those of this Python's library. The answer is kept: where a Flow forks its replicas from a
+    process that has read the corpus, they have it without reading it again.
     """
     return _load(folder or os.environ.get("CORPUS") or sysconfig.get_paths()["stdlib"])
 
@@ -56,14 +58,20 @@ def _load(folder: str) -> dict[str, str]:
 
 def _modules(root: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if _is_public(name) and name not in SKIPPED)
+        subfolders[:] = sorted(
+            name for name in subfolders if _is_public(name) and name not in SKIPPED
+        )
         for name in sorted(files):
-            if name.endswith(".py") and (_is_public(name) or (name == "__init__.py" and folder != str(root))):
+            if name.endswith(".py") and (
+                _is_public(name) or (name == "__init__.py" and folder != str(root))
+            ):
                 yield Path(folder, name)
 
 
 def _docstrings(node: ast.Module | ast.ClassDef, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the docstrings of a module or class and of what is defined in it, the outer before the inner."""
+    """Yield the docstrings of a module or class and of what is defined in it,
+    the outer before the inner.
+    """
     if text := ast.get_docstring(node):
         yield name, text
     for child in _definitions(node.body):
@@ -74,7 +82,9 @@ def _docstrings(node: ast.Module | ast.ClassDef, name: str) -> Iterator[tuple[st
             yield inner, text
 
 
-def _definitions(body: list[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+def _definitions(
+    body: list[ast.stmt],
+) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield public definitions, also those that depend on the platform (`if`, `try`)."""
     for node in body:
         if isinstance(node, _Definition):

@@ -1,7 +1,8 @@
 """The slow Executor of the search example: it turns texts into vectors, and runs as three replicas.
 
-Replicas compete for requests, so two Documents may be encoded by different replicas and must still be comparable. All
-of them learn how rare words are from the same corpus when they start, and nothing from what they are sent.
+Replicas compete for requests, so two Documents may be encoded by different replicas and must still
+be comparable. All of them learn how rare words are from the same corpus when they start, and
+nothing from what they are sent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Encoder(Executor):
 
     @requests(on="/index")
     def encode_entries(self, docs: DocumentArray, **kwargs: Any) -> None:
-        """Encode what can be found: the Document's id is its name, which tells as much as its text."""
+        """Encode what can be found: the Document's id is its name,
+        which tells as much as its text.
+        """
         for doc in docs:
             doc.embedding = self._model.vector(doc.text, title=doc.id)
 

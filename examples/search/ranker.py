@@ -1,7 +1,8 @@
-"""The last Executor of the sharded search: of the best matches of each shard it keeps the best of all.
+"""The last Executor of the sharded search: of the best matches of each
+shard it keeps the best of all.
 
-What the shards answer has been reduced before: their matches stand one shard's after the other's, and of those with the
-same id there is one.
+What the shards answer has been reduced before: their matches stand one shard's after the other's,
+and of those with the same id there is one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ def top_k(parameters: dict[str, Any]) -> int:
 
 
 class Ranker(Executor):
-    """Orders the `matches` of each Document of `/search` and cuts them to `parameters['top_k']` (10)."""
+    """Orders the `matches` of each Document of `/search` and cuts them
+    to `parameters['top_k']` (10).
+    """
 
     @requests(on="/search")
     def rank(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> None:
-        """Keep the matches of the highest `scores['cosine']`; of equal ones those with the lower ids."""
+        """Keep the matches of the highest `scores['cosine']`;
+        of equal ones those with the lower ids.
+        """
         top = top_k(parameters)
         for doc in docs:
             doc.matches = DocumentArray(sorted(doc.matches, key=_rank)[:top])

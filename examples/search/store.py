@@ -1,8 +1,9 @@
-"""What a shard of the index holds, in a file that all its replicas append to and read. Knows nothing of Executors.
+"""What a shard of the index holds, in a file that all its replicas append to and read.
+Knows nothing of Executors.
 
-A record is written behind its length and checksum, by one process at a time. A process that is killed while it writes
-leaves an unfinished record, which the next one to write cuts off. Nothing is forced to the disk: what was written
-survives the end of any process, but not that of the machine.
+A record is written behind its length and checksum, by one process at a time. A process that is
+killed while it writes leaves an unfinished record, which the next one to write cuts off. Nothing is
+forced to the disk: what was written survives the end of any process, but not that of the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Log:
         self._file.close()
 
     def read(self) -> list[Entries]:
-        """Return what was appended since this was last called, by whichever process, the oldest first."""
+        """Return what was appended since this was last called, by whichever process,
+        the oldest first.
+        """
         if os.fstat(self._file.fileno()).st_size == self._read_to:
             return []
         with self._locked(fcntl.LOCK_SH):
@@ -65,7 +68,8 @@ class Log:
         record = memoryview(head + about + vectors)
         with self._locked(fcntl.LOCK_EX):
             before = list(self._records())
-            self._file.truncate(self._read_to)  # whoever left something unfinished there is gone: the lock is ours
+            # Whoever left something unfinished there is gone: the lock is ours.
+            self._file.truncate(self._read_to)
             while record:
                 record = record[self._file.write(record) :]
             self._read_to = self._file.tell()
@@ -90,8 +94,13 @@ class Log:
                 return
             body = rest[_HEAD.size : end]
             if zlib.crc32(body) != checksum:
-                raise ValueError(f"{self._path} is damaged: the record at byte {self._read_to} is not what was written")
+                raise ValueError(
+                    f"{self._path} is damaged: the record at byte {self._read_to} is not what was "
+                    "written"
+                )
             rest = rest[end:]
             self._read_to += end
             names, texts = json.loads(bytes(body[:about]))
-            yield Entries(names, texts, np.frombuffer(body[about:], dtype="<f4").reshape(len(names), -1))
+            yield Entries(
+                names, texts, np.frombuffer(body[about:], dtype="<f4").reshape(len(names), -1)
+            )

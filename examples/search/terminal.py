@@ -1,4 +1,6 @@
-"""What the two programs of the search example share: command line, what is indexed, how it is shown."""
+"""What the two programs of the search example share: command line, what is indexed,
+how it is shown.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,15 @@ from zflow import Document, DocumentArray
 
 def command_line() -> argparse.ArgumentParser:
     """Return the arguments that both programs take."""
-    parser = argparse.ArgumentParser(description="Search the docstrings of Python's standard library.")
-    parser.add_argument("query", nargs="+", help="what to look for, such as: parse json from a string")
-    parser.add_argument("--top", type=int, default=8, help="how many matches to print (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Search the docstrings of Python's standard library."
+    )
+    parser.add_argument(
+        "query", nargs="+", help="what to look for, such as: parse json from a string"
+    )
+    parser.add_argument(
+        "--top", type=int, default=8, help="how many matches to print (default: %(default)s)"
+    )
     return parser
 
 

@@ -1,8 +1,9 @@
-"""Texts to vectors: hashed TF-IDF with numpy. Knows nothing of Executors, Documents or where the texts come from.
+"""Texts to vectors: hashed TF-IDF with numpy. Knows nothing of Executors, Documents or where the
+texts come from.
 
-A word's weight is how often it stands in a text (damped) times how rare it is among all texts; the word's hash says
-which elements of the vector get that weight, so no vocabulary has to be kept or agreed on. Vectors have length 1: the
-dot product of two is their cosine.
+A word's weight is how often it stands in a text (damped) times how rare it is among all texts; the
+word's hash says which elements of the vector get that weight, so no vocabulary has to be kept or
+agreed on. Vectors have length 1: the dot product of two is their cosine.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from numpy.typing import NDArray
 SUMMARY, REST = 1.0, 0.1  # how much a word counts: in title and first paragraph, and below
 PLACES = 8  # elements of a vector that one word changes
 
-# Words, numbers and the parts of identifiers: 'JSONDecoder.raw_decode' is JSON, Decoder, raw, decode.
+# Words, numbers and the parts of identifiers: 'JSONDecoder.raw_decode' is JSON, Decoder, raw,
+# decode.
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _ENDINGS = ("ings", "ing", "ers", "ors", "er", "or", "ed", "es", "s", "e")
 _STOP_WORDS = frozenset(
-    """a an and any are as at be been but by can do does for from has have how i if in into is it its may my not of
-    on or one so such than that the their them then there these they this to used using was we what when where
-    which will with you your""".split()
+    """a an and any are as at be been but by can do does for from has have how i if in into is it
+    its may my not of on or one so such than that the their them then there these they this to used
+    using was we what when where which will with you your""".split()
 )
 # What programmers write for one and the same thing, as stems.
 _SYNONYMS = {
@@ -84,9 +86,10 @@ class TfIdf:
     """Turns texts into vectors, by how rare each word is among the texts that it was made with.
 
     Args:
-        texts: what rarity is learnt from. Vectors can be compared only if they were made with the same texts.
-        size: elements of a vector. What two texts without a common word have in common by chance is about
-            `1 / sqrt(size)`.
+        texts: what rarity is learnt from. Vectors can be compared only if they were made with the
+            same texts.
+        size: elements of a vector. What two texts without a common word have in common by chance is
+            about `1 / sqrt(size)`.
 
     >>> model = TfIdf(["parse json", "parse xml", "open a file"])
     >>> model.vector("json").shape
@@ -116,17 +119,25 @@ class TfIdf:
         vector = np.zeros(self.size, dtype=np.float32)
         for word, count in counts.items():
             at, signs = _places(word, self.size)
-            np.add.at(vector, at, signs * np.float32(math.log1p(count) * self._rarity.get(word, self._rarest)))
+            np.add.at(
+                vector,
+                at,
+                signs * np.float32(math.log1p(count) * self._rarity.get(word, self._rarest)),
+            )
         length = float(np.linalg.norm(vector))
         return vector / length if length else vector
 
 
 @functools.lru_cache(maxsize=100_000)
 def _places(word: str, size: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Return the elements of a vector that a word changes, and their signs, from a hash of the word.
+    """Return the elements of a vector that a word changes, and their signs, from a hash of the
+    word.
 
-    Several elements each, so that no two words ever meet in all of them, and signs, so that what meets by chance
-    cancels as often as it adds up. Python's own hash would differ between processes.
+    Several elements each, so that no two words ever meet in all of them, and signs, so that what
+    meets by chance cancels as often as it adds up. Python's own hash would differ between
+    processes.
     """
-    codes = np.frombuffer(hashlib.blake2b(word.encode(), digest_size=4 * PLACES).digest(), dtype="<u4")
+    codes = np.frombuffer(
+        hashlib.blake2b(word.encode(), digest_size=4 * PLACES).digest(), dtype="<u4"
+    )
     return codes % size, np.where(codes >> 31, np.float32(1), np.float32(-1))

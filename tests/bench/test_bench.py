@@ -1,4 +1,6 @@
-"""The benchmarks: their arithmetic, their yardsticks, what is made of results, and a short run of each."""
+"""The benchmarks: their arithmetic, their yardsticks, what is made of results,
+and a short run of each.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ ENVIRONMENT = {
     **dict.fromkeys(("zflow", "python", "pyzmq", "libzmq", "msgpack", "numpy"), "1.0"),
 }
 CANNED = Result(
-    ratios={"p50, zflow / C proxy": Ratio(1.2, 1.1, 1.3, aim=1.25), "rate": Ratio(0.5, 0.4, 0.6, "higher", 0.6)},
+    ratios={
+        "p50, zflow / C proxy": Ratio(1.2, 1.1, 1.3, aim=1.25),
+        "rate": Ratio(0.5, 0.4, 0.6, "higher", 0.6),
+    },
     tables=[Table("Figures", ["", "us", "requests/s"], [["zflow", 12.345, 12345]])],
     notes=["a note"],
 )
@@ -44,7 +49,7 @@ def canned(**changes: Any) -> Record:
     return Record("latency", False, ENVIRONMENT, Result(**{**CANNED.__dict__, **changes}))
 
 
-# -- arithmetic -------------------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------
 
 
 def test_ideal_makespan_is_the_least_in_which_unlike_servers_do_the_work() -> None:
@@ -68,10 +73,14 @@ def test_nobody_waits_in_an_ideal_queue_while_a_server_is_free() -> None:
     st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), min_size=1, max_size=40),
     st.integers(1, 4),
 )
-def test_waits_end_with_the_makespan_if_all_come_at_once(jobs: list[tuple[int, int]], servers: int) -> None:
+def test_waits_end_with_the_makespan_if_all_come_at_once(
+    jobs: list[tuple[int, int]], servers: int
+) -> None:
     times = [float(seconds) for _, seconds in jobs]
     together = ideal.waits([0.0] * len(times), times, servers)
-    assert max(wait + seconds for wait, seconds in zip(together, times, strict=True)) == ideal.makespan(times, servers)
+    assert max(
+        wait + seconds for wait, seconds in zip(together, times, strict=True)
+    ) == ideal.makespan(times, servers)
     apart = ideal.waits(sorted(float(at) for at, _ in jobs), times, servers)
     assert all(0 <= wait <= longest for wait, longest in zip(apart, together, strict=True))
 
@@ -103,14 +112,21 @@ def test_a_timer_closes_batches_that_nobody_is_free_for_and_pull_does_not() -> N
         return 1.0 + 0.1 * count
 
     at = [0.0, 0.25, 0.5, 3.0]
-    assert pull(at, 0.0, sleep) == pytest.approx([1.1, 2.05, 1.8, 1.1])  # one, then the two that have come meanwhile
-    assert pull(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])  # two, then one that has waited, and one
-    assert timer(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])  # two, one behind them, one
+    # One, then the two that have come meanwhile.
+    assert pull(at, 0.0, sleep) == pytest.approx([1.1, 2.05, 1.8, 1.1])
+    # Two, then one that has waited, and one.
+    assert pull(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])
+    # Two, one behind them, one.
+    assert timer(at, 0.3, sleep) == pytest.approx([1.5, 1.25, 2.1, 1.4])
     full = [0.0] * SIZE
-    assert timer(full, 9.0, sleep) == pull(full, 0.0, sleep) == pytest.approx([1.0 + 0.1 * SIZE] * SIZE)
+    assert (
+        timer(full, 9.0, sleep)
+        == pull(full, 0.0, sleep)
+        == pytest.approx([1.0 + 0.1 * SIZE] * SIZE)
+    )
 
 
-# -- yardsticks -------------------------------------------------------------------------------------------------------
+# -- yardsticks ------------------------------------------------------------------------------------
 
 
 def ended(yardstick: Any) -> bool:
@@ -155,7 +171,7 @@ def test_the_yardstick_for_fan_out_collects_the_answers_of_all_its_workers() -> 
     assert ended(fanout)
 
 
-# -- results ----------------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -184,7 +200,9 @@ def test_results_are_shown_with_what_was_to_be_reached() -> None:
     assert lines["zflow"] == ["zflow", "12.3", "12,345"]
 
 
-def test_report_makes_a_page_of_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_makes_a_page_of_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["--folder", str(tmp_path), "report"]) == 2
     assert "run `python -m bench run` first" in capsys.readouterr().err
     store.write(canned(), tmp_path / "results")
@@ -215,7 +233,7 @@ def test_plots_are_drawn_and_shown_on_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "plots" / "latency.svg").read_bytes() == drawn
 
 
-# -- regressions ------------------------------------------------------------------------------------------------------
+# -- regressions -----------------------------------------------------------------------------------
 
 
 def one(value: float, better: Any = "lower") -> check.Ratios:
@@ -224,11 +242,20 @@ def one(value: float, better: Any = "lower") -> check.Ratios:
 
 @pytest.mark.parametrize(
     ("better", "value", "worse"),
-    [("lower", 1.49, False), ("lower", 1.51, True), ("higher", 0.67, False), ("higher", 0.66, True)],
+    [
+        ("lower", 1.49, False),
+        ("lower", 1.51, True),
+        ("higher", 0.67, False),
+        ("higher", 0.66, True),
+    ],
 )
 def test_a_ratio_may_be_worse_by_its_tolerance(better: Any, value: float, worse: bool) -> None:
     baseline = check.accepted({}, "latency", one(1.0, better))
-    assert baseline["latency"]["r"] == {"ratio": 1.0, "better": better, "tolerance": check.TOLERANCE}
+    assert baseline["latency"]["r"] == {
+        "ratio": 1.0,
+        "better": better,
+        "tolerance": check.TOLERANCE,
+    }
     (verdict,) = check.compare("latency", baseline, one(value, better))
     assert (verdict.worse, verdict.word) == (worse, "WORSE" if worse else "ok")
 
@@ -260,7 +287,9 @@ def test_check_fails_on_a_regression_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = 1.0
-    monkeypatch.setattr(suite, "measure", lambda name, quick: Record(name, quick, ENVIRONMENT, Result(one(value))))
+    monkeypatch.setattr(
+        suite, "measure", lambda name, quick: Record(name, quick, ENVIRONMENT, Result(one(value)))
+    )
     command = ["--folder", str(tmp_path), "check", "latency"]
     assert cli.main([*command, "--accept"]) == 0
     assert cli.main(command) == 0
@@ -277,14 +306,20 @@ def test_the_baseline_knows_what_the_benchmarks_measure() -> None:
     assert all(entry["tolerance"] > 0 for ratios in baseline.values() for entry in ratios.values())
 
 
-# -- peers ------------------------------------------------------------------------------------------------------------
+# -- peers -----------------------------------------------------------------------------------------
 
 
 def test_zflow_and_the_proxy_do_the_jobs_that_peers_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contest, "SIZES", {"--calls": (9, 9), "--seconds": (0.2, 0.2), "--requests": (30, 30)})
+    monkeypatch.setattr(
+        contest, "SIZES", {"--calls": (9, 9), "--seconds": (0.2, 0.2), "--requests": (30, 30)}
+    )
     monkeypatch.setattr(setup, "missing", lambda peer: "not here")
     result = contest.run(["mosec"], quick=True)
-    assert list(result.ratios) == ["requests/s, zflow / proxy", "p50, zflow / proxy", "makespan, zflow / proxy"]
+    assert list(result.ratios) == [
+        "requests/s, zflow / proxy",
+        "p50, zflow / proxy",
+        "makespan, zflow / proxy",
+    ]
     assert [str(row[0]).split()[0] for row in result.tables[0].rows] == ["zflow", "proxy"]
     assert "mosec was skipped: not here." in result.notes
 
@@ -297,7 +332,9 @@ def test_zflow_and_the_proxy_do_the_jobs_that_peers_do(monkeypatch: pytest.Monke
         (None, "", "", "not done within"),
     ],
 )
-def test_a_peer_that_fails_is_skipped_with_its_reason(status: Any, output: str, errors: str, reason: str) -> None:
+def test_a_peer_that_fails_is_skipped_with_its_reason(
+    status: Any, output: str, errors: str, reason: str
+) -> None:
     with pytest.raises(contest.Failed, match=reason):
         contest.figures(status, output, errors)
 
@@ -340,19 +377,23 @@ def test_http_servers_are_asked_over_many_connections_and_ended() -> None:
     assert server._process.poll() is not None
 
 
-def test_peers_that_are_not_installed_say_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_are_not_installed_say_how_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(setup, "FOLDER", tmp_path)
     assert "peers setup ray" in str(setup.missing("ray"))
     (tmp_path / "ray.failed").write_text("no such version\n")
     assert setup.missing("ray") == "cannot be installed: no such version"
 
 
-# -- the benchmarks themselves ----------------------------------------------------------------------------------------
+# -- the benchmarks themselves ---------------------------------------------------------------------
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
 
 
 def test_list_tells_what_each_benchmark_measures() -> None:
@@ -377,7 +418,9 @@ def test_a_quick_run_measures_all_ratios_of_the_baseline(name: str, tmp_path: Pa
     assert record is not None
     assert record.quick
     assert record.result.tables
-    assert all(ratio.lowest <= ratio.value <= ratio.highest for ratio in record.result.ratios.values())
+    assert all(
+        ratio.lowest <= ratio.value <= ratio.highest for ratio in record.result.ratios.values()
+    )
     baseline = check.read(ROOT / "bench" / "baseline.json")
     assert set(record.result.ratios) == set(baseline[name])
 

@@ -33,7 +33,11 @@ def main() -> int:
         rate = given.requests_per_second or chosen.rate
         options = rig.Options(chosen.seconds, seed, rate, chosen.pace, given.soak)
     # Not on the small disk.
-    folder = Path(tempfile.mkdtemp(prefix="zflow-chaos.", dir="/var/tmp" if os.path.isdir("/var/tmp") else "/tmp"))
+    folder = Path(
+        tempfile.mkdtemp(
+            prefix="zflow-chaos.", dir="/var/tmp" if os.path.isdir("/var/tmp") else "/tmp"
+        )
+    )
     print(f"seed {options.seed}; notes and log in {folder}", flush=True)
     account = rig.run(options, folder, Path(given.log) if given.log else None, events)
     print("\n".join(account.lines()), flush=True)
@@ -46,10 +50,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="of load (default 1)")
     parser.add_argument("--seed", type=int, help="of load and failures; any when left out")
-    parser.add_argument("--requests-per-second", type=float, help=f"of all clients together (default {rig.RATE:.0f})")
-    parser.add_argument("--soak", action="store_true", help="no failures, half of the capacity; nothing may grow")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK.seconds:.0f} s, with failures close together")
-    parser.add_argument("--replay", metavar="LOG", help="inject what this log of another run says, into the same load")
+    parser.add_argument(
+        "--requests-per-second",
+        type=float,
+        help=f"of all clients together (default {rig.RATE:.0f})",
+    )
+    parser.add_argument(
+        "--soak", action="store_true", help="no failures, half of the capacity; nothing may grow"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK.seconds:.0f} s, with failures close together"
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="LOG",
+        help="inject what this log of another run says, into the same load",
+    )
     parser.add_argument("--log", help="where to write the log; where it is printed when left out")
     return parser.parse_args()
 

@@ -1,4 +1,6 @@
-"""What came of a run: the account, and what is wrong with it. It reads what the Executors have noted."""
+"""What came of a run: the account, and what is wrong with it. It reads what the Executors have
+noted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from .load import ANSWERED, FAILED, LOST, Ledger, unexpected
 from .usage import MIB, History
 
 LEAST_SAMPLES = 8  # of a process, to judge whether it grows
-GROWTH_MEMORY = 4 * MIB  # what a process may grow in a soak, in its last quarter against its second: what malloc drifts
+# What a process may grow in a soak, in its last quarter against its second: what malloc drifts.
+GROWTH_MEMORY = 4 * MIB
 GROWTH_DESCRIPTORS = 2
 
 
@@ -48,7 +51,8 @@ class Account:
     histories: list[History] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    again: Counter[str] = field(default_factory=Counter)  # requests begun more than once, by Executor or shard
+    # Requests begun more than once, by Executor or shard.
+    again: Counter[str] = field(default_factory=Counter)
     forged: int = 0  # requests answered whose Executors have never begun them
     once_again: int = 0  # requests begun more than once that were to be begun once at most
 
@@ -77,7 +81,9 @@ class Account:
         self.wrong += ledger.wrong
         for (client, error), count in unexpected(ledger.failures).items():
             message = ledger.examples[client, error]
-            self.wrong.append(f"{count} requests of client {client!r} failed with {error}: {message}")
+            self.wrong.append(
+                f"{count} requests of client {client!r} failed with {error}: {message}"
+            )
         if not ledger.count(ANSWERED):
             self.wrong.append("no request was answered")
 
@@ -90,7 +96,7 @@ class Account:
             if len(history.samples) >= LEAST_SAMPLES and descriptors > GROWTH_DESCRIPTORS:
                 self.wrong.append(f"{history.name} has {descriptors} descriptors more")
 
-    # -- for people -----------------------------------------------------------------------------------------------
+    # -- for people --------------------------------------------------------------------------------
 
     def lines(self) -> list[str]:
         """The account, for people."""
@@ -102,7 +108,10 @@ class Account:
             f"  answered             {ledger.count(ANSWERED)}",
             f"  failed               {ledger.count(FAILED)}",
         ]
-        lines += [f"    {count:6} {error} ({client})" for (client, error), count in sorted(ledger.failures.items())]
+        lines += [
+            f"    {count:6} {error} ({client})"
+            for (client, error), count in sorted(ledger.failures.items())
+        ]
         lines += [
             f"  lost                 {ledger.count(LOST)}",
             f"  wrong                {ledger.wrong_count}",
@@ -120,7 +129,8 @@ class Account:
 
     def _usage(self) -> list[str]:
         rows = [
-            f"  {'memory (MiB) and descriptors':<30}{'PSS first':>11}{'last':>8}{'RSS':>8}{'fds first':>11}{'last':>6}"
+            f"  {'memory (MiB) and descriptors':<30}"
+            f"{'PSS first':>11}{'last':>8}{'RSS':>8}{'fds first':>11}{'last':>6}"
         ]
         for name, histories in _by_kind(self.histories).items():
             first, last = histories[0].samples[0], histories[-1].samples[-1]

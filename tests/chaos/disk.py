@@ -1,7 +1,7 @@
 """A small disk for the Flow's sockets, which can be filled without harm to anybody.
 
-It is a tmpfs in a mount namespace of this program's own, so the program is begun once more inside one. Where the system
-does not allow that, nothing is filled, and the account says why.
+It is a tmpfs in a mount namespace of this program's own, so the program is begun once more inside
+one. Where the system does not allow that, nothing is filled, and the account says why.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ def unavailable() -> str:
     if not sys.platform.startswith("linux") or shutil.which("unshare") is None:
         return "there is no unshare(1)"
     with tempfile.TemporaryDirectory(prefix="zc-", dir="/tmp") as folder:
-        tried = subprocess.run([*_inside(folder), "true"], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"no private mount: {tried.stderr.strip() or tried.returncode}"
+        tried = subprocess.run(
+            [*_inside(folder), "true"], capture_output=True, text=True, check=False
+        )
+    return (
+        ""
+        if tried.returncode == 0
+        else f"no private mount: {tried.stderr.strip() or tried.returncode}"
+    )
 
 
 def _inside(folder: str) -> list[str]:
@@ -33,7 +39,8 @@ def _inside(folder: str) -> list[str]:
 
 
 def run_inside(command: Sequence[str]) -> int:
-    """Run a program in the place of this one, with the disk mounted and TMPDIR on it; its exit status.
+    """Run a program in the place of this one, with the disk mounted and TMPDIR on it;
+    its exit status.
 
     The folder is removed afterwards; the disk itself goes with the last process that sees it.
     """

@@ -1,12 +1,13 @@
-"""The Flow under chaos: Executors that sign each request, and what the signed answer to a request must look like.
+"""The Flow under chaos: Executors that sign each request,
+and what the signed answer to a request must look like.
 
     gateway -> plain ----> both -> shards -> last -> once -> answer
             -> waits ---->
 
-Each Executor binds some endpoints only, so that most requests visit one of them and some visit nearly all; two of them
-take several requests in one call. A signature is a chunk named after who signed; it covers the whole content of the
-request. Before it works on a request, an Executor notes the request's number in a file of its process, which outlives
-it.
+Each Executor binds some endpoints only, so that most requests visit one of them and some visit
+nearly all; two of them take several requests in one call. A signature is a chunk named after who
+signed; it covers the whole content of the request. Before it works on a request, an Executor notes
+the request's number in a file of its process, which outlives it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ REPLICAS = {"plain": 3, "waits": 2, "shards": 2, "last": 1, "once": 2}  # of the
 CHILD = ("sleep", "86400")  # what a replica of `plain` starts
 SLOWNESS = 0.05  # seconds that a replica takes longer as long as it is slow
 
-# Who signs a request, by endpoint. A request for any shard is signed by one of them, whichever it is.
+# Who signs a request, by endpoint. A request for any shard is signed by one of them, whichever it
+# is.
 ANY_SHARD = "shards"
 SHARD_NAMES = tuple(f"shards/shard-{shard}" for shard in range(SHARDS))
 SIGNERS: dict[str, tuple[str, ...]] = {
@@ -100,7 +102,9 @@ def objection(sent: Document, answer: DocumentArray, endpoint: str) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return one is other is None or (one is not None and other is not None and np.array_equal(one, other))
+    return one is other is None or (
+        one is not None and other is not None and np.array_equal(one, other)
+    )
 
 
 class _Signs(Executor):
@@ -133,7 +137,9 @@ class _Signs(Executor):
 
 
 class Plain(_Signs):
-    """Some requests in one call, on several replicas. Each has a child process, in a session of its own."""
+    """Some requests in one call, on several replicas. Each has a child process,
+    in a session of its own.
+    """
 
     def __init__(self, folder: str, **kwargs: Any) -> None:
         super().__init__(folder=folder, **kwargs)

@@ -1,4 +1,6 @@
-"""Makes the events of a schedule happen to a running Flow, and writes each into a log that can be injected again."""
+"""Makes the events of a schedule happen to a running Flow,
+and writes each into a log that can be injected again.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,14 @@ class Injector:
     """
 
     def __init__(
-        self, events: list[schedule.Event], flow: Flow, cable: Cable, load: Load, disk: Disk, folder: Path, log: TextIO
+        self,
+        events: list[schedule.Event],
+        flow: Flow,
+        cable: Cable,
+        load: Load,
+        disk: Disk,
+        folder: Path,
+        log: TextIO,
     ) -> None:
         self._flow = flow
         self._cable = cable
@@ -79,7 +88,8 @@ class Injector:
                 self._disk.fill()
             wait = self._due[0][0] - now if self._due else 1.0
             self._ended.wait(FILLING if self._filling else max(0.0, min(1.0, wait)))
-        self._handle_due()  # on a busy machine the last ones are late, and a log is to have all of them
+        # On a busy machine the last ones are late, and a log is to have all of them.
+        self._handle_due()
 
     def _handle_due(self) -> float:
         """Do what it is time for; returns the time, in seconds from the beginning."""
@@ -119,7 +129,7 @@ class Injector:
             raise Missed("clients would hear nothing for too long")
         self._silence = (begun, until)
 
-    # -- the kinds of events --------------------------------------------------------------------------------------
+    # -- the kinds of events -----------------------------------------------------------------------
 
     def _inject(self, event: schedule.Event) -> tuple[str, Undo | None]:
         """Do it; returns to whom, and how to undo it."""
@@ -148,7 +158,11 @@ class Injector:
     def _replica(self, draw: float, name: str = "") -> tuple[str, psutil.Process]:
         """A replica by name, or any."""
         strangers = (USER, schedule.BROKER, schedule.MANAGER, schedule.WATCHDOG)
-        found = [(title, pid) for title, pid in processes() if (title == name if name else title not in strangers)]
+        found = [
+            (title, pid)
+            for title, pid in processes()
+            if (title == name if name else title not in strangers)
+        ]
         if not found:
             raise Missed(f"there is no {name or 'replica'}")
         title, pid = sorted(found)[int(draw * len(found)) % len(found)]
@@ -171,14 +185,18 @@ class Injector:
         return name, go_on if verb == "stop" else None
 
     def _end_all(self) -> None:
-        """SIGTERM to everyone but the user's process, which alone may decide to close the Flow: nothing ends."""
+        """SIGTERM to everyone but the user's process, which alone may decide to close the Flow:
+        nothing ends.
+        """
         for name, pid in processes():
             with contextlib.suppress(ProcessLookupError):
                 if name != USER:
                     os.kill(pid, signal.SIGTERM)
 
     def _come_as(self, verb: str, draw: float) -> Undo | None:
-        """Somebody comes over TCP: a hostile client, or a replica that binds something else, which is not taken in."""
+        """Somebody comes over TCP: a hostile client, or a replica that binds something else,
+        which is not taken in.
+        """
         assert self._flow.port is not None
         assert self._flow.replica_port is not None
         if verb == "hostile":
@@ -215,7 +233,9 @@ class Injector:
         return clear
 
     def _change(self, verb: str, event: schedule.Event) -> tuple[str, Undo | None]:
-        """A change of the Flow. It takes its time, and may be refused when what it needs is killed meanwhile."""
+        """A change of the Flow. It takes its time, and may be refused when
+        what it needs is killed meanwhile.
+        """
         if verb == "drain":
             name = event.target or self._replica(event.draw)[0]
             self._begin(f"drain {name}", self._flow.drain, name)
@@ -232,7 +252,7 @@ class Injector:
     def _begin(self, what: str, change: Callable[..., Any], *arguments: Any) -> None:
         self._changes.append((what, in_background(change, *arguments)))
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def end(self, patience: float) -> None:
         """Inject nothing more, undo what was done, and wait for the changes that are under way."""

@@ -1,4 +1,6 @@
-"""The clients of the Flow under chaos: they post, check each answer, and note in a ledger what became of a request."""
+"""The clients of the Flow under chaos: they post, check each answer,
+and note in a ledger what became of a request.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,15 @@ TASKS = 4  # posts at once of an asynchronous client
 
 
 class Ledger:
-    """What became of each request, by its number, from 0; in a few bytes each, for there are many. Thread-safe."""
+    """What became of each request, by its number, from 0; in a few bytes each,
+    for there are many. Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.endpoints = list(executors.SIGNERS)
-        # In memory of its own, as they come: what grew by being moved would leave holes among what is measured.
+        # In memory of its own, as they come: what grew by being moved would leave holes among what
+        # is measured.
         self._endpoint = mmap.mmap(-1, MOST_REQUESTS)  # by request: index of its endpoint
         self._state = mmap.mmap(-1, MOST_REQUESTS)  # by request: what became of it
         self._sent = 0
@@ -44,7 +49,8 @@ class Ledger:
         self.wrong_count = 0
         self.failures: Counter[tuple[str, str]] = Counter()  # by client and class of the error
         self.examples: dict[tuple[str, str], str] = {}  # a message for each
-        self.slowest: dict[str, tuple[float, int, float]] = {}  # by client: seconds waited, for which, until when
+        # By client: seconds waited, for which, until when.
+        self.slowest: dict[str, tuple[float, int, float]] = {}
         self._begun = time.monotonic()
 
     def size(self) -> int:
@@ -95,9 +101,13 @@ class Ledger:
     def waits(self) -> list[str]:
         """The longest wait of each client, the longest one first, for people."""
         found = []
-        for client, (waited, number, until) in sorted(self.slowest.items(), key=lambda item: item[1], reverse=True):
+        for client, (waited, number, until) in sorted(
+            self.slowest.items(), key=lambda item: item[1], reverse=True
+        ):
             where = self.endpoints[self._endpoint[number]]
-            found.append(f"{waited:.1f} s until {until:.1f} s for request {number} at {where} ({client})")
+            found.append(
+                f"{waited:.1f} s until {until:.1f} s for request {number} at {where} ({client})"
+            )
         return found
 
     def _becomes(self, number: int, state: int) -> None:
@@ -148,12 +158,20 @@ EVERYBODY = (
     Habits("deadline", MIXED, 0.1, (errors.DeadlineExceeded,), timeout=TIMEOUT),
     Habits("cable", {"/plain": 3, "/all": 1, "/whole": 1}, 0.15, over_cable=True),
     Habits("asyncio", MIXED, 0.1, prefetch=4, asynchronous=True),
-    Habits("asyncio, cable", {"/waits": 2, "/all": 1}, 0.1, prefetch=4, asynchronous=True, over_cable=True),
+    Habits(
+        "asyncio, cable",
+        {"/waits": 2, "/all": 1},
+        0.1,
+        prefetch=4,
+        asynchronous=True,
+        over_cable=True,
+    ),
 )
 
 
 class Batches:
-    """The batches of requests that a client posts, and when each one's turn is. Used by several tasks at once.
+    """The batches of requests that a client posts, and when each one's turn is.
+    Used by several tasks at once.
 
     Args:
         rate: requests a second; 0 for as many as there can be.
@@ -167,7 +185,9 @@ class Batches:
         self._next = time.monotonic()
 
     def pause(self) -> float:
-        """The seconds until the next batch may be posted; who is late by more than a second need not catch up."""
+        """The seconds until the next batch may be posted;
+        who is late by more than a second need not catch up.
+        """
         now = time.monotonic()
         self._next = max(self._next, now - 1.0)
         return max(0.0, self._next - now)
@@ -296,7 +316,8 @@ class Load:
         """Post no more and wait for what is under way.
 
         Returns:
-            The seconds that there was load, and what is wrong with the clients: that one hangs, or has broken.
+            The seconds that there was load, and what is wrong with the clients: that one hangs,
+                or has broken.
         """
         self._ended.set()
         lasted = time.monotonic() - self._begun
@@ -304,7 +325,9 @@ class Load:
         wrong = []
         for name, running in self._running.items():
             if running in waiting:
-                wrong.append(f"the client {name!r} still waits {patience:.0f} s after the end of the load")
+                wrong.append(
+                    f"the client {name!r} still waits {patience:.0f} s after the end of the load"
+                )
             elif error := running.exception():
                 wrong.append(f"the client {name!r} has ended with {type(error).__name__}: {error}")
         for client in self._clients:

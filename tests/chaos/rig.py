@@ -19,7 +19,8 @@ from .account import Account
 from .load import Load
 from .usage import Watch
 
-PATIENCE = 60.0  # seconds within which all must be answered and whole again when nothing is injected any more
+# Seconds within which all must be answered and whole again when nothing is injected any more.
+PATIENCE = 60.0
 CAPACITY_TAKES = 10.0  # seconds to measure how much the Flow can do
 RATE = 300.0  # requests a second, of all clients together
 
@@ -45,7 +46,12 @@ class Options:
     patience: float = PATIENCE
 
 
-def run(options: Options, folder: Path, log: Path | None = None, events: list[schedule.Event] | None = None) -> Account:
+def run(
+    options: Options,
+    folder: Path,
+    log: Path | None = None,
+    events: list[schedule.Event] | None = None,
+) -> Account:
     """Do a whole run.
 
     Args:
@@ -61,7 +67,9 @@ def run(options: Options, folder: Path, log: Path | None = None, events: list[sc
         events = [] if calm else schedule.draw(options.seed, options.seconds, options.pace, without)
     if any(event.kind == "fill" for event in events) and not small:
         events = [event for event in events if event.kind != "fill"]
-        remarks.append("the disk was not filled: it is none that could be (run it as `python -m tests.chaos`)")
+        remarks.append(
+            "the disk was not filled: it is none that could be (run it as `python -m tests.chaos`)"
+        )
     if options.soak:
         capacity = _capacity(options, folder / "capacity")
         remarks.append(f"capacity {capacity:.0f} requests a second; half of that was asked for")
@@ -79,7 +87,12 @@ def run(options: Options, folder: Path, log: Path | None = None, events: list[sc
 
 
 def _maltreat(
-    flow: Flow, options: Options, events: list[schedule.Event], small: disk.Disk, folder: Path, log: Path
+    flow: Flow,
+    options: Options,
+    events: list[schedule.Event],
+    small: disk.Disk,
+    folder: Path,
+    log: Path,
 ) -> Account:
     watch = Watch(max(0.5, options.seconds / 120))
     watch.look()
@@ -100,7 +113,8 @@ def _maltreat(
             wait_for(
                 lambda: len(executors.their_children(folder)) == executors.REPLICAS["plain"],
                 options.patience,
-                f"a child process for each replica of plain, not {len(executors.their_children(folder))}",
+                "a child process for each replica of plain, not "
+                f"{len(executors.their_children(folder))}",
             )
         except Exception as error:
             account.wrong.append(f"the Flow is not whole again: {error}")
@@ -129,10 +143,16 @@ def wait_until_whole(flow: Flow, patience: float) -> None:
 
         def missing() -> dict[str, Any]:
             known = client.info()["executors"]
-            shards = {name: executors.SHARDS if name == "shards" else 1 for name in executors.REPLICAS}
-            wanted = {name: replicas * shards[name] for name, replicas in executors.REPLICAS.items()}
+            shards = {
+                name: executors.SHARDS if name == "shards" else 1 for name in executors.REPLICAS
+            }
+            wanted = {
+                name: replicas * shards[name] for name, replicas in executors.REPLICAS.items()
+            }
             found = {name: len(set(known[name]["replicas"])) for name in wanted}
-            return {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+            return {
+                name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]
+            }
 
         wait_for(lambda: not missing(), patience, "all replicas take part")
 

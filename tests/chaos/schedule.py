@@ -1,4 +1,6 @@
-"""What is to happen when: drawn from a seed, or read from the log of another run. Pure logic; injects nothing."""
+"""What is to happen when: drawn from a seed, or read from the log of another run. Pure logic;
+injects nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BROKER, MANAGER, WATCHDOG, CABLE, LOAD, DISK = "broker", "manager", "watchdog", "cable", "load", "disk"
+BROKER, MANAGER, WATCHDOG, CABLE, LOAD, DISK = (
+    "broker",
+    "manager",
+    "watchdog",
+    "cable",
+    "load",
+    "disk",
+)
 ALL = "all"  # processes but the user's
 STRANGERS = "strangers"  # who come over TCP
 
 LONGEST_STOP = 3.0  # seconds
-# What keeps a client from hearing anything, and how long it may all together: one that connects gives up after 5 s.
+# What keeps a client from hearing anything, and how long it may all together: one that connects
+# gives up after 5 s.
 SILENCING = ("kill-broker", "stop-broker", "stop-manager", "freeze", "cut", "fill")
 LONGEST_SILENCE = 3.5  # seconds
 
@@ -25,8 +35,8 @@ class Event:
     Args:
         at: seconds since the start of the load.
         kind: what is done, see `KINDS`.
-        target: whom it is done to, by name; empty for a replica or an Executor that is to be chosen when the time has
-            come, by `draw`.
+        target: whom it is done to, by name; empty for a replica or an Executor that is to be chosen
+            when the time has come, by `draw`.
         seconds: after how many it is undone; 0 for what cannot be undone.
         draw: from 0 to 1; chooses what else there is to choose.
     """
@@ -91,7 +101,9 @@ def draw(seed: int, seconds: float, pace: float = 1.0, without: Iterable[str] = 
         at = every * luck.uniform(0.3, 0.7)
         while at < seconds:
             lasts = kind.longest / max(1.0, pace) * luck.uniform(0.05, 1.0)
-            events.append(Event(round(at, 3), name, kind.target, round(lasts, 3), round(luck.random(), 4)))
+            events.append(
+                Event(round(at, 3), name, kind.target, round(lasts, 3), round(luck.random(), 4))
+            )
             at += every * luck.uniform(0.5, 1.5)
     return sorted(events, key=lambda event: event.at)
 
@@ -111,5 +123,7 @@ def read(lines: Iterable[str]) -> tuple[dict[str, Any], list[Event]]:
     if not rows or "options" not in rows[0]:
         raise ValueError("this is no log of a run: its first line must hold the options")
     names = Event.__dataclass_fields__
-    events = [Event(**{key: value for key, value in row.items() if key in names}) for row in rows[1:]]
+    events = [
+        Event(**{key: value for key, value in row.items() if key in names}) for row in rows[1:]
+    ]
     return rows[0]["options"], sorted(events, key=lambda event: event.at)

@@ -1,4 +1,6 @@
-"""Who comes over TCP and means no good: a hostile client, and a replica that differs from those of the Flow."""
+"""Who comes over TCP and means no good: a hostile client,
+and a replica that differs from those of the Flow.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,20 @@ PATIENCE = 1000  # ms for each word of the broker, which may be dead or stopped 
 def be_hostile(port: int, seed: int) -> subprocess.Popen[bytes]:
     """Start a client that sends what nobody expects, until it is killed."""
     told = [f"tcp://127.0.0.1:{port}", mutations.FRONT, str(10**9), str(seed), str(RATE)]
-    return subprocess.Popen([sys.executable, "-m", "tests.fuzz.hostile", *told], cwd=ROOT, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fuzz.hostile", *told], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
 
 
 def join(port: int, executor: str, endpoints: list[str]) -> bool | None:
-    """Try to join as a replica that binds these endpoints; whether it was taken in, None if nobody says."""
+    """Try to join as a replica that binds these endpoints; whether it was taken in,
+    None if nobody says.
+    """
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
-    socket.set(zmq.ROUTING_ID, f"{executor}/rep-9@elsewhere#1-".encode() + os.urandom(4).hex().encode())
+    socket.set(
+        zmq.ROUTING_ID, f"{executor}/rep-9@elsewhere#1-".encode() + os.urandom(4).hex().encode()
+    )
     socket.connect(f"tcp://127.0.0.1:{port}")
     try:
         if not socket.poll(PATIENCE) or socket.recv_multipart() != [b""]:

@@ -1,4 +1,6 @@
-"""Nothing is lost, wrong or answered twice whatever happens to the Flow; and the harness that says so would notice."""
+"""Nothing is lost, wrong or answered twice whatever happens to the Flow;
+and the harness that says so would notice.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from .usage import MIB, History, Sample
 SECONDS = 2.0  # of load where something is broken on purpose
 
 
-# -- the Flow ---------------------------------------------------------------------------------------------------------
+# -- the Flow --------------------------------------------------------------------------------------
 
 
 def test_nothing_is_lost_wrong_or_answered_twice_in_a_short_run() -> None:
@@ -34,7 +36,9 @@ def test_nothing_is_lost_wrong_or_answered_twice_in_a_short_run() -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     command = [sys.executable, "-m", "tests.chaos", "--quick", "--seed", str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "kill-broker" in done.stdout
 
@@ -50,7 +54,9 @@ def test_a_log_is_injected_again(tmp_path: Path) -> None:
     second = _run(options, tmp_path / "second", events=events)
     assert second.wrong == []
     _, again = schedule.read((tmp_path / "second" / "log").read_text().splitlines())
-    assert [(event.kind, event.target) for event in again] == [(event.kind, event.target) for event in events]
+    assert [(event.kind, event.target) for event in again] == [
+        (event.kind, event.target) for event in events
+    ]
 
 
 def _run(options: rig.Options, folder: Path, **more: Any) -> Account:
@@ -58,21 +64,26 @@ def _run(options: rig.Options, folder: Path, **more: Any) -> Account:
     return rig.run(options, folder, **more)
 
 
-# -- what is broken on purpose is noticed -----------------------------------------------------------------------------
+# -- what is broken on purpose is noticed ----------------------------------------------------------
 
 
 def _sign_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     sign = executors._Signs.sign
 
     def wrong(self: Any, doc: Document) -> None:
-        sign(self, doc if int(doc.id) % 50 else Document(id=doc.id, text="another", chunks=doc.chunks))
+        sign(
+            self,
+            doc if int(doc.id) % 50 else Document(id=doc.id, text="another", chunks=doc.chunks),
+        )
 
     monkeypatch.setattr(executors._Signs, "sign", wrong)
 
 
 def _begin_secretly(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = executors._Signs.begin
-    monkeypatch.setattr(executors._Signs, "begin", lambda self, doc: begin(self, doc) if int(doc.id) % 50 else 0.0)
+    monkeypatch.setattr(
+        executors._Signs, "begin", lambda self, doc: begin(self, doc) if int(doc.id) % 50 else 0.0
+    )
 
 
 def _begin_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,23 +128,31 @@ def _answer_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         (_answer_twice, "answered twice"),
     ],
 )
-def test_what_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Any, said: str) -> None:
+def test_what_is_broken_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Any, said: str
+) -> None:
     sabotage(monkeypatch)
     account = _run(rig.Options(SECONDS, seed=1, rate=150.0, pace=0.0, patience=3.0), tmp_path)
-    assert any(complaint.endswith(f"requests were {said}") for complaint in account.wrong), account.wrong
+    assert any(complaint.endswith(f"requests were {said}") for complaint in account.wrong), (
+        account.wrong
+    )
     assert account.lines()[-1] == "NOT GOOD"
 
 
-def test_an_error_that_was_not_to_be_expected_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_error_that_was_not_to_be_expected_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail(self: Any, doc: Document) -> None:
         raise LookupError("on purpose")
 
     monkeypatch.setattr(executors._Signs, "sign", fail)
     account = _run(rig.Options(SECONDS, seed=1, rate=50.0, pace=0.0), tmp_path)
-    assert any("failed with ExecutorError" in complaint for complaint in account.wrong), account.wrong
+    assert any("failed with ExecutorError" in complaint for complaint in account.wrong), (
+        account.wrong
+    )
 
 
-# -- pure logic -------------------------------------------------------------------------------------------------------
+# -- pure logic ------------------------------------------------------------------------------------
 
 
 @given(st.integers(), st.floats(1, 100), st.floats(0.5, 5))
@@ -148,7 +167,9 @@ def test_a_seed_says_what_happens(seed: int, seconds: float, pace: float) -> Non
 
 def test_what_is_left_out_does_not_change_the_rest() -> None:
     every = schedule.draw(3, 60.0)
-    assert schedule.draw(3, 60.0, without=["fill"]) == [event for event in every if event.kind != "fill"]
+    assert schedule.draw(3, 60.0, without=["fill"]) == [
+        event for event in every if event.kind != "fill"
+    ]
 
 
 def test_a_log_without_options_is_none() -> None:

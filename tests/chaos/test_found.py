@@ -22,14 +22,17 @@ class Once(Executor):
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-def test_a_broker_started_anew_knows_which_executors_a_request_passes_by(tmp_path: Path, retries: int) -> None:
+def test_a_broker_started_anew_knows_which_executors_a_request_passes_by(
+    tmp_path: Path, retries: int
+) -> None:
     flow = Flow().add(name="once", uses=Once, retries=retries)
     flow.add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)})
     with flow, Client(port=flow.port) as client:
         posted = in_background(client.post, "/hold", Document(text="held"))
         begun(tmp_path, "held")
         passed_by = pid_of("once/rep-0")
-        os.kill(passed_by, signal.SIGSTOP)  # so that the new broker does not hear from it what it binds
+        # So that the new broker does not hear from it what it binds.
+        os.kill(passed_by, signal.SIGSTOP)
         kill(pid_of("broker"))
         let_go(tmp_path, "held")
         assert posted.result(PATIENCE).texts == ["held"]
@@ -53,7 +56,9 @@ class SlowStart(Executor):
         pass
 
 
-def test_a_broker_started_anew_hears_of_commands_that_the_one_before_was_given(tmp_path: Path) -> None:
+def test_a_broker_started_anew_hears_of_commands_that_the_one_before_was_given(
+    tmp_path: Path,
+) -> None:
     flow = Flow().add(name="slow", uses=SlowStart, uses_with={"folder": str(tmp_path)})
     with flow, Client(port=flow.port) as client:
         change = in_background(flow.scale, "slow", 2)

@@ -22,7 +22,9 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process uses: bytes of memory (its share of what it shares, and all it has mapped), descriptors."""
+    """What one process uses: bytes of memory (its share of what it shares,
+    and all it has mapped), descriptors.
+    """
 
     pss: int
     rss: int
@@ -38,7 +40,8 @@ class History:
     samples: list[Sample] = field(default_factory=list)
 
     def growth(self) -> tuple[float, int]:
-        """Bytes and descriptors in the last quarter of its samples more than in the second one, by their medians.
+        """Bytes and descriptors in the last quarter of its samples more than in the second one,
+        by their medians.
 
         The first quarter does not count: caches fill, and what was shared after the fork is copied.
         """
@@ -47,7 +50,9 @@ class History:
         if not before:
             return 0.0, 0
         memory = median(sample.pss for sample in after) - median(sample.pss for sample in before)
-        descriptors = median(sample.descriptors for sample in after) - median(s.descriptors for s in before)
+        descriptors = median(sample.descriptors for sample in after) - median(
+            s.descriptors for s in before
+        )
         return memory, int(descriptors)
 
 
@@ -73,8 +78,8 @@ def sample(pid: int) -> Sample | None:
 def _keep_no_arrays() -> None:
     """Have malloc (glibc's) return large arrays at once, as it does until the first one is freed.
 
-    The harness's clients make and drop them in many threads. Kept, they are soon full of small pieces, and then others
-    are needed: memory of theirs, not of zflow's.
+    The harness's clients make and drop them in many threads. Kept, they are soon full of small
+    pieces, and then others are needed: memory of theirs, not of zflow's.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD
@@ -84,7 +89,8 @@ class Watch:
     """Samples all processes every so many seconds until it is ended.
 
     Attributes:
-        notes: the bytes of memory of this process that the harness itself needs for its notes; they do not count.
+        notes: the bytes of memory of this process that the harness itself needs for its notes;
+            they do not count.
     """
 
     def __init__(self, every: float) -> None:
@@ -103,8 +109,9 @@ class Watch:
     def look(self) -> None:
         """Take a sample of each.
 
-        What malloc has at hand in this process, where the harness's clients run in many threads, is given back before:
-        after a million requests that were some 8 MiB more, where what was in use had stayed the same.
+        What malloc has at hand in this process, where the harness's clients run in many threads, is
+        given back before: after a million requests that were some 8 MiB more,
+        where what was in use had stayed the same.
         """
         now = time.monotonic()
         give_back_memory()

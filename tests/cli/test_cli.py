@@ -1,4 +1,6 @@
-"""`zflow-run`: how a command is found, its help, its exit statuses and what it says when something is wrong."""
+"""`zflow-run`: how a command is found, its help,
+its exit statuses and what it says when something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ import zflow
 from zflow import Client, Document, cli
 
 
-@pytest.mark.parametrize("how", [["flow.yaml"], ["flow", "flow.yaml"], ["--uses", "flow.yaml"], ["./ping"]])
+@pytest.mark.parametrize(
+    "how", [["flow.yaml"], ["flow", "flow.yaml"], ["--uses", "flow.yaml"], ["./ping"]]
+)
 def test_a_flow_is_served_with_or_without_a_word(folder: Path, how: list[str]) -> None:
     for name in ("flow.yaml", "ping"):
         Path(name).write_text(
@@ -45,18 +49,27 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(out.splitlines()) < 90
 
 
-def test_a_word_that_looks_like_a_command_is_not_taken_for_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "'pnig' is neither a command nor a file; did you mean 'ping'?" in refused(capsys, "pnig", "127.0.0.1:5555")
+def test_a_word_that_looks_like_a_command_is_not_taken_for_a_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "'pnig' is neither a command nor a file; did you mean 'ping'?" in refused(
+        capsys, "pnig", "127.0.0.1:5555"
+    )
 
 
-def test_what_cannot_run_is_said_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_run_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, message in [
         (["missing.yaml"], "missing.yaml: cannot read it: No such file or directory"),
         (
             ["executor", "--uses", "encoder.py:Encoder", "--replicas", "0"],
             "replicas must be a whole number of 1 or more",
         ),
-        (["executor", "--uses", "encoder.py:Encoder", "--polling", "{/a: SOME}"], "polling must be ANY or ALL"),
+        (
+            ["executor", "--uses", "encoder.py:Encoder", "--polling", "{/a: SOME}"],
+            "polling must be ANY or ALL",
+        ),
         (
             ["executor", "--uses", "encoder.py:Encoder", "--port", "99999"],
             "port must be a whole number from 1 to 65535",
@@ -77,7 +90,9 @@ def test_what_ctrl_c_cuts_short_ends_as_in_a_shell() -> None:
         silent.listen()
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "zflow", "ping", where, "--timeout", str(1000 * PATIENCE)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             silent.settimeout(PATIENCE)
             connection, _ = silent.accept()
             with connection:

@@ -1,4 +1,6 @@
-"""What the commands share: how a Flow is served until it is interrupted, and how numbers of things are written."""
+"""What the commands share: how a Flow is served until it is interrupted,
+and how numbers of things are written.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def test_it_says_where_each_executor_runs_and_where_the_flow_listens(folder: Pat
             "- {method: needs, name: join, needs: [far, near]}\n"
         )
         with served("flow.yaml") as (process, lines, port):
-            assert lines == [f"far: external, at 127.0.0.1:{far.port}", "near: 2 shards of 2 replicas"]
+            assert lines == [
+                f"far: external, at 127.0.0.1:{far.port}",
+                "near: 2 shards of 2 replicas",
+            ]
             assert Client(port=port).is_flow_ready()
             process.terminate()
             assert process.wait(PATIENCE) == 0

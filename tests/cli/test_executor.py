@@ -20,7 +20,16 @@ def test_it_has_to_be_told_which_executor(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_an_executor_is_served_alone(folder: Path) -> None:
-    options = ["--replicas", "2", "--uses-with", "size={a: [1, x]}", "--env", "THREADS=4", "--workspace", "here"]
+    options = [
+        "--replicas",
+        "2",
+        "--uses-with",
+        "size={a: [1, x]}",
+        "--env",
+        "THREADS=4",
+        "--workspace",
+        "here",
+    ]
     with served("executor", "--uses", "encoder.py:Encoder", *options) as (process, lines, port):
         assert lines == ["Encoder: 2 replicas"]
         assert sorted(replicas("Encoder")) == ["Encoder/rep-0", "Encoder/rep-1"]
@@ -35,7 +44,9 @@ def test_an_executor_is_served_alone(folder: Path) -> None:
 
 
 def test_it_ends_in_good_order_by_ctrl_c(folder: Path) -> None:
-    with served("executor", "--uses", "encoder.py", "--name", "enc", "--shards", "2", "--polling", "ALL") as (
+    with served(
+        "executor", "--uses", "encoder.py", "--name", "enc", "--shards", "2", "--polling", "ALL"
+    ) as (
         process,
         lines,
         port,
@@ -66,13 +77,17 @@ def test_there_is_an_option_for_every_keyword(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         cli.main(["executor", "--help"])
     shown = capsys.readouterr().out
-    assert "the TCP port to listen on; any free one when left out, which is printed" in " ".join(shown.split())
+    assert "the TCP port to listen on; any free one when left out, which is printed" in " ".join(
+        shown.split()
+    )
     for key in KEYWORDS:
         assert re.search(rf"--{key.replace('_', '-')}[ ,\n]", shown), key
 
 
 def test_numbers_without_a_default_are_numbers_all_the_same(folder: Path) -> None:
-    with served("executor", "--uses", "encoder.py:Encoder", "--max-connections", "20", "--seed", "4") as (
+    with served(
+        "executor", "--uses", "encoder.py:Encoder", "--max-connections", "20", "--seed", "4"
+    ) as (
         process,
         lines,
         _,

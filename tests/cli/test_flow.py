@@ -15,7 +15,9 @@ from zflow.network import keys
 def test_there_is_one_yaml_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "name one YAML file, such as: zflow-run flow.yaml" in refused(capsys)
     assert "one YAML file, not ['a.yaml', 'b.yaml']" in refused(capsys, "a.yaml", "b.yaml")
-    assert "one YAML file, not ['a.yaml', 'b.yaml']" in refused(capsys, "a.yaml", "--uses", "b.yaml")
+    assert "one YAML file, not ['a.yaml', 'b.yaml']" in refused(
+        capsys, "a.yaml", "--uses", "b.yaml"
+    )
 
 
 def test_a_value_of_the_context_is_written_name_value(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +32,11 @@ def test_the_command_line_counts_over_the_yaml_and_fills_it_in(folder: Path) -> 
     )
     port = free_port()
     over = ["--port", str(port), "--host", "127.0.0.1", "--curve", "mine"]
-    with served("flow.yaml", *over, "--context", "size=a=b", "--context", "name=enc") as (_, lines, there):
+    with served("flow.yaml", *over, "--context", "size=a=b", "--context", "name=enc") as (
+        _,
+        lines,
+        there,
+    ):
         assert lines == ["enc: 1 replica"]
         assert there == port
         with Client(port=port, curve="mine") as client:
@@ -40,8 +46,14 @@ def test_the_command_line_counts_over_the_yaml_and_fills_it_in(folder: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jtype: Flow\nexecuters: []", "flow.yaml:2: unknown key 'executers'; did you mean 'executors'?"),
-        ("jtype: Flow\nwith:\n  port: ${{ CONTEXT.prt }}", "flow.yaml:3: CONTEXT.prt is not set; did you mean 'port'?"),
+        (
+            "jtype: Flow\nexecuters: []",
+            "flow.yaml:2: unknown key 'executers'; did you mean 'executors'?",
+        ),
+        (
+            "jtype: Flow\nwith:\n  port: ${{ CONTEXT.prt }}",
+            "flow.yaml:3: CONTEXT.prt is not set; did you mean 'port'?",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_yaml_is_said_with_its_line(

@@ -1,4 +1,6 @@
-"""`zflow-run keys`: the folder that it makes, the keys that it adds, and what it says about them."""
+"""`zflow-run keys`: the folder that it makes, the keys that it adds,
+and what it says about them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     assert cli.main(["keys", "new", str(path)]) == 0
     out, err = capsys.readouterr()
     assert out == (
-        f"made {path}: clients need server.key and client.key_secret of it, replicas replica.key_secret,"
+        f"made {path}: clients need server.key and client.key_secret of it, replicas "
+        "replica.key_secret,"
         " and who may change the Flow admin.key_secret\n"
     )
     assert err == ""
@@ -43,7 +46,10 @@ def test_an_added_key_is_a_clients_unless_it_is_said_to_be_a_replicas_or_an_admi
     said = f"made gpu-box.key_secret in {made} and put gpu-box.key on the list of replicas\n"
     assert capsys.readouterr() == (said, "")
     assert cli.main(["keys", "add", str(made), "boss", "--admin"]) == 0
-    assert capsys.readouterr() == (f"made boss.key_secret in {made} and put boss.key on the list of admins\n", "")
+    assert capsys.readouterr() == (
+        f"made boss.key_secret in {made} and put boss.key on the list of admins\n",
+        "",
+    )
     after = keys.server_keys(made)
     assert after.admins - before.admins == {keys.client_keys(made, "boss").public}
     assert after.clients - before.clients == {keys.client_keys(made, "laptop").public}
@@ -55,7 +61,10 @@ def test_what_is_there_is_not_made_again(made: Path, capsys: pytest.CaptureFixtu
     for arguments, message in [
         (["new", str(made)], f"zflow-run: {made} exists already: name another folder"),
         (["add", str(made), "client"], "zflow-run: there is a key called 'client' already"),
-        (["add", str(made / "none"), "x"], f"zflow-run: there is no key folder {made / 'none'}: make one with"),
+        (
+            ["add", str(made / "none"), "x"],
+            f"zflow-run: there is no key folder {made / 'none'}: make one with",
+        ),
         (["add", str(made), "../x"], "zflow-run: a key's name has 1 to 64 letters"),
     ]:
         assert cli.main(["keys", *arguments]) == 1
@@ -71,7 +80,9 @@ def test_it_has_to_be_told_what_to_do_and_with_what(capsys: pytest.CaptureFixtur
     assert "the following arguments are required: DIR\n" in refused(capsys, "keys", "new")
     assert "the following arguments are required: NAME\n" in refused(capsys, "keys", "add", "mine")
     assert "not allowed with" in refused(capsys, "keys", "add", "mine", "x", "--replica", "--admin")
-    assert "unrecognized arguments: --replica\n" in refused(capsys, "keys", "new", "mine", "--replica")
+    assert "unrecognized arguments: --replica\n" in refused(
+        capsys, "keys", "new", "mine", "--replica"
+    )
 
 
 def test_no_secret_is_printed(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

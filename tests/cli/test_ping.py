@@ -22,12 +22,18 @@ from zflow.network import keys
 
 @pytest.fixture(scope="module")
 def flow() -> Iterator[Flow]:
-    with Flow().add(name="encoder", uses=Upper, replicas=2).add(name="indexer", uses=Upper) as running:
+    with (
+        Flow()
+        .add(name="encoder", uses=Upper, replicas=2)
+        .add(name="indexer", uses=Upper) as running
+    ):
         yield running
 
 
 @pytest.mark.parametrize("form", ["{}", "127.0.0.1:{}", "localhost:{}", "tcp://127.0.0.1:{}"])
-def test_ping_tells_about_the_flow(flow: Flow, capsys: pytest.CaptureFixture[str], form: str) -> None:
+def test_ping_tells_about_the_flow(
+    flow: Flow, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     assert cli.main(["ping", form.format(flow.port), "--count", "3"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -58,11 +64,22 @@ def test_ping_fails_where_nothing_answers(capsys: pytest.CaptureFixture[str]) ->
         assert capsys.readouterr() == ("", "")
 
 
-def test_ping_waits_for_a_flow_that_is_just_starting(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ping_waits_for_a_flow_that_is_just_starting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "zflow", "executor", "--uses", "encoder.py", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "zflow",
+        "executor",
+        "--uses",
+        "encoder.py",
+        "--port",
+        str(port),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         assert cli.main(["ping", str(port), "--timeout", str(1000 * PATIENCE)]) == 0
         assert "executor0: " in capsys.readouterr().out
@@ -80,7 +97,9 @@ def test_ping_speaks_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
         assert f" at [::1]:{flow.port}\n" in capsys.readouterr().out
 
 
-def test_ping_tells_which_executor_has_no_replica(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_ping_tells_which_executor_has_no_replica(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with Flow().add(name="broken", uses=OnlyOnce, uses_with={"folder": str(tmp_path)}) as flow:
         kill(replicas("broken")["broken/rep-0"])
 
@@ -93,13 +112,18 @@ def test_ping_tells_which_executor_has_no_replica(capsys: pytest.CaptureFixture[
             assert not client.is_flow_ready()
 
 
-def test_ping_tells_which_addresses_of_an_external_executor_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ping_tells_which_addresses_of_an_external_executor_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with socket.socket() as nobody, Flow().add(uses=Upper) as far:
         nobody.bind(("127.0.0.1", 0))
         there, not_there = f"127.0.0.1:{far.port}", f"127.0.0.1:{nobody.getsockname()[1]}"
         with Flow().add(name="far", host=[there, not_there], external=True) as flow:
             assert cli.main(["ping", str(flow.port)]) == 0
-            assert capsys.readouterr().out.splitlines()[-1] == f"far: 1 of 2 addresses (far@{there}), 0 queued"
+            assert (
+                capsys.readouterr().out.splitlines()[-1]
+                == f"far: 1 of 2 addresses (far@{there}), 0 queued"
+            )
 
 
 class OnlyOnce(Upper):
@@ -112,13 +136,17 @@ class OnlyOnce(Upper):
 
 def test_a_number_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "names no port: write 'HOST:PORT'" in refused(capsys, "ping", "localhost")
-    assert "--timeout must be a number of ms above 0" in refused(capsys, "ping", "5555", "--timeout", "0")
+    assert "--timeout must be a number of ms above 0" in refused(
+        capsys, "ping", "5555", "--timeout", "0"
+    )
     said = refused(capsys, "ping", "5555", "--timeout", "0.5")
     assert "--timeout is in milliseconds: 0.5 is less than one; 500 is half a second" in said
     assert "--count must be 1 or more, not 0" in refused(capsys, "ping", "5555", "--count", "0")
 
 
-def test_ping_shows_the_keys_that_a_flow_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ping_shows_the_keys_that_a_flow_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "keys"
     keys.new(folder)
     with Flow(curve=str(folder)).add(name="up", uses=Upper) as flow:
@@ -132,7 +160,9 @@ def test_ping_shows_the_keys_that_a_flow_asks_for(tmp_path: Path, capsys: pytest
         assert "make one with `zflow-run keys new" in capsys.readouterr().err
 
 
-def test_what_a_stranger_tells_is_shown_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_stranger_tells_is_shown_in_one_line_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     info = {
         "version": "1\x1b[2J",
         "requests": "0\nzflow 1.0 at bank.example",

@@ -42,7 +42,9 @@ def flow() -> Iterator[Flow]:
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Flow]:
-    with Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as running:
+    with Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}
+    ) as running:
         yield running
 
 
@@ -61,7 +63,9 @@ def run(flow: Flow, body: Body) -> Any:
 
 def test_await_gives_all_documents_in_order(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
-        result = await client.post("/", (Document(text=f"a{n}") for n in range(250)), request_size=7)
+        result = await client.post(
+            "/", (Document(text=f"a{n}") for n in range(250)), request_size=7
+        )
         assert isinstance(result, DocumentArray)
         assert result.texts == [f"A{number}" for number in range(250)]
         assert (await client.post("/", Document(text="a"))).texts == ["A"]
@@ -89,7 +93,9 @@ def test_async_for_gives_one_array_per_request_in_order(flow: Flow) -> None:
 def test_many_posts_at_once(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
         async def post(number: int) -> list[str]:
-            return (await client.post("/", [Document(text=f"a{number}"), Document(text=f"b{number}")])).texts
+            return (
+                await client.post("/", [Document(text=f"a{number}"), Document(text=f"b{number}")])
+            ).texts
 
         found = await asyncio.gather(*map(post, range(500)))
         assert found == [[f"A{number}", f"B{number}"] for number in range(500)]
@@ -101,7 +107,9 @@ def test_posts_at_once_before_there_is_a_connection_share_one(flow: Flow) -> Non
     async def main() -> int:
         async with AsyncClient(port=flow.port) as client:
             await asyncio.gather(*(client.post("/", Document(text="a")) for _ in range(50)))
-            return sum(each.status == "ESTABLISHED" for each in psutil.Process().net_connections("tcp"))
+            return sum(
+                each.status == "ESTABLISHED" for each in psutil.Process().net_connections("tcp")
+            )
 
     before = sum(each.status == "ESTABLISHED" for each in psutil.Process().net_connections("tcp"))
     assert asyncio.run(main()) - before == 1
@@ -111,7 +119,10 @@ def test_a_request_that_waits_holds_up_no_other(gated: Flow, tmp_path: Path) -> 
     async def body(client: AsyncClient) -> None:
         held = asyncio.ensure_future(awaited(client.post("/hold", Document(text="held"))))
         await soon(lambda: (tmp_path / "held.begun").exists())
-        queued = [asyncio.ensure_future(awaited(client.post("/", Document(text=str(n))))) for n in range(20)]
+        queued = [
+            asyncio.ensure_future(awaited(client.post("/", Document(text=str(n)))))
+            for n in range(20)
+        ]
         assert not held.done()
         let_go(tmp_path, "held")
         assert (await held).texts == ["held"]
@@ -131,7 +142,9 @@ async def agen(count: int, given: list[int] | None = None) -> AsyncIterator[Docu
 def test_async_inputs(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
         assert (await client.post("/", agen(0))).texts == []
-        assert (await client.post("/", agen(101), request_size=10)).texts == [f"A{number}" for number in range(101)]
+        assert (await client.post("/", agen(101), request_size=10)).texts == [
+            f"A{number}" for number in range(101)
+        ]
         sizes = [len(docs) async for docs in client.post("/", agen(25), request_size=10)]
         assert sizes == [10, 10, 5]
 
@@ -153,7 +166,9 @@ def test_no_more_in_flight_than_prefetch_allows(gated: Flow, tmp_path: Path, kin
 
     async def body(client: AsyncClient) -> None:
         inputs = sync_inputs() if kind == "sync" else async_inputs()
-        posting = asyncio.ensure_future(awaited(client.post("/hold", inputs, request_size=3, prefetch=4)))
+        posting = asyncio.ensure_future(
+            awaited(client.post("/hold", inputs, request_size=3, prefetch=4))
+        )
         await soon(lambda: len(given) >= 12)
         await soon(lambda: (tmp_path / "same.begun").exists())
         assert (await client.info())["requests"] == 4
@@ -218,12 +233,17 @@ def test_callbacks(flow: Flow) -> None:
 
 def test_errors_are_raised_where_it_is_awaited_and_harm_no_other(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
-        good = [asyncio.ensure_future(awaited(client.post("/", texts(20), request_size=1))) for _ in range(10)]
+        good = [
+            asyncio.ensure_future(awaited(client.post("/", texts(20), request_size=1)))
+            for _ in range(10)
+        ]
         for _ in range(5):
             with pytest.raises(errors.ExecutorError, match="bad text"):
                 await client.post("/", Document(text="bad"))
             with pytest.raises(errors.SerializationError, match="'odd'"):
-                await client.post("/", [Document(), Document(id="odd", tags={"a": object()})], request_size=1)
+                await client.post(
+                    "/", [Document(), Document(id="odd", tags={"a": object()})], request_size=1
+                )
             with pytest.raises(errors.BadRequest, match="'nobody'"):
                 await client.post("/", Document(), target_executor="nobody")
             with pytest.raises(errors.BadRequest, match="7"):
@@ -271,7 +291,9 @@ def test_a_cancelled_post_is_forgotten(gated: Flow, tmp_path: Path) -> None:
 
 def test_cancelling_one_of_many_first_posts_harms_no_other(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
-        posts = [asyncio.ensure_future(awaited(client.post("/", Document(text="a")))) for _ in range(10)]
+        posts = [
+            asyncio.ensure_future(awaited(client.post("/", Document(text="a")))) for _ in range(10)
+        ]
         await asyncio.sleep(0)  # they have begun to connect
         posts[0].cancel()
         assert [(await each).texts for each in posts[1:]] == [["A"]] * 9
@@ -293,7 +315,11 @@ def test_one_client_on_several_event_loops_in_turn_and_at_once(flow: Flow) -> No
     client = AsyncClient(port=flow.port)
 
     async def main() -> list[str]:
-        return (await client.post("/", [Document(text=f"a{number}") for number in range(20)], request_size=1)).texts
+        return (
+            await client.post(
+                "/", [Document(text=f"a{number}") for number in range(20)], request_size=1
+            )
+        ).texts
 
     async def last() -> None:
         await main()
@@ -384,7 +410,9 @@ def test_closing_ends_what_still_waits(gated: Flow, tmp_path: Path) -> None:
 def test_info(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
         infos = await asyncio.gather(*(client.info() for _ in range(5)))
-        assert [info["executors"]["fussy"]["replicas"] for info in infos] == [["fussy/rep-0", "fussy/rep-1"]] * 5
+        assert [info["executors"]["fussy"]["replicas"] for info in infos] == [
+            ["fussy/rep-0", "fussy/rep-1"]
+        ] * 5
 
     run(flow, body)
 
@@ -446,9 +474,13 @@ def test_a_flow_that_stops_answering_or_is_another_by_now(impatient: None, chang
         asyncio.run(main(port))
 
 
-def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(impatient: None) -> None:
+def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(
+    impatient: None,
+) -> None:
     with contextlib.ExitStack() as there:
-        port = there.enter_context(stranger(lambda message: greeting(message) if isinstance(message, Hello) else None))
+        port = there.enter_context(
+            stranger(lambda message: greeting(message) if isinstance(message, Hello) else None)
+        )
 
         async def documents() -> AsyncIterator[Document]:
             there.close()  # the Flow is gone
@@ -457,7 +489,9 @@ def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(i
 
         async def main() -> None:
             async with AsyncClient(port=port) as client:
-                posting = asyncio.ensure_future(awaited(client.post("/", documents(), request_size=1)))
+                posting = asyncio.ensure_future(
+                    awaited(client.post("/", documents(), request_size=1))
+                )
                 with pytest.raises(errors.FlowUnreachable, match="stopped answering"):
                     await asyncio.wait_for(posting, PATIENCE)
 
@@ -476,16 +510,20 @@ def test_many_documents_through_upper_keep_order_over_replicas() -> None:
         run(flow, body)
 
 
-# -- changes ----------------------------------------------------------------------------------------------------------
+# -- changes ---------------------------------------------------------------------------------------
 
 
 def test_info_takes_as_long_as_it_may(impatient: None) -> None:
     async def main(port: int) -> None:
         async with AsyncClient(port=port) as client:
-            with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"):
+            with pytest.raises(
+                errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"
+            ):
                 await client.info(timeout=100)
             for wrong in (0, "soon", True):
-                with pytest.raises(errors.BadRequest, match="timeout must be a number of ms above 0"):
+                with pytest.raises(
+                    errors.BadRequest, match="timeout must be a number of ms above 0"
+                ):
                     await client.info(timeout=wrong)  # type: ignore[arg-type]
 
     with stranger(lambda message: None) as port:
@@ -517,7 +555,7 @@ def test_a_change_that_cannot_be_is_refused(flow: Flow) -> None:
     run(flow, body)
 
 
-# -- of a Flow in this process ----------------------------------------------------------------------------------------
+# -- of a Flow in this process ---------------------------------------------------------------------
 
 
 def test_a_flow_has_clients_for_asyncio_until_it_is_closed() -> None:
@@ -528,7 +566,9 @@ def test_a_flow_has_clients_for_asyncio_until_it_is_closed() -> None:
     async def main() -> AsyncClient:
         async with flow.async_client() as client:
             assert isinstance(client, AsyncClient)
-            assert (await client.post("/", texts(100), request_size=1)).texts == [str(number) for number in range(100)]
+            assert (await client.post("/", texts(100), request_size=1)).texts == [
+                str(number) for number in range(100)
+            ]
             assert (await client.scale("upper", 2))["replicas"] == 2
             assert await client.is_flow_ready()
             return client

@@ -1,4 +1,6 @@
-"""One connection of an AsyncClient: what holds for one of threads (`test_connection`) holds here, for all its posts."""
+"""One connection of an AsyncClient: what holds for one of threads (`test_connection`) holds here,
+for all its posts.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,13 @@ def run(broker: Answers, body: Body, check: Callable[[], None] = lambda: None) -
 
 
 @contextmanager
-def streaming(mine: AsyncConnection, docs: Any = None, timeout: int | None = None) -> Iterator[Stream]:
+def streaming(
+    mine: AsyncConnection, docs: Any = None, timeout: int | None = None
+) -> Iterator[Stream]:
     """An exchange over the connection, whose first request is sent."""
-    exchange = Exchange("/", batches(docs or Document(), 1), None, None, (128, timeout, False), 10**6, mine.ids)
+    exchange = Exchange(
+        "/", batches(docs or Document(), 1), None, None, (128, timeout, False), 10**6, mine.ids
+    )
     stream = Stream(exchange)
     mine.begin(stream)
     try:
@@ -76,7 +82,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "PING_AFTER", 50)
 
 
-# -- who is there -----------------------------------------------------------------------------------------------------
+# -- who is there ----------------------------------------------------------------------------------
 
 
 def test_a_broker_is_asked_who_it_is_and_many_may_ask_at_once() -> None:
@@ -167,7 +173,9 @@ def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     port = listening.bind_to_random_port("tcp://127.0.0.1")
 
     async def main() -> None:
-        with AsyncConnection(asyncio.get_running_loop(), Membership(f"tcp://127.0.0.1:{port}")) as mine:
+        with AsyncConnection(
+            asyncio.get_running_loop(), Membership(f"tcp://127.0.0.1:{port}")
+        ) as mine:
             asking = asyncio.ensure_future(mine.hello())
             await soon(lambda: (gate.serve(), asking.done())[1])
             with pytest.raises(errors.AccessDenied, match=f":{port} refuses the connection"):
@@ -180,7 +188,7 @@ def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         context.destroy(linger=0)
 
 
-def test_a_connection_that_was_used_just_now_is_not_asked_again_and_one_that_was_idle_for_long_is() -> None:
+def test_a_connection_used_just_now_is_not_asked_again_and_one_that_was_idle_for_long_is() -> None:
     broker = Broker()
 
     async def body(mine: AsyncConnection) -> None:
@@ -196,7 +204,9 @@ def test_a_connection_that_was_used_just_now_is_not_asked_again_and_one_that_was
 
 
 def test_a_connection_that_was_greeted_anew_is_asked_before_it_is_used() -> None:
-    """As one of threads: what is posted is not sent to another Flow in the place of the one that was there."""
+    """As one of threads: what is posted is not sent to another Flow in the place of the one that
+    was there.
+    """
     broker = Broker(lambda message: GREETED_ANEW)
 
     async def body(mine: AsyncConnection) -> None:
@@ -211,7 +221,7 @@ def test_a_connection_that_was_greeted_anew_is_asked_before_it_is_used() -> None
     run(broker, body)
 
 
-# -- requests and answers ---------------------------------------------------------------------------------------------
+# -- requests and answers --------------------------------------------------------------------------
 
 
 def test_what_was_not_answered_is_sent_again_when_the_same_broker_greets_anew() -> None:
@@ -232,7 +242,9 @@ def test_what_was_not_answered_is_sent_again_when_the_same_broker_greets_anew() 
     run(broker, body)
 
 
-def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_flight_end_too() -> None:
+def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_flight_end_too() -> (
+    None
+):
     def answer(message: Message) -> list[bytes]:
         if len(only(broker, Request)) == 1:
             return reply(message)
@@ -247,22 +259,32 @@ def test_nothing_is_sent_again_to_another_flow_and_posts_that_have_nothing_in_fl
             assert await answered(paused) == [["answered"]]
             with streaming(mine) as waiting:
                 for stream in (waiting, paused):
-                    with pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
+                    with pytest.raises(
+                        errors.FlowUnreachable, match="another one listens there now"
+                    ):
                         await answered(stream)
             with pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
                 send(mine, paused)
-        assert [(request.total, request.again) for request in only(broker, Request)] == [(1, False)] * 2
+        assert [(request.total, request.again) for request in only(broker, Request)] == [
+            (1, False)
+        ] * 2
         assert mine.is_usable()
 
     run(broker, body)
 
 
-def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impatient: None) -> None:
+def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(
+    impatient: None,
+) -> None:
     broker = Broker()
 
     def answer(message: Message) -> list[bytes] | None:
         told = broker(message)
-        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, Request)) else []
+        asked = (
+            broker.heard[broker.heard.index(requests[0]) :]
+            if (requests := only(broker, Request))
+            else []
+        )
         return reply(requests[0]) if [*map(type, asked)].count(Hello) == 3 else told
 
     async def body(mine: AsyncConnection) -> None:
@@ -274,13 +296,18 @@ def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impa
     run(answer, body)
 
 
-def test_a_flow_that_stops_answering_ends_the_connection(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_that_stops_answering_ends_the_connection(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wire, "SILENCE", 0.2)
     broker = Broker()
 
     async def body(mine: AsyncConnection) -> None:
         await mine.hello()
-        with streaming(mine) as stream, pytest.raises(errors.FlowUnreachable, match="stopped answering"):
+        with (
+            streaming(mine) as stream,
+            pytest.raises(errors.FlowUnreachable, match="stopped answering"),
+        ):
             await answered(stream)
         assert not mine.is_usable()
 
@@ -305,7 +332,9 @@ def test_a_flow_in_this_process_that_has_ended_is_noticed_while_waiting(impatien
     run(broker, body, check)
 
 
-def test_a_request_that_nobody_speaks_of_is_late_in_the_end(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_nobody_speaks_of_is_late_in_the_end(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zflow.clients.exchange.LATE", 0.1)
 
     async def body(mine: AsyncConnection) -> None:
@@ -327,7 +356,7 @@ def test_what_is_closed_takes_no_more_requests() -> None:
     run(Broker(), body)
 
 
-# -- commands ---------------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 def test_commands_return_what_came_of_them_in_any_order() -> None:

@@ -1,4 +1,6 @@
-"""`Client`: from threads, forks and other programs, and against what answers at its address without being a Flow."""
+"""`Client`: from threads, forks and other programs,
+and against what answers at its address without being a Flow.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "SILENCE", 0.3)
 
 
-# -- where to -------------------------------------------------------------------------------------------------------
+# -- where to --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, "none", "", 1.5j, True])
@@ -108,7 +110,10 @@ def test_nobody_answers(impatient: None) -> None:
 
 
 def test_no_such_host(impatient: None) -> None:
-    with Client("no such host", 5555) as mine, pytest.raises(errors.FlowUnreachable, match="no such host"):
+    with (
+        Client("no such host", 5555) as mine,
+        pytest.raises(errors.FlowUnreachable, match="no such host"),
+    ):
         mine.post("/")
 
 
@@ -127,7 +132,9 @@ def test_something_that_speaks_no_zeromq(impatient: None) -> None:
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("frames", [[b"hello"], [msgpack.packb([VERSION, 999])], [msgpack.packb([99, 11, 1, {}])]])
+@pytest.mark.parametrize(
+    "frames", [[b"hello"], [msgpack.packb([VERSION, 999])], [msgpack.packb([99, 11, 1, {}])]]
+)
 def test_something_that_speaks_zeromq_but_is_no_flow(impatient: None, frames: list[bytes]) -> None:
     with (
         stranger(lambda message: frames) as port,
@@ -162,7 +169,9 @@ def test_a_late_failure_of_a_request_that_has_ended_is_no_refusal(impatient: Non
 
     def answer(message: Message) -> list[bytes]:
         assert isinstance(message, Hello)
-        [frames] = bundles.frames_of([failed, Welcome(message.token, {"instance": "one"})], encoder())
+        [frames] = bundles.frames_of(
+            [failed, Welcome(message.token, {"instance": "one"})], encoder()
+        )
         return list(frames)
 
     with stranger(answer) as port, Client(port=port) as mine:
@@ -228,15 +237,21 @@ NO_LISTS: dict[str, list[Any]] = {
 def test_a_list_of_answers_that_is_none_is_no_answer_of_a_flow(impatient: None, what: str) -> None:
     frames = [header(VERSION, KINDS[Reply], *NO_LISTS[what])]
     with (
-        stranger(lambda message: greeting(message) if isinstance(message, Hello) else frames) as port,
+        stranger(
+            lambda message: greeting(message) if isinstance(message, Hello) else frames
+        ) as port,
         Client(port=port) as mine,
         pytest.raises(errors.FlowUnreachable, match=f"{port} is no zflow Flow: a .* that is none"),
     ):
         mine.post("/", Document())
 
 
-@pytest.mark.parametrize("payload", [[], [b""], [b"\xc1"], [b"\x91" * 50_000], [msgpack.packb({"type": 3})]])
-def test_an_error_that_cannot_be_read_is_an_error_of_that_request(impatient: None, payload: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    "payload", [[], [b""], [b"\xc1"], [b"\x91" * 50_000], [msgpack.packb({"type": 3})]]
+)
+def test_an_error_that_cannot_be_read_is_an_error_of_that_request(
+    impatient: None, payload: list[bytes]
+) -> None:
     def answer(message: Message) -> list[bytes]:
         if isinstance(message, Request):
             return said(Failed(message.first, 1, payload))
@@ -264,7 +279,7 @@ def test_a_flow_that_stops_answering(impatient: None) -> None:
     assert Hello in heard[heard.index(Request) :], "it asked before it gave up"
 
 
-# -- at the same time -------------------------------------------------------------------------------------------------
+# -- at the same time ------------------------------------------------------------------------------
 
 
 def test_threads_share_a_client(own: Client) -> None:
@@ -281,7 +296,9 @@ def test_threads_share_a_client(own: Client) -> None:
 
 def test_threads_share_a_flow_and_stream_through_it(flow: Flow) -> None:
     with ThreadPoolExecutor(8) as pool:
-        for start, found in enumerate(pool.map(lambda at: flow.post("/", texts(500, at), request_size=7), range(8))):
+        for start, found in enumerate(
+            pool.map(lambda at: flow.post("/", texts(500, at), request_size=7), range(8))
+        ):
             assert found.texts == [str(number) for number in range(start, start + 500)]
 
 
@@ -292,7 +309,9 @@ def test_threads_and_failures_do_not_mix(own: Client) -> None:
                 with pytest.raises(errors.SerializationError):
                     own.post("/", [Document(), Document(tags={"a": object()})], request_size=1)
             else:
-                assert own.post("/", Document(text=f"{thread}-{number}")).texts == [f"{thread}-{number}"]
+                assert own.post("/", Document(text=f"{thread}-{number}")).texts == [
+                    f"{thread}-{number}"
+                ]
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(post, range(8)))
@@ -312,12 +331,16 @@ def test_forked_processes_use_what_the_parent_has_used(flow: Flow, own: Client, 
     assert use.post("/", Document(text="before")).texts == ["BEFORE"]
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
-    processes = [fork.Process(target=_post_in_fork, args=(use, start, results)) for start in (0, 100, 200)]
+    processes = [
+        fork.Process(target=_post_in_fork, args=(use, start, results)) for start in (0, 100, 200)
+    ]
     for process in processes:
         process.start()
     assert use.post("/", texts(100), request_size=1).texts == [str(number) for number in range(100)]
     found = dict(results.get() for _ in processes)
-    assert found == {start: [f"X{number}" for number in range(start, start + 30)] for start in (0, 100, 200)}
+    assert found == {
+        start: [f"X{number}" for number in range(start, start + 30)] for start in (0, 100, 200)
+    }
     for process in processes:
         process.join()
         assert process.exitcode == 0
@@ -364,13 +387,16 @@ def test_a_fork_does_not_end_the_flow() -> None:
 def test_a_pickled_client_works_in_another_program(own: Client) -> None:
     code = (
         "import pickle, sys; from zflow import Document; client = pickle.load(sys.stdin.buffer);"
-        " print(*client.post('/', (Document(text=f'x{n}') for n in range(5)), request_size=2).texts)"
+        " print(*client.post('/', (Document(text=f'x{n}') for n in range(5)), "
+        "request_size=2).texts)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(own), capture_output=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(own), capture_output=True, check=True
+    )
     assert ran.stdout.decode().split() == ["X0", "X1", "X2", "X3", "X4"]
 
 
-# -- the life of a connection -----------------------------------------------------------------------------------------
+# -- the life of a connection ----------------------------------------------------------------------
 
 
 def test_info_tells_about_the_flow(flow: Flow, own: Client) -> None:
@@ -402,10 +428,14 @@ def test_closing_while_another_thread_waits(tmp_path: Path) -> None:
 
 
 def test_one_request_is_not_held_up_by_those_of_other_posts(tmp_path: Path) -> None:
-    with Flow(timeout_close=2000).add(uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow(timeout_close=2000).add(
+        uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
         begun(tmp_path, "held")
-        assert flow.post("/", texts(100), request_size=1).texts == [str(number) for number in range(100)]
+        assert flow.post("/", texts(100), request_size=1).texts == [
+            str(number) for number in range(100)
+        ]
         assert not held.done()
         let_go(tmp_path, "held")
         assert held.result(30).texts == ["held"]
@@ -436,8 +466,12 @@ with Flow(port=int(sys.argv[1])).add(uses=Gate, uses_with={"folder": sys.argv[2]
 """
 
 
-def test_a_flow_that_is_gone_and_back_at_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that was with the one that is gone ends with an error; the one that is back answers later ones."""
+def test_a_flow_that_is_gone_and_back_at_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was with the one that is gone ends with an error;
+    the one that is back answers later ones.
+    """
     monkeypatch.setattr(wire, "PING_AFTER", 100)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,6 @@
-"""One connection to a broker: greetings, silence, brokers that are started anew, and what is sent in one go."""
+"""One connection to a broker: greetings, silence, brokers that are started anew,
+and what is sent in one go.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "PING_AFTER", 50)
 
 
-# -- who is there -----------------------------------------------------------------------------------------------------
+# -- who is there ----------------------------------------------------------------------------------
 
 
 def test_a_broker_is_asked_who_it_is() -> None:
@@ -70,7 +72,10 @@ def test_nobody_there_is_an_error_that_names_the_address(
     listening = context.socket(zmq.ROUTER)  # speaks ZeroMQ, but does not answer
     port = listening.bind_to_random_port("tcp://127.0.0.1")
     try:
-        with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}: is it running"):
+        with pytest.raises(
+            errors.FlowUnreachable,
+            match=f"no Flow answers at tcp://127.0.0.1:{port}: is it running",
+        ):
             ask(f"tcp://127.0.0.1:{port}", timeout=timeout)
     finally:
         context.destroy(linger=0)
@@ -88,7 +93,8 @@ def test_who_is_refused_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     try:
         wait_for(lambda: (gate.serve(), asking.done())[1], timeout=PATIENCE / 2)
         with pytest.raises(
-            errors.AccessDenied, match=f"tcp://127.0.0.1:{port} refuses the connection: does it ask for"
+            errors.AccessDenied,
+            match=f"tcp://127.0.0.1:{port} refuses the connection: does it ask for",
         ):
             asking.result()
     finally:
@@ -114,7 +120,7 @@ def test_a_connection_that_was_idle_for_long_may_find_another_flow_there() -> No
         assert mine.info["instance"] == "two"
 
 
-# -- requests and answers ---------------------------------------------------------------------------------------------
+# -- requests and answers --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +130,9 @@ def flow() -> Iterator[Flow]:
 
 
 @pytest.mark.parametrize("at_hand", [True, False])
-def test_responses_come_in_order_over_one_connection_again_and_again(flow: Flow, at_hand: bool) -> None:
+def test_responses_come_in_order_over_one_connection_again_and_again(
+    flow: Flow, at_hand: bool
+) -> None:
     context: zmq.Context[Any] = zmq.Context()
     mine = Connection(context, front(flow), lambda: None)
     try:
@@ -137,7 +145,9 @@ def test_responses_come_in_order_over_one_connection_again_and_again(flow: Flow,
         context.term()
 
 
-def test_requests_whose_inputs_are_at_hand_are_sent_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_whose_inputs_are_at_hand_are_sent_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connection, "GATHERING", 60.0)  # however slow this machine is
     broker = Broker(reply)
     with connected(broker) as mine:
@@ -145,13 +155,18 @@ def test_requests_whose_inputs_are_at_hand_are_sent_in_one_go(monkeypatch: pytes
     assert [request.total for request in only(broker, Request)] == [64]
 
 
-def test_the_first_requests_of_a_generator_do_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_requests_of_a_generator_do_not_wait_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("GATHERING", "PROMPT", "LONGEST_HOLD"):
-        monkeypatch.setattr(connection, name, 60.0)  # later ones would wait so long, however slow this machine is
+        # Later ones would wait so long, however slow this machine is.
+        monkeypatch.setattr(connection, name, 60.0)
     alone = connection.STREAM - 1
     broker = Broker(reply)
     with connected(broker) as mine:
-        assert len(list(mine.run(exchange_of(mine, texts(alone + 64)), at_hand=False))) == alone + 64
+        assert (
+            len(list(mine.run(exchange_of(mine, texts(alone + 64)), at_hand=False))) == alone + 64
+        )
     assert [request.total for request in only(broker, Request)] == [1] * alone + [64]
 
 
@@ -165,11 +180,16 @@ def test_a_generator_may_wait_for_what_its_requests_bring_about() -> None:
     def documents() -> Iterator[Document]:
         for doc in texts(2 * connection.STREAM):
             yield doc
-            assert arrived.acquire(timeout=PATIENCE), "the request is there before the next one is made"
+            assert arrived.acquire(timeout=PATIENCE), (
+                "the request is there before the next one is made"
+            )
 
     broker = Broker(answer)
     with connected(broker) as mine:
-        assert len(list(mine.run(exchange_of(mine, documents()), at_hand=False))) == 2 * connection.STREAM
+        assert (
+            len(list(mine.run(exchange_of(mine, documents()), at_hand=False)))
+            == 2 * connection.STREAM
+        )
     assert [request.total for request in only(broker, Request)] == [1] * 2 * connection.STREAM
 
 
@@ -189,18 +209,27 @@ def test_nothing_is_sent_again_to_another_flow_at_the_same_address() -> None:
         return GREETED_ANEW
 
     broker = Broker(answer)
-    with connected(broker) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
+    with (
+        connected(broker) as mine,
+        pytest.raises(errors.FlowUnreachable, match="another one listens there now"),
+    ):
         list(mine.run(exchange_of(mine, Document()), at_hand=True))
     assert [request.again for request in only(broker, Request)] == [False]
 
 
-def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(impatient: None) -> None:
+def test_who_waits_in_silence_asks_again_and_again_whether_anybody_is_there(
+    impatient: None,
+) -> None:
     """Only after some questions the broker answers the request, too."""
     broker = Broker()
 
     def answer(message: Message) -> list[bytes] | None:
         answered = broker(message)
-        asked = broker.heard[broker.heard.index(requests[0]) :] if (requests := only(broker, Request)) else []
+        asked = (
+            broker.heard[broker.heard.index(requests[0]) :]
+            if (requests := only(broker, Request))
+            else []
+        )
         return reply(requests[0]) if [*map(type, asked)].count(Hello) == 3 else answered
 
     with connected(answer) as mine:
@@ -220,11 +249,16 @@ def test_a_flow_that_has_ended_is_noticed_while_waiting(impatient: None) -> None
         nonlocal ended
         ended = True
 
-    with connected(Broker(answer), check) as mine, pytest.raises(errors.FlowNotRunning, match="it was closed"):
+    with (
+        connected(Broker(answer), check) as mine,
+        pytest.raises(errors.FlowNotRunning, match="it was closed"),
+    ):
         list(mine.run(exchange_of(mine, Document()), at_hand=True))
 
 
-def test_a_request_that_nobody_speaks_of_is_late_in_the_end(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_nobody_speaks_of_is_late_in_the_end(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zflow.clients.exchange.LATE", 0.1)
     with connected(Broker()) as mine:
         [response] = mine.run(exchange_of(mine, Document(), timeout=100), at_hand=True)
@@ -248,7 +282,9 @@ def test_memory_that_cannot_be_sent_is_not_waited_for_where_nobody_is_any_more(
                 yield Document(tensor=np.ones(100_000))
 
         posting = in_background(list, mine.run(exchange_of(mine, documents()), at_hand=True))
-        with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"):
+        with pytest.raises(
+            errors.FlowUnreachable, match=f"no Flow answers at tcp://127.0.0.1:{port}"
+        ):
             posting.result(PATIENCE)
 
 
@@ -263,13 +299,16 @@ def test_what_is_given_up_is_cancelled() -> None:
     assert only(broker, Cancel) == [Cancel(request.first)]
 
 
-# -- commands ---------------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 def test_a_command_returns_what_came_of_it() -> None:
     broker = Broker(lambda message: controlled(message, replicas=3, before=1))
     with connected(broker) as mine:
-        assert mine.command("scale", {"executor": "upper", "replicas": 3}) == {"replicas": 3, "before": 1}
+        assert mine.command("scale", {"executor": "upper", "replicas": 3}) == {
+            "replicas": 3,
+            "before": 1,
+        }
         assert mine.command("scale", {}) == {"replicas": 3, "before": 1}
     orders = [order[1:] for order in only(broker, Control)]
     assert orders == [("scale", {"executor": "upper", "replicas": 3}), ("scale", {})]
@@ -290,6 +329,9 @@ def test_a_command_is_given_again_to_a_broker_that_was_started_anew_and_to_no_ot
         return GREETED_ANEW
 
     other = Broker(replaced)
-    with connected(other) as mine, pytest.raises(errors.FlowUnreachable, match="another one listens there now"):
+    with (
+        connected(other) as mine,
+        pytest.raises(errors.FlowUnreachable, match="another one listens there now"),
+    ):
         mine.command("restart", {})
     assert other.kinds(Control) == [Control]

@@ -1,4 +1,6 @@
-"""One post without sockets: requests made in order, a bounded number in flight, answers taken in any order."""
+"""One post without sockets: requests made in order, a bounded number in flight,
+answers taken in any order.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def exchange_of(
     parameters: dict[str, Any] | None = None,
 ) -> Exchange:
     limits = prefetch, timeout, wait
-    return Exchange("/index", batches(docs, size), parameters, ["encoder"], limits, limit, itertools.count(1))
+    return Exchange(
+        "/index", batches(docs, size), parameters, ["encoder"], limits, limit, itertools.count(1)
+    )
 
 
 def made(exchange: Exchange) -> list[Request]:
@@ -71,7 +75,9 @@ def ids(requests: Iterable[Request]) -> list[int]:
     return [request.first for request in requests]
 
 
-def answer(exchange: Exchange, id: int, *words: str, parameters: dict[str, Any] | None = None) -> bool:
+def answer(
+    exchange: Exchange, id: int, *words: str, parameters: dict[str, Any] | None = None
+) -> bool:
     docs = DocumentArray(Document(text=word) for word in words)
     return exchange.take(Reply(id, 1, None, None, 0, codec.pack(docs, parameters)))
 
@@ -86,7 +92,7 @@ def one(exchange: Exchange) -> Response:
     return response
 
 
-# -- requests and answers ---------------------------------------------------------------------------------------------
+# -- requests and answers --------------------------------------------------------------------------
 
 
 def test_a_request_says_what_is_asked_and_carries_documents_and_parameters() -> None:
@@ -167,9 +173,13 @@ def test_what_was_answered_out_of_order_counts_until_it_is_delivered() -> None:
     assert ids(made(exchange)) == [3, 4]
 
 
-def test_bytes_in_flight_are_bounded_too_but_one_request_always_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_in_flight_are_bounded_too_but_one_request_always_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 1000)
-    exchange = exchange_of([Document(blob=bytes(600)) for _ in range(3)] + [Document(blob=bytes(5000))] * 2)
+    exchange = exchange_of(
+        [Document(blob=bytes(600)) for _ in range(3)] + [Document(blob=bytes(5000))] * 2
+    )
     assert ids(made(exchange)) == [1, 2]
     answer(exchange, 2)
     answer(exchange, 1)
@@ -206,14 +216,16 @@ def test_a_request_over_the_limit_says_what_is_so_large_and_what_to_do() -> None
     with pytest.raises(errors.RequestTooLarge) as caught:
         exchange.next()
     told = str(caught.value)
-    assert told.startswith(f"a request of 2 Documents has {size} bytes, over the Flow's limit of 2000 (max_message_")
+    assert told.startswith(
+        f"a request of 2 Documents has {size} bytes, over the Flow's limit of 2000 (max_message_"
+    )
     assert told.endswith("send fewer with request_size=, or raise the limit")
     assert all(word in told for word in ("'large'", "blob"))
     exact = exchange_of(docs, 2, limit=size)
     assert len(made(exact)) == 1
 
 
-# -- answers of other kinds -------------------------------------------------------------------------------------------
+# -- answers of other kinds ------------------------------------------------------------------------
 
 
 def test_a_failure_brings_back_what_was_sent_and_why() -> None:
@@ -229,7 +241,9 @@ def test_a_failure_brings_back_what_was_sent_and_why() -> None:
     assert exchange.finished
 
 
-@pytest.mark.parametrize("frames", [[], [b""], [b"\xc1"], [b"\x91" * 50_000]], ids=["none", "empty", "odd", "deep"])
+@pytest.mark.parametrize(
+    "frames", [[], [b""], [b"\xc1"], [b"\x91" * 50_000]], ids=["none", "empty", "odd", "deep"]
+)
 def test_a_failure_that_cannot_be_read_is_one_all_the_same(frames: list[bytes]) -> None:
     exchange = exchange_of(None)
     made(exchange)
@@ -237,7 +251,9 @@ def test_a_failure_that_cannot_be_read_is_one_all_the_same(frames: list[bytes]) 
     assert str(one(exchange).error) == "the answer is an error that cannot be decoded"
 
 
-@pytest.mark.parametrize("parts", [None, [["a", [1]]], [["a", [1]], ["b", [1]]], [["a", [1, 1, 1]]], [3]])
+@pytest.mark.parametrize(
+    "parts", [None, [["a", [1]]], [["a", [1]], ["b", [1]]], [["a", [1, 1, 1]]], [3]]
+)
 @pytest.mark.parametrize("frames", [[], [b"\xc1"], [msgpack.packb("no documents")], [b"", b""]])
 def test_an_answer_that_cannot_be_read_fails_its_request(parts: Any, frames: list[bytes]) -> None:
     docs = list(texts(1))
@@ -263,8 +279,14 @@ def test_answers_to_nobody_are_dropped() -> None:
 def test_the_answers_of_several_branches_are_reduced_to_one() -> None:
     exchange = exchange_of([Document(id="a")])
     made(exchange)
-    left = codec.pack(DocumentArray([Document(id="a", text="left")]), {"__results__": {"l/rep-0": {"x": 1}}, "n": 1})
-    right = codec.pack(DocumentArray([Document(id="a", tags={"right": 1})]), {"__results__": {"r/rep-0": {}}, "n": 2})
+    left = codec.pack(
+        DocumentArray([Document(id="a", text="left")]),
+        {"__results__": {"l/rep-0": {"x": 1}}, "n": 1},
+    )
+    right = codec.pack(
+        DocumentArray([Document(id="a", tags={"right": 1})]),
+        {"__results__": {"r/rep-0": {}}, "n": 2},
+    )
     assert exchange.take(Reply(1, 1, [["l", [1]], ["r", [1]]], None, 0, [*left, *right]))
     response = one(exchange)
     assert [(doc.id, doc.text, doc.tags) for doc in response.docs] == [("a", "left", {"right": 1})]
@@ -282,7 +304,7 @@ def test_notes_say_which_shards_have_failed() -> None:
     }
 
 
-# -- sent again -------------------------------------------------------------------------------------------------------
+# -- sent again ------------------------------------------------------------------------------------
 
 
 def test_what_was_not_answered_can_be_sent_again_as_it_was(clock: Clock) -> None:
@@ -310,7 +332,7 @@ def test_what_is_given_up_is_cancelled_unless_it_was_answered() -> None:
     assert list(exchange.cancelled()) == [Cancel(1), Cancel(3)]
 
 
-# -- too much at a time -----------------------------------------------------------------------------------------------
+# -- too much at a time ----------------------------------------------------------------------------
 
 
 def test_a_full_flow_is_an_error_for_who_does_not_wait() -> None:
@@ -338,7 +360,9 @@ def test_who_waits_sends_again_after_pauses_that_double_up_to_a_bound(clock: Clo
         assert same._replace(timeout=request.timeout) == request
         assert exchange.pause is None
     first = module.FIRST_PAUSE
-    assert pauses == pytest.approx([min(module.LONGEST_PAUSE, first * 2**refusals) for refusals in range(12)])
+    assert pauses == pytest.approx(
+        [min(module.LONGEST_PAUSE, first * 2**refusals) for refusals in range(12)]
+    )
     assert answer(exchange, 1)
     one(exchange)
     assert exchange.finished
@@ -359,7 +383,9 @@ def test_other_failures_end_a_request_also_for_who_waits() -> None:
     assert isinstance(one(exchange).error, errors.ExecutorError)
 
 
-def test_what_is_held_back_counts_as_in_flight_and_a_new_broker_is_not_given_it(clock: Clock) -> None:
+def test_what_is_held_back_counts_as_in_flight_and_a_new_broker_is_not_given_it(
+    clock: Clock,
+) -> None:
     exchange = exchange_of(list(texts(3)), wait=True, prefetch=2)
     made(exchange)
     fail(exchange, 1, "Overloaded")
@@ -380,10 +406,12 @@ def test_the_pauses_of_several_clients_differ(monkeypatch: pytest.MonkeyPatch) -
     assert all(pause is not None and 0.5 <= pause / module.FIRST_PAUSE <= 1.51 for pause in pauses)
 
 
-# -- late -------------------------------------------------------------------------------------------------------------
+# -- late ------------------------------------------------------------------------------------------
 
 
-def test_a_flow_that_says_nothing_long_after_the_time_was_over_has_not_answered(clock: Clock) -> None:
+def test_a_flow_that_says_nothing_long_after_the_time_was_over_has_not_answered(
+    clock: Clock,
+) -> None:
     docs = list(texts(2))
     exchange = exchange_of(docs, timeout=700)
     made(exchange)
@@ -394,7 +422,9 @@ def test_a_flow_that_says_nothing_long_after_the_time_was_over_has_not_answered(
     assert exchange.expire("here")
     late, answered = exchange.ready()
     assert isinstance(late.error, errors.DeadlineExceeded)
-    assert str(late.error) == "not answered within timeout=700 ms; the Flow at here does not say why"
+    assert (
+        str(late.error) == "not answered within timeout=700 ms; the Flow at here does not say why"
+    )
     assert late.docs[0] is docs[0]
     assert answered.docs.texts == ["in time"]
     assert exchange.finished
@@ -412,14 +442,16 @@ def test_what_is_held_back_when_its_time_is_over_is_not_sent_again(clock: Clock)
     assert exchange.expire("here")
 
 
-# -- shared memory ----------------------------------------------------------------------------------------------------
+# -- shared memory ---------------------------------------------------------------------------------
 
 
 def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     file = arena.create()
     memory = arena.Arena(file, arena.CLIENT, 2**24)
     replica = arena.Arena(file, 1, 2**24)
-    exchange = Exchange("/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory)
+    exchange = Exchange(
+        "/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory
+    )
     request = exchange.next()
     assert request is not None
     assert len(references(request.payload)) == 1
@@ -436,7 +468,9 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     os.close(file)
 
 
-@pytest.mark.parametrize("notes", [{"a": 3}, {"a": {"failed": {"x": "1"}}}, {"a": {"failed": 1}}, {"a": None}])
+@pytest.mark.parametrize(
+    "notes", [{"a": 3}, {"a": {"failed": {"x": "1"}}}, {"a": {"failed": 1}}, {"a": None}]
+)
 def test_notes_that_are_none_fail_their_request_only(notes: Any) -> None:
     exchange = exchange_of(texts(1))
     made(exchange)

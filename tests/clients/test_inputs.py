@@ -31,7 +31,7 @@ class Hidden:
         raise ValueError
 
 
-# -- options ----------------------------------------------------------------------------------------------------------
+# -- options ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,8 @@ def test_options_that_can_be(changes: dict[str, Any]) -> None:
         ({"on": b"/"}, "an endpoint is a text that starts with '/', not b'/'"),
         (
             {"on": "/" + "x" * messages.MAX_ENDPOINT},
-            f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {messages.MAX_ENDPOINT + 1}",
+            f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not "
+            f"{messages.MAX_ENDPOINT + 1}",
         ),
         ({"parameters": [1]}, "parameters must be a dict, not [1]"),
         ({"parameters": ()}, "parameters must be a dict, not ()"),
@@ -70,7 +71,10 @@ def test_options_that_can_be(changes: dict[str, Any]) -> None:
         ({"prefetch": True}, "prefetch must be a whole number of 1 or more, not True"),
         ({"timeout": 0}, "timeout must be a whole number of 1 or more, not 0"),
         ({"timeout": "5"}, "timeout must be a whole number of 1 or more, not '5'"),
-        ({"timeout": Hidden()}, "timeout must be a whole number of 1 or more, not <Hidden whose repr() fails>"),
+        (
+            {"timeout": Hidden()},
+            "timeout must be a whole number of 1 or more, not <Hidden whose repr() fails>",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_is_named_with_its_value_and_what_it_may_be(
@@ -87,7 +91,7 @@ def test_a_long_value_does_not_make_a_long_message() -> None:
     assert len(str(caught.value)) < 200
 
 
-# -- targets ----------------------------------------------------------------------------------------------------------
+# -- targets ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,10 @@ def test_no_pattern_means_all_whoever_they_are() -> None:
 def test_a_target_that_nothing_matches_names_those_that_there_are() -> None:
     with pytest.raises(errors.BadRequest) as caught:
         choose_targets("coder", ["encoder", "indexer"])
-    assert str(caught.value) == "target_executor 'coder' matches no Executor; there are 'encoder', 'indexer'"
+    assert (
+        str(caught.value)
+        == "target_executor 'coder' matches no Executor; there are 'encoder', 'indexer'"
+    )
     with pytest.raises(errors.BadRequest, match="there are none"):
         choose_targets("encoder", [])
 
@@ -122,13 +129,19 @@ def test_a_target_that_nothing_matches_names_those_that_there_are() -> None:
 def test_a_target_that_is_no_regular_expression_is_named(pattern: Any) -> None:
     with pytest.raises(errors.BadRequest) as caught:
         choose_targets(pattern, ["encoder"])
-    assert str(caught.value).startswith(f"target_executor {pattern!r} is not a regular expression: ")
+    assert str(caught.value).startswith(
+        f"target_executor {pattern!r} is not a regular expression: "
+    )
 
 
-# -- inputs -----------------------------------------------------------------------------------------------------------
+# -- inputs ----------------------------------------------------------------------------------------
 
 
-@given(count=st.integers(0, 50), size=st.integers(1, 60), kind=st.sampled_from([list, tuple, iter, DocumentArray]))
+@given(
+    count=st.integers(0, 50),
+    size=st.integers(1, 60),
+    kind=st.sampled_from([list, tuple, iter, DocumentArray]),
+)
 def test_every_document_is_in_one_request_in_order_and_all_but_the_last_are_full(
     count: int, size: int, kind: Any
 ) -> None:
@@ -164,7 +177,8 @@ def test_an_iterator_is_read_as_it_is_needed() -> None:
 @pytest.mark.parametrize("inputs", ["text", b"bytes", {"text": "a"}, 7, object, Hidden()])
 def test_inputs_that_are_no_documents_are_refused_at_once(inputs: Any) -> None:
     with pytest.raises(
-        errors.BadRequest, match="inputs must be a Document, a DocumentArray or an iterable of Documents, not "
+        errors.BadRequest,
+        match="inputs must be a Document, a DocumentArray or an iterable of Documents, not ",
     ):
         batches(inputs, 3)
 
@@ -183,14 +197,18 @@ def test_an_input_that_is_no_document_is_named_by_its_place_in_all(place: int) -
 
 def test_one_input_is_checked_alone() -> None:
     check_document(Document(), 0)
-    with pytest.raises(errors.BadRequest, match=r"inputs must be Documents, but the one at 5 is None"):
+    with pytest.raises(
+        errors.BadRequest, match=r"inputs must be Documents, but the one at 5 is None"
+    ):
         check_document(None, 5)
 
 
-# -- a time to wait ---------------------------------------------------------------------------------------------------
+# -- a time to wait --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("timeout", "expected"), [(1, 0.001), (1.5, 0.0015), (2000, 2.0), (10**9, 10.0**6)])
+@pytest.mark.parametrize(
+    ("timeout", "expected"), [(1, 0.001), (1.5, 0.0015), (2000, 2.0), (10**9, 10.0**6)]
+)
 def test_a_time_to_wait_is_in_milliseconds(timeout: float, expected: float) -> None:
     assert seconds(timeout) == pytest.approx(expected)
 
@@ -202,7 +220,9 @@ def test_a_time_to_wait_that_cannot_be(timeout: Any) -> None:
     assert str(caught.value) == f"timeout must be a number of ms above 0, not {timeout!r}"
 
 
-@pytest.mark.parametrize(("timeout", "meant"), [(0.5, "500 is half a second"), (0.25, "250 is 0.25 seconds")])
+@pytest.mark.parametrize(
+    ("timeout", "meant"), [(0.5, "500 is half a second"), (0.25, "250 is 0.25 seconds")]
+)
 def test_who_seems_to_mean_seconds_is_told_the_milliseconds(timeout: float, meant: str) -> None:
     with pytest.raises(errors.BadRequest) as caught:
         seconds(timeout)
@@ -227,9 +247,13 @@ def test_numbers_have_an_end(name: str) -> None:
         name: 2**53,
     }
     check_options(**good)
-    with pytest.raises(errors.BadRequest, match=f"{name} must be a whole number of {2**53} or less"):
+    with pytest.raises(
+        errors.BadRequest, match=f"{name} must be a whole number of {2**53} or less"
+    ):
         check_options(**{**good, name: 2**53 + 1})
-    with pytest.raises(errors.BadRequest, match=f"timeout must be a number of ms of {2**53} or less"):
+    with pytest.raises(
+        errors.BadRequest, match=f"timeout must be a number of ms of {2**53} or less"
+    ):
         seconds(10**400)
 
 

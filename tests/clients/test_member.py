@@ -1,4 +1,6 @@
-"""What clients share with a Flow in their process: kept as long as a post is under way, and only in this process."""
+"""What clients share with a Flow in their process: kept as long as a post is under way,
+and only in this process.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_nobody_begins_when_the_flow_is_over(shared: Membership) -> None:
         shared.enter()
 
 
-def test_a_fork_has_no_memory_and_does_not_wait_for_the_posts_of_the_other_process(shared: Membership) -> None:
+def test_a_fork_has_no_memory_and_does_not_wait_for_the_posts_of_the_other_process(
+    shared: Membership,
+) -> None:
     shared.enter()
     assert shared.memory is not None
     shared.memory.share([b"", bytes(SIZE)])

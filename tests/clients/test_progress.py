@@ -44,7 +44,9 @@ def responses(*sizes: int) -> list[Response]:
     return [Response(DocumentArray(texts(size))) for size in sizes]
 
 
-def test_a_terminal_shows_how_many_documents_of_all_have_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_how_many_documents_of_all_have_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given = responses(3, 0, 4)
     with terminal(monkeypatch) as so_far:
         assert list(shown(given, DocumentArray(texts(7)))) == given
@@ -52,7 +54,9 @@ def test_a_terminal_shows_how_many_documents_of_all_have_come_back(monkeypatch: 
         assert all(word in so_far() for word in ("0/7", "7/7", "doc/s"))
 
 
-def test_inputs_without_a_length_are_counted_without_a_total(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_without_a_length_are_counted_without_a_total(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with terminal(monkeypatch) as so_far:
         assert len(list(shown(responses(2, 3), texts(5)))) == 2
         wait_for(lambda: so_far().endswith("\n"), what="the bar is closed")
@@ -87,7 +91,9 @@ def test_responses_are_passed_on_as_they_come() -> None:
     assert len(list(passed)) == 1
 
 
-@pytest.mark.parametrize("inputs", [None, DocumentArray(texts(3)), iter(())], ids=["none", "array", "iterator"])
+@pytest.mark.parametrize(
+    "inputs", [None, DocumentArray(texts(3)), iter(())], ids=["none", "array", "iterator"]
+)
 def test_elsewhere_nothing_is_shown(inputs: Any, capfd: pytest.CaptureFixture[str]) -> None:
     list(shown(responses(3), inputs))
     assert capfd.readouterr() == ("", "")
@@ -95,5 +101,7 @@ def test_elsewhere_nothing_is_shown(inputs: Any, capfd: pytest.CaptureFixture[st
 
 def test_without_tqdm_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(errors.MissingExtra, match="show_progress=True needs tqdm: pip install tqdm"):
+    with pytest.raises(
+        errors.MissingExtra, match="show_progress=True needs tqdm: pip install tqdm"
+    ):
         bar(None)

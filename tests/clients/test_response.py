@@ -21,7 +21,9 @@ def bad() -> Response:
 def noting(*names: str) -> tuple[Callbacks, list[tuple[str, Response]]]:
     """Callbacks of these names, and what they were called with."""
     called: list[tuple[str, Response]] = []
-    return Callbacks(**{name: lambda response, name=name: called.append((name, response)) for name in names}), called
+    return Callbacks(
+        **{name: lambda response, name=name: called.append((name, response)) for name in names}
+    ), called
 
 
 def test_a_response_has_no_error_until_one_is_given() -> None:
@@ -41,7 +43,9 @@ def test_a_response_has_no_error_until_one_is_given() -> None:
         (("done", "error", "always"), ["done", "always"]),
     ],
 )
-def test_a_good_response_goes_to_done_and_then_to_always(names: tuple[str, ...], called: list[str]) -> None:
+def test_a_good_response_goes_to_done_and_then_to_always(
+    names: tuple[str, ...], called: list[str]
+) -> None:
     callbacks, seen = noting(*names)
     response = good("a")
     callbacks.deliver(response)
@@ -49,17 +53,24 @@ def test_a_good_response_goes_to_done_and_then_to_always(names: tuple[str, ...],
 
 
 @pytest.mark.parametrize(
-    ("names", "called"), [(("error",), ["error"]), (("done", "error", "always"), ["error", "always"])]
+    ("names", "called"),
+    [(("error",), ["error"]), (("done", "error", "always"), ["error", "always"])],
 )
-def test_a_failed_response_goes_to_error_and_then_to_always(names: tuple[str, ...], called: list[str]) -> None:
+def test_a_failed_response_goes_to_error_and_then_to_always(
+    names: tuple[str, ...], called: list[str]
+) -> None:
     callbacks, seen = noting(*names)
     response = bad()
     callbacks.deliver(response)
     assert seen == [(name, response) for name in called]
 
 
-@pytest.mark.parametrize(("names", "called"), [((), []), (("done",), []), (("done", "always"), ["always"])])
-def test_a_failure_without_an_error_callback_is_raised_after_always(names: tuple[str, ...], called: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "called"), [((), []), (("done",), []), (("done", "always"), ["always"])]
+)
+def test_a_failure_without_an_error_callback_is_raised_after_always(
+    names: tuple[str, ...], called: list[str]
+) -> None:
     callbacks, seen = noting(*names)
     response = bad()
     with pytest.raises(errors.ExecutorError) as caught:
@@ -76,8 +87,12 @@ def test_what_a_callback_raises_is_raised() -> None:
         Callbacks(done=fail).deliver(good())
 
 
-@pytest.mark.parametrize(("names", "taken"), [((), False), (("error",), False), (("done",), True), (("always",), True)])
-def test_done_and_always_take_the_results_and_error_does_not(names: tuple[str, ...], taken: bool) -> None:
+@pytest.mark.parametrize(
+    ("names", "taken"), [((), False), (("error",), False), (("done",), True), (("always",), True)]
+)
+def test_done_and_always_take_the_results_and_error_does_not(
+    names: tuple[str, ...], taken: bool
+) -> None:
     assert noting(*names)[0].take_results is taken
 
 
@@ -95,7 +110,9 @@ def test_done_and_always_take_the_results_and_error_does_not(names: tuple[str, .
         ({"executors": {"a": ["a/rep-0"]}}, False),
     ],
 )
-def test_a_flow_is_ready_with_a_replica_of_every_executor_until_it_closes(info: dict[str, Any], is_ready: bool) -> None:
+def test_a_flow_is_ready_with_a_replica_of_every_executor_until_it_closes(
+    info: dict[str, Any], is_ready: bool
+) -> None:
     assert ready(info) is is_ready
 
 

@@ -35,7 +35,10 @@ def test_each_posts_to_the_endpoint_of_its_name(name: str) -> None:
     assert call() == ((f"/{name}", None, None), {})
     assert call(inputs) == ((f"/{name}", inputs, None), {})
     assert call(inputs, parameters, timeout=5) == ((f"/{name}", inputs, parameters), {"timeout": 5})
-    assert call(parameters=parameters, request_size=1) == ((f"/{name}", None, parameters), {"request_size": 1})
+    assert call(parameters=parameters, request_size=1) == (
+        (f"/{name}", None, parameters),
+        {"request_size": 1},
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,6 @@
-"""A client's socket and session: what it sends by itself, and the errors that what arrives comes to."""
+"""A client's socket and session: what it sends by itself,
+and the errors that what arrives comes to.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from zflow import errors
 from zflow.clients import wire
 from zflow.clients.wire import Wire
 from zflow.devices.protocol import bundles
-from zflow.devices.protocol.messages import FROM_CLIENT, Control, Failed, Hello, Message, Reply, Welcome, encoder
+from zflow.devices.protocol.messages import (
+    FROM_CLIENT,
+    Control,
+    Failed,
+    Hello,
+    Message,
+    Reply,
+    Welcome,
+    encoder,
+)
 from zflow.devices.protocol.session import Welcomed
 
 
@@ -46,7 +57,9 @@ def rig() -> Iterator[Rig]:
 @pytest.mark.parametrize("address", ["tcp://", "nonsense://here:1", "no address"])
 def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
     context: zmq.Context[Any] = zmq.Context()
-    with pytest.raises(errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"):
+    with pytest.raises(
+        errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"
+    ):
         Wire(context, address)
     context.term()
 
@@ -78,13 +91,19 @@ def test_who_is_there_is_told(rig: Rig) -> None:
 
 
 def test_what_is_no_flow_and_what_is_one_of_another_version_are_errors(rig: Rig) -> None:
-    with pytest.raises(errors.FlowUnreachable, match=f":{rig.port} is no zflow Flow: header is not msgpack"):
+    with pytest.raises(
+        errors.FlowUnreachable, match=f":{rig.port} is no zflow Flow: header is not msgpack"
+    ):
         rig.mine.heard([[b"\xc1"]])
-    with pytest.raises(errors.BadRequest, match=f":{rig.port} speaks another version of zflow's protocol"):
+    with pytest.raises(
+        errors.BadRequest, match=f":{rig.port} speaks another version of zflow's protocol"
+    ):
         rig.mine.heard([said(Failed(-1, 0, [b""]))])
 
 
-def test_silence_is_asked_about_and_then_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_asked_about_and_then_an_error(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
     monkeypatch.setattr(wire, "monotonic", lambda: now)
     rig.mine.tick()

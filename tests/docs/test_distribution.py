@@ -1,4 +1,6 @@
-"""The name on the package index: `zflow` there is another project's, and nothing of ours may lead to it."""
+"""The name on the package index: `zflow` there is another project's,
+and nothing of ours may lead to it.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,25 @@ def test_the_distribution_has_a_name_of_its_own() -> None:
 
 def test_nothing_asks_pip_for_the_other_project() -> None:
     command = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    listed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\n")
     # In a source archive or a copy there is no git: then every file counts.
-    paths = [ROOT / name for name in listed if name] or [path for path in ROOT.rglob("*") if ".venv" not in path.parts]
+    paths = [ROOT / name for name in listed if name] or [
+        path for path in ROOT.rglob("*") if ".venv" not in path.parts
+    ]
     texts = [
-        path for path in paths if path.suffix in (".md", ".py", ".cfg", ".toml", ".yaml", ".yml", "") and path.is_file()
+        path
+        for path in paths
+        if path.suffix in (".md", ".py", ".cfg", ".toml", ".yaml", ".yml", "") and path.is_file()
     ]
     assert len(texts) > 100
     found = {str(path): named(path.read_text(encoding="utf-8", errors="replace")) for path in texts}
-    assert {path: lines for path, lines in found.items() if lines and not path.endswith("test_distribution.py")} == {}
+    assert {
+        path: lines
+        for path, lines in found.items()
+        if lines and not path.endswith("test_distribution.py")
+    } == {}
 
 
 @pytest.mark.parametrize(

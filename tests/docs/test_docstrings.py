@@ -15,14 +15,21 @@ import pytest
 import zflow
 
 MODULES = [
-    found.name for found in pkgutil.walk_packages(zflow.__path__, "zflow.") if not found.name.endswith("__main__")
+    found.name
+    for found in pkgutil.walk_packages(zflow.__path__, "zflow.")
+    if not found.name.endswith("__main__")
 ]
 
 
 def examples(module: ModuleType) -> list[doctest.DocTest]:
-    """The examples of a module, its classes and functions: those that are defined there, whatever name they bear."""
+    """The examples of a module, its classes and functions: those that are defined there,
+    whatever name they bear.
+    """
     finder = doctest.DocTestFinder()
-    names: dict[str, Any] = {**{name: getattr(zflow, name) for name in zflow.__all__}, **vars(module)}
+    names: dict[str, Any] = {
+        **{name: getattr(zflow, name) for name in zflow.__all__},
+        **vars(module),
+    }
     defined = [
         node.name
         for node in ast.parse(inspect.getsource(module)).body
@@ -31,7 +38,9 @@ def examples(module: ModuleType) -> list[doctest.DocTest]:
     found = finder.find(module, module.__name__, globs=dict(names), extraglobs=None)
     found = [test for test in found if test.name == module.__name__]
     for name in defined:
-        found += finder.find(vars(module)[name], f"{module.__name__}.{name}", module=False, globs=dict(names))  # type: ignore[arg-type]
+        found += finder.find(
+            vars(module)[name], f"{module.__name__}.{name}", module=False, globs=dict(names)
+        )  # type: ignore[arg-type]
     return [test for test in found if test.examples]
 
 

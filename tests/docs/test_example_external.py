@@ -1,4 +1,6 @@
-"""The external example: two servers, a Flow over them in both spellings, an outage, and the same over a network."""
+"""The external example: two servers, a Flow over them in both spellings, an outage,
+and the same over a network.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def example(tmp_path: Path, ports: list[str]) -> Path:
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace("12345", ports[0]).replace("12346", ports[1]), encoding="utf-8")
+        path.write_text(
+            text.replace("12345", ports[0]).replace("12346", ports[1]), encoding="utf-8"
+        )
     return copy
 
 
@@ -61,7 +65,11 @@ def running(*command: str) -> Iterator[None]:
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=100, env={**os.environ, **env}
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, **env},
     )
 
 
@@ -79,7 +87,9 @@ def test_both_spellings_use_both_servers(example: Path, ports: list[str]) -> Non
     assert re.fullmatch(SPELLINGS, done.stdout)
 
 
-def test_nothing_is_lost_when_one_is_killed_and_it_serves_again_when_it_is_back(example: Path) -> None:
+def test_nothing_is_lost_when_one_is_killed_and_it_serves_again_when_it_is_back(
+    example: Path,
+) -> None:
     done = run(str(example / "outage.py"))
     assert (done.returncode, done.stdout) == (0, OUTAGE), done.stderr
 
@@ -97,9 +107,13 @@ def test_where_there_can_be_no_network_it_says_why(tmp_path: Path) -> None:
         (tmp_path / tool).symlink_to("/bin/true")
     done = run(str(EXAMPLE / "namespaces.py"), PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (NOT_ALLOWED, "")
-    assert done.stderr == "skipped: there is no command 'unshare'; install util-linux and iproute2\n"
+    assert (
+        done.stderr == "skipped: there is no command 'unshare'; install util-linux and iproute2\n"
+    )
     (tmp_path / "unshare").write_text("#!/bin/sh\necho 'unshare: not permitted' >&2\nexit 1\n")
     (tmp_path / "unshare").chmod(0o755)
     done = run(str(EXAMPLE / "namespaces.py"), PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (NOT_ALLOWED, "")
-    assert done.stderr == ("skipped: no network namespace can be made here: unshare: not permitted; run it as root\n")
+    assert done.stderr == (
+        "skipped: no network namespace can be made here: unshare: not permitted; run it as root\n"
+    )

@@ -1,4 +1,6 @@
-"""The search example: its texts, its vectors, its two Executors alone, and the programs as a user runs them."""
+"""The search example: its texts, its vectors, its two Executors alone,
+and the programs as a user runs them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,16 @@ def some_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     library = Path(sysconfig.get_paths()["stdlib"])
     packages = ["json", "email", "html", "http", "logging", "urllib", "xml"]
-    modules = ["argparse", "configparser", "csv", "datetime", "inspect", "string", "textwrap", "typing"]
+    modules = [
+        "argparse",
+        "configparser",
+        "csv",
+        "datetime",
+        "inspect",
+        "string",
+        "textwrap",
+        "typing",
+    ]
     for name in (*packages, *modules):  # a module of one Python may be a package of the next
         if (library / name).is_dir():
             shutil.copytree(library / name, folder / name)
@@ -53,7 +64,9 @@ def test_corpus_reads_public_docstrings_without_importing(tmp_path: Path) -> Non
     (tmp_path / "test" / "test_all.py").write_text('"""a test"""')
     (tmp_path / "_private.py").write_text('"""private"""')
     (tmp_path / "broken.py").write_text("def (")
-    (tmp_path / "package" / "__init__.py").write_text('"""The package."""\nraise SystemExit("imported")')
+    (tmp_path / "package" / "__init__.py").write_text(
+        '"""The package."""\nraise SystemExit("imported")'
+    )
     (tmp_path / "package" / "module.py").write_text(
         'class Outer:\n    """Outer."""\n    def method(self):\n        """Method."""\n'
         '    def _hidden(self):\n        """Hidden."""\n'
@@ -81,7 +94,12 @@ def test_corpus_holds_thousands_of_texts() -> None:
 
 @pytest.mark.parametrize(
     "group",
-    ["parse parses parsed parser parsing decode", "split splitting splits", "copy copies copied", "file files"],
+    [
+        "parse parses parsed parser parsing decode",
+        "split splitting splits",
+        "copy copies copied",
+        "file files",
+    ],
 )
 def test_forms_of_a_word_are_one_word(group: str) -> None:
     import tfidf
@@ -104,7 +122,9 @@ def test_vectors_have_length_one_and_do_not_depend_on_the_process() -> None:
     assert (vector.dtype, vector.shape) == (np.dtype("float32"), (64,))
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
     assert not tfidf.TfIdf(texts, size=64).vector("of the").any()
-    code = f"import tfidf; print(tfidf.TfIdf({texts!r}, size=64).vector('parse json files').tolist())"
+    code = (
+        f"import tfidf; print(tfidf.TfIdf({texts!r}, size=64).vector('parse json files').tolist())"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code],
         cwd=EXAMPLE,
@@ -122,7 +142,9 @@ def test_rare_words_and_summaries_weigh_more() -> None:
     model = tfidf.TfIdf(["a common word"] * 50 + ["something rare"])
     query = model.vector("common rare")
     assert query @ model.vector("rare") > 2 * (query @ model.vector("common"))
-    assert query @ model.vector("rare thing\n\nand more") > query @ model.vector("a thing\n\nrare and more")
+    assert query @ model.vector("rare thing\n\nand more") > query @ model.vector(
+        "a thing\n\nrare and more"
+    )
 
 
 @pytest.mark.usefixtures("small")
@@ -148,7 +170,9 @@ def test_executors_find_what_was_indexed() -> None:
     assert 0.3 < queries[0].matches[0].scores["cosine"].value <= 1
     assert all(query.embedding is None for query in queries)
 
-    encoder.encode_entries(again := DocumentArray(Document(id="os.walk", text="Parse a JSON string.")))
+    encoder.encode_entries(
+        again := DocumentArray(Document(id="os.walk", text="Parse a JSON string."))
+    )
     indexer.index(again)
     encoder.encode_queries(queries)
     indexer.search(queries, parameters={})
@@ -198,7 +222,11 @@ def test_a_log_is_read_by_all_who_have_it_open(tmp_path: Path) -> None:
     assert one.read() == []
     assert [entries.names for entries in other.append(entries_of("c\n"))] == [["a", "b"], ["c\n"]]
     (found,) = one.read()
-    assert (found.names, found.texts, found.vectors.tolist()) == (["c\n"], ["text of c\n"], [[0, 1, 2, 3]])
+    assert (found.names, found.texts, found.vectors.tolist()) == (
+        ["c\n"],
+        ["text of c\n"],
+        [[0, 1, 2, 3]],
+    )
     assert [entries.names for entries in Log(tmp_path / "log").read()] == [["a", "b"], ["c\n"]]
 
 
@@ -225,7 +253,9 @@ def test_a_damaged_log_is_an_error_and_is_left_as_it_is(tmp_path: Path) -> None:
     damaged = path.read_bytes()[:-1] + b"x"
     path.write_bytes(damaged)
     for use in (Log.read, lambda log: log.append(entries_of("c"))):
-        with pytest.raises(ValueError, match=f"log is damaged: the record at byte {len(damaged) // 2} is not"):
+        with pytest.raises(
+            ValueError, match=f"log is damaged: the record at byte {len(damaged) // 2} is not"
+        ):
             use(Log(path))
     assert path.read_bytes() == damaged
 
@@ -236,11 +266,18 @@ def test_an_indexer_has_what_its_shard_was_given(tmp_path: Path) -> None:
     from zflow import Document, DocumentArray
 
     def started(replica: int) -> Indexer:
-        place = {"name": f"indexer/shard-1/rep-{replica}", "shard_id": 1, "replica_id": replica, "replicas": 2}
+        place = {
+            "name": f"indexer/shard-1/rep-{replica}",
+            "shard_id": 1,
+            "replica_id": replica,
+            "replicas": 2,
+        }
         return Indexer(runtime_args={**place, "workspace": str(tmp_path)})
 
     def found(indexer: Indexer) -> list[str]:
-        indexer.search(query := DocumentArray(Document(embedding=np.ones(2, dtype=np.float32))), parameters={})
+        indexer.search(
+            query := DocumentArray(Document(embedding=np.ones(2, dtype=np.float32))), parameters={}
+        )
         return query[0].matches[:, "text"]
 
     one, other = started(0), started(1)
@@ -263,13 +300,18 @@ def queries(count: int) -> Any:
 
     texts = list(corpus.load().values())
     begins = [text.partition("\n\n")[0] for text in texts[:: len(texts) // (count - 4)]]
-    return DocumentArray(Document(text=text) for text in [QUERY, "json", "qwertz", "???", *begins][:count])
+    return DocumentArray(
+        Document(text=text) for text in [QUERY, "json", "qwertz", "???", *begins][:count]
+    )
 
 
 def answers(flow: Any) -> list[list[tuple[str, str, float]]]:
     """What a Flow finds for 200 queries: id, text and score of each match."""
     found = flow.search(queries(200), parameters={"top_k": 7}, request_size=5)
-    return [[(match.id, match.text, match.scores["cosine"].value) for match in query.matches] for query in found]
+    return [
+        [(match.id, match.text, match.scores["cosine"].value) for match in query.matches]
+        for query in found
+    ]
 
 
 @pytest.fixture
@@ -280,7 +322,9 @@ def sharded(tmp_path: Path, small: None) -> Iterator[Any]:
     from zflow import Flow
 
     text = (EXAMPLE / "index_shards.yaml").read_text().replace("uses: ", f"uses: {EXAMPLE}/")
-    text = text.replace("workspace: workspace", f"workspace: {tmp_path}").replace("with:\n  port: 54321\n", "")
+    text = text.replace("workspace: workspace", f"workspace: {tmp_path}").replace(
+        "with:\n  port: 54321\n", ""
+    )
     terminal.documents()  # the replicas are forked with it
     with Flow.load_config(text) as flow:
         flow.index(terminal.documents())
@@ -318,7 +362,9 @@ def counts(flow: Any) -> dict[str, int]:
 
 def run(*arguments: str) -> list[str]:
     """Run a script of the example and return the lines it printed."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -359,7 +405,9 @@ def test_the_flow_from_yaml_answers_a_client(config: str, tmp_path: Path) -> Non
     text = text.replace("uses: ", f"uses: {EXAMPLE}/")
     (tmp_path / config).write_text(text)
     command = [sys.executable, "-m", "zflow", config]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             assert any(port in line for line in server.stdout), "the Flow did not come up"

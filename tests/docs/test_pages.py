@@ -1,4 +1,6 @@
-"""Every code block of README.md and docs/ does what the page says; see `pages.py` for what may steer it."""
+"""Every code block of README.md and docs/ does what the page says;
+see `pages.py` for what may steer it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def test_block_does_what_the_page_says(block: Block, former: list[Block], tmp_pa
 @pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.name)
 def test_every_block_says_what_it_is(page: Path) -> None:
     for block in pages.read(page):
-        assert block.language in pages.LANGUAGES, f"{block}: {block.language!r} is not one of {pages.LANGUAGES}"
+        assert block.language in pages.LANGUAGES, (
+            f"{block}: {block.language!r} is not one of {pages.LANGUAGES}"
+        )
         unknown = set(block.directives) - pages.DIRECTIVES
         assert not unknown, f"{block}: unknown comment {unknown}; known are {pages.DIRECTIVES}"
         assert block.directives.get("not run", "x"), f"{block}: 'not run' has to give a reason"
@@ -46,7 +50,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     ):
         to = page.parent / target if target else page
         assert to.exists(), f"{page.name}: the link to {target} leads nowhere"
-        assert not anchor or anchor in anchors(to), f"{page.name}: {target} has no heading #{anchor}"
+        assert not anchor or anchor in anchors(to), (
+            f"{page.name}: {target} has no heading #{anchor}"
+        )
 
 
 def written(folder: Path, text: str) -> list[Block]:
@@ -63,12 +69,19 @@ def run_last(folder: Path, text: str) -> None:
 def test_blocks_carry_their_comments_and_their_output(tmp_path: Path) -> None:
     first, second = written(
         tmp_path,
-        "# Title\n<!-- file: a.py -->\n\n~~~python\nprint(1)\n~~~\n<!-- output -->\n~~~text\n1\n~~~\n"
+        "# Title\n<!-- file: a.py -->\n\n~~~python\nprint(1)\n~~~\n<!-- output "
+        "-->\n~~~text\n1\n~~~\n"
         "<!-- not run: why -->\nprose\n  ~~~bash\n  true\n  ~~~\n",
     )
-    assert (first.line, first.language, first.code, first.output) == (4, "python", "print(1)\n", "1\n")
+    assert (first.line, first.language, first.code, first.output) == (
+        4,
+        "python",
+        "print(1)\n",
+        "1\n",
+    )
     assert first.directives == {"file": "a.py"}
-    assert (second.code, second.directives) == ("true\n", {})  # prose between comment and block parts them
+    # Prose between comment and block parts them.
+    assert (second.code, second.directives) == ("true\n", {})
 
 
 def test_output_must_be_as_promised(tmp_path: Path) -> None:
@@ -82,8 +95,10 @@ def test_output_must_be_as_promised(tmp_path: Path) -> None:
 def test_a_block_may_continue_another_and_use_its_files(tmp_path: Path) -> None:
     run_last(
         tmp_path,
-        "<!-- file: data/a.yaml -->\n~~~yaml\na: 1\n~~~\n~~~python\nx = 41\n~~~\n~~~bash\ntrue\n~~~\n"
-        "<!-- continues -->\n~~~python\nassert x + 1 == 42 and open('data/a.yaml').read() == 'a: 1\\n'\n~~~\n",
+        "<!-- file: data/a.yaml -->\n~~~yaml\na: 1\n~~~\n~~~python\nx = "
+        "41\n~~~\n~~~bash\ntrue\n~~~\n"
+        "<!-- continues -->\n~~~python\nassert x + 1 == 42 and open('data/a.yaml').read() == 'a: "
+        "1\\n'\n~~~\n",
     )
 
 
@@ -98,9 +113,14 @@ def test_console_commands_run_and_their_output_is_compared(tmp_path: Path) -> No
         run_last(tmp_path, console.format("c"))
 
 
-def test_a_block_that_hangs_or_leaves_a_process_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_hangs_or_leaves_a_process_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "GONE_WITHIN", 0.3)
-    left = "import subprocess\nsubprocess.Popen(['sleep', '7'], start_new_session=True, stdout=subprocess.DEVNULL)\n"
+    left = (
+        "import subprocess\nsubprocess.Popen(['sleep', '7'], start_new_session=True, "
+        "stdout=subprocess.DEVNULL)\n"
+    )
     left = left.replace("stdout=", "stderr=subprocess.DEVNULL, stdout=")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -112,5 +132,10 @@ def test_a_block_that_hangs_or_leaves_a_process_fails(tmp_path: Path, monkeypatc
 
 
 def test_a_block_that_serves_runs_while_the_next_one_does(tmp_path: Path) -> None:
-    serve = "import signal, sys, time; print('at :4242', flush=True); signal.sigwait({signal.SIGINT})"
-    run_last(tmp_path, f'<!-- serves -->\n~~~bash\n{sys.executable} -c "{serve}"\n~~~\n~~~python\nprint(1)\n~~~\n')
+    serve = (
+        "import signal, sys, time; print('at :4242', flush=True); signal.sigwait({signal.SIGINT})"
+    )
+    run_last(
+        tmp_path,
+        f'<!-- serves -->\n~~~bash\n{sys.executable} -c "{serve}"\n~~~\n~~~python\nprint(1)\n~~~\n',
+    )

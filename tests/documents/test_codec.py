@@ -73,7 +73,14 @@ class TestFrames:
         assert again[1].embedding[0] == matrix[1, 0]
 
     def test_other_shapes_dtypes_and_gaps_are_frames_of_their_own(self) -> None:
-        arrays = [np.zeros(LARGE), None, np.ones(LARGE), np.zeros(LARGE, "f4"), np.zeros(2), np.zeros((2, LARGE))]
+        arrays = [
+            np.zeros(LARGE),
+            None,
+            np.ones(LARGE),
+            np.zeros(LARGE, "f4"),
+            np.zeros(2),
+            np.zeros((2, LARGE)),
+        ]
         docs = DocumentArray(Document(tensor=array) for array in arrays)
         frames = pack(docs)
         assert [len(frame) // LARGE for frame in frames[1:]] == [16, 4, 16]
@@ -81,7 +88,8 @@ class TestFrames:
 
     def test_matches_of_all_documents_share_a_frame(self) -> None:
         docs = DocumentArray(
-            Document(matches=[Document(embedding=np.full(LARGE, n + m, "u1")) for m in range(n)]) for n in range(4)
+            Document(matches=[Document(embedding=np.full(LARGE, n + m, "u1")) for m in range(n)])
+            for n in range(4)
         )
         frames = pack(docs)
         assert len(frames) == 2
@@ -121,7 +129,9 @@ class TestFrames:
         wrong: list[int] = []
 
         def work(number: int) -> None:
-            docs = DocumentArray(Document(text=f"{number}", tags={"n": 2**70 + number}) for _ in range(20))
+            docs = DocumentArray(
+                Document(text=f"{number}", tags={"n": 2**70 + number}) for _ in range(20)
+            )
             wrong.extend(1 for _ in range(50) if unpack(pack(docs))[0] != docs)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -174,7 +184,11 @@ class TestArrays:
                 assert result.flags.writeable
                 assert result.tobytes() == array.tobytes()
         again = tag({"a": [array]})["a"][0]
-        assert (again.dtype, again.tobytes(), again.flags.fnc) == (array.dtype, array.tobytes(), array.flags.fnc)
+        assert (again.dtype, again.tobytes(), again.flags.fnc) == (
+            array.dtype,
+            array.tobytes(),
+            array.flags.fnc,
+        )
 
     def test_mixed_orders_keep_theirs(self) -> None:
         c, fortran = np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))
@@ -224,9 +238,20 @@ class TestValues:
 def whole() -> list[bytes | memoryview]:
     docs = DocumentArray(
         [
-            Document(id="a", text="x", tags={"n": [1, 2**70, np.zeros(2)]}, embedding=np.zeros(LARGE), weight=0.5),
-            Document(id="b", blob=b"x" * LARGE, tensor=np.zeros((2, 3), order="F"), scores={"cos": 0.3}),
-            Document(id="c", matches=[Document(id="m", blob=b"y", chunks=[Document(id="d", granularity=1)])]),
+            Document(
+                id="a",
+                text="x",
+                tags={"n": [1, 2**70, np.zeros(2)]},
+                embedding=np.zeros(LARGE),
+                weight=0.5,
+            ),
+            Document(
+                id="b", blob=b"x" * LARGE, tensor=np.zeros((2, 3), order="F"), scores={"cos": 0.3}
+            ),
+            Document(
+                id="c",
+                matches=[Document(id="m", blob=b"y", chunks=[Document(id="d", granularity=1)])],
+            ),
         ]
     )
     return pack(docs, {"limit": 3, "deep": {"a": [None, True, 1.5, b"x"]}})
@@ -261,15 +286,48 @@ class TestMalformed:
     @pytest.mark.parametrize(
         "columns",
         [
-            *(3, "abc", [1], {"text": ["x"]}, {"id": "abc"}, {"id": [1]}, {"id": [None]}, {"id": ["a"], "nope": [1]}),
-            *({"id": ["a"], "text": []}, {"id": ["a"], "text": ["x", "y"]}, {"id": ["a"], "text": [3]}),
-            *({"id": ["a"], "text": "x"}, {"id": ["a"], "granularity": [True]}, {"id": ["a"], "weight": [1]}),
+            *(
+                3,
+                "abc",
+                [1],
+                {"text": ["x"]},
+                {"id": "abc"},
+                {"id": [1]},
+                {"id": [None]},
+                {"id": ["a"], "nope": [1]},
+            ),
+            *(
+                {"id": ["a"], "text": []},
+                {"id": ["a"], "text": ["x", "y"]},
+                {"id": ["a"], "text": [3]},
+            ),
+            *(
+                {"id": ["a"], "text": "x"},
+                {"id": ["a"], "granularity": [True]},
+                {"id": ["a"], "weight": [1]},
+            ),
             *({"id": ["a"], "tags": [[]]}, {"id": ["a"], "tags": {}}, {"id": ["a"], "blob": ["x"]}),
-            *({"id": ["a"], "blob": [None]}, {"id": ["a"], "scores": [{"x": 1}]}, {"id": ["a"], "scores": [3]}),
-            *({"id": ["a"], "scores": [{1: [1, "", ""]}]}, {"id": ["a"], "scores": [{"x": ["y", "", ""]}]}),
-            *({"id": ["a"], "matches": [[1], {"id": []}]}, {"id": ["a"], "matches": [[-1], {"id": []}]}),
-            *({"id": ["a"], "matches": [[2**60], {"id": ["b"]}]}, {"id": ["a"], "matches": [[1.0], {"id": ["b"]}]}),
-            *({"id": ["a"], "matches": [[1, 0], {"id": ["b"]}]}, {"id": ["a"], "matches": [[0], {"id": ["b"]}]}),
+            *(
+                {"id": ["a"], "blob": [None]},
+                {"id": ["a"], "scores": [{"x": 1}]},
+                {"id": ["a"], "scores": [3]},
+            ),
+            *(
+                {"id": ["a"], "scores": [{1: [1, "", ""]}]},
+                {"id": ["a"], "scores": [{"x": ["y", "", ""]}]},
+            ),
+            *(
+                {"id": ["a"], "matches": [[1], {"id": []}]},
+                {"id": ["a"], "matches": [[-1], {"id": []}]},
+            ),
+            *(
+                {"id": ["a"], "matches": [[2**60], {"id": ["b"]}]},
+                {"id": ["a"], "matches": [[1.0], {"id": ["b"]}]},
+            ),
+            *(
+                {"id": ["a"], "matches": [[1, 0], {"id": ["b"]}]},
+                {"id": ["a"], "matches": [[0], {"id": ["b"]}]},
+            ),
             *({"id": ["a"], "matches": 3}, {"id": ["a"], 1: [2]}, {"id": ["a"], "content": ["x"]}),
         ],
         ids=repr,
@@ -280,18 +338,47 @@ class TestMalformed:
     @pytest.mark.parametrize(
         "group",
         [
-            *([None, "|O8", [1], "C", b"x" * 8], [None, "O", [1], "C", b"x" * 8], [None, "V8", [1], "C", b"x" * 8]),
-            *([None, "f4,f4", [1], "C", b"x" * 8], [None, "<f8", [2], "C", b"x" * 8], [None, "<f8", [], "C", b""]),
-            *([None, "<f8", [-1, -1], "C", b"x" * 8], [None, "<f8", [1.0], "C", b"x" * 8], [None, "<f8", 1, "C", b""]),
-            *([None, "<f8", [1], "K", b"x" * 8], [None, "<f8", [1], "C", 10**12], [None, "<f8", [1], "C", "x" * 8]),
-            *([None, "<f7", [1], "C", b"x" * 7], [None, "<M8[parsec]", [1], "C", b"x" * 8], [None, 3, [1], "C", b"x"]),
-            *([[1], "<f8", [1], "C", b"x" * 8], [[-1], "<f8", [1], "C", b"x" * 8], [["a"], "<f8", [1], "C", b"x" * 8]),
+            *(
+                [None, "|O8", [1], "C", b"x" * 8],
+                [None, "O", [1], "C", b"x" * 8],
+                [None, "V8", [1], "C", b"x" * 8],
+            ),
+            *(
+                [None, "f4,f4", [1], "C", b"x" * 8],
+                [None, "<f8", [2], "C", b"x" * 8],
+                [None, "<f8", [], "C", b""],
+            ),
+            *(
+                [None, "<f8", [-1, -1], "C", b"x" * 8],
+                [None, "<f8", [1.0], "C", b"x" * 8],
+                [None, "<f8", 1, "C", b""],
+            ),
+            *(
+                [None, "<f8", [1], "K", b"x" * 8],
+                [None, "<f8", [1], "C", 10**12],
+                [None, "<f8", [1], "C", "x" * 8],
+            ),
+            *(
+                [None, "<f7", [1], "C", b"x" * 7],
+                [None, "<M8[parsec]", [1], "C", b"x" * 8],
+                [None, 3, [1], "C", b"x"],
+            ),
+            *(
+                [[1], "<f8", [1], "C", b"x" * 8],
+                [[-1], "<f8", [1], "C", b"x" * 8],
+                [["a"], "<f8", [1], "C", b"x" * 8],
+            ),
             *(
                 [3, "<f8", [1], "C", b"x" * 8],
                 [[True], "<f8", [1], "C", b"x" * 8],
                 [None, "<f8", [2**62] * 2, "C", b""],
             ),
-            *([None, "<f8", [0, 2**62, 2**62], "C", b""], [None, "<f8", [1] * 99, "C", b"x" * 8], [None], 3),
+            *(
+                [None, "<f8", [0, 2**62, 2**62], "C", b""],
+                [None, "<f8", [1] * 99, "C", b"x" * 8],
+                [None],
+                3,
+            ),
             *([None, "<f8\n", [1], "C", b"x" * 8], [None, "S999999999", [2**40], "C", b""]),
         ],
         ids=repr,
@@ -304,11 +391,32 @@ class TestMalformed:
     @pytest.mark.parametrize(
         "frames",
         [
-            *(meta({}, parameters=[1]), [msgpack.packb({})], [msgpack.packb([])], [msgpack.packb([1, {}])], [b""]),
-            *([msgpack.packb(None)], [msgpack.packb([1, {}, {}, 4])], [b"\x93\x01\x80\x80more"], ["text"], [None], [3]),
+            *(
+                meta({}, parameters=[1]),
+                [msgpack.packb({})],
+                [msgpack.packb([])],
+                [msgpack.packb([1, {}])],
+                [b""],
+            ),
+            *(
+                [msgpack.packb(None)],
+                [msgpack.packb([1, {}, {}, 4])],
+                [b"\x93\x01\x80\x80more"],
+                ["text"],
+                [None],
+                [3],
+            ),
             *(meta({}, {"x": msgpack.ExtType(99, b"")}), meta({}, {"x": msgpack.ExtType(2, b"")})),
-            *([b"\xdd\xff\xff\xff\xff"], [b"\xdf\xff\xff\xff\xff"], [b"\xc6\xff\xff\xff\xff"], [b"\x91" * 10_000]),
-            *([b"\x93\x01\x80\x81\xa2id\xdd\xff\xff\xff\xff"], [b"\x93\x01\x80\x81\xa2id\x91\xa1\xff"]),
+            *(
+                [b"\xdd\xff\xff\xff\xff"],
+                [b"\xdf\xff\xff\xff\xff"],
+                [b"\xc6\xff\xff\xff\xff"],
+                [b"\x91" * 10_000],
+            ),
+            *(
+                [b"\x93\x01\x80\x81\xa2id\xdd\xff\xff\xff\xff"],
+                [b"\x93\x01\x80\x81\xa2id\x91\xa1\xff"],
+            ),
         ],
         ids=repr,
     )
@@ -334,7 +442,13 @@ class TestMalformed:
             refused([bytes(first)[:size], *rest])
 
     @settings(max_examples=200, deadline=None)
-    @given(st.lists(st.tuples(st.integers(0, len(whole()[0]) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, len(whole()[0]) - 1), st.integers(0, 255)),
+            min_size=1,
+            max_size=4,
+        )
+    )
     def test_flipped_bytes(self, changes: list[tuple[int, int]]) -> None:
         first, *rest = whole()
         changed = bytearray(first)
@@ -345,8 +459,18 @@ class TestMalformed:
     @settings(max_examples=80, deadline=None)
     @given(st.data())
     def test_replaced_parts(self, data: st.DataObject) -> None:
-        scalars = st.none() | st.booleans() | st.integers(-3, 2**64 - 1) | st.floats() | st.text() | st.binary()
-        junk = st.recursive(scalars, lambda part: st.lists(part) | st.dictionaries(st.text() | st.integers(0, 9), part))
+        scalars = (
+            st.none()
+            | st.booleans()
+            | st.integers(-3, 2**64 - 1)
+            | st.floats()
+            | st.text()
+            | st.binary()
+        )
+        junk = st.recursive(
+            scalars,
+            lambda part: st.lists(part) | st.dictionaries(st.text() | st.integers(0, 9), part),
+        )
         changed = copy.deepcopy(META)
         place: Any = changed
         while True:
@@ -364,7 +488,9 @@ class TestMalformed:
         self.usable_or_refused([first, *whole()[1:]])
 
     def usable_or_refused(self, frames: list[Any]) -> None:
-        """What is accepted must be fields of the right types: they can be shown, compared and sent again."""
+        """What is accepted must be fields of the right types: they can be shown,
+        compared and sent again.
+        """
         try:
             docs, parameters = unpack(frames)
         except BadRequest:
@@ -374,7 +500,14 @@ class TestMalformed:
         assert all(doc.id in docs for doc in docs)
 
 
-def one(dtype: str, shape: Any, memory: bytes = b"", order: str = "C", where: Any = None, groups: int = 1) -> Any:
+def one(
+    dtype: str,
+    shape: Any,
+    memory: bytes = b"",
+    order: str = "C",
+    where: Any = None,
+    groups: int = 1,
+) -> Any:
     return {"id": ["a"], "tensor": [[where, dtype, shape, order, memory]] * groups}
 
 
@@ -394,7 +527,10 @@ class TestHostile:
             (one("<U1", [1], b"\0\0\x11\0"), "text has characters that are none"),
             (one(">U2", [1], bytes(4) + b"\0\x11\0\0"), "text has characters that are none"),
             (one("<f4", [10**18, 0]), "has more than 1048576 rows with nothing in them"),
-            (one("<f4", [2**11, 2**11, 0], order="F"), "has more than 1048576 rows with nothing in them"),
+            (
+                one("<f4", [2**11, 2**11, 0], order="F"),
+                "has more than 1048576 rows with nothing in them",
+            ),
             (one("<f4", [-1]), "cannot have shape [-1]"),
             (one("<f4", [True], bytes(4)), "cannot have shape [True]"),
             (one("<f4", {"a": 1}, bytes(4)), "more than 64 dimensions"),
@@ -446,7 +582,8 @@ class TestHostile:
 def test_keys_that_were_chosen_to_collide_are_refused_soon(where: str) -> None:
     """20,000 of them took seconds."""
     large = [msgpack.ExtType(1, (i * (2**61 - 1)).to_bytes(20, "little")) for i in range(1, 20_000)]
-    # Two different numbers of one hash, in tuples of many: as many as there are ways to choose one of the two.
+    # Two different numbers of one hash, in tuples of many: as many as there are ways to choose one
+    # of the two.
     pair = [msgpack.ExtType(1, (5 + i * (2**61 - 1)).to_bytes(20, "little")) for i in range(2)]
     tuples = [[pair[number >> bit & 1] for bit in range(12)] for number in range(4096)]
     keys = {"tuples": tuples, "both": [*tuples, *large]}.get(where, large)
@@ -459,12 +596,17 @@ def test_keys_that_were_chosen_to_collide_are_refused_soon(where: str) -> None:
     frame = b"\x93\x01\x81\xa1x" + chosen + rest
     if where == "tags":
         frame = b"\x93\x01\x80\x82\xa2id\x91\xa1a\xa4tags\x91" + chosen
-    with pytest.raises(BadRequest, match="more than 100 keys of one dict have the hash of another one"):
+    with pytest.raises(
+        BadRequest, match="more than 100 keys of one dict have the hash of another one"
+    ):
         unpack([frame])
 
 
 def test_many_large_integers_and_tuples_that_do_not_collide_come_back() -> None:
-    tags = {**{2**70 + number: number for number in range(2000)}, **{(number, "x"): 1 for number in range(2000)}}
+    tags = {
+        **{2**70 + number: number for number in range(2000)},
+        **{(number, "x"): 1 for number in range(2000)},
+    }
     assert sent(Document(tags=tags))[0].tags == tags
     assert sent(Document(tags={"x": [2**70] * 5000}))[0].tags == {"x": [2**70] * 5000}
 
@@ -480,13 +622,24 @@ def test_many_large_integers_and_tuples_that_do_not_collide_come_back() -> None:
             tags=st.dictionaries(
                 st.text() | st.integers(),
                 st.recursive(
-                    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+                    st.none()
+                    | st.booleans()
+                    | st.integers()
+                    | st.floats(allow_nan=False)
+                    | st.text()
+                    | st.binary(),
+                    lambda inner: (
+                        st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner)
+                    ),
                     max_leaves=5,
                 ),
             ),
-            tensor=st.sampled_from([None, np.zeros(3), np.ones(3), np.zeros((2, 2), "f4"), np.zeros(LARGE, "u1")]),
-            matches=st.lists(st.builds(Document, uri=st.text(), embedding=st.sampled_from([None, np.arange(3)]))),
+            tensor=st.sampled_from(
+                [None, np.zeros(3), np.ones(3), np.zeros((2, 2), "f4"), np.zeros(LARGE, "u1")]
+            ),
+            matches=st.lists(
+                st.builds(Document, uri=st.text(), embedding=st.sampled_from([None, np.arange(3)]))
+            ),
         ),
         max_size=6,
     )

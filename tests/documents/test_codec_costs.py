@@ -1,4 +1,6 @@
-"""What it costs to decode Documents goes by the bytes that came, whatever a stranger puts into them."""
+"""What it costs to decode Documents goes by the bytes that came,
+whatever a stranger puts into them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "matches of matches": nested(MANY, 2),
     "twenty levels": nested(MANY // 20, 20),
     "matches and chunks": {**nested(MANY, 1), **nested(MANY, 1, "chunks")},
-    "matches and empty ones": {"id": [""] * MANY, "matches": [[1, 0] * (MANY // 2), nested(MANY // 2, 0)]},
+    "matches and empty ones": {
+        "id": [""] * MANY,
+        "matches": [[1, 0] * (MANY // 2), nested(MANY // 2, 0)],
+    },
     "empty scores": {"id": [""] * MANY, "scores": [{}] * MANY},
     "scores": {"id": [""] * MANY, "scores": [{"": [1, "", ""]}] * MANY},
 }
@@ -51,7 +56,9 @@ def test_memory_goes_by_the_bytes(kind: str) -> None:
     assert peak <= 64 * len(data)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if "matches" in kind or "levels" in kind])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in HOSTILE if "matches" in kind or "levels" in kind]
+)
 def test_time_goes_by_the_bytes(kind: str) -> None:
     """It took 40 times as long as texts of as many bytes do."""
     data = message(HOSTILE[kind])
@@ -68,13 +75,18 @@ def test_time_goes_by_the_bytes(kind: str) -> None:
 
 def test_matches_that_nobody_looks_at_pass_through() -> None:
     docs = DocumentArray(
-        Document(id=f"{n}", matches=[Document(id=f"{n}{m}", chunks=[Document(text="x")] * m) for m in range(n % 3)])
+        Document(
+            id=f"{n}",
+            matches=[Document(id=f"{n}{m}", chunks=[Document(text="x")] * m) for m in range(n % 3)],
+        )
         for n in range(10)
     )
     frames = pack(docs)
     arrived = unpack(frames)[0]
     assert pack(arrived) == frames
-    assert [pack(arrived._part(n, n + 5)) for n in (0, 5)] == [pack(DocumentArray(docs[n : n + 5])) for n in (0, 5)]
+    assert [pack(arrived._part(n, n + 5)) for n in (0, 5)] == [
+        pack(DocumentArray(docs[n : n + 5])) for n in (0, 5)
+    ]
     assert arrived == docs
 
 

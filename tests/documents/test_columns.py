@@ -20,20 +20,36 @@ class TestGatherAndScatter:
         ("rows", "columns"),
         [
             ([{"id": "a", "text": "x"}], {"id": ["a"], "text": ["x"]}),
-            ([{"id": "a", "text": "x"}, {"id": "b", "text": "y"}], {"id": ["a", "b"], "text": ["x", "y"]}),
-            ([{"id": "a", "text": "x"}, {"id": "b", "blob": b"y"}], {"text": ["x", ""], "blob": [None, b"y"]}),
-            ([{"id": "a", "granularity": 1}, {"id": "b"}], {"id": ["a", "b"], "granularity": [1, 0]}),
+            (
+                [{"id": "a", "text": "x"}, {"id": "b", "text": "y"}],
+                {"id": ["a", "b"], "text": ["x", "y"]},
+            ),
+            (
+                [{"id": "a", "text": "x"}, {"id": "b", "blob": b"y"}],
+                {"text": ["x", ""], "blob": [None, b"y"]},
+            ),
+            (
+                [{"id": "a", "granularity": 1}, {"id": "b"}],
+                {"id": ["a", "b"], "granularity": [1, 0]},
+            ),
             ([{"id": "a"}, {"id": "b", "weight": 0.5}], {"weight": [None, 0.5]}),
         ],
     )
-    def test_a_list_for_each_field_in_use(self, rows: list[dict[str, Any]], columns: dict[str, Any]) -> None:
+    def test_a_list_for_each_field_in_use(
+        self, rows: list[dict[str, Any]], columns: dict[str, Any]
+    ) -> None:
         assert gather(rows) == {"id": [row["id"] for row in rows], **columns}
 
     @given(
         st.lists(
             st.fixed_dictionaries(
                 {"id": st.text()},
-                optional={"text": st.text(), "weight": st.floats(), "tags": st.just({}), "adjacency": st.integers()},
+                optional={
+                    "text": st.text(),
+                    "weight": st.floats(),
+                    "tags": st.just({}),
+                    "adjacency": st.integers(),
+                },
             ),
             min_size=1,
         )
@@ -66,7 +82,9 @@ class TestReadAndReplaced:
         )
 
     def test_values_that_can_be_changed_in_place_are_not_readable(self) -> None:
-        assert [name for name in ("tags", "scores", "matches", "chunks", "content") if readable(name)] == []
+        assert [
+            name for name in ("tags", "scores", "matches", "chunks", "content") if readable(name)
+        ] == []
 
     def test_replaced_leaves_the_old_columns_alone(self) -> None:
         columns: dict[str, Any] = {"id": ["a", "b"], "text": ["x", "y"]}
@@ -77,10 +95,23 @@ class TestReadAndReplaced:
     @pytest.mark.parametrize(
         ("name", "values"),
         [
-            *(("text", ["x"]), ("text", ["x", None]), ("text", [np.str_("x"), "y"]), ("text", ("x", "y"))),
+            *(
+                ("text", ["x"]),
+                ("text", ["x", None]),
+                ("text", [np.str_("x"), "y"]),
+                ("text", ("x", "y")),
+            ),
             *(("text", None), ("weight", [0.5, 0.5]), ("blob", [b"x", b"y"]), ("tags", [{}, {}])),
-            *(("embedding", np.zeros(2)), ("embedding", np.zeros((3, 2))), ("embedding", [[1], [2]])),
-            *(("embedding", np.ma.zeros((2, 2))), ("tensor", np.full((2, 2), None)), ("embedding", "ab")),
+            *(
+                ("embedding", np.zeros(2)),
+                ("embedding", np.zeros((3, 2))),
+                ("embedding", [[1], [2]]),
+            ),
+            *(
+                ("embedding", np.ma.zeros((2, 2))),
+                ("tensor", np.full((2, 2), None)),
+                ("embedding", "ab"),
+            ),
         ],
         ids=repr,
     )
@@ -91,7 +122,9 @@ class TestReadAndReplaced:
 class TestNested:
     """Three Documents with two, none and one of their own."""
 
-    nested = Nested(dict, {"id": ["a", "b", "c"], "text": ["x", "y", "z"]}, array("q", [0, 2, 2, 3]), 1)
+    nested = Nested(
+        dict, {"id": ["a", "b", "c"], "text": ["x", "y", "z"]}, array("q", [0, 2, 2, 3]), 1
+    )
 
     def test_each_gets_its_part(self) -> None:
         rows: list[dict[str, Any]] = [{}, {}, {}]

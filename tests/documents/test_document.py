@@ -23,7 +23,14 @@ def letters(names: str) -> DocumentArray:
 class TestFields:
     def test_unset_fields_have_empty_values(self) -> None:
         doc = Document()
-        assert (doc.text, doc.blob, doc.uri, doc.mime_type, doc.modality, doc.parent_id) == ("", b"", "", "", "", "")
+        assert (doc.text, doc.blob, doc.uri, doc.mime_type, doc.modality, doc.parent_id) == (
+            "",
+            b"",
+            "",
+            "",
+            "",
+            "",
+        )
         assert (doc.tensor, doc.embedding, doc.weight, doc.content) == (None, None, None, None)
         assert (doc.granularity, doc.adjacency, doc.tags, doc.scores) == (0, 0, {}, {})
         assert len(doc.matches) == len(doc.chunks) == 0
@@ -40,7 +47,9 @@ class TestFields:
             "if not os.fork(): print(Document().id, flush=True); os._exit(0)\n"
             "os.wait(); print(Document().id)"
         )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
         assert len(set(done.stdout.split())) == 2
 
     def test_lazy_fields_stay_when_changed(self) -> None:
@@ -113,7 +122,9 @@ class TestCopying:
         }
         return Document(id="a", blob=b"y", matches=letters("mn"), **fields)
 
-    @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+    @pytest.mark.parametrize(
+        "again", [copy.copy, copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))]
+    )
     def test_copies_are_equal(self, doc: Document, again: object) -> None:
         other = again(doc)  # type: ignore[operator]
         assert other == doc
@@ -129,7 +140,16 @@ class TestCopying:
 
     def test_dicts_there_and_back(self, doc: Document) -> None:
         fields = doc.to_dict()
-        assert list(fields) == ["id", "text", "blob", "tensor", "weight", "tags", "scores", "matches"]
+        assert list(fields) == [
+            "id",
+            "text",
+            "blob",
+            "tensor",
+            "weight",
+            "tags",
+            "scores",
+            "matches",
+        ]
         assert fields["matches"] == [{"id": "m", "text": "mm"}, {"id": "n", "text": "nn"}]
         assert fields["scores"] == {"cos": {"value": 0.3, "op_name": "", "description": ""}}
         assert Document.from_dict(fields) == doc
@@ -237,11 +257,15 @@ class TestChanging:
         da = letters("abc")
         with pytest.raises(ValueError, match="'text' of 3 Documents: give one value each, not 2"):
             da.texts = ["x", "y"]
-        with pytest.raises(TypeError, match="'text' of 3 Documents: give one value each, not one str"):
+        with pytest.raises(
+            TypeError, match="'text' of 3 Documents: give one value each, not one str"
+        ):
             da[:, "text"] = "abc"
         with pytest.raises(TypeError, match="give one value each, not one int"):
             da.ids = 3
-        with pytest.raises(ValueError, match=r"2 fields to set \(id, text\), but 1 lists of values"):
+        with pytest.raises(
+            ValueError, match=r"2 fields to set \(id, text\), but 1 lists of values"
+        ):
             da[:, ["id", "text"]] = [["x", "y", "z"]]
         assert da == letters("abc")
 
@@ -283,7 +307,12 @@ class TestChanging:
 
     @settings(deadline=None)
     @given(
-        st.lists(st.tuples(st.sampled_from(["append", "insert", "del", "set", "rename", "reverse"]), st.integers(0)))
+        st.lists(
+            st.tuples(
+                st.sampled_from(["append", "insert", "del", "set", "rename", "reverse"]),
+                st.integers(0),
+            )
+        )
     )
     def test_looking_up_is_right_after_any_change(self, steps: list[tuple[str, int]]) -> None:
         da = letters("ab")
@@ -307,10 +336,15 @@ class TestChanging:
 
 def test_numpy_is_imported_only_for_arrays() -> None:
     script = (
-        "import sys; from zflow import Document, DocumentArray; from zflow.documents.codec import pack, unpack\n"
-        "doc = Document(text='x', tags={'a': 2**70}, matches=[Document()]); unpack(pack(DocumentArray(doc)))\n"
-        "assert doc == Document(id=doc.id, text='x', tags={'a': 2**70}, matches=doc.matches); repr(doc)\n"
+        "import sys; from zflow import Document, DocumentArray; from zflow.documents.codec import "
+        "pack, unpack\n"
+        "doc = Document(text='x', tags={'a': 2**70}, matches=[Document()]); "
+        "unpack(pack(DocumentArray(doc)))\n"
+        "assert doc == Document(id=doc.id, text='x', tags={'a': 2**70}, matches=doc.matches); "
+        "repr(doc)\n"
         "print(sorted({'numpy', 'yaml', 'asyncio', 'html'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,6 @@
-"""The fields of a Document: what may be put into each, what is stored then, and what counts as unset."""
+"""The fields of a Document: what may be put into each, what is stored then,
+and what counts as unset.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ import numpy as np
 import pytest
 
 from zflow.documents.document import Document, DocumentArray, NamedScore
-from zflow.documents.fields import ARRAYS, FIELDS, NESTED, TYPES, Scores, converted, is_empty, unknown_field
+from zflow.documents.fields import (
+    ARRAYS,
+    FIELDS,
+    NESTED,
+    TYPES,
+    Scores,
+    converted,
+    is_empty,
+    unknown_field,
+)
 
 
 class TestTable:
@@ -61,7 +72,11 @@ class TestSetting:
             ("tensor", "abc", "Document.tensor must be an array, not str"),
             ("embedding", {1: 2}, "Document.embedding must be an array, not dict"),
             ("matches", 3, "Document.matches: expected Documents, not int"),
-            ("chunks", ["x"], "Document.chunks: a DocumentArray holds Documents, not str .*: item 0 of 1"),
+            (
+                "chunks",
+                ["x"],
+                "Document.chunks: a DocumentArray holds Documents, not str .*: item 0 of 1",
+            ),
         ],
     )
     def test_wrong_types_are_refused(self, name: str, value: Any, message: str) -> None:
@@ -95,7 +110,9 @@ class TestSetting:
     @pytest.mark.parametrize("value", ["abc", b"abc", bytearray(2), {}, {1}, frozenset()])
     @pytest.mark.parametrize("name", ARRAYS)
     def test_what_is_no_array_is_refused(self, name: str, value: Any) -> None:
-        with pytest.raises(TypeError, match=f"^Document.{name} must be an array, not {type(value).__name__} "):
+        with pytest.raises(
+            TypeError, match=f"^Document.{name} must be an array, not {type(value).__name__} "
+        ):
             converted(name, value)
 
     def test_a_long_value_is_cut_in_the_message(self) -> None:
@@ -107,7 +124,14 @@ class TestSetting:
 class TestEmpty:
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("text", ""), ("blob", b""), ("tags", {}), ("scores", Scores()), ("granularity", 0), ("matches", [])],
+        [
+            ("text", ""),
+            ("blob", b""),
+            ("tags", {}),
+            ("scores", Scores()),
+            ("granularity", 0),
+            ("matches", []),
+        ],
     )
     def test_what_counts_as_unset(self, name: str, value: Any) -> None:
         assert is_empty(name, value)
@@ -116,7 +140,13 @@ class TestEmpty:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            *(("weight", 0.0), ("tensor", np.zeros(0)), ("tensor", np.zeros(3)), ("embedding", []), ("text", " ")),
+            *(
+                ("weight", 0.0),
+                ("tensor", np.zeros(0)),
+                ("tensor", np.zeros(3)),
+                ("embedding", []),
+                ("text", " "),
+            ),
             *(("tags", {"": None}), ("adjacency", -1), ("matches", [Document(id="a")])),
         ],
         ids=repr,
@@ -145,7 +175,8 @@ class TestScores:
     def test_what_is_no_number_is_refused_by_name(self, value: Any) -> None:
         scores = Scores({"a": 1})
         with pytest.raises(
-            TypeError, match=rf"^score 'b' must be a number or a NamedScore, not {type(value).__name__}"
+            TypeError,
+            match=rf"^score 'b' must be a number or a NamedScore, not {type(value).__name__}",
         ):
             scores["b"] = value
         with pytest.raises(TypeError, match=r"^score 'b' must be a number"):
@@ -171,7 +202,9 @@ class TestScores:
         assert "a" not in scores
         assert len(scores) == 0
 
-    @pytest.mark.parametrize("again", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+    @pytest.mark.parametrize(
+        "again", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))]
+    )
     def test_copies_are_scores_too(self, again: Any) -> None:
         scores = Scores({"a": NamedScore(1.0, op_name="dot")})
         other = again(scores)
@@ -185,10 +218,20 @@ class TestNamedScore:
     def test_all_parts_count(self) -> None:
         score = NamedScore(1.0, "dot", "by hand")
         assert score == NamedScore(1.0, "dot", "by hand")
-        assert score not in (NamedScore(2.0, "dot", "by hand"), NamedScore(1.0), NamedScore(1.0, "dot"), 1.0)
+        assert score not in (
+            NamedScore(2.0, "dot", "by hand"),
+            NamedScore(1.0),
+            NamedScore(1.0, "dot"),
+            1.0,
+        )
 
     def test_it_is_shown_as_it_is_written(self) -> None:
-        for score in (NamedScore(), NamedScore(0.5), NamedScore(1, "dot"), NamedScore(1, description="it's")):
+        for score in (
+            NamedScore(),
+            NamedScore(0.5),
+            NamedScore(1, "dot"),
+            NamedScore(1, description="it's"),
+        ):
             assert eval(repr(score)) == score
         assert repr(NamedScore(0.5)) == "NamedScore(0.5)"
 
@@ -201,10 +244,16 @@ class TestNamedScore:
 
 def test_an_unknown_field_is_named_with_the_nearest_and_with_tags() -> None:
     assert unknown_field("txet") == (
-        "a Document has no field 'txet'; did you mean 'text'? (your own values go into tags={'txet': ...})"
+        "a Document has no field 'txet'; did you mean 'text'? (your own values go into "
+        "tags={'txet': ...})"
     )
-    assert unknown_field("contents").startswith("a Document has no field 'contents'; did you mean 'content'? ")
-    assert unknown_field("zzz") == "a Document has no field 'zzz' (your own values go into tags={'zzz': ...})"
+    assert unknown_field("contents").startswith(
+        "a Document has no field 'contents'; did you mean 'content'? "
+    )
+    assert (
+        unknown_field("zzz")
+        == "a Document has no field 'zzz' (your own values go into tags={'zzz': ...})"
+    )
 
 
 def test_scores_put_in_by_an_update_in_place_are_converted_too() -> None:

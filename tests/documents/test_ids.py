@@ -1,4 +1,6 @@
-"""Ids of Documents that are given none: never the same twice, in whatever thread or process they are drawn."""
+"""Ids of Documents that are given none: never the same twice,
+in whatever thread or process they are drawn.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from zflow.documents.ids import random_id
 
 
 def test_they_are_32_hex_digits() -> None:
-    assert all(len(name) == 32 and set(name) <= set("0123456789abcdef") for name in (random_id() for _ in range(600)))
+    assert all(
+        len(name) == 32 and set(name) <= set("0123456789abcdef")
+        for name in (random_id() for _ in range(600))
+    )
 
 
 def test_threads_never_draw_the_same() -> None:

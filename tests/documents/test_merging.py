@@ -16,7 +16,9 @@ from zflow.documents.merging import reduce
 
 def test_the_document_of_one_id_is_one() -> None:
     left = DocumentArray([Document(id="a", text="left"), Document(id="b")])
-    right = DocumentArray([Document(id="b", text="right"), Document(id="c"), Document(id="a", text="no", uri="u")])
+    right = DocumentArray(
+        [Document(id="b", text="right"), Document(id="c"), Document(id="a", text="no", uri="u")]
+    )
     result = reduce([left, right])
     assert result is left
     assert result == DocumentArray(
@@ -71,7 +73,9 @@ def test_matches_and_chunks_reduce_at_every_level() -> None:
 
 def test_an_id_twice_in_one_array_stays_twice() -> None:
     def twice(**fields: Any) -> DocumentArray:
-        return DocumentArray([Document(id="a", text="1", **fields), Document(id="a", text="2", **fields)])
+        return DocumentArray(
+            [Document(id="a", text="1", **fields), Document(id="a", text="2", **fields)]
+        )
 
     assert reduce([twice(), twice(uri="u")]) == twice(uri="u")
     assert len(reduce([DocumentArray(Document(id="a")), twice()])) == 2
@@ -95,7 +99,9 @@ def documents(levels: int = 2) -> st.SearchStrategy[DocumentArray]:
     if levels:
         fields["matches"] = fields["chunks"] = documents(levels - 1)
     one = st.builds(
-        lambda name, kept: Document(id=name, **kept), st.sampled_from("abc"), st.fixed_dictionaries({}, optional=fields)
+        lambda name, kept: Document(id=name, **kept),
+        st.sampled_from("abc"),
+        st.fixed_dictionaries({}, optional=fields),
     )
     return st.lists(one, max_size=3).map(DocumentArray)
 
@@ -115,7 +121,9 @@ def test_grouping_does_not_matter(a: DocumentArray, b: DocumentArray, c: Documen
 def test_order_priority_and_nothing_lost(a: DocumentArray, b: DocumentArray) -> None:
     result = reduced(a, b)
     assert result.ids[: len(a)] == a.ids
-    assert all(result.ids.count(name) == max(a.ids.count(name), b.ids.count(name)) for name in "abc")
+    assert all(
+        result.ids.count(name) == max(a.ids.count(name), b.ids.count(name)) for name in "abc"
+    )
     appended, rest = result.ids[len(a) :], iter(b.ids)
     assert all(name in rest for name in appended)  # in the order of the right
     for mine, whole in zip(a, result, strict=False):

@@ -1,4 +1,6 @@
-"""DocumentArrays made of columns: they behave like those made of Documents, whoever looks at them and when."""
+"""DocumentArrays made of columns: they behave like those made of Documents,
+whoever looks at them and when.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def arrived(docs: DocumentArray) -> DocumentArray:
 def held(count: int = 3, **fields: Any) -> DocumentArray:
     return arrived(
         DocumentArray(
-            Document(id=f"{n}", text=f"t{n}", embedding=np.full(WIDTH, n, "f4"), tags={"n": n}, **fields)
+            Document(
+                id=f"{n}", text=f"t{n}", embedding=np.full(WIDTH, n, "f4"), tags={"n": n}, **fields
+            )
             for n in range(count)
         )
     )
@@ -58,7 +62,12 @@ def hasty_threads() -> Iterator[None]:
 class TestColumns:
     def test_lists(self) -> None:
         da = DocumentArray([Document(id="a", text="x"), Document(id="b", blob=b"y")])
-        assert (da.ids, da.texts, da.blobs, da.contents) == (["a", "b"], ["x", ""], [b"", b"y"], ["x", b"y"])
+        assert (da.ids, da.texts, da.blobs, da.contents) == (
+            ["a", "b"],
+            ["x", ""],
+            [b"", b"y"],
+            ["x", b"y"],
+        )
         da.blobs = [b"1", b"2"]
         da.contents = ["t", np.zeros(2)]
         da.ids = ["c", "d"]
@@ -88,7 +97,8 @@ class TestColumns:
 class TestArraysOfColumns:
     def test_they_are_equal_to_those_of_documents(self) -> None:
         docs = DocumentArray(
-            Document(id=f"{n}", text=f"t{n}", embedding=np.full(WIDTH, n, "f4"), tags={"n": n}) for n in range(3)
+            Document(id=f"{n}", text=f"t{n}", embedding=np.full(WIDTH, n, "f4"), tags={"n": n})
+            for n in range(3)
         )
         assert held() == docs
         for again in (copy.copy(held()), copy.deepcopy(held()), pickle.loads(pickle.dumps(held()))):
@@ -127,7 +137,9 @@ class TestArraysOfColumns:
         for wrong in (["x"], "xyz", 3, [3, "y", "z"]):
             with pytest.raises((TypeError, ValueError), match=r"'text' of 3|Document\.text"):
                 docs[:, "text"] = wrong
-        with pytest.raises(ValueError, match="'embedding' of 3 Documents: give one value each, not 2"):
+        with pytest.raises(
+            ValueError, match="'embedding' of 3 Documents: give one value each, not 2"
+        ):
             docs.embeddings = np.zeros((2, 2))
         assert docs[:2] == held()[:2]
 
@@ -172,7 +184,9 @@ class TestArraysOfColumns:
         assert [doc.id for part in cut for doc in part] == list("0123456")
         assert [doc.matches[0].text for part in cut for doc in part] == ["match"] * 7
         assert [part.embeddings.shape for part in cut[:-1]] == [(size, WIDTH)] * (len(cut) - 1)
-        assert [pack(part) for part in cut] == [pack(part) for part in batches(arrived(docs)[:], size)]
+        assert [pack(part) for part in cut] == [
+            pack(part) for part in batches(arrived(docs)[:], size)
+        ]
 
     def test_looking_at_documents_copies_nothing(self) -> None:
         frames = pack(DocumentArray(Document(embedding=np.zeros(INLINE, "f4")) for _ in range(3)))
@@ -185,16 +199,26 @@ class TestArraysOfColumns:
         assert arrived(docs)[0].embedding[0] == 5
         matrix = np.zeros((3, INLINE))
         docs.tensors = matrix
-        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [False, True]
+        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [
+            False,
+            True,
+        ]
         docs[1].tensor = matrix[1].copy()
-        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [False, False]
+        assert [np.shares_memory(np.frombuffer(frame), matrix) for frame in pack(docs)[1:]] == [
+            False,
+            False,
+        ]
 
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer numpy has other names for some of these
+    # Newer numpy has other names for some of these.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.parametrize(
-        ("name", "value"), [("shape", (2, 2)), ("shape", (4, 1)), ("dtype", np.dtype("i4")), ("strides", (0,))]
+        ("name", "value"),
+        [("shape", (2, 2)), ("shape", (4, 1)), ("dtype", np.dtype("i4")), ("strides", (0,))],
     )
     @pytest.mark.parametrize("which", [slice(None), slice(1)])
-    def test_rows_whose_form_was_changed_in_place(self, name: str, value: Any, which: slice) -> None:
+    def test_rows_whose_form_was_changed_in_place(
+        self, name: str, value: Any, which: slice
+    ) -> None:
         docs = arrived(DocumentArray(Document(embedding=np.full(4, n, "f4")) for n in range(3)))
         docs.tensors = np.arange(12, dtype="f4").reshape(3, 4)
         for doc in docs[which]:
@@ -207,28 +231,42 @@ class TestArraysOfColumns:
     @pytest.mark.parametrize("order", ["C", "F"])
     @pytest.mark.parametrize("dtype", [">f8", "<U2", "M8[s]"])
     @pytest.mark.parametrize("count", [1, 2, 5])
-    def test_arrays_pass_through_again_and_again(self, shape: Any, order: Any, dtype: str, count: int) -> None:
-        docs = DocumentArray(Document(id=f"{n}", tensor=np.full(shape, n, dtype, order)) for n in range(count))
+    def test_arrays_pass_through_again_and_again(
+        self, shape: Any, order: Any, dtype: str, count: int
+    ) -> None:
+        docs = DocumentArray(
+            Document(id=f"{n}", tensor=np.full(shape, n, dtype, order)) for n in range(count)
+        )
         once = arrived(docs)
         twice = arrived(once)
         assert arrived(twice) == docs
         assert [doc.tensor.shape for doc in twice] == [shape] * count
         assert arrived(twice) == docs
         for before, doc, stacked in zip(docs, twice, once.tensors, strict=True):
-            assert doc.tensor.dtype.str == before.tensor.dtype.str == once.tensors.dtype.str == docs.tensors.dtype.str
+            assert (
+                doc.tensor.dtype.str
+                == before.tensor.dtype.str
+                == once.tensors.dtype.str
+                == docs.tensors.dtype.str
+            )
             assert doc.tensor.flags.fnc == before.tensor.flags.fnc
             assert np.array_equal(stacked, before.tensor)
 
     def test_matches_are_the_part_of_each(self) -> None:
         docs = DocumentArray(
-            Document(id=f"{n}", matches=[Document(id=f"{n}{m}", tensor=np.full((), m)) for m in range(n)])
+            Document(
+                id=f"{n}", matches=[Document(id=f"{n}{m}", tensor=np.full((), m)) for m in range(n)]
+            )
             for n in range(4)
         )
         again = arrived(docs)
         assert [doc.matches.ids for doc in again] == [[], ["10"], ["20", "21"], ["30", "31", "32"]]
         again[3].matches[1].text = "changed"
         again[3].matches.append(Document(id="33"))
-        assert arrived(again)[3].matches[:, ["id", "text"]] == [["30", "31", "32", "33"], ["", "changed", "", ""]]
+        assert arrived(again)[3].matches[:, ["id", "text"]] == [
+            ["30", "31", "32", "33"],
+            ["", "changed", "", ""],
+        ]
         assert arrived(arrived(docs)) == docs
 
     def test_all_threads_get_the_same_documents(self, hasty_threads: None) -> None:
@@ -263,7 +301,11 @@ class TestArraysOfColumns:
         docs.embeddings = np.eye(3)
         assert len(set(docs.ids)) == 3
         assert arrived(docs) == docs
-        assert (len(DocumentArray.empty()), arrived(DocumentArray.empty()), DocumentArray.empty().embeddings) == (
+        assert (
+            len(DocumentArray.empty()),
+            arrived(DocumentArray.empty()),
+            DocumentArray.empty().embeddings,
+        ) == (
             0,
             DocumentArray(),
             None,
@@ -279,7 +321,12 @@ class TestLookingAtColumns:
 
     def test_a_field_that_nobody_has_set_is_read_as_its_empty_value(self) -> None:
         for docs in (held(2), DocumentArray([Document(), Document()])):
-            assert docs[:, ["uri", "blob", "weight", "granularity"]] == [["", ""], [b"", b""], [None, None], [0, 0]]
+            assert docs[:, ["uri", "blob", "weight", "granularity"]] == [
+                ["", ""],
+                [b"", b""],
+                [None, None],
+                [0, 0],
+            ]
             assert docs.tensors is None
 
     def test_a_column_that_was_read_is_the_readers_own(self) -> None:
@@ -302,7 +349,9 @@ class TestLookingAtColumns:
     def test_any_number_has_a_length_and_an_order(self, count: int) -> None:
         docs = held(count)
         assert len(docs) == len(docs.ids) == count
-        assert [doc.id for doc in reversed(docs)] == [doc.id for doc in docs][::-1] == docs.ids[::-1]
+        assert (
+            [doc.id for doc in reversed(docs)] == [doc.id for doc in docs][::-1] == docs.ids[::-1]
+        )
         assert bool(docs) is (count > 0)
 
 
@@ -311,7 +360,10 @@ class Model:
 
     def __init__(self, docs: DocumentArray) -> None:
         self.docs = docs
-        self.rows = [{"id": doc.id, "text": doc.text, "embedding": doc.embedding.tolist()} for doc in arrived(docs)]
+        self.rows = [
+            {"id": doc.id, "text": doc.text, "embedding": doc.embedding.tolist()}
+            for doc in arrived(docs)
+        ]
 
     def check(self) -> None:
         """Compare without asking for a Document."""
@@ -319,7 +371,9 @@ class Model:
         assert self.docs.ids == [row["id"] for row in self.rows]
         assert self.docs.texts == [row["text"] for row in self.rows]
         embeddings = self.docs.embeddings
-        assert ([] if embeddings is None else embeddings.tolist()) == [row["embedding"] for row in self.rows]
+        assert ([] if embeddings is None else embeddings.tolist()) == [
+            row["embedding"] for row in self.rows
+        ]
 
     def apply(self, step: str, number: int) -> None:
         size, name = len(self.rows), f"n{number}"
@@ -379,15 +433,21 @@ def made(row: dict[str, Any]) -> Document:
     return Document(**{**row, "embedding": np.array(row["embedding"], "f4")})
 
 
-STEPS = "send id text embedding append reverse share delete replace insert change write borrow swap".split()
+STEPS = (
+    "send id text embedding append reverse share delete replace insert change write borrow swap"
+).split()
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(0, 4),
-    st.lists(st.tuples(st.sampled_from([*STEPS, "send"]), st.integers(0, 9), st.booleans()), max_size=12),
+    st.lists(
+        st.tuples(st.sampled_from([*STEPS, "send"]), st.integers(0, 9), st.booleans()), max_size=12
+    ),
 )
-def test_arrays_of_columns_are_lists_whatever_happens(count: int, steps: list[tuple[str, int, bool]]) -> None:
+def test_arrays_of_columns_are_lists_whatever_happens(
+    count: int, steps: list[tuple[str, int, bool]]
+) -> None:
     model = Model(held(count))
     for step, number, look in steps:
         model.apply(step, number)
@@ -395,7 +455,9 @@ def test_arrays_of_columns_are_lists_whatever_happens(count: int, steps: list[tu
             model.check()
     before = arrived(model.docs)
     model.check()
-    rows = [{"id": doc.id, "text": doc.text, "embedding": doc.embedding.tolist()} for doc in model.docs]
+    rows = [
+        {"id": doc.id, "text": doc.text, "embedding": doc.embedding.tolist()} for doc in model.docs
+    ]
     assert rows == model.rows
     assert before == model.docs
 

@@ -82,23 +82,33 @@ class TestLookingUp:
 
 
 class TestOne:
-    @pytest.mark.parametrize("key", [0, -1, True, "a", "", np.int64(3), np.uint8(3), np.array(3), np.str_("a")])
+    @pytest.mark.parametrize(
+        "key", [0, -1, True, "a", "", np.int64(3), np.uint8(3), np.array(3), np.str_("a")]
+    )
     def test_an_int_or_an_id_names_one(self, key: Any) -> None:
         assert is_single(key)
 
-    @pytest.mark.parametrize("key", [slice(None), [0], ["a"], range(1), np.array([0]), 1.0, None, b"a", (0, "text")])
+    @pytest.mark.parametrize(
+        "key", [slice(None), [0], ["a"], range(1), np.array([0]), 1.0, None, b"a", (0, "text")]
+    )
     def test_anything_else_does_not(self, key: Any) -> None:
         assert not is_single(key)
 
     @given(st.integers(1, 20), st.data())
     def test_ints_count_as_those_of_a_list(self, size: int, data: st.DataObject) -> None:
         key = data.draw(st.integers(-size, size - 1))
-        assert position(key, size, no_index) == position(np.int64(key), size, no_index) == range(size)[key]
+        assert (
+            position(key, size, no_index)
+            == position(np.int64(key), size, no_index)
+            == range(size)[key]
+        )
 
     @given(st.integers(0, 20), st.integers(0))
     def test_ints_beyond_either_end_are_refused(self, size: int, beyond: int) -> None:
         for key in (size + beyond, -size - 1 - beyond):
-            with pytest.raises(IndexError, match=f"^there is no Document {key} in a DocumentArray of {size}$"):
+            with pytest.raises(
+                IndexError, match=f"^there is no Document {key} in a DocumentArray of {size}$"
+            ):
                 position(key, size, no_index)
 
     def test_ids_are_looked_up(self) -> None:
@@ -123,14 +133,20 @@ class TestSeveral:
         assert positions(np.array(["c", "a"]), 3, index) == [2, 0]
         assert positions([], 0, no_index) == positions(np.array([], int), 3, no_index) == []
 
-    @pytest.mark.parametrize("key", [None, 1.5, b"ab", {"a"}, {"a": 1}, ("a", "b"), iter("ab"), np.array(1.5)])
+    @pytest.mark.parametrize(
+        "key", [None, 1.5, b"ab", {"a"}, {"a": 1}, ("a", "b"), iter("ab"), np.array(1.5)]
+    )
     def test_what_is_no_key_is_refused(self, key: Any) -> None:
-        with pytest.raises(TypeError, match=r"^a DocumentArray is indexed by int, id, slice, list or mask, not "):
+        with pytest.raises(
+            TypeError, match=r"^a DocumentArray is indexed by int, id, slice, list or mask, not "
+        ):
             positions(key, 3, index)
 
     @pytest.mark.parametrize("mask", [[True, False], [True] * 4, [True, 0, 1], [True, "a", "b"]])
     def test_a_mask_has_one_bool_for_each(self, mask: list[Any]) -> None:
-        with pytest.raises(IndexError, match=r"^a mask needs one bool for each of 3 Documents, not "):
+        with pytest.raises(
+            IndexError, match=r"^a mask needs one bool for each of 3 Documents, not "
+        ):
             positions(mask, 3, index)
 
     def test_a_long_mask_is_cut_in_the_message(self) -> None:
@@ -166,11 +182,14 @@ class TestRowsAndFields:
             ((0, "x" * 1000), f"da[0, '{'x' * 39}]"),
         ],
     )
-    def test_anything_else_is_shown_with_the_way_out(self, key: tuple[Any, ...], shown: str) -> None:
+    def test_anything_else_is_shown_with_the_way_out(
+        self, key: tuple[Any, ...], shown: str
+    ) -> None:
         with pytest.raises(TypeError) as caught:
             rows_and_fields(key, self.known)
         assert str(caught.value) == (
-            f"{shown}: expected da[rows, field] or da[rows, [field, ...]] with fields of a Document (id, text, tags); "
+            f"{shown}: expected da[rows, field] or da[rows, [field, ...]] with fields of a "
+            "Document (id, text, tags); "
             "several ids or positions go into a list: da[[...]]"
         )
 

@@ -21,13 +21,23 @@ SHAPES = [(), (0,), (3,), (1, 1), (2, 3), (3, 2), (0, 3), (2, 0), (2, 3, 2)]
 def made(dtype: str, shape: tuple[int, ...], order: Literal["C", "F"], seed: int) -> Any:
     """An array with bytes of its own."""
     count = int(np.prod(shape, dtype=int)) * np.dtype(dtype).itemsize
-    data = bytes((seed + number) % 2 if dtype == "|b1" else (seed + number) % 100 for number in range(count))
-    data = data if dtype != "<U2" else b"".join((65 + n % 26).to_bytes(4, "little") for n in range(count // 4))
+    data = bytes(
+        (seed + number) % 2 if dtype == "|b1" else (seed + number) % 100 for number in range(count)
+    )
+    data = (
+        data
+        if dtype != "<U2"
+        else b"".join((65 + n % 26).to_bytes(4, "little") for n in range(count // 4))
+    )
     return np.ndarray(shape, dtype, bytearray(data) or bytearray(1), order=order)
 
 
 ARRAYS = st.builds(
-    made, st.sampled_from(DTYPES), st.sampled_from(SHAPES), st.sampled_from(["C", "F"]), st.integers(0, 99)
+    made,
+    st.sampled_from(DTYPES),
+    st.sampled_from(SHAPES),
+    st.sampled_from(["C", "F"]),
+    st.integers(0, 99),
 )
 
 
@@ -55,7 +65,9 @@ class Subclass(np.ndarray):
 
 
 class TestAsArray:
-    @pytest.mark.parametrize("value", [[[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]]).view(Subclass)])
+    @pytest.mark.parametrize(
+        "value", [[[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]]).view(Subclass)]
+    )
     def test_what_numpy_can_read_becomes_an_array(self, value: Any) -> None:
         again = sent(Document(tensor=value, embedding=[1.5]))[0]
         assert type(again.tensor) is np.ndarray
@@ -90,16 +102,31 @@ class TestAsArray:
         assert np.shares_memory(tensor.as_array(array.view(Subclass)), array)
         arrays = [array, array[1:]]
         assert tensor.as_arrays(arrays)[1] is arrays[1]
-        assert [each.tolist() for each in tensor.as_arrays([array, [1, 2]])] == [list(range(6)), [1, 2]]
+        assert [each.tolist() for each in tensor.as_arrays([array, [1, 2]])] == [
+            list(range(6)),
+            [1, 2],
+        ]
 
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            (np.array([None, 1]), "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and"),
+            (
+                np.array([None, 1]),
+                "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and",
+            ),
             ({1: 2}, "arrays of Python objects cannot be sent"),
-            (np.zeros(2, [("a", "f4")]), "structured arrays cannot be sent ([('a', '<f4')]): use one array per column"),
-            (np.zeros(2, "V4"), "arrays of dtype |V4 cannot be sent: convert it, as in array.astype('float32')"),
-            (np.ma.masked_array([1, 2], [False, True]), "a masked array would lose its mask: use array.filled(...)"),
+            (
+                np.zeros(2, [("a", "f4")]),
+                "structured arrays cannot be sent ([('a', '<f4')]): use one array per column",
+            ),
+            (
+                np.zeros(2, "V4"),
+                "arrays of dtype |V4 cannot be sent: convert it, as in array.astype('float32')",
+            ),
+            (
+                np.ma.masked_array([1, 2], [False, True]),
+                "a masked array would lose its mask: use array.filled(...)",
+            ),
         ],
         ids=repr,
     )
@@ -110,7 +137,9 @@ class TestAsArray:
             assert str(caught.value).startswith(message)
 
     def test_ragged_lists_are_refused(self) -> None:
-        with pytest.raises((TypeError, ValueError), match=r"^list is not an array: |^arrays of Python objects"):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^list is not an array: |^arrays of Python objects"
+        ):
             tensor.as_array([[1], [2, 3]])
 
 
@@ -120,17 +149,30 @@ class TestScalars:
             assert tensor.is_scalar(scalar)
         for other in (1, 1.0, True, "x", None, np.zeros(()), np.zeros(3), [np.float32(1)]):
             assert not tensor.is_scalar(other)
-        assert [tensor.is_array(value) for value in (np.zeros(()), np.zeros(3), [1], 1, None)] == [1, 1, 0, 0, 0]
+        assert [tensor.is_array(value) for value in (np.zeros(()), np.zeros(3), [1], 1, None)] == [
+            1,
+            1,
+            0,
+            0,
+            0,
+        ]
 
     @pytest.mark.parametrize("kind", ["?", "b", "B", "h", "i", "q", "Q", "e", "f", "d", "g"])
     def test_numbers_become_pythons(self, kind: str) -> None:
         value = np.dtype(kind).type(1)
         assert tensor.plain(value) == value
-        assert type(tensor.plain(value)) is {"b": bool, "i": int, "u": int, "f": float}[value.dtype.kind]
+        assert (
+            type(tensor.plain(value))
+            is {"b": bool, "i": int, "u": int, "f": float}[value.dtype.kind]
+        )
 
-    @pytest.mark.parametrize("value", [np.complex64(1), np.datetime64("2020"), np.timedelta64(1, "s"), np.void(b"x")])
+    @pytest.mark.parametrize(
+        "value", [np.complex64(1), np.datetime64("2020"), np.timedelta64(1, "s"), np.void(b"x")]
+    )
     def test_others_are_refused(self, value: Any) -> None:
-        with pytest.raises(TypeError, match=r"^cannot send a single \w+; use str\(value\) or an array$"):
+        with pytest.raises(
+            TypeError, match=r"^cannot send a single \w+; use str\(value\) or an array$"
+        ):
             tensor.plain(value)
 
 
@@ -149,16 +191,24 @@ class TestComparing:
             (np.array([None]), np.array([None]), False),
         ],
     )
-    def test_arrays_by_dtype_shape_and_values(self, left: object, right: object, equal: bool) -> None:
+    def test_arrays_by_dtype_shape_and_values(
+        self, left: object, right: object, equal: bool
+    ) -> None:
         assert (Document(id="a", tensor=left) == Document(id="a", tensor=right)) is equal
-        assert (Document(id="a", tags={"x": [left]}) == Document(id="a", tags={"x": [right]})) is equal
+        assert (
+            Document(id="a", tags={"x": [left]}) == Document(id="a", tags={"x": [right]})
+        ) is equal
 
     def test_nan_in_tags(self) -> None:
-        assert Document(id="a", tags={"x": float("nan")}) == Document(id="a", tags={"x": float("nan")})
+        assert Document(id="a", tags={"x": float("nan")}) == Document(
+            id="a", tags={"x": float("nan")}
+        )
 
     @settings(max_examples=50)
     @given(ARRAYS, ARRAYS)
-    def test_the_same_are_those_with_one_dtype_shape_and_values(self, left: Any, right: Any) -> None:
+    def test_the_same_are_those_with_one_dtype_shape_and_values(
+        self, left: Any, right: Any
+    ) -> None:
         assert tensor.same(left, np.array(left, order="K"))
         both = (left.dtype, left.shape, left.tolist()) == (right.dtype, right.shape, right.tolist())
         assert tensor.same(left, right) is tensor.same(right, left) is both
@@ -190,12 +240,19 @@ class TestComparing:
 
 
 def test_arrays_are_described_in_a_word() -> None:
-    assert [tensor.describe(value) for value in (np.zeros((3, 4), "f4"), np.zeros(3), np.zeros(()))] == [
+    assert [
+        tensor.describe(value) for value in (np.zeros((3, 4), "f4"), np.zeros(3), np.zeros(()))
+    ] == [
         "float32(3, 4)",
         "float64(3,)",
         "float64()",
     ]
-    assert [tensor.describe(value) for value in ([1, 2], (), {1}, None)] == ["list(2)", "tuple(0)", "set", "NoneType"]
+    assert [tensor.describe(value) for value in ([1, 2], (), {1}, None)] == [
+        "list(2)",
+        "tuple(0)",
+        "set",
+        "NoneType",
+    ]
 
 
 class TestStacking:
@@ -215,7 +272,9 @@ class TestStacking:
     def test_without_values_there_is_none(self) -> None:
         assert tensor.stacked([]) is tensor.stacked([None, None]) is None
 
-    @pytest.mark.parametrize("other", [None, [[1], [2, 3]], {1: 2}, np.array([None, None]), np.ma.zeros(2)])
+    @pytest.mark.parametrize(
+        "other", [None, [[1], [2, 3]], {1: 2}, np.array([None, None]), np.ma.zeros(2)]
+    )
     def test_what_does_not_stack_stays_what_it_is(self, other: Any) -> None:
         values = [np.zeros(2), other]
         assert tensor.stacked(values)[1] is other
@@ -230,7 +289,9 @@ class TestStacking:
         assert tensor.are_rows(rows, block) is bool(rows)
         for number, row in enumerate(rows):
             row[...] = number
-        assert [np.unique(row).tolist() for row in block] == [[number] for number in range(shape[0])]
+        assert [np.unique(row).tolist() for row in block] == [
+            [number] for number in range(shape[0])
+        ]
 
     def test_a_row_of_another_form_is_none(self) -> None:
         block = np.zeros((3, 4))
@@ -240,8 +301,18 @@ class TestStacking:
     @pytest.mark.parametrize(
         ("value", "is_one"),
         [
-            *((np.zeros((2, 2)), True), (np.zeros((0, 2)), True), (np.zeros(2), False), (np.zeros(()), False)),
-            *((np.full((2, 2), None), False), (np.ma.zeros((2, 2)), False), ([[1, 2]], False), (None, False)),
+            *(
+                (np.zeros((2, 2)), True),
+                (np.zeros((0, 2)), True),
+                (np.zeros(2), False),
+                (np.zeros(()), False),
+            ),
+            *(
+                (np.full((2, 2), None), False),
+                (np.ma.zeros((2, 2)), False),
+                ([[1, 2]], False),
+                (None, False),
+            ),
             *((np.zeros((1,) * 16), True), (np.zeros((1,) * 17), False)),
         ],
         ids=repr,
@@ -261,8 +332,14 @@ class TestMemory:
     @given(arrays_of.arrays("<i2", arrays_of.array_shapes(max_dims=4, max_side=4)), st.data())
     def test_an_array_of_any_strides_there_and_back(self, array: Any, data: st.DataObject) -> None:
         array = array.transpose(data.draw(st.permutations(range(array.ndim))))
-        array = array[tuple(slice(None, None, data.draw(st.sampled_from([1, -1, 2]))) for _ in range(array.ndim))]
-        again = tensor.from_memory(*tensor.header(array), bytearray(tensor.memory([array]).tobytes()))
+        array = array[
+            tuple(
+                slice(None, None, data.draw(st.sampled_from([1, -1, 2]))) for _ in range(array.ndim)
+            )
+        ]
+        again = tensor.from_memory(
+            *tensor.header(array), bytearray(tensor.memory([array]).tobytes())
+        )
         assert again.tolist() == array.tolist()
 
     @settings(max_examples=50)
@@ -272,7 +349,9 @@ class TestMemory:
         block = tensor.block_from_memory(count, *tensor.header(array), memory)
         assert [alike(row, array) for row in tensor.rows(block)] == [True] * count
         assert bytes(tensor.block_memory(block)) == memory
-        assert not memory or np.shares_memory(tensor.block_memory(block), np.frombuffer(memory, "u1"))
+        assert not memory or np.shares_memory(
+            tensor.block_memory(block), np.frombuffer(memory, "u1")
+        )
 
     @settings(max_examples=50)
     @given(st.lists(ARRAYS, min_size=1, max_size=6), st.integers(0, 9))
@@ -284,11 +363,17 @@ class TestMemory:
             assert not set(in_group) & set(found)
             found.update(zip(in_group, tensor.rows(block), strict=True))
         assert sorted(found) == numbers
-        assert all(alike(found[number], array) for number, array in zip(numbers, arrays, strict=True))
+        assert all(
+            alike(found[number], array) for number, array in zip(numbers, arrays, strict=True)
+        )
 
     def test_alike_arrays_are_one_group_wherever_they_stand(self) -> None:
         arrays = [np.zeros(2), np.zeros(3), np.ones(2), np.zeros(2, "f4"), np.zeros(3)]
-        assert [group[0] for group in tensor.groups([0, 1, 2, 3, 4], arrays)] == [[0, 2], [1, 4], [3]]
+        assert [group[0] for group in tensor.groups([0, 1, 2, 3, 4], arrays)] == [
+            [0, 2],
+            [1, 4],
+            [3],
+        ]
         assert [group[0] for group in tensor.groups([5, 7], [np.zeros(2), np.ones(2)])] == [[5, 7]]
 
     def test_arrays_of_different_orders_are_different_groups(self) -> None:
@@ -299,10 +384,19 @@ class TestMemory:
         ]
 
     def test_arrays_with_very_many_dimensions_are_groups_of_their_own(self) -> None:
-        assert [group[0] for group in tensor.groups([0, 1], [np.zeros((1,) * 16)] * 2)] == [[0], [1]]
+        assert [group[0] for group in tensor.groups([0, 1], [np.zeros((1,) * 16)] * 2)] == [
+            [0],
+            [1],
+        ]
 
     @pytest.mark.parametrize(
-        "others", [(np.zeros(3),), (np.zeros(2, "f4"),), (np.zeros((2, 1)),), (np.zeros(2), np.zeros(2, ">f8"))]
+        "others",
+        [
+            (np.zeros(3),),
+            (np.zeros(2, "f4"),),
+            (np.zeros((2, 1)),),
+            (np.zeros(2), np.zeros(2, ">f8")),
+        ],
     )
     def test_arrays_that_differ_have_no_memory_in_common(self, others: tuple[Any, ...]) -> None:
         with pytest.raises((TypeError, ValueError)):
@@ -317,7 +411,10 @@ class TestMemory:
 
     def test_memory_at_an_odd_address_is_copied(self) -> None:
         data = memoryview(bytearray(17))[1:]
-        for array in (tensor.from_memory("<f8", [2], "C", data), tensor.block_from_memory(2, "<f8", [1], "F", data)):
+        for array in (
+            tensor.from_memory("<f8", [2], "C", data),
+            tensor.block_from_memory(2, "<f8", [1], "F", data),
+        ):
             assert array.flags.aligned
             assert array.flags.writeable
 
@@ -334,10 +431,15 @@ class TestMemory:
             (("<f8", [True], "C", b"x" * 8), "an array cannot have shape [True]"),
             (("<f8", [1.0], "C", b"x" * 8), "an array cannot have shape [1.0]"),
             (("<f8", [2], "C", b"x" * 8), "8 bytes cannot be 1 arrays of dtype <f8 and shape [2]"),
-            (("<f8", [2**62, 2**62], "C", b""), "0 bytes cannot be 1 arrays of dtype <f8 and shape [46116860"),
+            (
+                ("<f8", [2**62, 2**62], "C", b""),
+                "0 bytes cannot be 1 arrays of dtype <f8 and shape [46116860",
+            ),
         ],
     )
-    def test_what_is_malformed_is_refused_before_numpy_sees_it(self, said: tuple[Any, ...], message: str) -> None:
+    def test_what_is_malformed_is_refused_before_numpy_sees_it(
+        self, said: tuple[Any, ...], message: str
+    ) -> None:
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             tensor.from_memory(*said)
         assert str(caught.value).startswith(message)
@@ -345,11 +447,15 @@ class TestMemory:
             tensor.block_from_memory(1, *said)
 
     def test_a_block_needs_the_memory_of_all_its_rows(self) -> None:
-        with pytest.raises(ValueError, match=r"^16 bytes cannot be 3 arrays of dtype <f8 and shape \[1\]$"):
+        with pytest.raises(
+            ValueError, match=r"^16 bytes cannot be 3 arrays of dtype <f8 and shape \[1\]$"
+        ):
             tensor.block_from_memory(3, "<f8", [1], "C", bytes(16))
 
     @pytest.mark.parametrize("data", [3, 10**12, "text", None, [1]])
     def test_memory_is_bytes(self, data: Any) -> None:
-        with pytest.raises(ValueError, match=f"^the memory of an array is bytes, not {type(data).__name__}$"):
+        with pytest.raises(
+            ValueError, match=f"^the memory of an array is bytes, not {type(data).__name__}$"
+        ):
             tensor.writable(data)
         assert tensor.writable(b"xy") == bytearray(b"xy")

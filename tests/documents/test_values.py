@@ -1,4 +1,6 @@
-"""Plain values as msgpack: which types are kept, which become others, and which are refused with the way out."""
+"""Plain values as msgpack: which types are kept, which become others,
+and which are refused with the way out.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from zflow.documents.values import dump, load
 
 KEYS = st.text() | st.binary() | st.integers() | st.none() | st.booleans()
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()) | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters())
+    | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
     max_leaves=5,
 )
@@ -37,9 +44,27 @@ class TestThereAndBack:
     @pytest.mark.parametrize(
         "value",
         [
-            *(None, True, False, 0, -1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 2**1000, -(2**70)),
+            *(
+                None,
+                True,
+                False,
+                0,
+                -1,
+                2**63,
+                2**64 - 1,
+                2**64,
+                -(2**63),
+                -(2**63) - 1,
+                2**1000,
+                -(2**70),
+            ),
             *(1.0, -0.0, float("inf"), 1e300, "", "äö\U0001f600\0", "\udcff", b"", b"\xff\0"),
-            *([], {}, [1, [2, {"a": None}]], {"a": {1: "one", None: 0, False: 2, b"k": 3, 2.5: 4, 2**70: 5}}),
+            *(
+                [],
+                {},
+                [1, [2, {"a": None}]],
+                {"a": {1: "one", None: 0, False: 2, b"k": 3, 2.5: 4, 2**70: 5}},
+            ),
         ],
         ids=lambda value: repr(value)[:30],
     )
@@ -50,7 +75,14 @@ class TestThereAndBack:
         assert repr(again) == repr(value)
 
     def test_numpy_scalars_become_pythons(self) -> None:
-        scalars = [np.int64(3), np.float32(0.5), np.bool_(True), np.longdouble(1.5), np.uint64(2**64 - 1), np.str_("x")]
+        scalars = [
+            np.int64(3),
+            np.float32(0.5),
+            np.bool_(True),
+            np.longdouble(1.5),
+            np.uint64(2**64 - 1),
+            np.str_("x"),
+        ]
         again = tag(scalars)
         assert again == [3, 0.5, True, 1.5, 2**64 - 1, "x"]
         assert [type(value) for value in again] == [int, float, bool, float, int, str]
@@ -81,7 +113,11 @@ class TestThereAndBack:
     def test_arrays_stay_arrays_that_can_be_changed(self, order: Any) -> None:
         array = np.arange(6, dtype=">i2").reshape((2, 3), order=order)
         (again,) = load(dump([array]))
-        assert (again.dtype.str, again.tolist(), again.flags.fnc) == (">i2", array.tolist(), order == "F")
+        assert (again.dtype.str, again.tolist(), again.flags.fnc) == (
+            ">i2",
+            array.tolist(),
+            order == "F",
+        )
         again += 1
         assert array[0, 0] == 0
 
@@ -103,13 +139,17 @@ class TestRefused:
             (1j, "cannot send a value of type complex; use [value.real, value.imag]"),
             (PurePosixPath("a"), "cannot send a value of type PurePosixPath; use str(value)"),
             (datetime.date(2020, 1, 1), "cannot send a value of type date; use value.isoformat()"),
-            (datetime.datetime(2020, 1, 1), "cannot send a value of type datetime; use value.isoformat()"),
+            (datetime.datetime(2020, 1, 1), "cannot send a value of type datetime; use "
+                                            "value.isoformat()"),
             (Document(), "cannot send a value of type Document; use value.to_dict()"),
-            (len, "cannot send a value of type builtin_function_or_method; use None, bool, int, float, str, bytes, "
+            (len, "cannot send a value of type builtin_function_or_method; use None, bool, int, "
+                  "float, str, bytes, "
              "list, dict or an array"),
             (np.complex128(1j), "cannot send a single complex128; use str(value) or an array"),
-            (np.datetime64("2020-01-01"), "cannot send a single datetime64; use str(value) or an array"),
-            (np.array([{}]), "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and sparse "
+            (np.datetime64("2020-01-01"), "cannot send a single datetime64; use str(value) or an "
+                                          "array"),
+            (np.array([{}]), "arrays of Python objects cannot be sent: convert it to numbers "
+                             "(ragged lists, and sparse "
              "matrices too)"),
         ],
     )  # fmt: skip

@@ -37,7 +37,9 @@ class Said(Executor):
 
 
 def said(executor: type[Executor], **options: Any) -> dict[str, Batching | None]:
-    return {endpoint: handler.batching for endpoint, handler in handlers(executor, **options).items()}
+    return {
+        endpoint: handler.batching for endpoint, handler in handlers(executor, **options).items()
+    }
 
 
 class TestDecorators:
@@ -80,8 +82,14 @@ class TestDecorators:
         ("options", "words"),
         [
             ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1000000, not 0"),
-            ({"batch_size": 10**6 + 1}, "batch_size must be a whole number from 1 to 1000000, not 1000001"),
-            ({"batch_size": 4, "batch_timeout": 2**64}, "from 0 to 86400000, not 18446744073709551616"),
+            (
+                {"batch_size": 10**6 + 1},
+                "batch_size must be a whole number from 1 to 1000000, not 1000001",
+            ),
+            (
+                {"batch_size": 4, "batch_timeout": 2**64},
+                "from 0 to 86400000, not 18446744073709551616",
+            ),
             ({"batch_size": 2.5}, "batch_size must be a whole number from 1 to 1000000, not 2.5"),
             ({"batch_size": True}, "batch_size must be a whole number from 1 to 1000000, not True"),
             (
@@ -110,12 +118,18 @@ class TestDecorators:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"preferred_batch_size": 0}, "preferred_batch_size must be a whole number from 1 to 1000000"),
+            (
+                {"preferred_batch_size": 0},
+                "preferred_batch_size must be a whole number from 1 to 1000000",
+            ),
             (
                 {"preferred_batch_size": 4, "timeout": -5},
                 "timeout must be milliseconds from 0 to 86400000, not -5",
             ),
-            ({"preferred_batch_size": 4, "timeout": 0.5}, "timeout is in milliseconds: .*; 500 is half a second"),
+            (
+                {"preferred_batch_size": 4, "timeout": 0.5},
+                "timeout is in milliseconds: .*; 500 is half a second",
+            ),
         ],
     )
     def test_what_dynamic_batching_cannot_say(self, options: dict[str, Any], words: str) -> None:
@@ -133,20 +147,36 @@ class TestFlows:
     def test_a_flow_counts_over_yaml_of_the_executor_and_that_over_decorators(self) -> None:
         described = {
             "jtype": "Said",
-            "uses_dynamic_batching": {"/size": {"preferred_batch_size": 2}, "/jina": {"preferred_batch_size": 3}},
+            "uses_dynamic_batching": {
+                "/size": {"preferred_batch_size": 2},
+                "/jina": {"preferred_batch_size": 3},
+            },
         }
         loaded = load(described, uses_dynamic_batching={"/jina": Batching(4)})
         found = said(Said, uses_dynamic_batching=loaded.batching)
-        assert (found["/size"], found["/jina"], found["/above"]) == (Batching(2), Batching(4), Batching(10))
+        assert (found["/size"], found["/jina"], found["/above"]) == (
+            Batching(2),
+            Batching(4),
+            Batching(10),
+        )
 
     def test_yaml_keeps_it(self, tmp_path: Path) -> None:
-        said = {"/a": {"preferred_batch_size": 32, "timeout": 100}, "/b": {"preferred_batch_size": 4, "timeout": 2.5}}
+        said = {
+            "/a": {"preferred_batch_size": 32, "timeout": 100},
+            "/b": {"preferred_batch_size": 4, "timeout": 2.5},
+        }
         more = {"/c": {"preferred_batch_size": 2}}
         flow = Flow().add(name="a", uses_dynamic_batching={**said, **more})
         flow.save_config(tmp_path / "flow.yaml")
-        assert "preferred_batch_size: 32\n      timeout: 100\n" in (tmp_path / "flow.yaml").read_text()
+        assert (
+            "preferred_batch_size: 32\n      timeout: 100\n" in (tmp_path / "flow.yaml").read_text()
+        )
         (spec,) = Flow.load_config(tmp_path / "flow.yaml")._topology.specs
-        assert spec.uses_dynamic_batching == {"/a": Batching(32, 0.1), "/b": Batching(4, 0.0025), "/c": Batching(2)}
+        assert spec.uses_dynamic_batching == {
+            "/a": Batching(32, 0.1),
+            "/b": Batching(4, 0.0025),
+            "/c": Batching(2),
+        }
 
     @pytest.mark.parametrize(
         ("value", "words"),
@@ -155,8 +185,14 @@ class TestFlows:
             ({"encode": {"preferred_batch_size": 2}}, "which start with '/', not by 'encode'"),
             ({"/x": 32}, r"uses_dynamic_batching\['/x'\] must be a dict with preferred_batch_size"),
             ({"/x": {"timeout": 32}}, "must be a dict with preferred_batch_size"),
-            ({"/x": {"preferred_batch_size": 2, "time": 1}}, "unknown key 'time'; did you mean 'timeout'"),
-            ({"/x": {"preferred_batch_size": "2"}}, "must be a whole number from 1 to 1000000, not '2'"),
+            (
+                {"/x": {"preferred_batch_size": 2, "time": 1}},
+                "unknown key 'time'; did you mean 'timeout'",
+            ),
+            (
+                {"/x": {"preferred_batch_size": "2"}},
+                "must be a whole number from 1 to 1000000, not '2'",
+            ),
             (
                 {"/x": {"preferred_batch_size": 2, "timeout": None}},
                 "must be milliseconds from 0 to 86400000, not None",
@@ -171,15 +207,20 @@ class TestFlows:
 
     def test_an_endpoint_that_is_not_bound(self) -> None:
         with pytest.raises(
-            errors.InvalidExecutor, match="names '/sise', which Said does not bind; did you mean '/size'"
+            errors.InvalidExecutor,
+            match="names '/sise', which Said does not bind; did you mean '/size'",
         ):
             load(Said, uses_dynamic_batching={"/sise": Batching(2)})
 
     def test_it_belongs_to_one_executor(self) -> None:
         with pytest.raises(errors.InvalidFlow, match="belongs to one Executor"):
             Flow(uses_dynamic_batching={"/x": {"preferred_batch_size": 2}})
-        with pytest.raises(errors.InvalidFlow, match="the business of the Flow where an external Executor runs"):
-            Flow().add(external=True, port=1, uses_dynamic_batching={"/x": {"preferred_batch_size": 2}})
+        with pytest.raises(
+            errors.InvalidFlow, match="the business of the Flow where an external Executor runs"
+        ):
+            Flow().add(
+                external=True, port=1, uses_dynamic_batching={"/x": {"preferred_batch_size": 2}}
+            )
 
     def test_with_no_reduce_each_request_has_a_matrix_of_its_own(self) -> None:
         two = {"/x": {"preferred_batch_size": 2}}

@@ -41,10 +41,12 @@ def refusal(uses: Any, folder: str | None = None, **environ: str) -> str:
     return str(caught.value)
 
 
-# -- what it is -------------------------------------------------------------------------------------------------------
+# -- what it is ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("uses", [None, Described, "Described", "module:Mine", "file.py", "file.py:Mine", "Nobody"])
+@pytest.mark.parametrize(
+    "uses", [None, Described, "Described", "module:Mine", "file.py", "file.py:Mine", "Nobody"]
+)
 def test_a_class_or_a_text_that_names_it_says_nothing_more(uses: Any, tmp_path: Path) -> None:
     assert describe(uses, str(tmp_path), {}) == Description(uses, str(tmp_path))
     assert describe(uses, None, {}) == Description(uses, None)
@@ -96,7 +98,11 @@ def test_what_is_left_out_or_said_to_be_nothing_is_empty() -> None:
 
 
 def test_metas_may_name_the_modules_too(tmp_path: Path) -> None:
-    uses = {"jtype": "Mine", "py_modules": "a.py", "metas": {"name": "x", "py_modules": ["b.py", "c"]}}
+    uses = {
+        "jtype": "Mine",
+        "py_modules": "a.py",
+        "metas": {"name": "x", "py_modules": ["b.py", "c"]},
+    }
     described = describe(uses, None, {})
     assert described.py_modules == ("a.py", "b.py", "c")
     assert described.metas == {"name": "x"}
@@ -111,7 +117,7 @@ def test_the_users_dict_stays_what_it_is() -> None:
     assert described.uses_with == {"a": 1}
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+# -- folders ---------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_its_config_or_else_its_executor(tmp_path: Path) -> None:
@@ -120,7 +126,12 @@ def test_a_folder_is_its_config_or_else_its_executor(tmp_path: Path) -> None:
     assert describe("mine", str(tmp_path), {}) == Description("executor.py", place, place=place)
     write(tmp_path / "mine" / "config.yml", "jtype: Mine\nwith: {size: 3}")
     said = Description("Mine", place, {"size": 3}, py_modules=("executor.py",), place=place)
-    for uses, folder in (("mine", str(tmp_path)), ("./mine/", str(tmp_path)), (place, None), ("config.yml", place)):
+    for uses, folder in (
+        ("mine", str(tmp_path)),
+        ("./mine/", str(tmp_path)),
+        (place, None),
+        ("config.yml", place),
+    ):
         assert describe(uses, folder, {}) == said
     write(tmp_path / "mine" / "config.yml", "jtype: Mine\npy_modules: other.py")
     assert describe("mine", str(tmp_path), {}).py_modules == ("other.py",)
@@ -139,8 +150,13 @@ def test_names_in_the_hub_are_folders(tmp_path: Path) -> None:
         describe("docker://user/Name", None, {})
 
 
-def test_a_folder_that_is_not_there_is_an_error_and_a_bare_name_may_be_a_class(tmp_path: Path) -> None:
-    assert refusal("./nowhere", str(tmp_path)) == f"uses='./nowhere': there is no folder {tmp_path}/nowhere"
+def test_a_folder_that_is_not_there_is_an_error_and_a_bare_name_may_be_a_class(
+    tmp_path: Path,
+) -> None:
+    assert (
+        refusal("./nowhere", str(tmp_path))
+        == f"uses='./nowhere': there is no folder {tmp_path}/nowhere"
+    )
     assert describe("nowhere", str(tmp_path), {}).place is None
 
 
@@ -163,7 +179,7 @@ def test_without_reading_only_the_folder_is_known(tmp_path: Path) -> None:
         describe({"jtype": "Described", "wiht": {}}, folder, {}, reading=False)
 
 
-# -- what is malformed ------------------------------------------------------------------------------------------------
+# -- what is malformed -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,11 +188,17 @@ def test_without_reading_only_the_folder_is_known(tmp_path: Path) -> None:
         ({"jtype": "Known", "wiht": {}}, "uses: unknown key 'wiht'; did you mean 'with'?"),
         ({"with": {}}, "uses: jtype must name the Executor class, not None"),
         ({"jtype": "Known", "with": [1]}, "uses: with must map names to values, not [1]"),
-        ({"jtype": "Known", "py_modules": 5}, "py_modules must be a list of .py files or module names, not 5"),
+        (
+            {"jtype": "Known", "py_modules": 5},
+            "py_modules must be a list of .py files or module names, not 5",
+        ),
         ("jtype: Known\nwihth: 1", "YAML text:2: unknown key 'wihth'; did you mean 'with'?"),
         ("jtype: Known\nwith: [", "YAML text:2: not YAML: "),
         ("!Known\nwith: {}", "YAML text:1: the tag !Known means nothing here; write jtype: Known"),
-        ("- Known\n- x", "YAML text:1: an Executor is described by a mapping with jtype, not ['Known', 'x']"),
+        (
+            "- Known\n- x",
+            "YAML text:1: an Executor is described by a mapping with jtype, not ['Known', 'x']",
+        ),
     ],
 )
 def test_what_is_no_executor_is_named(uses, message):
@@ -198,7 +220,10 @@ def test_what_is_no_executor_is_named(uses, message):
         ),
         ({"jtype": "Mine", "metas": {1: 2}}, "uses: metas must map names to values, not {1: 2}"),
         ({"jtype": "Mine", "requests": "/x"}, "uses: requests must map names to values, not '/x'"),
-        ({"jtype": "Mine", "py_modules": ["a.py", 5]}, "py_modules must be a list of .py files or module names, not ["),
+        (
+            {"jtype": "Mine", "py_modules": ["a.py", 5]},
+            "py_modules must be a list of .py files or module names, not [",
+        ),
         (
             {"jtype": "Mine", "uses_dynamic_batching": {"/x": 8}},
             "uses_dynamic_batching['/x'] must be a dict with preferred_batch_size",
@@ -221,7 +246,8 @@ def test_a_malformed_dict_is_named(uses: dict[Any, Any], message: str) -> None:
         ("jtype: Mine\nrequest: {}", "mine.yml:2: unknown key 'request'; did you mean 'requests'?"),
         (
             "jtype: Mine\nuses_dynamic_batching:\n  x: {preferred_batch_size: 2}",
-            "uses_dynamic_batching goes by endpoints, which start with '/', not by 'x' (mine.yml:2)",
+            "uses_dynamic_batching goes by endpoints, which start with '/', not by 'x' "
+            "(mine.yml:2)",
         ),
     ],
 )
@@ -232,7 +258,9 @@ def test_a_malformed_file_is_named_with_its_line(text: str, message: str, tmp_pa
 
 @pytest.mark.parametrize("modules", [5, None, {"a.py": 1}, ["a.py", None], [["a.py"]], b"a.py"])
 def test_modules_are_texts(modules: Any) -> None:
-    with pytest.raises(InvalidExecutor, match=r"^py_modules must be a list of \.py files or module names, not "):
+    with pytest.raises(
+        InvalidExecutor, match=r"^py_modules must be a list of \.py files or module names, not "
+    ):
         module_list(modules)
 
 

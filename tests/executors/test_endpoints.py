@@ -17,17 +17,22 @@ GIVEN: dict[str, Callable[[str], Any]] = {
     "@requests": lambda endpoint: requests(on=endpoint),
     "polling": lambda endpoint: Flow().add(polling={endpoint: "ALL"}),
     "uses_requests": lambda endpoint: Flow().add(uses=Executor, uses_requests={endpoint: "work"}),
-    "uses_dynamic_batching": lambda endpoint: Flow().add(uses_dynamic_batching={endpoint: {"preferred_batch_size": 2}}),
+    "uses_dynamic_batching": lambda endpoint: Flow().add(
+        uses_dynamic_batching={endpoint: {"preferred_batch_size": 2}}
+    ),
 }
 
 
 @pytest.mark.parametrize("where", GIVEN)
 def test_one_that_is_too_long_is_refused_where_it_is_given(where: str) -> None:
     with pytest.raises(
-        (InvalidFlow, InvalidExecutor), match=f"an endpoint has at most 1024 characters, not 1025.*{where}"
+        (InvalidFlow, InvalidExecutor),
+        match=f"an endpoint has at most 1024 characters, not 1025.*{where}",
     ):
         GIVEN[where](TOO_LONG)
-    with pytest.raises((InvalidFlow, InvalidExecutor), match=f"a text that can be sent as UTF-8.*{where}"):
+    with pytest.raises(
+        (InvalidFlow, InvalidExecutor), match=f"a text that can be sent as UTF-8.*{where}"
+    ):
         GIVEN[where]("/\ud800")
     GIVEN[where](TOO_LONG[:-1])
 

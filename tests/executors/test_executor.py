@@ -52,10 +52,15 @@ def test_requests_says_how_it_is_written():
         requests(Echo)
 
 
-def test_runtime_attributes_are_there_before_the_constructor_runs_whether_or_not_it_calls_the_base():
+def test_runtime_attributes_are_there_before_the_constructor_whether_or_not_it_calls_the_base():
     class Early(Executor):
         def __init__(self, greeting, **kwargs):
-            self.seen = (self.runtime_args.name, self.metas.description, self.workspace, self.logger.name)
+            self.seen = (
+                self.runtime_args.name,
+                self.metas.description,
+                self.workspace,
+                self.logger.name,
+            )
             self.bound = sorted(self.requests)
             self.greeting = greeting
 
@@ -67,7 +72,13 @@ def test_runtime_attributes_are_there_before_the_constructor_runs_whether_or_not
         uses_with={"greeting": "hi"},
         metas={"description": "greets"},
         requests={"/x": "foo"},
-        runtime_args={"name": "early/rep-1", "shard_id": 0, "shards": 1, "replicas": 2, "replica_id": 1},
+        runtime_args={
+            "name": "early/rep-1",
+            "shard_id": 0,
+            "shards": 1,
+            "replicas": 2,
+            "replica_id": 1,
+        },
     )
     assert executor.seen == ("early/rep-1", "greets", None, "zflow.early/rep-1")
     assert executor.bound == ["/default", "/x"]
@@ -99,10 +110,15 @@ def test_an_executor_works_without_a_flow(tmp_path, monkeypatch):
     executor = Direct(a=1, workspace=tmp_path, metas={"name": "mine"})
     assert executor.a == 1
     assert vars(executor.runtime_args) == {
-        "name": "Direct", "shard_id": 0, "shards": 1, "replica_id": 0, "replicas": 1, "workspace": str(tmp_path),
+        "name": "Direct",
+        "shard_id": 0,
+        "shards": 1,
+        "replica_id": 0,
+        "replicas": 1,
+        "workspace": str(tmp_path),
         "seed": None,
-        "cuda_visible_devices": "1"
-    }  # fmt: skip
+        "cuda_visible_devices": "1",
+    }
     assert executor.metas.name == "mine"
     assert executor.logger is logging.getLogger("zflow.Direct")
     executor.close()
@@ -115,7 +131,9 @@ def test_the_workspace_is_made_when_asked_for(tmp_path):
     assert os.listdir(tmp_path) == []
     assert executor.workspace == str(tmp_path / "indexer" / "1")
     assert os.path.isdir(executor.workspace)
-    assert instantiate(Echo, metas={"workspace": str(tmp_path)}).workspace == str(tmp_path / "Echo" / "0")
+    assert instantiate(Echo, metas={"workspace": str(tmp_path)}).workspace == str(
+        tmp_path / "Echo" / "0"
+    )
     assert Echo().workspace is None
 
 

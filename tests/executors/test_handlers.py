@@ -1,4 +1,6 @@
-"""Handlers: which method serves which endpoint, what it is called with, and which methods cannot serve."""
+"""Handlers: which method serves which endpoint, what it is called with,
+and which methods cannot serve.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,16 @@ class Echo(Executor):
         return parameters, docs_map
 
 
-# -- which method -----------------------------------------------------------------------------------------------------
+# -- which method ----------------------------------------------------------------------------------
 
 
 def test_decorated_methods_are_bound_to_their_endpoints():
     assert table(Echo) == {DEFAULT: "rest", "/one": "one", "/two": "two", "/three": "two"}
-    assert [handlers(Echo)[endpoint].is_async for endpoint in (DEFAULT, "/one", "/two")] == [False, False, True]
+    assert [handlers(Echo)[endpoint].is_async for endpoint in (DEFAULT, "/one", "/two")] == [
+        False,
+        False,
+        True,
+    ]
     assert table(BaseExecutor) == {}
 
 
@@ -92,7 +98,8 @@ def test_two_methods_for_one_endpoint_are_an_error():
             def bar(self, **kwargs): ...
 
     assert str(caught.value) == (
-        "Twice.foo and Twice.bar are both bound to endpoint '/x': give each a different `on`, or merge them"
+        "Twice.foo and Twice.bar are both bound to endpoint '/x': give each a different `on`, or "
+        "merge them"
     )
     with pytest.raises(InvalidExecutor, match="both bound to every other endpoint"):
 
@@ -146,7 +153,9 @@ def test_uses_requests_bind_over_the_decorators():
         DEFAULT: "rest", "/one": "extra", "/two": "two", "/three": "two", "/new": "rest"
     }  # fmt: skip
     assert serve(Plain(), "/one", {"/one": "extra"}) == "extra"
-    with pytest.raises(InvalidExecutor, match=r"Plain has no method 'extr' to serve '/x'; did you mean 'extra'\?"):
+    with pytest.raises(
+        InvalidExecutor, match=r"Plain has no method 'extr' to serve '/x'; did you mean 'extra'\?"
+    ):
         handlers(Plain, {"/x": "extr"})
     with pytest.raises(InvalidExecutor, match="an endpoint must be a text that starts with '/'"):
         handlers(Plain, {"x": "extra"})
@@ -165,7 +174,10 @@ def test_what_an_instance_was_given_counts_and_what_is_said_now_goes_over_it() -
         ("__init__", "Echo.__init__ requires"),
         ("nothing", "Echo has no method 'nothing' to serve '/x'"),
         ("attribute", "Echo has no method 'attribute' to serve '/x'"),
-        ("close", "Echo.close cannot serve '/x': Executors use that name themselves; choose another one"),
+        (
+            "close",
+            "Echo.close cannot serve '/x': Executors use that name themselves; choose another one",
+        ),
         (5, "Echo has no method 5 to serve '/x'"),
     ],
 )
@@ -180,7 +192,7 @@ def test_what_cannot_serve_is_named(method: Any, message: str) -> None:
     assert str(caught.value).startswith(message.replace("Echo", "Other"))
 
 
-# -- how it is called -------------------------------------------------------------------------------------------------
+# -- how it is called ------------------------------------------------------------------------------
 
 
 def test_a_handler_gets_the_keywords_it_names():
@@ -287,7 +299,7 @@ def test_what_a_handler_raises_reaches_the_caller() -> None:
         serve(Raises(), DEFAULT)
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 class Batches(Executor):
@@ -302,17 +314,29 @@ class Batches(Executor):
     def rest(self, docs: Any) -> None: ...
 
 
-def batches(cls: type[Executor], said: dict[str, Batching] | None = None) -> dict[str, Batching | None]:
+def batches(
+    cls: type[Executor], said: dict[str, Batching] | None = None
+) -> dict[str, Batching | None]:
     return {endpoint: handler.batching for endpoint, handler in handlers(cls, None, said).items()}
 
 
 def test_what_decorators_say_of_batches_holds_for_all_endpoints_of_the_method() -> None:
-    assert batches(Batches) == {"/a": Batching(8, 0.02), "/b": Batching(8, 0.02), "/c": Batching(4), DEFAULT: None}
+    assert batches(Batches) == {
+        "/a": Batching(8, 0.02),
+        "/b": Batching(8, 0.02),
+        "/c": Batching(4),
+        DEFAULT: None,
+    }
 
 
 def test_what_is_said_of_an_endpoint_goes_over_the_decorators() -> None:
     said = {"/b": Batching(2, 0.5), DEFAULT: Batching(3), "/c": Batching(1)}
-    assert batches(Batches, said) == {"/a": Batching(8, 0.02), "/b": Batching(2, 0.5), "/c": None, DEFAULT: Batching(3)}
+    assert batches(Batches, said) == {
+        "/a": Batching(8, 0.02),
+        "/b": Batching(2, 0.5),
+        "/c": None,
+        DEFAULT: Batching(3),
+    }
 
 
 def test_a_subclass_keeps_what_its_parent_said_of_batches_until_it_decorates_anew() -> None:
@@ -328,13 +352,19 @@ def test_a_subclass_keeps_what_its_parent_said_of_batches_until_it_decorates_ane
 
 
 def test_batches_for_an_endpoint_that_is_not_bound_are_an_error() -> None:
-    with pytest.raises(InvalidExecutor, match=r"^uses_dynamic_batching names '/aa', which Batches does not bind; did"):
+    with pytest.raises(
+        InvalidExecutor,
+        match=r"^uses_dynamic_batching names '/aa', which Batches does not bind; did",
+    ):
         batches(Batches, {"/aa": Batching(2)})
-    with pytest.raises(InvalidExecutor, match=r"which Batches does not bind; it binds '/a', '/b', '/c', '/default'$"):
+    with pytest.raises(
+        InvalidExecutor,
+        match=r"which Batches does not bind; it binds '/a', '/b', '/c', '/default'$",
+    ):
         batches(Batches, {"/encode": Batching(2)})
 
 
-# -- what cannot serve ------------------------------------------------------------------------------------------------
+# -- what cannot serve -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -362,8 +392,10 @@ def method_of(source):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("(self, doc)", "Bad.foo requires 'doc', but handlers are called with the keywords docs, parameters, "
-         "docs_matrix, docs_map; did you mean 'docs'?; give it a default, or take **kwargs instead"),
+        ("(self, doc)", "Bad.foo requires 'doc', but handlers are called with the keywords docs, "
+                        "parameters, "
+         "docs_matrix, docs_map; did you mean 'docs'?; give it a default, or take **kwargs "
+         "instead"),
         ("(self, docs, *, top_k)", "Bad.foo requires 'top_k', but handlers are called with"),
         ("(self, docs, /)", "Bad.foo takes 'docs' by position only, but handlers are called with"),
         ("(self, docs=None, /, **kwargs)", "Bad.foo takes 'docs' by position only"),
@@ -393,7 +425,9 @@ def test_generators_and_reserved_names_are_errors():
             async def foo(self, docs):
                 yield docs
 
-    with pytest.raises(InvalidExecutor, match=r"Closing.close cannot serve '/default': Executors use that name"):
+    with pytest.raises(
+        InvalidExecutor, match=r"Closing.close cannot serve '/default': Executors use that name"
+    ):
 
         class Closing(Executor):
             @requests

@@ -68,7 +68,7 @@ def runs(path: Path) -> int:
     return len(path.with_suffix(".runs").read_text())
 
 
-# -- through uses -----------------------------------------------------------------------------------------------------
+# -- through uses ----------------------------------------------------------------------------------
 
 
 def test_files_are_loaded_once_however_they_are_spelled(folder, monkeypatch):
@@ -83,7 +83,10 @@ def test_files_are_loaded_once_however_they_are_spelled(folder, monkeypatch):
 
 
 def test_a_file_that_is_imported_already_is_not_run_again(folder, monkeypatch):
-    write(folder / "once_only.py", "from zflow.executors.executor import Executor\nclass Once(Executor): ...")
+    write(
+        folder / "once_only.py",
+        "from zflow.executors.executor import Executor\nclass Once(Executor): ...",
+    )
     monkeypatch.syspath_prepend(folder)
     import once_only
 
@@ -105,12 +108,17 @@ def test_the_running_script_is_not_run_again(tmp_path):
         """,
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, script], env=env, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout == "running\n"
 
 
 def test_modules_are_looked_for_beside_the_folder_too(folder):
-    write(folder / "zflow_test_module.py", "from zflow.executors.executor import Executor\nclass Inner(Executor): ...")
+    write(
+        folder / "zflow_test_module.py",
+        "from zflow.executors.executor import Executor\nclass Inner(Executor): ...",
+    )
     assert load("zflow_test_module:Inner", folder=str(folder)).cls.__name__ == "Inner"
     assert load("zflow:BaseExecutor").cls is BaseExecutor
 
@@ -136,16 +144,24 @@ def test_a_file_that_cannot_be_imported_says_why_and_can_be_tried_again(tmp_path
     assert load("broken.py", folder=str(tmp_path)).cls.__name__ == "Mended"
 
 
-# -- lone files -------------------------------------------------------------------------------------------------------
+# -- lone files ------------------------------------------------------------------------------------
 
 
-def test_a_file_is_run_once_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_run_once_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = counting(tmp_path / "counted.py")
     (tmp_path / "link.py").symlink_to(path)
     module = import_file(str(path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for spelled in ("counted.py", "./counted.py", "~/counted.py", "link.py", f"{tmp_path}/../{tmp_path.name}/link.py"):
+    for spelled in (
+        "counted.py",
+        "./counted.py",
+        "~/counted.py",
+        "link.py",
+        f"{tmp_path}/../{tmp_path.name}/link.py",
+    ):
         assert import_file(spelled) is module
     assert import_file("counted.py", str(tmp_path)) is module
     assert runs(path) == 1
@@ -176,7 +192,9 @@ def test_the_folder_is_on_the_path_once(tmp_path: Path) -> None:
     assert sys.path.count(str(tmp_path)) == 1
 
 
-def test_a_module_that_is_imported_by_name_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_imported_by_name_is_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = counting(tmp_path / "zflow_test_by_name.py")
     monkeypatch.syspath_prepend(tmp_path)
     module = import_module("zflow_test_by_name", None)
@@ -196,7 +214,10 @@ def test_the_path_of_a_file_is_known_and_leads_to_it_again(tmp_path: Path) -> No
     [
         ("nowhere.py", "there is no file 'nowhere.py' (looked for "),
         (".py", "there is no file '.py' (looked for "),
-        ("no_such_module_anywhere", "importing 'no_such_module_anywhere' failed: ModuleNotFoundError: No module named"),
+        (
+            "no_such_module_anywhere",
+            "importing 'no_such_module_anywhere' failed: ModuleNotFoundError: No module named",
+        ),
         ("a module", "'a module' is neither a .py file nor the name of a module"),
         ("a/b", "'a/b' is neither a .py file nor the name of a module"),
         (".relative", "'.relative' is neither a .py file nor the name of a module"),
@@ -214,7 +235,9 @@ def test_what_is_not_there_is_named(tmp_path: Path, name: str, message: str) -> 
 def test_what_a_file_or_module_raises_is_the_cause(tmp_path: Path, error: str) -> None:
     write(tmp_path / "zflow_test_raises.py", f"raise {error}")
     for name in ("zflow_test_raises.py", "zflow_test_raises"):
-        with pytest.raises(InvalidExecutor, match=f"^importing '{name}' failed: {error.split('(')[0]}: ") as caught:
+        with pytest.raises(
+            InvalidExecutor, match=f"^importing '{name}' failed: {error.split('(')[0]}: "
+        ) as caught:
             import_all([name], str(tmp_path))
         assert type(caught.value.__cause__).__name__ == error.split("(")[0]
 
@@ -227,7 +250,10 @@ def test_a_keyboard_interrupt_is_no_failed_import(tmp_path: Path) -> None:
 
 def test_several_are_imported_in_the_order_given(tmp_path: Path) -> None:
     write(tmp_path / "first.py", "import builtins; builtins.zflow_test_order = ['first']")
-    write(tmp_path / "zflow_test_second.py", "import builtins; builtins.zflow_test_order.append('second')")
+    write(
+        tmp_path / "zflow_test_second.py",
+        "import builtins; builtins.zflow_test_order.append('second')",
+    )
     found = import_all(["first.py", "zflow_test_second", "json"], str(tmp_path))
     import builtins
 
@@ -235,7 +261,7 @@ def test_several_are_imported_in_the_order_given(tmp_path: Path) -> None:
     assert [module.__name__ for module in found[1:]] == ["zflow_test_second", "json"]
 
 
-# -- an Executor's folder ---------------------------------------------------------------------------------------------
+# -- an Executor's folder --------------------------------------------------------------------------
 
 
 def folder_of(place: Path, **files: str) -> str:
@@ -251,7 +277,10 @@ def folder_of(place: Path, **files: str) -> str:
 
 def test_in_a_folder_files_go_by_their_plain_names_and_come_first(tmp_path: Path) -> None:
     place = folder_of(
-        tmp_path / "one", zt_main="import zt_helper\nfrom zt_pack import inner", zt_helper="", zt_pack__inner=""
+        tmp_path / "one",
+        zt_main="import zt_helper\nfrom zt_pack import inner",
+        zt_helper="",
+        zt_pack__inner="",
     )
     (module,) = import_in(place, ["zt_main.py"])
     assert module is sys.modules["zt_main"]
@@ -268,7 +297,9 @@ def test_in_a_folder_files_go_by_their_plain_names_and_come_first(tmp_path: Path
 
 def test_two_folders_may_have_files_of_the_same_names(tmp_path: Path) -> None:
     source = "import zt_helper\ndef name(): return zt_helper.NAME"
-    folders = [folder_of(tmp_path / name, zt_main=source, zt_helper=f"NAME = {name!r}") for name in "ab"]
+    folders = [
+        folder_of(tmp_path / name, zt_main=source, zt_helper=f"NAME = {name!r}") for name in "ab"
+    ]
     first, second = (import_in(place, ["zt_main.py"])[0] for place in folders)
     assert (first.name(), second.name()) == ("a", "b")
     assert sys.modules["zt_main"] is second
@@ -304,7 +335,9 @@ def test_a_file_of_another_folder_is_imported_under_a_name_of_its_own(tmp_path: 
 
 def test_what_is_not_in_a_folder_is_named(tmp_path: Path) -> None:
     place = folder_of(tmp_path / "one", zt_broken="import no_such_package_anywhere")
-    with pytest.raises(InvalidExecutor, match=r"^there is no file 'other.py' \(looked for .*/one/other.py\)$"):
+    with pytest.raises(
+        InvalidExecutor, match=r"^there is no file 'other.py' \(looked for .*/one/other.py\)$"
+    ):
         import_in(place, ["other.py"])
     with pytest.raises(
         InvalidExecutor, match=r"^importing '.*/one/zt_broken.py' failed: ModuleNotFoundError"
@@ -321,5 +354,7 @@ def test_an_executors_folder_may_be_that_of_the_running_script(tmp_path: Path) -
         main = sys.modules["__main__"]
         print(import_file(__file__) is main, import_in(sys.path[0], ["script.py"]) == [main])
         """
-    status, out, err = run_script(textwrap.dedent(script), tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    status, out, err = run_script(
+        textwrap.dedent(script), tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert (status, out, err) == (0, "running\nTrue True\n", "")

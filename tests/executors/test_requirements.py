@@ -1,4 +1,6 @@
-"""`install_requirements`: in environments of their own, from packages on this disk; nothing is fetched."""
+"""`install_requirements`: in environments of their own, from packages on this disk; nothing is
+fetched.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,8 @@ FLOW = """
     import sys
     from zflow import Document, Flow
 
-    with Flow(install_requirements=True).add(uses=sys.argv[1], replicas=3).add(uses=sys.argv[-1]) as flow:
+    flow = Flow(install_requirements=True).add(uses=sys.argv[1], replicas=3).add(uses=sys.argv[-1])
+    with flow:
         print(flow.post("/", Document())[0].text)
     """
 
@@ -52,10 +55,14 @@ def write(path, text=""):
 
 def executor(folder, lines, imports=""):
     """Write an Executor's folder, with what it requires."""
-    code = f"{imports}\nfrom zflow import Executor, requests\n\nclass Encoder(Executor):\n    @requests\n"
+    code = (
+        f"{imports}\nfrom zflow import Executor, requests\n\nclass Encoder(Executor):\n    "
+        "@requests\n"
+    )
     write(
         folder / "executor.py",
-        code + "    def say(self, docs, **kwargs):\n        docs.texts = [str(globals().get('V'))]\n",
+        code
+        + "    def say(self, docs, **kwargs):\n        docs.texts = [str(globals().get('V'))]\n",
     )
     write(folder / "requirements.txt", lines)
     return folder
@@ -67,7 +74,8 @@ def wheel(folder, name, version, source):
     files = {
         f"{name}.py": source,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: none\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: none\nRoot-Is-Purelib: true\nTag: "
+        "py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
@@ -80,10 +88,16 @@ class Environment:
 
     def __init__(self, folder):
         self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True, timeout=60
+        )
         self.python = folder / "env" / "bin" / "python"
         self.diary = folder / "diary"
-        self.env = {**os.environ, "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "DIARY": str(self.diary)}
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
+            "DIARY": str(self.diary),
+        }
         self.env = {name: value for name, value in self.env.items() if not name.startswith("PIP_")}
 
     def keep_a_diary(self):
@@ -95,11 +109,18 @@ class Environment:
     def start(self, source, *arguments, **env):
         """Start a Python program."""
         command = [self.python, "-c", textwrap.dedent(source), *map(str, arguments)]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.folder}
+        options = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": self.folder,
+        }
         return subprocess.Popen(command, env={**self.env, **env}, **options)
 
     def run(self, source, *arguments, **env):
-        """Run a Python program to its end: its exit status, and what it wrote to stdout and stderr."""
+        """Run a Python program to its end: its exit status,
+        and what it wrote to stdout and stderr.
+        """
         with self.start(source, *arguments, **env) as program:
             out, err = program.communicate(timeout=PATIENCE)
         return program.returncode, out, err
@@ -118,11 +139,15 @@ def environment(tmp_path):
     return Environment(tmp_path)
 
 
-# -- with pip ---------------------------------------------------------------------------------------------------------
+# -- with pip --------------------------------------------------------------------------------------
 
 
 def test_requirements_are_installed_before_the_executor_is_loaded(environment, tmp_path):
-    folder = executor(tmp_path / "a", HERE + "zt_required >= 1  # of which there is one\n", "from zt_required import V")
+    folder = executor(
+        tmp_path / "a",
+        HERE + "zt_required >= 1  # of which there is one\n",
+        "from zt_required import V",
+    )
     wheel(folder, "zt_required", "1.5", "V = 'installed'")
     status, out, err = environment.run(FLOW, folder)
     assert (status, out) == (0, "installed\n"), err
@@ -134,7 +159,10 @@ def test_without_the_option_nothing_is_installed_and_the_error_names_it(environm
     wheel(folder, "zt_required", "1.5", "")
     status, _, err = environment.run(FLOW.replace("install_requirements=True", ""), folder)
     assert status == 1
-    assert "ModuleNotFoundError: No module named 'zt_required'; say install_requirements=True to install " in err
+    assert (
+        "ModuleNotFoundError: No module named 'zt_required'; say install_requirements=True to "
+        "install " in err
+    )
     assert not environment.has("zt_required")
 
 
@@ -142,7 +170,10 @@ def test_what_pip_said_is_in_the_error(environment, tmp_path):
     folder = executor(tmp_path / "a", "--no-index\nzt_nowhere")
     status, out, err = environment.run(FLOW, folder)
     assert (status, out) == (1, "")
-    assert "StartupFailed: pip could not install the requirements of executor 'executor0' and executor " in err
+    assert (
+        "StartupFailed: pip could not install the requirements of executor 'executor0' and "
+        "executor " in err
+    )
     assert f"({folder}/requirements.txt); it said:" in err
     assert "ERROR: No matching distribution found for zt_nowhere" in err
 
@@ -158,26 +189,46 @@ def test_what_a_path_file_adds_is_found_at_once(environment, tmp_path):
 
 
 def test_requirements_that_exclude_each_other(environment, tmp_path):
-    first, second = executor(tmp_path / "a", HERE + "zt_both == 1.0"), executor(tmp_path / "b", HERE + "zt_both == 2.0")
+    first, second = (
+        executor(tmp_path / "a", HERE + "zt_both == 1.0"),
+        executor(tmp_path / "b", HERE + "zt_both == 2.0"),
+    )
     wheel(first, "zt_both", "1.0", "")
     wheel(second, "zt_both", "2.0", "")
     status, _, err = environment.run(FLOW, first, second)
     assert status == 1
-    assert f"zt_both == 1.0 of {first}/requirements.txt (executor 'executor0') is not installed any more after " in err
+    assert (
+        f"zt_both == 1.0 of {first}/requirements.txt (executor 'executor0') is not installed any "
+        "more after " in err
+    )
 
 
 def test_the_documented_yaml_starts_with_a_folder_in_the_hub(environment, tmp_path):
-    said = "from zt_required import V as R\nimport os\nV = f'{R} {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}'"
+    said = (
+        "from zt_required import V as R\nimport os\nV = f'{R} "
+        '{os.environ.get("CUDA_VISIBLE_DEVICES")}\''
+    )
     folder = executor(tmp_path / "hub" / "jina-ai" / "CLIPEncoder", HERE + "zt_required", said)
     wheel(folder, "zt_required", "1.0", "V = 'clip'")
-    write(folder / "config.yml", "jtype: Encoder\nmetas:\n  name: CLIPEncoder\npy_modules:\n- executor.py\n")
+    write(
+        folder / "config.yml",
+        "jtype: Encoder\nmetas:\n  name: CLIPEncoder\npy_modules:\n- executor.py\n",
+    )
     text = (
-        "jtype: Flow\nexecutors:\n- uses: jinaai://jina-ai/CLIPEncoder\n  install_requirements: True\n  replicas: 5  \n"
+        "jtype: Flow\nexecutors:\n- uses: jinaai://jina-ai/CLIPEncoder\n  "
+        "install_requirements: True\n  replicas: 5  \n"
     )
     path = write(tmp_path / "flow.yaml", text)
-    env = {"ZFLOW_HUB": str(tmp_path / "hub"), "CUDA_VISIBLE_DEVICES": "RR", "CUDA_TOTAL_DEVICES": "3", "PATH": "/none"}
+    env = {
+        "ZFLOW_HUB": str(tmp_path / "hub"),
+        "CUDA_VISIBLE_DEVICES": "RR",
+        "CUDA_TOTAL_DEVICES": "3",
+        "PATH": "/none",
+    }
     command = [environment.python, "-m", "zflow", path]
-    with subprocess.Popen(command, env={**environment.env, **env}, stdout=subprocess.PIPE, text=True) as served:
+    with subprocess.Popen(
+        command, env={**environment.env, **env}, stdout=subprocess.PIPE, text=True
+    ) as served:
         assert served.stdout.readline() == "executor0: 5 replicas\n"
         address = served.stdout.readline()
         assert address.startswith("serving at 127.0.0.1:")
@@ -189,12 +240,15 @@ def test_the_documented_yaml_starts_with_a_folder_in_the_hub(environment, tmp_pa
     assert set(docs.texts) == {"clip 0", "clip 1", "clip 2"}
 
 
-# -- when, and how often ----------------------------------------------------------------------------------------------
+# -- when, and how often ---------------------------------------------------------------------------
 
 
 def test_pip_runs_once_per_file_and_start_and_not_when_all_is_there(environment, tmp_path):
     environment.keep_a_diary()
-    first, second = executor(tmp_path / "a", "zt_one\nzt_two\n"), executor(tmp_path / "b", "zt_two\nzt_three\n")
+    first, second = (
+        executor(tmp_path / "a", "zt_one\nzt_two\n"),
+        executor(tmp_path / "b", "zt_two\nzt_three\n"),
+    )
     assert environment.run(FLOW, first, first)[:2] == (0, "None\n")
     assert environment.entries == ["begin a", "end a"]
     assert environment.run(FLOW, first, second)[:2] == (0, "None\n")
@@ -214,13 +268,18 @@ def test_processes_that_install_into_one_environment_take_turns(environment, tmp
     for program in programs:
         with program:
             assert program.communicate(timeout=PATIENCE)[0] == "None\n"
-    assert environment.entries in (["begin a", "end a", "begin b", "end b"], ["begin b", "end b", "begin a", "end a"])
+    assert environment.entries in (
+        ["begin a", "end a", "begin b", "end b"],
+        ["begin b", "end b", "begin a", "end a"],
+    )
 
 
 def test_an_environment_without_pip_says_how_to_get_one(environment, tmp_path):
     hide = "import importlib.util as u\nfind = u.find_spec\n"
     hide += "u.find_spec = lambda name: None if name == 'pip' else find(name)\n"
-    status, _, err = environment.run(hide + textwrap.dedent(FLOW), executor(tmp_path / "a", "zt_one"))
+    status, _, err = environment.run(
+        hide + textwrap.dedent(FLOW), executor(tmp_path / "a", "zt_one")
+    )
     assert status == 1
     assert f"there is no pip in {tmp_path}/env. Run `{environment.python} -m ensurepip`" in err
 
@@ -236,11 +295,13 @@ def test_the_option_has_no_effect_where_there_is_nothing_to_install(monkeypatch,
 
 
 def test_the_option_is_on_or_off():
-    with pytest.raises(InvalidFlow, match=r"install_requirements must be True or False, not 'yes' \(executor 'x'\)"):
+    with pytest.raises(
+        InvalidFlow, match=r"install_requirements must be True or False, not 'yes' \(executor 'x'\)"
+    ):
         Flow().add(name="x", install_requirements="yes")
 
 
-# -- reading requirements ---------------------------------------------------------------------------------------------
+# -- reading requirements --------------------------------------------------------------------------
 
 
 def pip_is_needed(path, text, monkeypatch):
@@ -292,7 +353,9 @@ def test_without_packaging_pip_decides(tmp_path, monkeypatch):
 
 
 def test_pip_finds_what_is_there_without_a_network(environment, tmp_path):
-    folder = executor(tmp_path / "a", "--index-url https://example.invalid/simple\nmsgpack >= 0.5\n")
+    folder = executor(
+        tmp_path / "a", "--index-url https://example.invalid/simple\nmsgpack >= 0.5\n"
+    )
     status, out, err = environment.run(FLOW, folder)
     assert (status, out) == (0, "None\n"), err
 
@@ -300,8 +363,16 @@ def test_pip_finds_what_is_there_without_a_network(environment, tmp_path):
 @pytest.mark.parametrize(
     ("error", "installed", "way_out"),
     [
-        (ModuleNotFoundError("x", name="a.b"), False, "; say install_requirements=True to install {}/requirements.txt"),
-        (ModuleNotFoundError("x", name="a.b"), True, "; {}/requirements.txt was installed (install_requirements=True)"),
+        (
+            ModuleNotFoundError("x", name="a.b"),
+            False,
+            "; say install_requirements=True to install {}/requirements.txt",
+        ),
+        (
+            ModuleNotFoundError("x", name="a.b"),
+            True,
+            "; {}/requirements.txt was installed (install_requirements=True)",
+        ),
         (
             ModuleNotFoundError("x", name="jina.x"),
             False,

@@ -67,12 +67,19 @@ def test_classes_and_names_of_classes():
 
 def test_a_dict_describes_an_executor_and_arguments_go_over_it():
     loaded = load(
-        {"jtype": "Known", "with": {"size": 2, "a": 1}, "metas": {"name": "x"}, "requests": {"/x": "foo"}},
+        {
+            "jtype": "Known",
+            "with": {"size": 2, "a": 1},
+            "metas": {"name": "x"},
+            "requests": {"/x": "foo"},
+        },
         uses_with={"size": 3},
         uses_metas={"workspace": "w"},
         uses_requests={"/y": "foo"},
     )
-    assert loaded == Loaded(Known, {"size": 3, "a": 1}, {"name": "x", "workspace": "w"}, {"/x": "foo", "/y": "foo"})
+    assert loaded == Loaded(
+        Known, {"size": 3, "a": 1}, {"name": "x", "workspace": "w"}, {"/x": "foo", "/y": "foo"}
+    )
 
 
 def test_yaml_describes_an_executor(folder, monkeypatch):
@@ -89,7 +96,11 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
     monkeypatch.setenv("ZFLOW_TEST_SIZE", "3")
     write(folder / "config.yml", text)
     by_file = load(f"{folder}/config.yml")
-    assert (by_file.cls.__name__, by_file.uses_with, by_file.requests) == ("FromFile", {"size": 3}, {"/bar": "bar"})
+    assert (by_file.cls.__name__, by_file.uses_with, by_file.requests) == (
+        "FromFile",
+        {"size": 3},
+        {"/bar": "bar"},
+    )
     assert by_file.metas == {}
     assert load(textwrap.dedent(text), folder=str(folder)) == by_file
     assert load("jtype: executor.py:FromFile", folder=str(folder)).cls is by_file.cls
@@ -100,19 +111,23 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("uses", "message"),
     [
-        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, "
+        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', an Executor's "
+            "folder, "
          "'jinaai://user/Name', a YAML file, YAML text or a dict, not 5"),
         ("", "uses must be a class, "),
         (dict, "uses=dict is a class but not an Executor: derive it from Executor"),
         (Known(), "uses must be the class Known, not an instance: give arguments by uses_with"),
         (print, "uses must be a class, "),
-        ("Knwon", "uses='Knwon' names no Executor class defined so far, no installed one and no folder; did you mean "
+        ("Knwon", "uses='Knwon' names no Executor class defined so far, no installed one and no "
+                  "folder; did you mean "
          "'Known'?; uses takes a class, "),
-        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far, no installed one and no folder; did you "
+        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far, no installed one and "
+                     "no folder; did you "
          "mean 'a.b:Mine'?"),
         ("no_such.py", "there is no file 'no_such.py' (looked for /"),
         ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
-        ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module named"),
+        ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module "
+                                "named"),
         ("not a module:Mine", "'not a module' is neither a .py file nor the name of a module"),
         ("zflow:Nothing", "uses='zflow:Nothing': zflow has no 'Nothing'; Executors there"),
         ("zflow:BaseExecuter", "uses='zflow:BaseExecuter': zflow has no 'BaseExecuter'; "
@@ -128,14 +143,21 @@ def test_what_is_no_executor_is_named(uses, message):
 
 
 def test_other_kinds_are_not_supported():
-    with pytest.raises(NotSupported, match=r"^uses='docker://x': containers are not supported: .* \(executor 'x'\)$"):
+    with pytest.raises(
+        NotSupported,
+        match=r"^uses='docker://x': containers are not supported: .* \(executor 'x'\)$",
+    ):
         check_kind("docker://x", "executor 'x'")
 
 
 @pytest.mark.parametrize(
     ("uses", "given", "message"),
     [
-        (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')"),
+        (
+            Choosy,
+            {},
+            "Choosy.__init__ requires 'model': give it by uses_with={'model': ...} (executor 'x')",
+        ),
         (
             "Choosy",
             {"uses_with": {"model": 1, "topk": 2}},
@@ -146,8 +168,16 @@ def test_other_kinds_are_not_supported():
             {},
             "uses_with gives 'a', which Choosy.__init__ does not",
         ),
-        (None, {"uses_with": {"a": 1}}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own"),
-        (Known, {"uses_requests": {"/x": "fo"}}, "Known has no method 'fo' to serve '/x'; did you mean 'foo'?"),
+        (
+            None,
+            {"uses_with": {"a": 1}},
+            "uses_with gives 'a', but BaseExecutor has no __init__ of its own",
+        ),
+        (
+            Known,
+            {"uses_requests": {"/x": "fo"}},
+            "Known has no method 'fo' to serve '/x'; did you mean 'foo'?",
+        ),
         ({"jtype": "Known", "wiht": {}}, {}, "uses: unknown key 'wiht'; did you mean 'with'?"),
         ("./nowhere", {}, "uses='./nowhere': there is no folder /"),
     ],
@@ -177,12 +207,16 @@ def test_what_takes_importing_or_reading_is_left_to_the_replicas(uses, py_module
 
 def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
     write(tmp_path / "none.py", "from zflow.executors.executor import BaseExecutor, Executor")
-    two = "from zflow.executors.executor import Executor\nclass First(Executor): ...\nclass Second(Executor): ..."
+    two = (
+        "from zflow.executors.executor import Executor\nclass First(Executor): ...\nclass "
+        "Second(Executor): ..."
+    )
     write(tmp_path / "two.py", two)
     with pytest.raises(InvalidExecutor, match=r"uses='none.py' holds no Executor: define one"):
         load("none.py", folder=str(tmp_path))
     with pytest.raises(
-        InvalidExecutor, match=r"several Executors \('First', 'Second'\): choose one, and say uses='two.py:Class'"
+        InvalidExecutor,
+        match=r"several Executors \('First', 'Second'\): choose one, and say uses='two.py:Class'",
     ):
         load("two.py", folder=str(tmp_path))
     with pytest.raises(InvalidExecutor, match=r"two.py has no 'Secnd'; did you mean 'Second'\?"):
@@ -193,10 +227,13 @@ def test_a_file_with_none_or_several_executors_needs_a_choice(tmp_path):
     ("uses", "uses_with", "message"),
     [
         (Choosy, {}, "Choosy.__init__ requires 'model': give it by uses_with={'model': ...}"),
-        (Choosy, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Choosy.__init__ does not take; did you mean "
+        (Choosy, {"model": 1, "topk": 2}, "uses_with gives 'topk', which Choosy.__init__ does not "
+                                          "take; did you mean "
          "'top_k'?"),
-        (Choosy, {"zzz": 1}, "uses_with gives 'zzz', which Choosy.__init__ does not take; it takes 'model', 'top_k'"),
-        (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its own: write def "
+        (Choosy, {"zzz": 1}, "uses_with gives 'zzz', which Choosy.__init__ does not take; it takes "
+                             "'model', 'top_k'"),
+        (BaseExecutor, {"a": 1}, "uses_with gives 'a', but BaseExecutor has no __init__ of its "
+                                 "own: write def "
          "__init__(self, a, **kwargs), or leave uses_with out"),
     ],
 )  # fmt: skip
@@ -213,7 +250,8 @@ def test_a_constructor_that_takes_everything_gets_everything():
 
 def test_uses_requests_must_name_methods():
     with pytest.raises(
-        InvalidExecutor, match=r"Known has no method 'fo' to serve '/x'; did you mean 'foo'\? \(executor 'x'\)"
+        InvalidExecutor,
+        match=r"Known has no method 'fo' to serve '/x'; did you mean 'foo'\? \(executor 'x'\)",
     ):
         load(Known, uses_requests={"/x": "fo"}, owner="executor 'x'")
 

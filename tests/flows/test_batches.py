@@ -1,4 +1,6 @@
-"""Requests that share a call: what users say, what an Executor is given, and what each request gets back."""
+"""Requests that share a call: what users say, what an Executor is given,
+and what each request gets back.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, Append, begun, in_background, let_go, pid_of, wait_for
 
-from zflow import Client, Document, DocumentArray, Executor, Flow, dynamic_batching, errors, requests
+from zflow import (
+    Client,
+    Document,
+    DocumentArray,
+    Executor,
+    Flow,
+    dynamic_batching,
+    errors,
+    requests,
+)
 from zflow.documents import codec
 from zflow.replicas.call import Miscounted
 from zflow.replicas.link import Assignment
@@ -61,7 +72,9 @@ class Batches(Executor):
         self.told(docs)
 
     @requests(on="/dict", batch_size=8)
-    def tell(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def tell(
+        self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
         return {"together": len(docs), "saw": sorted(parameters)}
 
     @requests(on="/set", batch_size=8)
@@ -131,7 +144,10 @@ def queue(folder: Path) -> Queue:
         posted: Posted = []
         for endpoint, docs in posts:
             posted.append(in_background(flow.post, endpoint, docs, **options))
-            wait_for(lambda: client.info()["executors"]["batches"]["queued"] == len(posted), what="it waits")
+            wait_for(
+                lambda: client.info()["executors"]["batches"]["queued"] == len(posted),
+                what="it waits",
+            )
         let_go(folder, name)
         first.result(PATIENCE)
         return posted
@@ -149,7 +165,9 @@ def together(posted: Posted) -> list[list[int]]:
 
 
 class TestSharing:
-    @pytest.mark.parametrize(("endpoint", "results"), [("/in_place", ["A", "B", "C"]), ("/new", ["a!", "b!", "c!"])])
+    @pytest.mark.parametrize(
+        ("endpoint", "results"), [("/in_place", ["A", "B", "C"]), ("/new", ["a!", "b!", "c!"])]
+    )
     def test_what_waits_together_shares_a_call_and_each_gets_its_own_part(
         self, flow: Flow, queue: Queue, endpoint: str, results: list[str]
     ) -> None:
@@ -158,28 +176,43 @@ class TestSharing:
         assert together(posted) == [[3, 3], [3]]
 
     def test_async_endpoints_share_calls_too(self, flow: Flow, queue: Queue) -> None:
-        assert together(queue(flow, ("/async", some("a")), ("/async", some("b", "c")))) == [[3], [3, 3]]
+        assert together(queue(flow, ("/async", some("a")), ("/async", some("b", "c")))) == [
+            [3],
+            [3, 3],
+        ]
 
     def test_a_request_alone_waits_for_nothing(self, flow: Flow) -> None:
         (doc,) = flow.post("/in_place", Document(text="a"))
         assert (doc.text, doc.tags["together"]) == ("A", 1)
 
-    def test_sizes_count_documents_and_a_large_request_is_never_cut(self, flow: Flow, queue: Queue) -> None:
+    def test_sizes_count_documents_and_a_large_request_is_never_cut(
+        self, flow: Flow, queue: Queue
+    ) -> None:
         sizes = [5, 3, 1, 20, 2]
-        posted = queue(flow, *(("/in_place", some(*map(str, range(size)))) for size in sizes), request_size=100)
+        posted = queue(
+            flow, *(("/in_place", some(*map(str, range(size)))) for size in sizes), request_size=100
+        )
         assert [counts[0] for counts in together(posted)] == [8, 8, 1, 20, 2]
 
-    def test_endpoints_that_are_mixed_form_batches_of_their_own(self, flow: Flow, queue: Queue) -> None:
-        posted = queue(flow, *((("/in_place", "/new")[number % 2], some(str(number))) for number in range(6)))
+    def test_endpoints_that_are_mixed_form_batches_of_their_own(
+        self, flow: Flow, queue: Queue
+    ) -> None:
+        posted = queue(
+            flow, *((("/in_place", "/new")[number % 2], some(str(number))) for number in range(6))
+        )
         assert together(posted) == [[3]] * 6
 
-    def test_requests_with_other_parameters_do_not_share_a_call(self, flow: Flow, queue: Queue, folder: Path) -> None:
+    def test_requests_with_other_parameters_do_not_share_a_call(
+        self, flow: Flow, queue: Queue, folder: Path
+    ) -> None:
         client = Client(port=flow.port)
         held = in_background(flow.post, "/hold", Document(text="parameters"))
         begun(folder, "parameters")
         posted = []
         for limit in (1, 2, 1, 1.0):
-            post = in_background(client.post, "/set", Document(), {"limit": limit}, return_responses=True)
+            post = in_background(
+                client.post, "/set", Document(), {"limit": limit}, return_responses=True
+            )
             posted.append(post)
             wait_for(lambda: client.info()["executors"]["batches"]["queued"] == len(posted))
         let_go(folder, "parameters")
@@ -190,7 +223,13 @@ class TestSharing:
 
     def test_large_arrays_come_back_to_whom_they_belong(self, flow: Flow, queue: Queue) -> None:
         arrays = [np.full((200, 200), number, dtype=np.float64) for number in range(4)]
-        posted = queue(flow, *(("/in_place", [Document(text=str(n), tensor=array)]) for n, array in enumerate(arrays)))
+        posted = queue(
+            flow,
+            *(
+                ("/in_place", [Document(text=str(n), tensor=array)])
+                for n, array in enumerate(arrays)
+            ),
+        )
         for array, each in zip(arrays, posted, strict=True):
             np.testing.assert_array_equal(each.result(PATIENCE)[0].tensor, array)
         assert together(posted) == [[4]] * 4
@@ -210,7 +249,9 @@ class TestSharing:
 
         class After(Executor):
             @requests(batch_size=4, batch_timeout=1_000_000)
-            def tell(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+            def tell(
+                self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+            ) -> dict[str, Any]:
                 return {"together": len(docs), "saw": sorted(parameters)}
 
         with Flow().add(name="before", uses=Before).add(name="after", uses=After) as flow:
@@ -238,7 +279,8 @@ class TestTimeout:
     def test_a_batch_that_is_not_full_waits_and_a_full_one_does_not(self, flow: Flow) -> None:
         first = in_background(flow.post, "/patient", Document(text="a"))
         wait_for(lambda: Client(port=flow.port).info()["executors"]["batches"]["queued"] == 1)
-        assert flow.post("/in_place", Document(text="b")).texts == ["B"]  # others do not wait behind it
+        # Others do not wait behind it.
+        assert flow.post("/in_place", Document(text="b")).texts == ["B"]
         assert not first.done()
         assert flow.post("/patient", Document(text="c"))[0].tags["together"] == 2
         assert first.result(PATIENCE)[0].tags["together"] == 2
@@ -266,20 +308,28 @@ class TestBadOnes:
             (doc,) = each.result(PATIENCE)
             assert doc.tags["together"] == 1
             np.testing.assert_array_equal(doc.embedding, np.ones(size))
-        assert [(folder / f"{name}.tried").read_text().split() for name in ("good0", "bad", "good1")] == [
-            ["3", "1"]
-        ] * 3
+        assert [
+            (folder / f"{name}.tried").read_text().split() for name in ("good0", "bad", "good1")
+        ] == [["3", "1"]] * 3
 
-    def test_what_cannot_be_told_apart_again_is_called_one_by_one(self, folder: Path, queue: Queue) -> None:
+    def test_what_cannot_be_told_apart_again_is_called_one_by_one(
+        self, folder: Path, queue: Queue
+    ) -> None:
         with make(folder) as flow:
             posted = queue(flow, ("/fewer", some("a", "b")), ("/fewer", some("c", "d")))
             found = [each.result(PATIENCE)[0] for each in posted]
-        assert [(doc.text, doc.tags["together"], doc.tags["call"]) for doc in found] == [("a", 2, 2), ("c", 2, 3)]
+        assert [(doc.text, doc.tags["together"], doc.tags["call"]) for doc in found] == [
+            ("a", 2, 2),
+            ("c", 2, 3),
+        ]
 
     def test_why_it_is_so_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
-        tasks = [Assignment(number, "/fewer", None, codec.pack(DocumentArray(some("a")))) for number in range(2)]
+        tasks = [
+            Assignment(number, "/fewer", None, codec.pack(DocumentArray(some("a"))))
+            for number in range(2)
+        ]
         for _ in range(2):
             (job,) = service.jobs(tasks)
             working = service.begin(*job)
@@ -292,10 +342,17 @@ class TestBadOnes:
     def test_what_cannot_be_decoded_is_no_part_of_a_batch(self) -> None:
         spec = ExecutorSpec("batches", ("gateway",), uses=Batches, uses_with={"folder": "x"})
         service = Service(Seat(spec, 0, 0, 0, "", None, None, 2**20))
-        frames = [codec.pack(DocumentArray(some("a"))), [b"?"], codec.pack(DocumentArray(some("b")))]
+        frames = [
+            codec.pack(DocumentArray(some("a"))),
+            [b"?"],
+            codec.pack(DocumentArray(some("b"))),
+        ]
         tasks = [Assignment(number, "/new", None, each) for number, each in enumerate(frames)]
         jobs = service.jobs(tasks)
-        assert [([task.id for task in some], len(calls)) for some, calls in jobs] == [([1], 0), ([0, 2], 2)]
+        assert [([task.id for task in some], len(calls)) for some, calls in jobs] == [
+            ([1], 0),
+            ([0, 2], 2),
+        ]
 
     def test_a_result_that_cannot_be_sent_fails_alone(self, folder: Path, queue: Queue) -> None:
         class Wrong(Batches):
@@ -304,13 +361,17 @@ class TestBadOnes:
                 for doc in docs:
                     doc.tags["value"] = object() if doc.text == "bad" else len(docs)
 
-        with Flow(timeout_close=2000).add(name="batches", uses=Wrong, uses_with={"folder": str(folder)}) as flow:
+        with Flow(timeout_close=2000).add(
+            name="batches", uses=Wrong, uses_with={"folder": str(folder)}
+        ) as flow:
             good, bad = queue(flow, ("/in_place", some("a")), ("/in_place", some("bad")))
             assert good.result(PATIENCE)[0].tags["value"] == 2
             with pytest.raises(errors.SerializationError):
                 bad.result(PATIENCE)
 
-    def test_with_retries_0_no_request_is_called_twice_so_all_of_the_batch_fail(self, tmp_path: Path) -> None:
+    def test_with_retries_0_no_request_is_called_twice_so_all_of_the_batch_fail(
+        self, tmp_path: Path
+    ) -> None:
         with make(tmp_path, retries=0) as flow:
             client = Client(port=flow.port)
             held = in_background(flow.post, "/hold", Document(text="x"))
@@ -335,7 +396,9 @@ class TestBadOnes:
 
     def test_a_request_that_takes_too_long_fails_alone(self, folder: Path, queue: Queue) -> None:
         with make(folder, timeout_run=500) as flow:
-            posted = queue(flow, ("/bad", some("c")), ("/bad", some("endless")), ("/bad", some("d")))
+            posted = queue(
+                flow, ("/bad", some("c")), ("/bad", some("endless")), ("/bad", some("d"))
+            )
             assert [posted[at].result(PATIENCE).texts for at in (0, 2)] == [["c"], ["d"]]
             with pytest.raises(errors.DeadlineExceeded, match="timeout_run"):
                 posted[1].result(PATIENCE)
@@ -343,7 +406,10 @@ class TestBadOnes:
 
 class TestSaying:
     def test_a_flow_says_it_over_the_decorators(self, folder: Path) -> None:
-        said = {"/in_place": {"preferred_batch_size": 2, "timeout": 1_000_000}, "/new": {"preferred_batch_size": 1}}
+        said = {
+            "/in_place": {"preferred_batch_size": 2, "timeout": 1_000_000},
+            "/new": {"preferred_batch_size": 1},
+        }
         with make(folder, uses_dynamic_batching=said) as flow:
             assert Client(port=flow.port).info()["executors"]["batches"]["batching"] == {
                 "/in_place": [2, 1_000_000.0],
@@ -373,7 +439,8 @@ class TestSaying:
         )
         (tmp_path / "flow.yaml").write_text(
             "jtype: Flow\nexecutors:\n- uses: count.yaml\n"
-            "  uses_dynamic_batching:\n    /b:\n      preferred_batch_size: 4\n      timeout: 1000000\n"
+            "  uses_dynamic_batching:\n    /b:\n      preferred_batch_size: 4\n      timeout: "
+            "1000000\n"
         )
         with Flow.load_config(tmp_path / "flow.yaml") as flow:
             for endpoint, size in (("/a", 2), ("/b", 4)):
@@ -382,7 +449,9 @@ class TestSaying:
 
     def test_replicas_can_change_while_batches_are_under_way(self, folder: Path) -> None:
         with make(folder, replicas=2) as flow:
-            posted = in_background(flow.post, "/in_place", some(*map(str, range(3000))), request_size=1)
+            posted = in_background(
+                flow.post, "/in_place", some(*map(str, range(3000))), request_size=1
+            )
             flow.restart("batches")
             flow.scale("batches", 1)
             assert sorted(posted.result(PATIENCE).texts) == sorted(map(str, range(3000)))
@@ -390,7 +459,9 @@ class TestSaying:
     def test_a_replica_that_is_killed_at_a_batch_costs_no_request(self, folder: Path) -> None:
         flow: Flow = Flow(timeout_close=2000)
         with flow.add(name="killed", uses=Batches, uses_with={"folder": str(folder)}, replicas=2):
-            posted = in_background(flow.post, "/in_place", some(*map(str, range(2000))), request_size=1)
+            posted = in_background(
+                flow.post, "/in_place", some(*map(str, range(2000))), request_size=1
+            )
             os.kill(pid_of("killed/rep-0"), 9)
             assert len(posted.result(PATIENCE)) == 2000
 

@@ -1,4 +1,6 @@
-"""The broker is killed: it is started anew at its addresses, and each request is answered once, and right."""
+"""The broker is killed: it is started anew at its addresses, and each request is answered once,
+and right.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Square(Executor):
         time.sleep(0.0005)
         for doc in docs:
             doc.tags["square"] = int(doc.text) ** 2
-            doc.matches.append(Document(text=self.runtime_args.name, tags={"shard": self.runtime_args.shard_id}))
+            doc.matches.append(
+                Document(text=self.runtime_args.name, tags={"shard": self.runtime_args.shard_id})
+            )
 
 
 class AsyncSquare(Executor):
@@ -67,7 +71,9 @@ class AsyncSquare(Executor):
 
 
 class Killer(threading.Thread):
-    """Kills the broker at random moments, and replicas of an Executor too if it is told one, as long as it lasts."""
+    """Kills the broker at random moments, and replicas of an Executor too if it is told one,
+    as long as it lasts.
+    """
 
     def __init__(self, seed: int, executor: str = "") -> None:
         super().__init__(daemon=True)
@@ -98,7 +104,9 @@ class Killer(threading.Thread):
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever the broker dies it is started anew at once: pauses would keep it from being killed."""
+    """Whenever the broker dies it is started anew at once:
+    pauses would keep it from being killed.
+    """
     monkeypatch.setattr(manager, "BROKER_STEADY", 0.0)
 
 
@@ -114,7 +122,9 @@ def joined(flow: Flow, executor: str) -> list[str]:
 
 
 def post_and_check(post: Callable[..., Any], start: int, shards: int = 0) -> int:
-    """Post, and check that each request was answered once, in order, and by each shard once if there are several."""
+    """Post, and check that each request was answered once, in order,
+    and by each shard once if there are several.
+    """
     answers: Counter[str] = Counter()
     found: list[Document] = []
 
@@ -127,7 +137,9 @@ def post_and_check(post: Callable[..., Any], start: int, shards: int = 0) -> int
     assert set(answers.values()) == {1}
     assert all(doc.tags["square"] == int(doc.text) ** 2 for doc in found)
     if shards:
-        assert all([match.tags["shard"] for match in doc.matches] == list(range(shards)) for doc in found)
+        assert all(
+            [match.tags["shard"] for match in doc.matches] == list(range(shards)) for doc in found
+        )
     return COUNT
 
 
@@ -147,16 +159,20 @@ def until_killed(killer: Killer, times: int, post: Callable[[int], int]) -> int:
     return posted
 
 
-# -- nothing is lost --------------------------------------------------------------------------------------------------
+# -- nothing is lost -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Square, AsyncSquare])
-def test_nothing_is_lost_while_the_broker_is_killed_again_and_again(steady: None, kind: type[Executor]) -> None:
+def test_nothing_is_lost_while_the_broker_is_killed_again_and_again(
+    steady: None, kind: type[Executor]
+) -> None:
     with Flow().add(name="square", uses=kind, replicas=3) as flow, Client(port=flow.port) as tcp:
         with Killer(seed=5) as killer:
             posts = [flow.post, tcp.post, async_post(flow.port)]
             running = [
-                in_background(until_killed, killer, 3, lambda start, post=post: post_and_check(post, start))  # type: ignore[misc]
+                in_background(
+                    until_killed, killer, 3, lambda start, post=post: post_and_check(post, start)
+                )  # type: ignore[misc]
                 for post in posts
             ]
             for each in running:
@@ -166,12 +182,16 @@ def test_nothing_is_lost_while_the_broker_is_killed_again_and_again(steady: None
         assert post_and_check(flow.post, 0) == COUNT
 
 
-def test_nothing_is_lost_in_fan_outs_while_the_broker_is_killed_again_and_again(steady: None) -> None:
+def test_nothing_is_lost_in_fan_outs_while_the_broker_is_killed_again_and_again(
+    steady: None,
+) -> None:
     flow = Flow().add(name="square", uses=Square, shards=2, replicas=2, polling="ALL")
     with flow, Client(port=flow.port) as tcp:
         with Killer(seed=6) as killer:
             running = [
-                in_background(until_killed, killer, 3, lambda start, post=post: post_and_check(post, start, 2))  # type: ignore[misc]
+                in_background(
+                    until_killed, killer, 3, lambda start, post=post: post_and_check(post, start, 2)
+                )  # type: ignore[misc]
                 for post in (flow.post, tcp.post)
             ]
             for each in running:
@@ -188,7 +208,7 @@ def test_nothing_is_lost_while_the_broker_and_replicas_are_killed(steady: None) 
         wait_for(lambda: len(joined(flow, "square")) == 3, what="all replicas take part")
 
 
-# -- one death --------------------------------------------------------------------------------------------------------
+# -- one death -------------------------------------------------------------------------------------
 
 
 def test_a_broker_that_dies_is_started_anew_at_its_addresses() -> None:
@@ -209,7 +229,8 @@ def test_a_broker_that_dies_is_started_anew_at_its_addresses() -> None:
 
 def test_the_death_of_the_broker_is_told_once_each_time(tmp_path: Path) -> None:
     source = (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom helpers import Upper\nfrom zflow import Flow\n"
+        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom helpers import Upper\nfrom zflow import "
+        "Flow\n"
         "with Flow().add(uses=Upper, replicas=2) as flow:\n"
         "    print(flow.port, flush=True)\n    input()\n"
     )
@@ -230,8 +251,14 @@ def test_the_death_of_the_broker_is_told_once_each_time(tmp_path: Path) -> None:
 
 
 def test_a_request_that_a_replica_is_at_when_the_broker_dies(tmp_path: Path) -> None:
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow, Client(port=flow.port) as tcp:
-        held = [in_background(use.post, "/hold", Document(text=text)) for use, text in ((flow, "a"), (tcp, "b"))]
+    with (
+        Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow,
+        Client(port=flow.port) as tcp,
+    ):
+        held = [
+            in_background(use.post, "/hold", Document(text=text))
+            for use, text in ((flow, "a"), (tcp, "b"))
+        ]
         wait_for(lambda: list(tmp_path.glob("*.begun")), what="one of them is begun")
         queued = in_background(flow.post, "/", texts(50), request_size=1)
         with Client(port=flow.port) as mine:
@@ -252,7 +279,9 @@ def test_a_request_that_a_replica_is_at_when_the_broker_dies(tmp_path: Path) -> 
 
 
 def test_a_timeout_runs_on_when_the_broker_dies(tmp_path: Path) -> None:
-    with Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow:
+    with Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}
+    ) as flow:
         posting = in_background(flow.post, "/hold", Document(text="a"), timeout=2500)
         begin = time.monotonic()
         begun(tmp_path, "a")
@@ -265,7 +294,7 @@ def test_a_timeout_runs_on_when_the_broker_dies(tmp_path: Path) -> None:
         assert flow.post("/", Document(text="next")).texts == ["next"]
 
 
-# -- while it closes --------------------------------------------------------------------------------------------------
+# -- while it closes -------------------------------------------------------------------------------
 
 
 def _ends(future: Future[Any]) -> None:
@@ -275,7 +304,9 @@ def _ends(future: Future[Any]) -> None:
 
 
 def test_the_broker_dies_while_the_flow_closes(tmp_path: Path) -> None:
-    flow = Flow(timeout_close=20_000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+    flow = Flow(timeout_close=20_000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    )
     flow.start()
     held = [in_background(flow.post, "/hold", Document(text=text)) for text in ("a", "b", "c")]
     wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
@@ -290,7 +321,9 @@ def test_the_broker_dies_while_the_flow_closes(tmp_path: Path) -> None:
         let_go(tmp_path, "a", "b", "c")
         assert [each.result(PATIENCE).texts for each in held] == [["a"], ["b"], ["c"]]
         closing.result(PATIENCE)
-    assert {path.name for path in tmp_path.glob("*.closed")} == {f"{pid}.closed" for pid in pids}, "they could close"
+    assert {path.name for path in tmp_path.glob("*.closed")} == {f"{pid}.closed" for pid in pids}, (
+        "they could close"
+    )
     assert (children(), socket_folders()) == ([], [])
 
 
@@ -298,7 +331,9 @@ def test_the_broker_dies_while_the_flow_closes(tmp_path: Path) -> None:
 def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
     flow = Flow().add(name="square", uses=Square, replicas=2).start()
     broker = pid_of("broker")
-    streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
+    streaming = in_background(
+        flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None
+    )
     under_way(flow.port, streaming)
     closing = in_background(flow.close)
     threading.Event().wait(random.Random(seed).uniform(0, 0.03))
@@ -311,10 +346,12 @@ def test_the_broker_dies_at_some_moment_of_the_closing(seed: int) -> None:
         assert flow.post("/", Document(text="3"))[0].tags["square"] == 9
 
 
-# -- too often --------------------------------------------------------------------------------------------------------
+# -- too often -------------------------------------------------------------------------------------
 
 
-def test_a_broker_that_dies_all_the_time_takes_the_flow_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_dies_all_the_time_takes_the_flow_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.001)
     assert manager.BROKER_DEATHS == 10, "as docs/reliability.md says"
     monkeypatch.setattr(manager, "BROKER_DEATHS", 3)

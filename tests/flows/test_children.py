@@ -1,4 +1,6 @@
-"""What Executors start: it ends by signals as any process does, and with the replica, however that ends."""
+"""What Executors start: it ends by signals as any process does, and with the replica, however that
+ends.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Forks(Executor):
             sys.exit(3)
         if not child and parameters["how"] == "raise":
             raise KeyError("in the child")
-        status = os.waitpid(child, 0)[1] if child else -1  # or it returns, as if it were the replica
+        status = (
+            os.waitpid(child, 0)[1] if child else -1
+        )  # or it returns, as if it were the replica
         return {"status": status, "pid": os.getpid()}
 
     @requests
@@ -93,7 +97,7 @@ def results(flow: Flow, endpoint: str, **parameters: Any) -> Any:
     return result
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------
+# -- signals ---------------------------------------------------------------------------------------
 
 
 def test_pools_end(forking: Flow) -> None:
@@ -106,7 +110,9 @@ def test_a_pool_ends_while_its_workers_are_busy(forking: Flow, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", ["exit", "raise", "return"])
-def test_a_forked_process_that_leaves_the_handler_is_no_second_replica(forking: Flow, how: str) -> None:
+def test_a_forked_process_that_leaves_the_handler_is_no_second_replica(
+    forking: Flow, how: str
+) -> None:
     before = pid_of("forks/rep-0")
     found = results(forking, "/exit", how=how)
     assert found == {"status": {"exit": 3, "raise": 1, "return": 0}[how] << 8, "pid": before}
@@ -122,7 +128,7 @@ def test_a_child_of_an_async_executor_ends_alone() -> None:
         assert replicas("alone") == {"alone/rep-0": before}
 
 
-# -- what is left -----------------------------------------------------------------------------------------------------
+# -- what is left ----------------------------------------------------------------------------------
 
 
 def sleep_in_a_session_of_its_own(folder: str, name: str) -> None:
@@ -148,7 +154,13 @@ class Leaves(Executor):
         started.append(daemon.pid or 0)
         name = f"{os.getpid()}.daemon"
         context.Process(target=sleep_in_a_session_of_its_own, args=(folder, name)).start()
-        started.append(int(wait_for(lambda: (Path(folder) / name).exists() and (Path(folder) / name).read_text())))
+        started.append(
+            int(
+                wait_for(
+                    lambda: (Path(folder) / name).exists() and (Path(folder) / name).read_text()
+                )
+            )
+        )
         self.started = started
 
     @requests
@@ -178,9 +190,13 @@ def all_end(pids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "told", "restarted", "scaled"])
-def test_what_a_replica_has_started_ends_with_it_and_nothing_of_others(tmp_path: Path, how: str) -> None:
+def test_what_a_replica_has_started_ends_with_it_and_nothing_of_others(
+    tmp_path: Path, how: str
+) -> None:
     mine = subprocess.Popen(["sleep", "3600"])
-    with Flow().add(name="leaves", uses=Leaves, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow().add(
+        name="leaves", uses=Leaves, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         before = started(flow, 2)
         if how == "restarted":
             flow.restart("leaves")
@@ -205,7 +221,8 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/flows"]
 from test_children import Leaves
 from zflow import Document, Flow
 if __name__ == "__main__":
-    with Flow(start_method=sys.argv[3]).add(name="leaves", uses=Leaves, uses_with={"folder": sys.argv[2]}) as flow:
+    flow = Flow(start_method=sys.argv[3])
+    with flow.add(name="leaves", uses=Leaves, uses_with={"folder": sys.argv[2]}):
         print(*(int(pid) for pid in flow.post("/", Document())[0].tags["started"]), flush=True)
         flow.block()
 """
@@ -213,7 +230,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("victim", ["manager", "user"])
-def test_nothing_is_left_when_manager_or_user_is_killed(tmp_path: Path, victim: str, method: str) -> None:
+def test_nothing_is_left_when_manager_or_user_is_killed(
+    tmp_path: Path, victim: str, method: str
+) -> None:
     others = socket_folders()
     with Script(OWNER, tmp_path, TESTS, tmp_path, method) as script:
         family = [int(pid) for pid in script.line().split()] + script.family()
@@ -241,15 +260,22 @@ class Nested(Executor):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_flow_within_an_executor_ends_with_the_replica_and_in_order(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_flow_within_an_executor_ends_with_the_replica_and_in_order(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     others = socket_folders()
     with Flow().add(name="nested", uses=Nested, uses_with={"folder": str(tmp_path)}) as flow:
         tags = flow.post("/", Document())[0].tags
         kill(int(tags["outer"]), how)
-        wait_for((tmp_path / f"{int(tags['inner'])}.closed").exists, what="the inner Executor closes")
+        wait_for(
+            (tmp_path / f"{int(tags['inner'])}.closed").exists, what="the inner Executor closes"
+        )
         wait_for(lambda: not alive(int(tags["inner"])))
         assert flow.post("/", Document())[0].tags["outer"] != tags["outer"]
-        wait_for(lambda: len(socket_folders()) == len(others) + 2, what="the folder of the inner Flow goes")
+        wait_for(
+            lambda: len(socket_folders()) == len(others) + 2,
+            what="the folder of the inner Flow goes",
+        )
     assert socket_folders() == others
 
 
@@ -272,7 +298,9 @@ def test_what_a_replica_on_another_machine_has_started_ends_with_it(tmp_path: Pa
     source = tmp_path / "leaves.py"
     source.write_text(REMOTE.format(path=[str(TESTS), str(TESTS / "flows")]))
     with (
-        Flow(replica_port=0).add(name="work", uses=Leaves, uses_with={"folder": str(tmp_path)}) as flow,
+        Flow(replica_port=0).add(
+            name="work", uses=Leaves, uses_with={"folder": str(tmp_path)}
+        ) as flow,
         joined(flow, tmp_path, f"--uses={source}:Leaves", f"--uses-with=folder={tmp_path}"),
     ):
         before = started(flow, 2)

@@ -1,4 +1,6 @@
-"""`timeout=` of a post, and posts that are given up: what nobody waits for any more is not begun."""
+"""`timeout=` of a post, and posts that are given up:
+what nobody waits for any more is not begun.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, Append, Gate, awaited, begun, in_background, let_go, soon, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Append,
+    Gate,
+    awaited,
+    begun,
+    in_background,
+    let_go,
+    soon,
+    texts,
+    wait_for,
+)
 from peers import greeting, stranger
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
@@ -32,7 +45,9 @@ class Sharded(Executor):
 
 
 def gate(folder: Path, **options: Any) -> Flow:
-    flow: Flow = Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(folder)}, **options)
+    flow: Flow = Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(folder)}, **options
+    )
     return flow
 
 
@@ -64,7 +79,7 @@ def in_progress(flow: Flow) -> int:
         return int(mine.info()["requests"])
 
 
-# -- timeout ----------------------------------------------------------------------------------------------------------
+# -- timeout ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,7 +90,8 @@ def test_a_request_that_runs_too_long_fails_with_where_it_was_and_for_how_long(
     with pytest.raises(errors.DeadlineExceeded) as caught:
         poster(kind, gated)("/hold", Document(text="held"), timeout=300)
     found = re.fullmatch(
-        r"not answered within timeout=300 ms; it was running in gate/rep-0 for ([\d.]+) s", str(caught.value)
+        r"not answered within timeout=300 ms; it was running in gate/rep-0 for ([\d.]+) s",
+        str(caught.value),
     )
     assert found, caught.value
     assert 0 < float(found[1]) < rounded(time.monotonic() - begin)
@@ -95,7 +111,8 @@ def test_a_request_that_waits_too_long_fails_with_where_it_was_and_is_never_begu
     with pytest.raises(errors.DeadlineExceeded) as caught:
         poster(kind, gated)("/hold", Document(text="late"), timeout=300)
     found = re.fullmatch(
-        r"not answered within timeout=300 ms; it was queued for Executor 'gate' for ([\d.]+) s", str(caught.value)
+        r"not answered within timeout=300 ms; it was queued for Executor 'gate' for ([\d.]+) s",
+        str(caught.value),
     )
     assert found, caught.value
     assert 0.3 <= float(found[1]) < rounded(time.monotonic() - begin), "it was nowhere else"
@@ -112,7 +129,9 @@ def test_each_request_of_a_post_has_the_time_and_the_late_ones_fail_alone(
 ) -> None:
     """The first one is held until the ones behind it are late too."""
     failed: list[Any] = []
-    result = poster(kind, gated)("/hold", texts(4), request_size=1, timeout=300, on_error=failed.append)
+    result = poster(kind, gated)(
+        "/hold", texts(4), request_size=1, timeout=300, on_error=failed.append
+    )
     assert result == DocumentArray()
     assert [response.docs.texts for response in failed] == [[str(number)] for number in range(4)]
     assert {type(response.error) for response in failed} == {errors.DeadlineExceeded}
@@ -129,7 +148,8 @@ def test_a_timeout_that_is_long_enough_changes_nothing(gated: Flow, kind: str) -
 def test_the_shorter_of_both_limits_counts_and_is_named(tmp_path: Path) -> None:
     with gate(tmp_path, timeout_send=300) as flow:
         with pytest.raises(
-            errors.DeadlineExceeded, match=r"^Executor 'gate' did not answer within timeout_send=300 ms"
+            errors.DeadlineExceeded,
+            match=r"^Executor 'gate' did not answer within timeout_send=300 ms",
         ):
             flow.post("/hold", Document(text="a"), timeout=20_000)
         let_go(tmp_path, "a")
@@ -139,7 +159,9 @@ def test_the_shorter_of_both_limits_counts_and_is_named(tmp_path: Path) -> None:
         let_go(tmp_path, "b")
 
 
-def test_the_time_runs_through_all_executors_and_the_one_it_ends_in_is_named(tmp_path: Path) -> None:
+def test_the_time_runs_through_all_executors_and_the_one_it_ends_in_is_named(
+    tmp_path: Path,
+) -> None:
     first, last = tmp_path / "first", tmp_path / "last"
     first.mkdir()
     last.mkdir()
@@ -152,7 +174,8 @@ def test_the_time_runs_through_all_executors_and_the_one_it_ends_in_is_named(tmp
         error = posting.exception(PATIENCE)
         let_go(last, "ax")
     found = re.fullmatch(
-        r"not answered within timeout=1500 ms; it was running in last/rep-0 for ([\d.]+) s", str(error)
+        r"not answered within timeout=1500 ms; it was running in last/rep-0 for ([\d.]+) s",
+        str(error),
     )
     assert found, error
     assert float(found[1]) <= 1.5, "the rest of the time went into the first one"
@@ -167,17 +190,23 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
         begin = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded) as caught:
             post("/hold", Document(), {"until": str(until)}, timeout=300)
-        found = re.search(r"timeout=300 ms; it was running in e/shard-0/rep-0 for ([\d.]+) s$", str(caught.value))
+        found = re.search(
+            r"timeout=300 ms; it was running in e/shard-0/rep-0 for ([\d.]+) s$", str(caught.value)
+        )
         assert found, caught.value
         assert float(found[1]) < rounded(time.monotonic() - begin)
         assert Path(f"{until}.begun").exists()
         # Shard 0 is still busy; so many that no more may be sent ahead.
-        waiting = [in_background(post, "/hold", Document(), {"until": str(until)}, timeout=300) for _ in range(3)]
+        waiting = [
+            in_background(post, "/hold", Document(), {"until": str(until)}, timeout=300)
+            for _ in range(3)
+        ]
         messages = [str(each.exception(PATIENCE)) for each in waiting]
         until.touch()
     for message in messages:
         found = re.search(
-            r"timeout=300 ms; it was (?:queued for Executor 'e/shard-\d'|(?:running in|waiting at) e/shard-0/rep-0)"
+            r"timeout=300 ms; it was (?:queued for Executor 'e/shard-\d'|(?:running in|waiting at) "
+            r"e/shard-0/rep-0)"
             r" for ([\d.]+) s$",
             message,
         )
@@ -186,7 +215,9 @@ def test_shards_that_run_or_wait_too_long_are_named(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_that_does_not_say_in_time_that_it_is_late(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wire, "PING_AFTER", 50)
     monkeypatch.setattr(exchange, "LATE", 0.1)
 
@@ -200,17 +231,21 @@ def test_a_flow_that_does_not_say_in_time_that_it_is_late(kind: str, monkeypatch
 
     with (
         stranger(lambda message: greeting(message) if isinstance(message, Hello) else None) as port,
-        pytest.raises(errors.DeadlineExceeded, match=rf"timeout=100 ms; the Flow at .*{port} does not say why"),
+        pytest.raises(
+            errors.DeadlineExceeded, match=rf"timeout=100 ms; the Flow at .*{port} does not say why"
+        ),
     ):
         asyncio.run(post(port)) if kind == "async" else post_sync(port)
 
 
-# -- given up ---------------------------------------------------------------------------------------------------------
+# -- given up --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["flow", "client"])
 @pytest.mark.parametrize("what", ["callback", "failure", "generator"])
-def test_a_post_that_is_given_up_takes_its_requests_with_it(tmp_path: Path, way: str, what: str) -> None:
+def test_a_post_that_is_given_up_takes_its_requests_with_it(
+    tmp_path: Path, way: str, what: str
+) -> None:
     class Odd(Gate):
         """Holds, and then raises at what is called 'bad'."""
 
@@ -250,7 +285,9 @@ def test_a_post_that_is_given_up_takes_its_requests_with_it(tmp_path: Path, way:
 
 
 @pytest.mark.parametrize("way", ["cancelled", "cancelled and closed", "left", "closed"])
-def test_an_async_post_that_is_given_up_takes_its_requests_with_it(gated: Flow, tmp_path: Path, way: str) -> None:
+def test_an_async_post_that_is_given_up_takes_its_requests_with_it(
+    gated: Flow, tmp_path: Path, way: str
+) -> None:
     names = [str(number) for number in range(20)]
 
     async def main() -> None:
@@ -266,7 +303,9 @@ def test_an_async_post_that_is_given_up_takes_its_requests_with_it(gated: Flow, 
                     assert docs.texts == ["0"]
                     break
             else:
-                posting = asyncio.ensure_future(awaited(mine.post("/hold", texts(20), request_size=1)))
+                posting = asyncio.ensure_future(
+                    awaited(mine.post("/hold", texts(20), request_size=1))
+                )
                 await soon(lambda: (tmp_path / "0.begun").exists())
                 await asyncio.wait_for(requests_are(20), PATIENCE)
                 if way.startswith("cancelled"):
@@ -292,13 +331,18 @@ def test_giving_up_one_post_leaves_the_others(gated: Flow, tmp_path: Path) -> No
         async with AsyncClient(port=gated.port) as mine:
             held = asyncio.ensure_future(awaited(mine.post("/hold", Document(text="held"))))
             await soon(lambda: (tmp_path / "held.begun").exists())
-            posts = [asyncio.ensure_future(awaited(mine.post("/", Document(text=str(n))))) for n in range(40)]
+            posts = [
+                asyncio.ensure_future(awaited(mine.post("/", Document(text=str(n)))))
+                for n in range(40)
+            ]
             await asyncio.sleep(0)
             for each in posts[::2]:
                 each.cancel()
             let_go(tmp_path, "held")
             assert (await held).texts == ["held"]
-            assert [(await each).texts for each in posts[1::2]] == [[str(number)] for number in range(1, 40, 2)]
+            assert [(await each).texts for each in posts[1::2]] == [
+                [str(number)] for number in range(1, 40, 2)
+            ]
             assert (await mine.info())["requests"] == 0
 
     asyncio.run(main())
@@ -311,7 +355,9 @@ def test_a_fan_out_that_is_given_up_is_not_begun_by_those_that_have_not(tmp_path
         async with AsyncClient(port=port) as mine, AsyncClient(port=port) as other:
             await mine.info()  # it is connected, so that what is posted first is sent first
             posts = [
-                asyncio.ensure_future(awaited(mine.post("/hold", Document(), {"until": f"{until}{n}"})))
+                asyncio.ensure_future(
+                    awaited(mine.post("/hold", Document(), {"until": f"{until}{n}"}))
+                )
                 for n in range(30)
             ]
             await soon(lambda: Path(f"{until}0.begun").exists())

@@ -1,4 +1,6 @@
-"""External Executors: other Flows, real sockets, real signals, and a cable that can be frozen and cut."""
+"""External Executors: other Flows, real sockets, real signals,
+and a cable that can be frozen and cut.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ from helpers import (
 )
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, requests
-from zflow.errors import DeadlineExceeded, ExecutorError, FlowUnreachable, InvalidConfig, StartupFailed
+from zflow.errors import (
+    DeadlineExceeded,
+    ExecutorError,
+    FlowUnreachable,
+    InvalidConfig,
+    StartupFailed,
+)
 
 
 class Slow(Executor):
@@ -54,7 +62,9 @@ class Slow(Executor):
 
 def served(label: str, milliseconds: float = 1.0, **options: Any) -> Flow:
     """A Flow of one Executor that says `label`."""
-    return Flow().add(name="slow", uses=Slow, uses_with={"label": label, "milliseconds": milliseconds}, **options)
+    return Flow().add(
+        name="slow", uses=Slow, uses_with={"label": label, "milliseconds": milliseconds}, **options
+    )
 
 
 def port_of(flow: Flow) -> int:
@@ -100,7 +110,7 @@ def server(folder: Path, port: int, label: str) -> Iterator[Script]:
         yield script
 
 
-# -- the document -----------------------------------------------------------------------------------------------------
+# -- the document ----------------------------------------------------------------------------------
 
 
 def test_both_spellings_of_the_document(tmp_path: Path) -> None:
@@ -108,7 +118,9 @@ def test_both_spellings_of_the_document(tmp_path: Path) -> None:
         replica_hosts, replica_ports = ["localhost", "127.0.0.1"], [str(a.port), str(b.port)]
         with Flow().add(host=replica_hosts, port=replica_ports, external=True) as flow:
             assert by(flow.post("/", texts(100), request_size=1)).keys() == {"a", "b"}
-        with Flow().add(host=[f"localhost:{a.port}", f"tcp://127.0.0.1:{b.port}"], external=True) as flow:
+        with Flow().add(
+            host=[f"localhost:{a.port}", f"tcp://127.0.0.1:{b.port}"], external=True
+        ) as flow:
             assert by(flow.post("/", texts(100), request_size=1)).keys() == {"a", "b"}
         path = tmp_path / "flow.yaml"
         flow.save_config(path)
@@ -116,7 +128,9 @@ def test_both_spellings_of_the_document(tmp_path: Path) -> None:
             assert by(flow.post("/", texts(100), request_size=1)).keys() == {"a", "b"}
 
 
-def test_requests_are_spread_over_both_and_none_is_lost_when_one_is_killed_and_it_serves_again(tmp_path: Path) -> None:
+def test_requests_are_spread_over_both_and_none_is_lost_when_one_is_killed_and_it_serves_again(
+    tmp_path: Path,
+) -> None:
     ports = [free_port(), free_port()]
     with ExitStack() as running:
         first = running.enter_context(server(tmp_path / "a", ports[0], "a"))
@@ -129,7 +143,9 @@ def test_requests_are_spread_over_both_and_none_is_lost_when_one_is_killed_and_i
         docs = posted.result(60)
         assert docs.texts == [str(number) for number in range(1000)]
         running.enter_context(server(tmp_path / "c", ports[0], "back"))
-        wait_for(lambda: "back" in by(flow.post("/", texts(20), request_size=1)), what="it serves again")
+        wait_for(
+            lambda: "back" in by(flow.post("/", texts(20), request_size=1)), what="it serves again"
+        )
 
 
 def test_a_wrong_address_in_yaml_gets_its_line() -> None:
@@ -137,7 +153,7 @@ def test_a_wrong_address_in_yaml_gets_its_line() -> None:
         Flow.load_config("jtype: Flow\nexecutors:\n- external: true\n  host: elsewhere")
 
 
-# -- everything works as locally --------------------------------------------------------------------------------------
+# -- everything works as locally -------------------------------------------------------------------
 
 
 def test_a_flow_over_a_flow_over_a_flow_with_branches_and_joins() -> None:
@@ -159,7 +175,12 @@ def test_a_flow_over_a_flow_over_a_flow_with_branches_and_joins() -> None:
                 Flow()
                 .add(name="before", uses=Append, uses_with={"letter": "o"})
                 .add(name="other", uses=Slow, needs="gateway")
-                .add(name="middle", external=True, host=f"localhost:{middle.port}", needs=["before", "other"])
+                .add(
+                    name="middle",
+                    external=True,
+                    host=f"localhost:{middle.port}",
+                    needs=["before", "other"],
+                )
             )
             with outer:
                 (doc,) = outer.post("/", Document(text="x"), parameters={"k": 1})
@@ -181,7 +202,10 @@ def test_endpoints_parameters_and_polling_are_those_of_the_far_side() -> None:
             for doc in docs:
                 doc.matches.append(Document(text=f"{self.runtime_args.shard_id} {parameters['k']}"))
 
-    with Flow().add(uses=Indexed, shards=3) as far, Flow().add(external=True, port=far.port) as flow:
+    with (
+        Flow().add(uses=Indexed, shards=3) as far,
+        Flow().add(external=True, port=far.port) as flow,
+    ):
         (doc,) = flow.search(Document(), parameters={"k": 5})
         assert sorted(doc.matches.texts) == ["0 5", "1 5", "2 5"]
         (passed,) = flow.post("/other", Document(text="not bound there"))
@@ -213,7 +237,9 @@ def test_a_far_side_with_four_replicas_gets_four_at_a_time(tmp_path: Path) -> No
         names = [str(number) for number in range(24)]
         posted = in_background(flow.post, "/hold", texts(24), request_size=1)
         begun(tmp_path, *names[:4])
-        wait_for(lambda: near.info()["executors"]["far"]["queued"] == 20, what="the others wait here")
+        wait_for(
+            lambda: near.info()["executors"]["far"]["queued"] == 20, what="the others wait here"
+        )
         assert beyond.info()["requests"] == 4
         let_go(tmp_path, *names)
         assert posted.result(PATIENCE).texts == names
@@ -226,11 +252,12 @@ def test_the_quicker_address_gets_more() -> None:
         shares = by(flow.post("/", texts(300), request_size=1))
         seconds = time.monotonic() - begun
     ideal = 300 / (1 / 0.002 + 1 / 0.020)
-    assert shares["quick"] > 3 * shares["slow"]  # ten times as many as a rule, one time if they took turns
+    # Ten times as many as a rule, one time if they took turns.
+    assert shares["quick"] > 3 * shares["slow"]
     print(f"{seconds / ideal:.2f} of ideal")
 
 
-# -- not there, gone, back --------------------------------------------------------------------------------------------
+# -- not there, gone, back -------------------------------------------------------------------------
 
 
 def test_the_flow_starts_when_one_of_several_answers(capfd: pytest.CaptureFixture[str]) -> None:
@@ -238,13 +265,19 @@ def test_the_flow_starts_when_one_of_several_answers(capfd: pytest.CaptureFixtur
     with served("a") as far, Flow().add(name="far", external=True, port=[nobody, far.port]) as flow:
         assert by(flow.post("/", texts(20), request_size=1)) == {"a": 20}
         with Flow(port=nobody).add(uses=Slow, uses_with={"label": "late"}):
-            wait_for(lambda: "late" in by(flow.post("/", texts(20), request_size=1)), what="the other one serves too")
+            wait_for(
+                lambda: "late" in by(flow.post("/", texts(20), request_size=1)),
+                what="the other one serves too",
+            )
         assert by(flow.post("/", texts(100), request_size=1))["a"] > 0
 
 
 def test_nobody_at_all_is_an_error_that_names_the_addresses() -> None:
     port = free_port()
-    with pytest.raises(StartupFailed, match=rf"'far': nobody answers at tcp://127.0.0.1:{port} within timeout_ready"):
+    with pytest.raises(
+        StartupFailed,
+        match=rf"'far': nobody answers at tcp://127.0.0.1:{port} within timeout_ready",
+    ):
         Flow().add(name="far", external=True, port=port, timeout_ready=300).start()
 
 
@@ -254,19 +287,25 @@ def test_when_all_are_gone_each_request_ends_with_an_error_after_timeout_send() 
         flow.post("/", Document())
         port = far.port
         far.close()
-        with pytest.raises(DeadlineExceeded, match=rf"timeout_send=500 ms; .*tcp://127.0.0.1:{port}"):
+        with pytest.raises(
+            DeadlineExceeded, match=rf"timeout_send=500 ms; .*tcp://127.0.0.1:{port}"
+        ):
             flow.post("/", Document())
         with Flow(port=port).add(uses=Slow, uses_with={"label": "back"}):
             wait_for(lambda: not isinstance(_try(flow), Exception), what="it serves again")
             assert by(flow.post("/", texts(1))) == {"back": 1}
 
 
-def test_without_a_deadline_a_request_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_deadline_a_request_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("zflow.devices.routing.pool.NOBODY", 0.3)
     far = served("a").start()
     with Flow().add(name="far", external=True, port=far.port) as flow:
         far.close()
-        with pytest.raises(FlowUnreachable, match="none of the addresses of external Executor 'far' answers"):
+        with pytest.raises(
+            FlowUnreachable, match="none of the addresses of external Executor 'far' answers"
+        ):
             flow.post("/", Document())
 
 
@@ -297,21 +336,36 @@ def _try(flow: Flow) -> Any:
         return error
 
 
-# -- a cable that fails -----------------------------------------------------------------------------------------------
+# -- a cable that fails ----------------------------------------------------------------------------
 
 
-def test_over_a_frozen_cable_requests_go_to_another_address_and_when_it_thaws_it_serves_again() -> None:
-    with served("near") as near, served("far") as far, Cable(port_of(far)) as cable, over(near, cable) as flow:
+def test_over_a_frozen_cable_requests_go_to_another_address_and_when_it_thaws_it_serves_again() -> (
+    None
+):
+    with (
+        served("near") as near,
+        served("far") as far,
+        Cable(port_of(far)) as cable,
+        over(near, cable) as flow,
+    ):
         assert by(flow.post("/", texts(100), request_size=1)).keys() == {"near", "far"}
         cable.freeze()
-        assert flow.post("/", texts(300), request_size=1).texts == [str(number) for number in range(300)]
+        assert flow.post("/", texts(300), request_size=1).texts == [
+            str(number) for number in range(300)
+        ]
         cable.heal()
-        wait_for(lambda: "far" in by(flow.post("/", texts(50), request_size=1)), what="it serves again")
+        wait_for(
+            lambda: "far" in by(flow.post("/", texts(50), request_size=1)), what="it serves again"
+        )
 
 
 def test_a_cable_that_is_frozen_cut_and_healed_loses_nothing_and_ends_what_is_late() -> None:
     delays = {"delay": 0.002, "jitter": 0.005}
-    with served("far", 5) as far, Cable(port_of(far), **delays) as cable, over(cable, timeout_send=1000) as flow:
+    with (
+        served("far", 5) as far,
+        Cable(port_of(far), **delays) as cable,
+        over(cable, timeout_send=1000) as flow,
+    ):
         results: list[Any] = []
 
         def post(number: int) -> None:
@@ -354,5 +408,6 @@ def test_a_blink_of_the_cable_does_not_begin_a_request_twice() -> None:
             docs = posted.result(60)
             assert cable.connections > before
         assert docs.texts == [str(number) for number in range(500)]
-        # Those whose answers were on their way: one as a rule, a few if the machine stands still just then.
+        # Those whose answers were on their way: one as a rule, a few if the machine stands still
+        # just then.
         assert far.post("/", Document())[0].tags["seen"] <= 501 + 5

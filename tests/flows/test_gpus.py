@@ -1,4 +1,6 @@
-"""GPUs dealt out to real processes: stand-in devices, values read in the replicas' own environment."""
+"""GPUs dealt out to real processes: stand-in devices,
+values read in the replicas' own environment.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from zflow.system import cuda
 UUIDS = [f"GPU-0{letter * 7}-74d2-7297-d557-12771b6a79d5" for letter in "abcd"]
 MEMORY = 15 * 2**20  # bytes that a replica may have of its own
 
-# The value, the number of devices, and the device of each of five replicas: the manual's four tables.
+# The value, the number of devices, and the device of each of five replicas: the manual's four
+# tables.
 TABLES = [
     pytest.param("RR", 3, ["0", "1", "2", "0", "1"], id="all"),
     pytest.param("RR0:2", 3, ["0", "1", "0", "1", "0"], id="slice"),
@@ -42,7 +45,8 @@ AT_IMPORT = os.environ.get("CUDA_VISIBLE_DEVICES")
 class Device(Executor):
     def __init__(self, folder, **kwargs):
         super().__init__(**kwargs)
-        seen = [AT_IMPORT, os.environ.get("CUDA_VISIBLE_DEVICES"), self.runtime_args.cuda_visible_devices]
+        now = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = [AT_IMPORT, now, self.runtime_args.cuda_visible_devices]
         with open(os.path.join(folder, self.runtime_args.name.replace("/", "_")), "w") as file:
             json.dump(seen, file)
 """
@@ -70,17 +74,24 @@ class Device(Executor):
     def tell(self, docs: DocumentArray, **kwargs: Any) -> None:
         for doc in docs:
             doc.text = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
-            doc.tags = {"by": self.runtime_args.name, "args": self.runtime_args.cuda_visible_devices}
+            doc.tags = {
+                "by": self.runtime_args.name,
+                "args": self.runtime_args.cuda_visible_devices,
+            }
 
 
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make a machine of some GPUs: an `nvidia-smi` on PATH that lists them, and counts how often it is asked."""
+    """Make a machine of some GPUs: an `nvidia-smi` on PATH that lists them, and counts how often it
+    is asked.
+    """
 
     def put(count: int) -> Path:
         folder = tmp_path / "bin"
         folder.mkdir()
-        lines = [f"GPU {i}: NVIDIA A100-SXM4-40GB (UUID: {uuid})" for i, uuid in enumerate(UUIDS[:count])]
+        lines = [
+            f"GPU {i}: NVIDIA A100-SXM4-40GB (UUID: {uuid})" for i, uuid in enumerate(UUIDS[:count])
+        ]
         echo = "".join(f"echo '{line}'\n" for line in lines)
         (folder / "nvidia-smi").write_text(f"#!/bin/sh\necho asked >>'{folder}/asked'\n{echo}")
         (folder / "nvidia-smi").chmod(0o755)
@@ -116,13 +127,19 @@ def written(folder: Path) -> dict[str, list[str]]:
     return {path.name: json.loads(path.read_text()) for path in sorted(folder.iterdir())}
 
 
-# -- the manual's tables ----------------------------------------------------------------------------------------------
+# -- the manual's tables ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("value", "count", "devices"), TABLES)
 @pytest.mark.parametrize("start", ["script", "yaml"])
 def test_every_row_of_the_tables(
-    start: str, value: str, count: int, devices: list[str], gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: str,
+    value: str,
+    count: int,
+    devices: list[str],
+    gpus: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpus(count)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
@@ -141,10 +158,12 @@ def test_every_row_of_the_tables(
             assert "serving at" in served.stdout.readline()
             served.send_signal(signal.SIGINT)
             assert served.wait(30) == 0
-    assert written(seen) == {f"executor0_rep-{replica}": [device] * 3 for replica, device in enumerate(devices)}
+    assert written(seen) == {
+        f"executor0_rep-{replica}": [device] * 3 for replica, device in enumerate(devices)
+    }
 
 
-# -- where the value comes from ---------------------------------------------------------------------------------------
+# -- where the value comes from --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +196,9 @@ def test_the_nearest_value_counts(
     def env(value: str | None) -> dict[str, str]:
         return {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
 
-    flow = Flow(env={"OTHER": "1", **env(flow_env)}).add(uses=Device, replicas=2, env={"MORE": "2", **env(own_env)})
+    flow = Flow(env={"OTHER": "1", **env(flow_env)}).add(
+        uses=Device, replicas=2, env={"MORE": "2", **env(own_env)}
+    )
     with flow:
         assert who_has_what(flow, 2) == {"rep-0": devices[0], "rep-1": devices[1]}
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == environ
@@ -195,7 +216,9 @@ def test_every_executor_begins_at_the_first_and_nvidia_smi_is_asked_once(gpus: A
     seen = {}
     with flow:
         for name in ("one", "two", "three"):
-            found = flow.post("/", [Document() for _ in range(20)], request_size=1, target_executor=name)
+            found = flow.post(
+                "/", [Document() for _ in range(20)], request_size=1, target_executor=name
+            )
             seen[name] = sorted({(doc.tags["by"], doc.text) for doc in found})
     assert seen == {
         "one": [("one/rep-0", "0"), ("one/rep-1", "1")],
@@ -213,7 +236,7 @@ def test_without_need_nobody_asks_nvidia_smi(gpus: Any, monkeypatch: pytest.Monk
     assert not asked.exists()
 
 
-# -- shards, restarts -------------------------------------------------------------------------------------------------
+# -- shards, restarts ------------------------------------------------------------------------------
 
 
 def test_shards_and_replicas_share_all_devices(gpus: Any) -> None:
@@ -238,7 +261,7 @@ def test_the_successor_of_a_killed_replica_has_its_device(gpus: Any) -> None:
         assert who_has_what(flow, 3) == before == {"rep-0": "0", "rep-1": "1", "rep-2": "2"}
 
 
-# -- no device, or the wrong one --------------------------------------------------------------------------------------
+# -- no device, or the wrong one -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["RR", "RR0:2", "RR0,1:3"])
@@ -249,18 +272,23 @@ def test_without_a_gpu_it_starts_with_none_and_a_warning(
         assert who_has_what(flow, 2) == {"rep-0": "", "rep-1": ""}
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage() == (
-        "CUDA_VISIBLE_DEVICES deals GPUs out, but there is no device (nvidia-smi lists none; CUDA_TOTAL_DEVICES is not"
+        "CUDA_VISIBLE_DEVICES deals GPUs out, but there is no device (nvidia-smi lists none; "
+        "CUDA_TOTAL_DEVICES is not"
         f" set); without one: e ({value})"
     )
 
 
-def test_a_list_is_trusted_where_no_gpu_was_found(no_gpus: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_is_trusted_where_no_gpu_was_found(
+    no_gpus: None, caplog: pytest.LogCaptureFixture
+) -> None:
     with Flow().add(uses=Device, replicas=2, env={"CUDA_VISIBLE_DEVICES": "RR1,GPU-7"}) as flow:
         assert who_has_what(flow, 2) == {"rep-0": "1", "rep-1": "GPU-7"}
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_the_variable_counts_devices_where_nvidia_smi_does_not(no_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_counts_devices_where_nvidia_smi_does_not(
+    no_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_TOTAL_DEVICES", "2")
     with Flow().add(uses=Device, replicas=3, env={"CUDA_VISIBLE_DEVICES": "RR"}) as flow:
         assert who_has_what(flow, 3) == {"rep-0": "0", "rep-1": "1", "rep-2": "0"}
@@ -282,38 +310,48 @@ def test_a_device_that_does_not_exist_is_an_error_before_anything_starts(
 
 
 def test_a_malformed_value_is_an_error_when_it_is_said() -> None:
-    with pytest.raises(InvalidFlow, match=r"env\['CUDA_VISIBLE_DEVICES'\]='RR1;2' has '1;2', .*executor 'e'"):
+    with pytest.raises(
+        InvalidFlow, match=r"env\['CUDA_VISIBLE_DEVICES'\]='RR1;2' has '1;2', .*executor 'e'"
+    ):
         Flow().add(name="e", env={"CUDA_VISIBLE_DEVICES": "RR1;2"})
     with pytest.raises(InvalidFlow, match=r"env\['CUDA_VISIBLE_DEVICES'\]='RRx' .*\(Flow\)"):
         Flow(env={"CUDA_VISIBLE_DEVICES": "RRx"})
     text = "jtype: Flow\nexecutors:\n- name: e\n  env:\n    CUDA_VISIBLE_DEVICES: RR1,\n"
     with pytest.raises(
-        InvalidConfig, match=r"YAML text:5: executors\[0\]: env\['CUDA_VISIBLE_DEVICES'\]='RR1,' has ''"
+        InvalidConfig,
+        match=r"YAML text:5: executors\[0\]: env\['CUDA_VISIBLE_DEVICES'\]='RR1,' has ''",
     ):
         Flow.load_config(text)
 
 
 def test_yaml_keeps_what_env_says_and_says_it_again(gpus: Any, tmp_path: Path) -> None:
     gpus(3)
-    flow = Flow(env={"CUDA_VISIBLE_DEVICES": "RR1:", "A": "1"}).add(uses=Device, replicas=2, env={"A": "2"})
+    flow = Flow(env={"CUDA_VISIBLE_DEVICES": "RR1:", "A": "1"}).add(
+        uses=Device, replicas=2, env={"A": "2"}
+    )
     flow.save_config(tmp_path / "flow.yaml")
     with Flow.load_config(str(tmp_path / "flow.yaml")) as flow:
         assert flow.executors[0].env == {"CUDA_VISIBLE_DEVICES": "RR1:", "A": "2"}
         assert who_has_what(flow, 2) == {"rep-0": "1", "rep-1": "2"}
 
 
-# -- who has what -----------------------------------------------------------------------------------------------------
+# -- who has what ----------------------------------------------------------------------------------
 
 
 def test_the_log_says_who_has_what(gpus: Any, caplog: pytest.LogCaptureFixture) -> None:
     gpus(2)
-    with caplog.at_level(logging.INFO), Flow().add(uses=Device, replicas=3, env={"CUDA_VISIBLE_DEVICES": "RR"}):
+    with (
+        caplog.at_level(logging.INFO),
+        Flow().add(uses=Device, replicas=3, env={"CUDA_VISIBLE_DEVICES": "RR"}),
+    ):
         pass
     assert "executor0: CUDA_VISIBLE_DEVICES of its replicas, in order: 0 1 0" in caplog.messages
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal to show it on")
-def test_the_start_shows_on_a_terminal_who_has_what(gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_shows_on_a_terminal_who_has_what(
+    gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus(4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR" + ",".join(UUIDS[:2]))
     (tmp_path / "device.py").write_text(EXECUTOR)
@@ -331,10 +369,12 @@ def test_the_start_shows_on_a_terminal_who_has_what(gpus: Any, tmp_path: Path, m
     assert all(len(line.rpartition("\x1b[2K")[2]) < 80 for line in shown.splitlines())
 
 
-# -- the example ------------------------------------------------------------------------------------------------------
+# -- the example -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["flow.py"], ["-m", "zflow", "flow.yaml"]], ids=["flow.py", "flow.yaml"])
+@pytest.mark.parametrize(
+    "command", [["flow.py"], ["-m", "zflow", "flow.yaml"]], ids=["flow.py", "flow.yaml"]
+)
 def test_the_example_shows_each_replica_s_device(
     command: list[str], gpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +382,9 @@ def test_the_example_shows_each_replica_s_device(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR")
     monkeypatch.setenv("ZFLOW_HUB", "hub")
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT / "examples" / "gpu", **options) as served:
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT / "examples" / "gpu", **options
+    ) as served:
         assert served.stdout is not None
         lines = []
         while len([line for line in lines if "CUDA_VISIBLE_DEVICES" in line]) < 5:
@@ -351,10 +393,12 @@ def test_the_example_shows_each_replica_s_device(
         served.send_signal(signal.SIGINT)
         served.communicate(timeout=30)
     told = sorted(line.partition(",")[0] for line in lines if "CUDA_VISIBLE_DEVICES" in line)
-    assert told == [f"executor0/rep-{replica}: CUDA_VISIBLE_DEVICES={replica % 3}" for replica in range(5)]
+    assert told == [
+        f"executor0/rep-{replica}: CUDA_VISIBLE_DEVICES={replica % 3}" for replica in range(5)
+    ]
 
 
-# -- a machine that has them ------------------------------------------------------------------------------------------
+# -- a machine that has them -----------------------------------------------------------------------
 
 
 def _has_cuda() -> bool:
@@ -388,15 +432,19 @@ class Tensor(Executor):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_each_replica_places_a_tensor_on_its_own_device(method: str) -> None:
     count = cuda.discover({}).count
-    with Flow(start_method=method).add(uses=Tensor, replicas=4, env={"CUDA_VISIBLE_DEVICES": "RR"}) as flow:
-        assert who_has_what(flow, 4) == {f"rep-{replica}": str(replica % count) for replica in range(4)}
+    with Flow(start_method=method).add(
+        uses=Tensor, replicas=4, env={"CUDA_VISIBLE_DEVICES": "RR"}
+    ) as flow:
+        assert who_has_what(flow, 4) == {
+            f"rep-{replica}": str(replica % count) for replica in range(4)
+        }
         docs = flow.post("/", [Document() for _ in range(40)], request_size=1)
         assert {(doc.tags["sum"], doc.tags["count"]) for doc in docs} == {(6.0, 1)}
         uuids = {doc.text: doc.tags["uuid"] for doc in docs}
         assert len(set(uuids.values())) == len(uuids)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 LARGE = """
 import numpy as np

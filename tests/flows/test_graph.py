@@ -1,4 +1,6 @@
-"""Graphs of Executors: branches, joins, reducing, and what an Executor is given where branches meet."""
+"""Graphs of Executors: branches, joins, reducing,
+and what an Executor is given where branches meet.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Mark(Executor):
     """Leaves its mark on each Document: in a tag, and in fields that start out empty."""
 
     @requests
-    def mark(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def mark(
+        self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
         name = self.runtime_args.name.partition("/")[0]
         for doc in docs:
             doc.tags[name] = True
@@ -101,7 +105,10 @@ def test_a_chain_is_walked_in_order() -> None:
     for letter in "abcde":
         flow.add(uses=Append, uses_with={"letter": letter})
     with flow:
-        assert flow.post("/", [Document(text="-"), Document(text="+")]).texts == ["-abcde", "+abcde"]
+        assert flow.post("/", [Document(text="-"), Document(text="+")]).texts == [
+            "-abcde",
+            "+abcde",
+        ]
 
 
 def test_branches_join_and_reduce(joined: Flow) -> None:
@@ -120,7 +127,11 @@ def test_a_field_that_is_empty_on_the_left_takes_the_value_of_the_right(joined: 
 
 def test_documents_that_only_one_branch_has_are_kept(joined: Flow) -> None:
     result = joined.post("/own", Document(id="sent"))
-    assert {doc.id: doc.text for doc in result} == {"shared": "left", "left": "left", "right": "right"}
+    assert {doc.id: doc.text for doc in result} == {
+        "shared": "left",
+        "left": "left",
+        "right": "right",
+    }
     assert [doc.id for doc in result] == ["shared", "left", "right"]
 
 
@@ -132,7 +143,10 @@ def test_matches_reduce_too(joined: Flow) -> None:
 
 def test_what_both_branches_returned_as_dicts_is_kept(joined: Flow) -> None:
     response = joined.post("/", Document(), {"x": 1}, return_responses=True)[0]
-    assert response.parameters == {"x": 1, "__results__": {"left/rep-0": {"n": 1}, "right/rep-0": {"n": 1}}}
+    assert response.parameters == {
+        "x": 1,
+        "__results__": {"left/rep-0": {"n": 1}, "right/rep-0": {"n": 1}},
+    }
 
 
 def test_many_requests_through_a_join_keep_their_order(joined: Flow) -> None:
@@ -151,7 +165,15 @@ def test_many_requests_through_a_join_keep_their_order(joined: Flow) -> None:
         (lambda flow: flow.needs(["right", "left"], uses=Append), "right"),
         (lambda flow: flow.needs_all(uses=Append), "left"),
     ],
-    ids=["needs", "needs turned", "needs_all", "loose ends", "add", "needs with uses", "needs_all with uses"],
+    ids=[
+        "needs",
+        "needs turned",
+        "needs_all",
+        "loose ends",
+        "add",
+        "needs with uses",
+        "needs_all with uses",
+    ],
 )
 def test_the_first_in_needs_has_priority(build: Callable[[Flow], Flow], last: str) -> None:
     with build(branches()) as flow:
@@ -209,7 +231,11 @@ def test_branches_of_different_lengths_and_joins_of_joins() -> None:
 
 
 def test_an_endpoint_that_is_not_bound_is_passed_by() -> None:
-    flow = Flow().add(name="one", uses=OnlyIndex).add(name="all", uses=Append, uses_with={"letter": "a"})
+    flow = (
+        Flow()
+        .add(name="one", uses=OnlyIndex)
+        .add(name="all", uses=Append, uses_with={"letter": "a"})
+    )
     flow.add(name="two", uses=OnlyIndex)
     with flow:
         assert flow.post("/index", Document(text="")).texts == ["oat"]
@@ -217,7 +243,12 @@ def test_an_endpoint_that_is_not_bound_is_passed_by() -> None:
 
 
 def test_branches_that_do_not_bind_the_endpoint_bring_the_request_once() -> None:
-    flow = Flow().add(name="x", uses=OnlyIndex).add(name="y", uses=OnlyIndex, needs="gateway").needs_all()
+    flow = (
+        Flow()
+        .add(name="x", uses=OnlyIndex)
+        .add(name="y", uses=OnlyIndex, needs="gateway")
+        .needs_all()
+    )
     with flow:
         assert flow.post("/search", [Document(id="a"), Document(id="a")]).texts == ["", ""]
         assert flow.post("/search", Document(text="same")).texts == ["same"]
@@ -226,7 +257,12 @@ def test_branches_that_do_not_bind_the_endpoint_bring_the_request_once() -> None
 def test_a_no_reduce_executor_is_visited_even_where_it_binds_nothing() -> None:
     flow = branches().add(name="look", uses=OnlyIndex, needs=["left", "right"], no_reduce=True)
     with flow:
-        assert [doc.id for doc in flow.post("/own", Document())] == ["shared", "left", "shared", "right"]
+        assert [doc.id for doc in flow.post("/own", Document())] == [
+            "shared",
+            "left",
+            "shared",
+            "right",
+        ]
 
 
 def test_targets_in_one_branch_only(joined: Flow) -> None:
@@ -256,15 +292,23 @@ def test_a_failing_branch_fails_the_request_at_once_and_only_that(tmp_path: Path
     ("build", "words"),
     [
         (lambda: Flow().add(name="a", needs="b"), ["'b'", "'a'"]),
-        (lambda: Flow().add(name="encoder").add(name="b", needs="encodr"), ["'encodr'", "'encoder'"]),
-        (lambda: Flow().add(name="a", needs="b").add(name="b", needs="a"), ["cycle", "'a' needs 'b'", "'b' needs 'a'"]),
+        (
+            lambda: Flow().add(name="encoder").add(name="b", needs="encodr"),
+            ["'encodr'", "'encoder'"],
+        ),
+        (
+            lambda: Flow().add(name="a", needs="b").add(name="b", needs="a"),
+            ["cycle", "'a' needs 'b'", "'b' needs 'a'"],
+        ),
         (lambda: Flow().add(name="a", needs="a"), ["'a'"]),
         (lambda: Flow().add(name="a").add(name="b", needs=["a", "a"]), ["'a'", "more than once"]),
         (lambda: Flow().needs([]), ["needs"]),
     ],
     ids=["nothing of that name", "misspelt", "cycle", "itself", "twice", "empty"],
 )
-def test_needs_that_cannot_be_are_refused_before_anything_starts(build: Callable[[], Flow], words: list[str]) -> None:
+def test_needs_that_cannot_be_are_refused_before_anything_starts(
+    build: Callable[[], Flow], words: list[str]
+) -> None:
     before = (titled(""), socket_folders())
     with pytest.raises(errors.InvalidFlow) as caught:
         build().start()

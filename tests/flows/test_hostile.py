@@ -1,4 +1,6 @@
-"""Clients with nothing but the port who would take the broker's memory or time: each is cut, and others are served."""
+"""Clients with nothing but the port who would take the broker's memory or time: each is cut,
+and others are served.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Large(Executor):
 
 @pytest.fixture(scope="module")
 def flow() -> Iterator[Flow]:
-    with Flow(max_message_bytes=4 * MB, replica_port=0, shared_memory=0).add(name="large", uses=Large) as running:
+    with Flow(max_message_bytes=4 * MB, replica_port=0, shared_memory=0).add(
+        name="large", uses=Large
+    ) as running:
         yield running
 
 
@@ -67,7 +71,9 @@ def served(flow: Flow) -> Iterator[psutil.Process]:
 
 
 @pytest.mark.parametrize("door", ["port", "replica_port"])
-def test_a_message_that_never_ends_is_cut_while_it_arrives(flow: Flow, served: psutil.Process, door: str) -> None:
+def test_a_message_that_never_ends_is_cut_while_it_arrives(
+    flow: Flow, served: psutil.Process, door: str
+) -> None:
     before = served.memory_info().rss
     with Raw(getattr(flow, door)) as client:
         with pytest.raises(CutError):
@@ -86,7 +92,9 @@ def test_so_is_one_over_an_encrypted_connection_but_not_the_largest_one(tmp_path
         Client(port=flow.port, curve=folder) as client,
         zmq.Context() as context,
     ):
-        largest = DocumentArray([Document(blob=os.urandom(20_000 + number)) for number in range(190)])
+        largest = DocumentArray(
+            [Document(blob=os.urandom(20_000 + number)) for number in range(190)]
+        )
         for _ in range(20):
             assert client.post("/same", largest).blobs == largest.blobs
         broker = client.info()["pid"]
@@ -103,7 +111,9 @@ def test_so_is_one_over_an_encrypted_connection_but_not_the_largest_one(tmp_path
         assert client.info()["pid"] == broker
 
 
-def test_a_million_empty_frames_are_no_reason_to_keep_others_waiting(flow: Flow, served: psutil.Process) -> None:
+def test_a_million_empty_frames_are_no_reason_to_keep_others_waiting(
+    flow: Flow, served: psutil.Process
+) -> None:
     with Raw(flow.port) as silent, Raw(flow.port) as client:
         with contextlib.suppress(OSError):  # it may be cut already
             client.socket.sendall(b"\x01\x00" * 1_000_000 + b"\x00\x00")
@@ -111,7 +121,9 @@ def test_a_million_empty_frames_are_no_reason_to_keep_others_waiting(flow: Flow,
         assert not silent.was_cut(), "that is not because it said nothing"
 
 
-def test_who_never_reads_is_cut_and_its_requests_are_cancelled(flow: Flow, served: psutil.Process) -> None:
+def test_who_never_reads_is_cut_and_its_requests_are_cancelled(
+    flow: Flow, served: psutil.Process
+) -> None:
     before = served.memory_info().rss
     payload = bytes(codec.pack(DocumentArray([Document(text="300000")]))[0])
     with Raw(flow.port) as client:
@@ -143,7 +155,9 @@ def test_who_reads_late_but_reads_gets_all_of_it(flow: Flow, served: psutil.Proc
     assert sum(len(frame) == 2_000_000 for frame in frames) == 20
 
 
-def test_a_train_of_greetings_is_not_answered_many_times_over(flow: Flow, served: psutil.Process) -> None:
+def test_a_train_of_greetings_is_not_answered_many_times_over(
+    flow: Flow, served: psutil.Process
+) -> None:
     with Raw(flow.port) as client:
         trained = b"".join(zmtp(said(Hello(token))[0], more=False) for token in range(1, 5001))
         client.socket.sendall(trained)
@@ -205,8 +219,12 @@ with Flow().add(name="upper", uses=Upper) as flow:
 """
 
 
-def test_connections_that_say_nothing_leave_descriptors_for_those_of_this_machine(tmp_path: Path) -> None:
-    with Script(FEW_DESCRIPTORS, tmp_path, Path(__file__).parents[1], stdin=subprocess.PIPE) as script:
+def test_connections_that_say_nothing_leave_descriptors_for_those_of_this_machine(
+    tmp_path: Path,
+) -> None:
+    with Script(
+        FEW_DESCRIPTORS, tmp_path, Path(__file__).parents[1], stdin=subprocess.PIPE
+    ) as script:
         assert script.process.stdin is not None
         port, broker = map(int, script.line().split())
         silent = [socket.socket() for _ in range(400)]
@@ -236,7 +254,9 @@ def test_more_connections_than_there_can_be_are_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "descriptors", lambda hard=False: 1000)
-    with pytest.raises(InvalidFlow, match=r"max_connections=900 .* 1000 file descriptors .* leaves 866 "):
+    with pytest.raises(
+        InvalidFlow, match=r"max_connections=900 .* 1000 file descriptors .* leaves 866 "
+    ):
         Flow(max_connections=900).add(uses=Upper).start()
     with pytest.raises(InvalidFlow, match="leaves 433 "):
         Flow(max_connections=900, replica_port=0).add(uses=Upper).start()
@@ -252,5 +272,7 @@ def test_payloads_that_no_header_can_tell_of_fail_their_request_only(flow: Flow)
         client.send_multipart([request(parts=[["gateway", [-1] * 20_000]]), b"x" * 20_000])
         [answer] = bundles.read(client.recv_multipart(), 0, TO_CLIENT)
         assert isinstance(answer, Failed)
-        assert "20000 payloads meet in this request" in msgpack.unpackb(answer.payload[0])["message"]
+        assert (
+            "20000 payloads meet in this request" in msgpack.unpackb(answer.payload[0])["message"]
+        )
     assert flow.post("/same", Document(text="others")).texts == ["others"]

@@ -1,4 +1,6 @@
-"""What Flows that come and go give back: processes, threads, descriptors, temporary files; and what they cost."""
+"""What Flows that come and go give back: processes, threads, descriptors, temporary files;
+and what they cost.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from helpers import (
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 
 TIMES = 30
-IMPORT_AT_MOST = 2  # times the processor time of `import zmq, msgpack`; as a rule it is about the same
+# Times the processor time of `import zmq, msgpack`; as a rule it is about the same.
+IMPORT_AT_MOST = 2
 MOST_MODULES = 34  # of zflow that `import zflow` loads
 OWN_MIB = 15  # of memory of its own, per idle replica
 
@@ -133,22 +136,29 @@ def test_a_process_with_many_descriptors(tmp_path: Path) -> None:
     assert (code, out) == (0, "['a']\n"), err
 
 
-# -- what it costs ----------------------------------------------------------------------------------------------------
+# -- what it costs ---------------------------------------------------------------------------------
 
 
 def test_import_is_quick_and_takes_in_nothing_large(tmp_path: Path) -> None:
-    """What a Flow needs only once it starts is imported then: pyzmq and msgpack, which are the measure here, too."""
+    """What a Flow needs only once it starts is imported then: pyzmq and msgpack,
+    which are the measure here, too.
+    """
 
     def measure(what: str) -> tuple[float, list[str]]:
         code = (
-            f"import sys, time; begin = time.process_time(); import {what}; took = time.process_time() - begin;"
+            f"import sys, time; begin = time.process_time(); import {what}; took = "
+            "time.process_time() - begin;"
             " print(took, *sorted(sys.modules))"
         )
         command = [sys.executable, "-X", f"pycache_prefix={tmp_path}", "-c", code]
-        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        out = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
         return float(out[0]), out[1:]
 
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     pairs = [(measure("zflow"), measure("zmq, msgpack")) for _ in range(5)]
     loaded = pairs[0][0][1]
     heavy = {"numpy", "asyncio", "yaml", "psutil", "multiprocessing", "tempfile", "zmq", "msgpack"}
@@ -187,7 +197,10 @@ def test_the_broker_gives_memory_back_when_a_rush_is_over(tmp_path: Path) -> Non
     def size() -> int:
         return int(psutil.Process(broker).memory_info().rss)
 
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow, Client(port=flow.port) as tcp:
+    with (
+        Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as flow,
+        Client(port=flow.port) as tcp,
+    ):
         broker = pid_of("broker")
         let_go(tmp_path, "first")
         tcp.post("/hold", Document(text="first"))

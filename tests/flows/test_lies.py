@@ -1,4 +1,6 @@
-"""A replica that says what is not so, a Flow that does to its clients, and what is nested deep wherever it comes in."""
+"""A replica that says what is not so, a Flow that does to its clients,
+and what is nested deep wherever it comes in.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +61,14 @@ def serves(flow: Flow) -> None:
     assert len(replicas("upper")) == 2
 
 
-# -- a replica that lies ----------------------------------------------------------------------------------------------
+# -- a replica that lies ---------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def liar() -> Iterator[tuple[Flow, zmq.Socket[bytes]]]:
-    """A Flow whose pool a stranger has joined; only the stranger binds `/lie`, but nobody knows that."""
+    """A Flow whose pool a stranger has joined; only the stranger binds `/lie`,
+    but nobody knows that.
+    """
     with (
         Flow(timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000) as flow,
         dealer(back(), b"lonely/rep-9#1") as stranger,
@@ -78,7 +82,9 @@ def serves_alone(flow: Flow) -> None:
     """The liar is gone, and the Flow goes on serving."""
     with Client(port=flow.port) as client:
         wait_for(lambda: client.info()["executors"]["lonely"]["replicas"] == ["lonely/rep-0"])
-        assert client.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
+        assert client.post("/", texts(20), request_size=1).texts == [
+            str(number) for number in range(20)
+        ]
 
 
 def given(stranger: zmq.Socket[bytes]) -> Task:
@@ -98,10 +104,22 @@ def given(stranger: zmq.Socket[bytes]) -> Task:
         (Error, [b""], errors.BadRequest),
         (Error, [msgpack.packb("text")], errors.ZflowError),
         (Error, [msgpack.packb({"type": "SystemExit", "message": 3})], errors.ZflowError),
-        (Error, [msgpack.packb({"type": "ExecutorError", "message": "told", **NASTY})], errors.ExecutorError),
-        (Error, [msgpack.packb({"type": "FlowUnreachable", "message": "told", **NASTY})], errors.FlowUnreachable),
+        (
+            Error,
+            [msgpack.packb({"type": "ExecutorError", "message": "told", **NASTY})],
+            errors.ExecutorError,
+        ),
+        (
+            Error,
+            [msgpack.packb({"type": "FlowUnreachable", "message": "told", **NASTY})],
+            errors.FlowUnreachable,
+        ),
         (Error, [DEEP], errors.BadRequest),
-        (Error, [msgpack.packb({"type": "BadRequest", "message": "told"}), b"more"], errors.BadRequest),
+        (
+            Error,
+            [msgpack.packb({"type": "BadRequest", "message": "told"}), b"more"],
+            errors.BadRequest,
+        ),
     ],
 )
 def test_an_answer_that_is_none_fails_its_request_only(
@@ -109,9 +127,13 @@ def test_an_answer_that_is_none_fails_its_request_only(
 ) -> None:
     with liar() as (flow, stranger):
         failed: list[Any] = []
-        posting = in_background(flow.post, "/lie", texts(30), request_size=1, on_error=failed.append)
+        posting = in_background(
+            flow.post, "/lie", texts(30), request_size=1, on_error=failed.append
+        )
         id = given(stranger).first
-        stranger.send_multipart(said(Done(id, 100, [1], payload) if kind is Done else Error([id], 100, payload)))
+        stranger.send_multipart(
+            said(Done(id, 100, [1], payload) if kind is Done else Error([id], 100, payload))
+        )
         stranger.send_multipart(said(Leave()))
         assert len(posting.result(PATIENCE)) == 29
         assert [type(response.error) for response in failed] == [error]
@@ -123,16 +145,31 @@ NO_ANSWERS: dict[str, Callable[[int], list[bytes]]] = {
     "no payload": lambda id: [header(VERSION, KINDS[Done], id, 1, [1], None)],
     "an error without a payload": lambda id: [header(VERSION, KINDS[Error], [id], 1, None)],
     "an error of no task": lambda id: [header(VERSION, KINDS[Error], [], 1, [PAYLOAD])],
-    "an error of a task that is text": lambda id: [header(VERSION, KINDS[Error], [id, "x"], 1, [PAYLOAD])],
+    "an error of a task that is text": lambda id: [
+        header(VERSION, KINDS[Error], [id, "x"], 1, [PAYLOAD])
+    ],
     "two errors of a task": lambda id: [header(VERSION, KINDS[Error], [id], 1, [PAYLOAD, PAYLOAD])],
-    "a payload in the header and one behind it": lambda id: [*said(Done(id, 1, [1], [PAYLOAD])), PAYLOAD],
-    "more counts of Documents than payloads": lambda id: [header(VERSION, KINDS[Done], id, 1, [1, 1], [PAYLOAD])],
+    "a payload in the header and one behind it": lambda id: [
+        *said(Done(id, 1, [1], [PAYLOAD])),
+        PAYLOAD,
+    ],
+    "more counts of Documents than payloads": lambda id: [
+        header(VERSION, KINDS[Done], id, 1, [1, 1], [PAYLOAD])
+    ],
     "fewer": lambda id: [header(VERSION, KINDS[Done], id, 1, [1], [PAYLOAD] * 2)],
     "none": lambda id: [header(VERSION, KINDS[Done], id, 1, [], [])],
     "a count that is text": lambda id: [header(VERSION, KINDS[Done], id, 1, ["1"], [PAYLOAD])],
-    "several behind the header": lambda id: [header(VERSION, KINDS[Done], id, 1, [1, 1], None), PAYLOAD, PAYLOAD],
-    "an empty one among several": lambda id: [header(VERSION, KINDS[Done], id, 1, [1, 1], [PAYLOAD, b""])],
-    "several that are too large": lambda id: [header(VERSION, KINDS[Done], id, 1, [1] * 9, [bytes(SMALL)] * 9)],
+    "several behind the header": lambda id: [
+        header(VERSION, KINDS[Done], id, 1, [1, 1], None),
+        PAYLOAD,
+        PAYLOAD,
+    ],
+    "an empty one among several": lambda id: [
+        header(VERSION, KINDS[Done], id, 1, [1, 1], [PAYLOAD, b""])
+    ],
+    "several that are too large": lambda id: [
+        header(VERSION, KINDS[Done], id, 1, [1] * 9, [bytes(SMALL)] * 9)
+    ],
 }
 
 
@@ -154,7 +191,9 @@ def test_what_is_no_answer_leaves_its_task_open() -> None:
 
 def test_a_replica_of_another_machine_answers_what_it_was_given_and_nothing_besides() -> None:
     what = "an answer to what it was not given"
-    flow = Flow(replica_port=0, timeout_close=1000).add(name="lonely", uses=Upper, timeout_send=20_000)
+    flow = Flow(replica_port=0, timeout_close=1000).add(
+        name="lonely", uses=Upper, timeout_send=20_000
+    )
     with flow, dealer(f"tcp://127.0.0.1:{flow.replica_port}", b"lonely/rep-0@far#1-0a") as far:
         far.send_multipart(said(Ready("lonely", None, 1, 0, 0, {})))
         assert bundles.read(far.recv_multipart(), 0, TO_REPLICA) == [Accepted(0)]
@@ -204,7 +243,9 @@ NESTED_ERROR = msgpack.packb({"type": NESTED, "message": NESTED})
 
 
 def everywhere(direction: Direction, right: list[Message]) -> Iterator[list[bytes]]:
-    """Each of these messages with what is nested 1,000 deep in each of its fields, also where it has the right type."""
+    """Each of these messages with what is nested 1,000 deep in each of its fields,
+    also where it has the right type.
+    """
     for message in right:
         [first, *frames] = said(message)
         assert bundles.read([first, *frames], 0, direction) == [message]
@@ -235,7 +276,11 @@ def test_what_is_nested_deep_ends_nothing_wherever_it_comes_in() -> None:
     ]
     assert {*map(type, from_client)} == {kind for kind, _ in FROM_CLIENT.values()}
     assert {*map(type, from_replica), Hello, Leave} == {kind for kind, _ in FROM_REPLICA.values()}
-    flow = Flow(replica_port=0).add(name="upper", uses=Upper).add(name="sharded", uses=Upper, shards=2, polling="ALL")
+    flow = (
+        Flow(replica_port=0)
+        .add(name="upper", uses=Upper)
+        .add(name="sharded", uses=Upper, shards=2, polling="ALL")
+    )
     joining = said(Ready("upper", None, 1024, 0, 0, {}))
     with flow, Client(port=flow.port) as client:
         broker = client.info()["pid"]
@@ -260,7 +305,9 @@ def test_what_is_nested_deep_ends_nothing_wherever_it_comes_in() -> None:
                 each.send_multipart(said(Leave()))
             collector.send_multipart([b"upper/rep-9#1", header(VERSION, 99)])
             wait_for(lambda: client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0"])
-            assert client.post("/", texts(20), request_size=1).texts == [str(number) for number in range(20)]
+            assert client.post("/", texts(20), request_size=1).texts == [
+                str(number) for number in range(20)
+            ]
             assert "the broker failed at it" not in client.info()["malformed"]
             assert client.info()["pid"] == broker
 
@@ -276,7 +323,9 @@ def test_what_is_nested_deep_ends_nothing_wherever_it_comes_in() -> None:
         {str(number): number for number in range(1000)},
     ],
 )
-def test_a_command_that_is_none_is_refused_and_ends_nothing(flow: Flow, command: str, arguments: Any) -> None:
+def test_a_command_that_is_none_is_refused_and_ends_nothing(
+    flow: Flow, command: str, arguments: Any
+) -> None:
     with dealer(front(flow)) as dealing:
         dealing.send_multipart(said(Control(7, command, arguments)))
         [answer] = bundles.read(dealing.recv_multipart(), 0, TO_CLIENT)
@@ -304,7 +353,7 @@ def test_many_commands_at_once_block_nobody(flow: Flow) -> None:
     serves(flow)
 
 
-# -- a Flow that lies to its clients ----------------------------------------------------------------------------------
+# -- a Flow that lies to its clients ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Whatever arrives at the broker, or at a client, that is no message of ours: counted, answered or refused."""
+"""Whatever arrives at the broker, or at a client, that is no message of ours: counted,
+answered or refused.
+"""
 
 from __future__ import annotations
 
@@ -107,13 +109,19 @@ AT_FRONT = {
     "parts for fewer": [request(parts=[["a", [1]]]), PAYLOAD, PAYLOAD],
     "a part of no frames": [request(parts=[["a", [0, 1]]]), PAYLOAD],
     "a count that is text": [request(parts=[["a", ["1"]]]), PAYLOAD],
-    "small parts of more bytes than there are": [request(parts=[["a", [-len(PAYLOAD), -1]]]), PAYLOAD],
+    "small parts of more bytes than there are": [
+        request(parts=[["a", [-len(PAYLOAD), -1]]]),
+        PAYLOAD,
+    ],
     "small parts of fewer": [request(parts=[["a", [1 - len(PAYLOAD)]]]), PAYLOAD],
     "small parts of no frame": [request(parts=[["a", [-1]]])],
     "begun before, as a number": [request(again=1), PAYLOAD],
     "too many fields": [header(*msgpack.unpackb(request()), None), PAYLOAD],
     "too few fields": [header(VERSION, KINDS[Request], 7, "/", None, None), PAYLOAD],
-    "a request as it was in older versions": [header(VERSION, KINDS[Request], 7, "/", None, None, 0, 1), PAYLOAD],
+    "a request as it was in older versions": [
+        header(VERSION, KINDS[Request], 7, "/", None, None, 0, 1),
+        PAYLOAD,
+    ],
     "a cancel without an id": [header(VERSION, KINDS[Cancel])],
     "a cancel of what is no id": [header(VERSION, KINDS[Cancel], "7")],
     "a hello without a token": [header(VERSION, KINDS[Hello])],
@@ -122,7 +130,10 @@ AT_FRONT = {
     "a thousand frames": [b"x"] * 1000,
     # Payloads in the header, and several requests in one.
     "a payload in the header and one behind it": [request(payload=[PAYLOAD]), PAYLOAD],
-    "several in the header and one behind it": [request(docs=[1, 1], payload=[PAYLOAD] * 2), PAYLOAD],
+    "several in the header and one behind it": [
+        request(docs=[1, 1], payload=[PAYLOAD] * 2),
+        PAYLOAD,
+    ],
     "an empty payload in the header": [request(payload=[b""])],
     "a payload that is text": [request(payload=["a"])],
     "a payload that is a list": [request(payload=[[PAYLOAD]])],
@@ -133,21 +144,38 @@ AT_FRONT = {
     "nothing at all": [request(docs=[], payload=[])],
     "a count of documents that is text": [request(docs=["1"]), PAYLOAD],
     "a count of documents that is almost one": [request(docs=[True]), PAYLOAD],
-    "a count of documents among several that is none": [request(docs=[1, None], payload=[PAYLOAD] * 2)],
+    "a count of documents among several that is none": [
+        request(docs=[1, None], payload=[PAYLOAD] * 2)
+    ],
     "more counts than payloads": [request(docs=[1, 1], payload=[PAYLOAD])],
     "fewer counts than payloads": [request(docs=[1], payload=[PAYLOAD] * 2)],
-    "several requests whose payloads are behind the header": [request(docs=[1, 1]), PAYLOAD, PAYLOAD],
+    "several requests whose payloads are behind the header": [
+        request(docs=[1, 1]),
+        PAYLOAD,
+        PAYLOAD,
+    ],
     "several requests of which one is empty": [request(docs=[1, 1], payload=[PAYLOAD, b""])],
     "several requests of which one is text": [request(docs=[1, 1], payload=[PAYLOAD, "a"])],
     "several requests that are too large": [request(docs=[1] * 9, payload=[bytes(SMALL)] * 9)],
-    "too many requests": [request(docs=[1] * (MOST_TOGETHER + 1), payload=[b"x"] * (MOST_TOGETHER + 1))],
-    "several requests that were begun before": [request(again=True, docs=[1, 1], payload=[PAYLOAD] * 2)],
+    "too many requests": [
+        request(docs=[1] * (MOST_TOGETHER + 1), payload=[b"x"] * (MOST_TOGETHER + 1))
+    ],
+    "several requests that were begun before": [
+        request(again=True, docs=[1, 1], payload=[PAYLOAD] * 2)
+    ],
     "several requests of parts": [request(parts=[["a", [1]]], docs=[1, 1], payload=[PAYLOAD] * 2)],
     "several requests below zero": [request(first=-1, docs=[1, 1], payload=[PAYLOAD] * 2)],
-    "several requests beyond all ids": [request(first=MOST_ID - 1, docs=[1, 1], payload=[PAYLOAD] * 2)],
+    "several requests beyond all ids": [
+        request(first=MOST_ID - 1, docs=[1, 1], payload=[PAYLOAD] * 2)
+    ],
     "a bundle of nothing": [header(VERSION, BUNDLE, [])],
-    "a bundle and a frame behind it": [header(VERSION, BUNDLE, [[[VERSION, KINDS[Hello], 7]]]), PAYLOAD],
-    "a bundle in a bundle": [header(VERSION, BUNDLE, [[[VERSION, BUNDLE, [[[VERSION, KINDS[Hello], 7]]]]]])],
+    "a bundle and a frame behind it": [
+        header(VERSION, BUNDLE, [[[VERSION, KINDS[Hello], 7]]]),
+        PAYLOAD,
+    ],
+    "a bundle in a bundle": [
+        header(VERSION, BUNDLE, [[[VERSION, BUNDLE, [[[VERSION, KINDS[Hello], 7]]]]]])
+    ],
 }
 AT_BACK = {
     **ANYWHERE,
@@ -173,8 +201,14 @@ REFUSED = {
     "a shard below none": (["upper", None, 1, -1, 0, {}], "no shard -1"),
     "a group that is none": (["upper", None, 1, 0, -1, {}], "no replica number -1"),
     "a group too far": (["upper", None, 1, 0, 10**9, {}], "no replica number 1000000000"),
-    "too many endpoints": (["upper", [str(number) for number in range(1001)], 1, 0, 0, {}], "1001 endpoints"),
-    "an endpoint that is too long": (["upper", ["/" * 1025], 1, 0, 0, {}], "at most 1024 characters"),
+    "too many endpoints": (
+        ["upper", [str(number) for number in range(1001)], 1, 0, 0, {}],
+        "1001 endpoints",
+    ),
+    "an endpoint that is too long": (
+        ["upper", ["/" * 1025], 1, 0, 0, {}],
+        "at most 1024 characters",
+    ),
     "batches of too many Documents": (["upper", None, 1, 0, 0, {"/": [2**64 - 1, 0]}], "batches"),
     "batches that wait for ever": (["upper", None, 1, 0, 0, {"/": [5, 2**64 - 1]}], "batches"),
     "batching that is a number": (["upper", None, 1, 0, 0, {"/": 32}], "batches"),
@@ -240,7 +274,8 @@ def test_an_answer_from_nobody_is_counted_by_its_name(flow: Flow) -> None:
 
 def test_random_messages_at_both_ends(flow: Flow) -> None:
     generator = random.Random(5)
-    # Not of an Executor that there is: with some luck it would still be well-formed, and be taken into the pool.
+    # Not of an Executor that there is: with some luck it would still be well-formed, and be taken
+    # into the pool.
     messages: list[Message] = [
         Ready("nobody", None, 1, 0, 0, {}),
         Request(7, "/", None, None, 0, False, [1, 1], [PAYLOAD, PAYLOAD]),
@@ -272,7 +307,10 @@ def test_kinds_are_few_whatever_comes(flow: Flow) -> None:
 
 
 def test_each_kind_is_logged_once(tmp_path: Path) -> None:
-    source = "from zflow import Flow\nwith Flow() as flow:\n    print(flow.port, flush=True)\n    input()\n"
+    source = (
+        "from zflow import Flow\nwith Flow() as flow:\n    print(flow.port, flush=True)\n    "
+        "input()\n"
+    )
     with Script(source, tmp_path, stdin=-1) as script:
         port = script.line()
         with (
@@ -283,7 +321,8 @@ def test_each_kind_is_logged_once(tmp_path: Path) -> None:
             for number in range(50):
                 stranger.send_multipart([b"hello %d" % number])
                 stranger.send_multipart([header(VERSION, 99, number)])
-                other.send_multipart(said(Done(number, 1, [1], [PAYLOAD])))  # counted, but not logged
+                # Counted, but not logged.
+                other.send_multipart(said(Done(number, 1, [1], [PAYLOAD])))
             wait_for(lambda: sum(client.info()["malformed"].values()) == 150)
         assert script.process.stdin is not None
         script.process.stdin.write("\n")
@@ -295,7 +334,7 @@ def test_each_kind_is_logged_once(tmp_path: Path) -> None:
     assert all("zflow: broker: WARNING dropped a malformed message" in line for line in lines)
 
 
-# -- answered with an error -------------------------------------------------------------------------------------------
+# -- answered with an error ------------------------------------------------------------------------
 
 
 def refused(stranger: zmq.Socket[bytes], frames: list[bytes]) -> tuple[int, dict[str, Any]]:
@@ -310,7 +349,9 @@ def refused(stranger: zmq.Socket[bytes], frames: list[bytes]) -> tuple[int, dict
 def test_another_version_is_answered(flow: Flow) -> None:
     before = sum(malformed(flow).values())
     with dealer(front(flow)) as stranger:
-        id, error = refused(stranger, [header(VERSION + 1, KINDS[Request], 41, "/", None, "and more"), PAYLOAD])
+        id, error = refused(
+            stranger, [header(VERSION + 1, KINDS[Request], 41, "/", None, "and more"), PAYLOAD]
+        )
         assert (id, error["type"]) == (41, "BadRequest")
         assert f"version {VERSION} " in error["message"]
         assert refused(stranger, [header(VERSION + 1, KINDS[Hello])])[0] == 0
@@ -325,7 +366,9 @@ def test_an_unknown_executor_is_answered(flow: Flow) -> None:
         assert (id, error["type"]) == (-3, "BadRequest")
         assert "'nobody'" in error["message"]
         assert "'upper'" in error["message"]
-        assert len(refused(stranger, [request(targets=["x" * 50_000]), PAYLOAD])[1]["message"]) < 1000
+        assert (
+            len(refused(stranger, [request(targets=["x" * 50_000]), PAYLOAD])[1]["message"]) < 1000
+        )
     serves(flow)
 
 
@@ -350,7 +393,9 @@ def test_an_endpoint_that_is_too_long_is_answered(flow: Flow) -> None:
         [b"\xd4" * 500],
     ],
 )
-def test_a_payload_that_is_none_is_answered_by_the_replica(flow: Flow, payload: list[bytes]) -> None:
+def test_a_payload_that_is_none_is_answered_by_the_replica(
+    flow: Flow, payload: list[bytes]
+) -> None:
     before = replicas("upper")
     ways = [[request(first=5), *payload]]
     if len(payload) == 1 and payload[0]:
@@ -377,7 +422,7 @@ def test_a_request_over_the_limit_is_answered_and_one_far_over_it_is_cut_off(flo
     serves(flow)
 
 
-# -- at the front door, below the messages ----------------------------------------------------------------------------
+# -- at the front door, below the messages ---------------------------------------------------------
 
 
 def test_connections_that_speak_no_zeromq(flow: Flow) -> None:
@@ -387,7 +432,8 @@ def test_connections_that_speak_no_zeromq(flow: Flow) -> None:
         with socket.create_connection(address) as connection, contextlib.suppress(OSError):
             connection.sendall(os.urandom(number))
     for connection in half:
-        connection.sendall(b"\xff\0\0\0\0\0\0\0\1\x7f")  # begin a greeting as they should, and say no more
+        # Begin a greeting as they should, and say no more.
+        connection.sendall(b"\xff\0\0\0\0\0\0\0\1\x7f")
     serves(flow)
     for connection in half:
         connection.close()

@@ -1,4 +1,6 @@
-"""Whatever stands where an option is said: it is taken, or refused by an error of zflow's, and nothing is started."""
+"""Whatever stands where an option is said: it is taken, or refused by an error of zflow's,
+and nothing is started.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,25 @@ ODD: list[Any] = [
     *(True, 0, -1, -2, 5, 2**31, 2**53 + 1, 2**63, 10**21, -(10**21), 10**400, 10**5000),
     *(0.5, math.nan, math.inf, 1e300, 1j),
     *("", "\0", "\ud800", "x" * 100_000, "\x1b[2J", "٣", "RR", "RR0:10000000000", "1" * 5000),
-    *([], [[]], {}, {"": ""}, {"/": []}, {"/": {"preferred_batch_size": 10**400}}, {"a": 10**5000}, {"\ud800": "1"}),
-    *({"min": 1, "max": 10**30}, {"min": 1, "max": 2, "wait": 10**400}, (), set(), b"x", object(), np.int64(7)),
+    *(
+        [],
+        [[]],
+        {},
+        {"": ""},
+        {"/": []},
+        {"/": {"preferred_batch_size": 10**400}},
+        {"a": 10**5000},
+        {"\ud800": "1"},
+    ),
+    *(
+        {"min": 1, "max": 10**30},
+        {"min": 1, "max": 2, "wait": 10**400},
+        (),
+        set(),
+        b"x",
+        object(),
+        np.int64(7),
+    ),
     *(Bytes(), Path("\ud800"), Path("\0")),
 ]
 
@@ -51,7 +70,9 @@ def unharmed() -> Iterator[None]:
 def planned(**options: Any) -> None:
     """Go as far as one can with a Flow of one Executor without starting anything."""
     own = {key: value for key, value in options.items() if key in DEFAULTS and key not in FIELDS}
-    flow = Flow(**own).add(**{"uses": Upper, **{key: value for key, value in options.items() if key not in own}})
+    flow = Flow(**own).add(
+        **{"uses": Upper, **{key: value for key, value in options.items() if key not in own}}
+    )
     made = plan.make(flow._topology, flow._options, "")
     os.rmdir(made.folder)
 
@@ -64,7 +85,11 @@ def test_an_odd_value_is_taken_or_refused(key: str) -> None:
                 planned(**{key: value})
             if key in DEFAULTS and key in FIELDS:
                 with contextlib.suppress(ZflowError):
-                    os.rmdir(plan.make(Flow(**{key: value})._topology, {**DEFAULTS, key: value}, "").folder)
+                    os.rmdir(
+                        plan.make(
+                            Flow(**{key: value})._topology, {**DEFAULTS, key: value}, ""
+                        ).folder
+                    )
 
 
 @pytest.mark.parametrize("key", sorted(DEFAULTS))
@@ -79,14 +104,19 @@ def test_an_odd_value_in_yaml_is_refused_with_its_place(key: str, tmp_path: Path
             except InvalidConfig as error:
                 refused.append(error.message)
     assert refused
-    assert [message for message in refused if not message.startswith(f"{path}:3: with: {key} ")] == []
+    assert [
+        message for message in refused if not message.startswith(f"{path}:3: with: {key} ")
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("key", "most"),
     [
         *((key, MOST_REPLICAS) for key in ("replicas", "shards")),
-        *((key, MOST) for key in ("timeout_send", "timeout_run", "timeout_ready", "retries", "max_queue")),
+        *(
+            (key, MOST)
+            for key in ("timeout_send", "timeout_run", "timeout_ready", "retries", "max_queue")
+        ),
     ],
 )
 def test_what_is_counted_has_an_end(key: str, most: int) -> None:
@@ -102,7 +132,9 @@ def test_what_is_counted_has_an_end(key: str, most: int) -> None:
         ("max_requests_per_client", 10**9),
     ],
 )
-def test_a_flow_starts_with_the_most_of_what_is_counted_and_with_no_more(key: str, most: int) -> None:
+def test_a_flow_starts_with_the_most_of_what_is_counted_and_with_no_more(
+    key: str, most: int
+) -> None:
     with pytest.raises(InvalidFlow, match=f"^{key} must be {most} or less, not {most + 1} "):
         Flow(**{key: most + 1})  # type: ignore[arg-type]
     with Flow(**{key: most}).add(uses=Upper) as flow:  # type: ignore[arg-type]
@@ -116,13 +148,19 @@ def test_what_there_are_too_few_descriptors_for_is_said() -> None:
     with unharmed(), pytest.raises(InvalidFlow) as refused:
         Flow().add(uses=Upper, replicas=replicas, shards=shards).start()
     assert refused.value.message == (
-        f"a process may have {most} file descriptors here, too few for {replicas * shards} replicas and one connection"
+        f"a process may have {most} file descriptors here, too few for {replicas * shards} "
+        "replicas and one connection"
         " over TCP: choose fewer replicas, or raise the hard limit (ulimit -Hn)"
     )
 
 
-def test_where_there_can_be_no_folder_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_can_be_no_folder_the_way_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(StartupFailed, match=r"no folder for sockets can be made .*; set TMPDIR to a folder that can"):
+    with pytest.raises(
+        StartupFailed,
+        match=r"no folder for sockets can be made .*; set TMPDIR to a folder that can",
+    ):
         Flow().add(uses=Upper).start()
     assert children() == []

@@ -24,7 +24,7 @@ from zflow import Flow
 
 HERE = str(TESTS)
 
-# -- printing ---------------------------------------------------------------------------------------------------------
+# -- printing --------------------------------------------------------------------------------------
 
 CHATTER = """
 import sys
@@ -130,7 +130,9 @@ with Flow().add(name="logger", uses=Logger) as flow:
         ),
     ],
 )
-def test_log_lines_bear_the_name_of_the_replica(tmp_path: Path, way: str, expected: list[str]) -> None:
+def test_log_lines_bear_the_name_of_the_replica(
+    tmp_path: Path, way: str, expected: list[str]
+) -> None:
     assert run_script(LOGS, tmp_path, way) == (0, "", "".join(f"{line}\n" for line in expected))
 
 
@@ -158,25 +160,40 @@ def test_an_endpoint_that_nobody_binds_is_passed_through_with_a_warning(tmp_path
 
 
 def test_a_host_for_everybody_is_warned_about(tmp_path: Path) -> None:
-    code, _, err = run_script("from zflow import Flow\nwith Flow(host='0.0.0.0'):\n    pass\n", tmp_path)
+    code, _, err = run_script(
+        "from zflow import Flow\nwith Flow(host='0.0.0.0'):\n    pass\n", tmp_path
+    )
     assert code == 0
     assert "listening on 0.0.0.0" in err
 
 
-# -- names ------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def test_processes_have_telling_names() -> None:
-    with Flow().add(name="encoder", uses=Upper, replicas=2).add(name="an-executor-with-a-long-name", uses=Upper):
-        names = {"manager", "broker", "encoder/rep-0", "encoder/rep-1", "an-executor-with-a-long-name/rep-0"}
+    with (
+        Flow()
+        .add(name="encoder", uses=Upper, replicas=2)
+        .add(name="an-executor-with-a-long-name", uses=Upper)
+    ):
+        names = {
+            "manager",
+            "broker",
+            "encoder/rep-0",
+            "encoder/rep-1",
+            "an-executor-with-a-long-name/rep-0",
+        }
         pids = {name: pid_of(name) for name in names}
-        commands = {name: Path(f"/proc/{pid}/comm").read_text().strip() for name, pid in pids.items()}
+        commands = {
+            name: Path(f"/proc/{pid}/comm").read_text().strip() for name, pid in pids.items()
+        }
         assert commands == {
             "manager": "zflow: manager",
             "broker": "zflow: broker",
             "encoder/rep-0": "encoder/rep-0",
             "encoder/rep-1": "encoder/rep-1",
-            "an-executor-with-a-long-name/rep-0": "long-name/rep-0",  # 15 characters are shown: those that tell most
+            # 15 characters are shown: those that tell most.
+            "an-executor-with-a-long-name/rep-0": "long-name/rep-0",
         }
     assert not title(os.getpid()).startswith("zflow")
 
@@ -197,7 +214,7 @@ def test_names_fit_where_there_is_hardly_room(tmp_path: Path) -> None:
     assert run_script(NAMES, tmp_path, HERE, env=kept) == (0, "zflow: e/rep-0\n", "")
 
 
-# -- plain scripts ----------------------------------------------------------------------------------------------------
+# -- plain scripts ---------------------------------------------------------------------------------
 
 INSIDE = """
 from zflow import Flow, Document, Executor, requests
@@ -273,10 +290,15 @@ with f:
 
 
 def test_the_example_of_replicas(tmp_path: Path) -> None:
-    run = "\nfrom zflow import Document\nwith f:\n    print(f.post('/', Document(text='hello')).texts)\n"
+    run = (
+        "\nfrom zflow import Document\nwith f:\n    print(f.post('/', "
+        "Document(text='hello')).texts)\n"
+    )
     code, out, err = run_script(REPLICAS + run, tmp_path)
     assert (code, out) == (0, "['hello']\n")
-    assert len(err.splitlines()) == 1, "no Executor binds an endpoint here, which is worth a warning"
+    assert len(err.splitlines()) == 1, (
+        "no Executor binds an endpoint here, which is worth a warning"
+    )
     assert "'/'" in err
     encoders = ["slow_encoder/rep-0", "slow_encoder/rep-1", "slow_encoder/rep-2"]
     assert run_script(REAL, tmp_path) == (0, f"{ {'texts': 60, 'encoders': encoders} }\n", "")

@@ -1,4 +1,6 @@
-"""`post`: what it takes and gives back, how it streams, and what goes wrong, over real processes."""
+"""`post`: what it takes and gives back, how it streams, and what goes wrong,
+over real processes.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,24 @@ class Report(Executor):
         self.shade = shade
 
     @requests
-    def report(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {"size": len(docs), "texts": docs.texts, "parameters": dict(parameters), "shade": self.shade}
+    def report(
+        self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {
+            "size": len(docs),
+            "texts": docs.texts,
+            "parameters": dict(parameters),
+            "shade": self.shade,
+        }
 
     @requests(on="/types")
     def types(self, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {name: type(value).__name__ for name, value in parameters.items()}
 
     @requests(on=["/index", "/search", "/update", "/delete"])
-    def named(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> DocumentArray:
+    def named(
+        self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+    ) -> DocumentArray:
         return DocumentArray([Document(text=f"{doc.text} {parameters}") for doc in docs])
 
     @requests(on="/slow-first")
@@ -122,10 +133,12 @@ def wrong() -> Iterator[Flow]:
 def reports(responses: list[Response], executor: str = "report") -> list[Any]:
     """What the Executor returned as a dict, by request."""
     found = [response.parameters["__results__"] for response in responses]
-    return [result for each in found for name, result in each.items() if name.startswith(f"{executor}/")]
+    return [
+        result for each in found for name, result in each.items() if name.startswith(f"{executor}/")
+    ]
 
 
-# -- what post takes and gives back -----------------------------------------------------------------------------------
+# -- what post takes and gives back ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,18 +176,37 @@ def test_shortcuts(flow: Flow, endpoint: str) -> None:
 
 def test_request_size_cuts_the_inputs(flow: Flow) -> None:
     responses = flow.post("/", texts(7), request_size=3, return_responses=True)
-    assert [found["texts"] for found in reports(responses)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [found["texts"] for found in reports(responses)] == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6"],
+    ]
     assert [len(response.docs) for response in responses] == [3, 3, 1]
-    sizes = [found["size"] for found in reports(flow.post("/", DocumentArray(texts(201)), return_responses=True))]
+    sizes = [
+        found["size"]
+        for found in reports(flow.post("/", DocumentArray(texts(201)), return_responses=True))
+    ]
     assert sizes == [100, 100, 1]
 
 
 def test_parameters_keep_their_types_both_ways(flow: Flow) -> None:
-    given = {"i": 1, "f": 1.0, "t": True, "n": None, "s": "x", "b": b"y", "l": [1, 2.0], "d": {"k": 1}, "big": 2**70}
+    given = {
+        "i": 1,
+        "f": 1.0,
+        "t": True,
+        "n": None,
+        "s": "x",
+        "b": b"y",
+        "l": [1, 2.0],
+        "d": {"k": 1},
+        "big": 2**70,
+    }
     response = flow.post("/", None, given, return_responses=True)[0]
     (found,) = reports([response])
     assert found["parameters"] == given
-    assert [type(value) for value in found["parameters"].values()] == [type(value) for value in given.values()]
+    assert [type(value) for value in found["parameters"].values()] == [
+        type(value) for value in given.values()
+    ]
     assert {name: response.parameters[name] for name in given} == given
     kinds = reports(flow.post("/types", None, given, return_responses=True))[0]
     assert kinds == {name: type(value).__name__ for name, value in given.items()}
@@ -215,8 +247,15 @@ def test_uses_with_and_uses_requests(flow: Flow) -> None:
 def test_callbacks_take_the_results(flow: Flow) -> None:
     done: list[Response] = []
     always: list[Response] = []
-    assert flow.post("/index", texts(5), request_size=2, on_done=done.append, on_always=always.append) is None
-    assert [response.docs.texts for response in done] == [["0 {}", "1 {}"], ["2 {}", "3 {}"], ["4 {}"]]
+    assert (
+        flow.post("/index", texts(5), request_size=2, on_done=done.append, on_always=always.append)
+        is None
+    )
+    assert [response.docs.texts for response in done] == [
+        ["0 {}", "1 {}"],
+        ["2 {}", "3 {}"],
+        ["4 {}"],
+    ]
     assert always == done
     assert [response.error for response in done] == [None] * 3
     assert {response.endpoint for response in done} == {"/index"}
@@ -225,12 +264,15 @@ def test_callbacks_take_the_results(flow: Flow) -> None:
 def test_on_error_gets_the_failed_and_the_rest_is_returned(wrong: Flow) -> None:
     failed: list[Response] = []
     assert wrong.post("/raise", texts(3), request_size=1, on_error=failed.append) == DocumentArray()
-    assert [response.docs.texts for response in failed] == [["0"], ["1"], ["2"]]  # as they were sent
+    # As they were sent.
+    assert [response.docs.texts for response in failed] == [["0"], ["1"], ["2"]]
     assert {type(response.error) for response in failed} == {errors.ExecutorError}
     good: list[Response] = []
     every: list[Response] = []
     failed.clear()
-    wrong.post("/raise", Document(), on_done=good.append, on_error=failed.append, on_always=every.append)
+    wrong.post(
+        "/raise", Document(), on_done=good.append, on_error=failed.append, on_always=every.append
+    )
     assert (len(good), len(failed), len(every)) == (0, 1, 1)
 
 
@@ -265,16 +307,24 @@ def test_a_generator_that_posts_itself(flow: Flow) -> None:
         for doc in texts(5):
             yield flow.index(doc)[0]
 
-    assert flow.index(nested(), request_size=1).texts == [f"{number} {{}} {{}}" for number in range(5)]
+    assert flow.index(nested(), request_size=1).texts == [
+        f"{number} {{}} {{}}" for number in range(5)
+    ]
 
 
 def test_a_callback_that_posts_itself(flow: Flow) -> None:
     found: list[str] = []
-    flow.index(texts(5), request_size=1, on_done=lambda response: found.extend(flow.index(response.docs).texts))
+    flow.index(
+        texts(5),
+        request_size=1,
+        on_done=lambda response: found.extend(flow.index(response.docs).texts),
+    )
     assert found == [f"{number} {{}} {{}}" for number in range(5)]
 
 
-def test_progress_is_shown_nowhere_but_on_a_terminal(flow: Flow, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_nowhere_but_on_a_terminal(
+    flow: Flow, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert flow.index(texts(3), show_progress=True).texts == ["0 {}", "1 {}", "2 {}"]
     assert capfd.readouterr().err == ""
 
@@ -284,8 +334,18 @@ def test_target_executor_is_a_regular_expression_over_names() -> None:
     for name in ("enc-a", "enc-b", "index"):
         flow.add(name=name, uses=Append, uses_with={"letter": name[-1]})
     with flow:
-        targets = {None: "abx", "enc": "ab", "enc-b": "b", ".*-a|index": "ax", "index$": "x", ".*": "abx"}
-        found = {target: flow.post("/", Document(), target_executor=target).texts[0] for target in targets}
+        targets = {
+            None: "abx",
+            "enc": "ab",
+            "enc-b": "b",
+            ".*-a|index": "ax",
+            "index$": "x",
+            ".*": "abx",
+        }
+        found = {
+            target: flow.post("/", Document(), target_executor=target).texts[0]
+            for target in targets
+        }
         assert found == targets
         with pytest.raises(errors.BadRequest, match=r"'nobody'.*enc-a"):
             flow.post("/", Document(), target_executor="nobody")
@@ -294,7 +354,7 @@ def test_target_executor_is_a_regular_expression_over_names() -> None:
         assert flow.post("/", Document()).texts == ["abx"]
 
 
-# -- what goes wrong --------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -319,7 +379,9 @@ def test_target_executor_is_a_regular_expression_over_names() -> None:
         ({"inputs": [Document(), "text"]}, ["1", "'text'"]),
     ],
 )
-def test_wrong_arguments_of_post_are_named(flow: Flow, arguments: dict[str, Any], words: list[str]) -> None:
+def test_wrong_arguments_of_post_are_named(
+    flow: Flow, arguments: dict[str, Any], words: list[str]
+) -> None:
     with pytest.raises(errors.BadRequest) as caught:
         flow.post(**{"on": "/", **arguments})
     assert all(word in str(caught.value) for word in words), caught.value
@@ -330,7 +392,9 @@ def test_what_cannot_be_sent_is_named_by_document_and_field(flow: Flow) -> None:
     docs = [Document(text="fine"), Document(id="second", tags={"deep": {"bad": {1, 2}}})]
     with pytest.raises(errors.SerializationError) as caught:
         flow.post("/index", docs)
-    assert all(word in str(caught.value) for word in ("'second'", "tags", "bad", "set")), caught.value
+    assert all(word in str(caught.value) for word in ("'second'", "tags", "bad", "set")), (
+        caught.value
+    )
     with pytest.raises(errors.SerializationError, match=r"lambda|function"):
         flow.post("/index", Document(), {"call": lambda: None})
     assert flow.index(Document(text="a")).texts == ["a {}"]
@@ -341,7 +405,10 @@ def test_a_request_over_the_limit_names_the_largest_document(wrong: Flow) -> Non
     for client in (wrong, Client(port=wrong.port)):
         with pytest.raises(errors.RequestTooLarge) as caught:
             client.post("/", docs)
-        assert all(word in str(caught.value) for word in ("'large'", "blob", "2000000", "max_message_bytes"))
+        assert all(
+            word in str(caught.value)
+            for word in ("'large'", "blob", "2000000", "max_message_bytes")
+        )
     half = [Document(blob=bytes(1_000_000)) for _ in range(3)]
     with pytest.raises(errors.RequestTooLarge, match="request_size"):
         wrong.post("/", half)
@@ -349,7 +416,10 @@ def test_a_request_over_the_limit_names_the_largest_document(wrong: Flow) -> Non
 
 
 FAILURES = {
-    "/raise": (errors.ExecutorError, ["wrong/rep-", "LookupError", "no such thing as ü", "Traceback", "in boom"]),
+    "/raise": (
+        errors.ExecutorError,
+        ["wrong/rep-", "LookupError", "no such thing as ü", "Traceback", "in boom"],
+    ),
     "/exit": (errors.ExecutorError, ["wrong/rep-", "SystemExit", "7", "in leave"]),
     "/interrupt": (errors.ExecutorError, ["KeyboardInterrupt", "in interrupt"]),
     "/type": (errors.ExecutorError, ["Wrong.wrong_type", "str", "DocumentArray"]),
@@ -392,7 +462,11 @@ def test_errors_pickle_with_all_their_parts(wrong: Flow) -> None:
         with pytest.raises(errors.ZflowError) as caught:
             wrong.post(endpoint, Document(id="d"))
         copy = pickle.loads(pickle.dumps(caught.value))
-        assert (type(copy), str(copy), vars(copy)) == (type(caught.value), str(caught.value), vars(caught.value))
+        assert (type(copy), str(copy), vars(copy)) == (
+            type(caught.value),
+            str(caught.value),
+            vars(caught.value),
+        )
 
 
 def test_the_first_failure_in_the_order_of_inputs_is_raised_and_others_go_on(wrong: Flow) -> None:
@@ -403,7 +477,7 @@ def test_the_first_failure_in_the_order_of_inputs_is_raised_and_others_go_on(wro
     assert served.result(30).texts == [str(number) for number in range(300)]
 
 
-# -- deadlines --------------------------------------------------------------------------------------------------------
+# -- deadlines -------------------------------------------------------------------------------------
 
 
 def test_timeout_send_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
@@ -422,7 +496,9 @@ def test_timeout_send_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
         assert isinstance(error, errors.DeadlineExceeded)
         assert "queued" in str(error)
         let_go(tmp_path, "held")
-        wait_for(lambda: not isinstance(_try(flow), errors.DeadlineExceeded), what="it serves again")
+        wait_for(
+            lambda: not isinstance(_try(flow), errors.DeadlineExceeded), what="it serves again"
+        )
         assert not (tmp_path / "queued.begun").exists(), "nobody waits for it: it is not begun"
         assert isinstance(held.exception(), TimeoutError)
 

@@ -1,4 +1,6 @@
-"""`is_flow_ready`: whether a Flow answers and all its Executors are there, never an error; what it tells."""
+"""`is_flow_ready`: whether a Flow answers and all its Executors are there, never an error;
+what it tells.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from typing import Any
 import pytest
 from helpers import PATIENCE, Gate, Upper, begun, in_background, let_go, wait_for
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, remote, requests
+from zflow import (
+    AsyncClient,
+    Client,
+    Document,
+    DocumentArray,
+    Executor,
+    Flow,
+    errors,
+    remote,
+    requests,
+)
 
 Ask = Callable[..., bool]
 
@@ -87,7 +99,8 @@ def test_a_timeout_is_a_number_of_ms(ask: Ask, timeout: Any) -> None:
 
 def test_a_timeout_in_seconds_is_refused_with_the_unit(ask: Ask) -> None:
     with pytest.raises(
-        errors.BadRequest, match=r"timeout is in milliseconds: 0\.5 is less than one; 500 is half a second"
+        errors.BadRequest,
+        match=r"timeout is in milliseconds: 0\.5 is less than one; 500 is half a second",
     ):
         ask("127.0.0.1", 5555, timeout=0.5)
 
@@ -96,13 +109,17 @@ def test_a_timeout_in_seconds_is_refused_with_the_unit(ask: Ask) -> None:
 def test_an_address_must_name_a_port(kind: Any) -> None:
     with pytest.raises(errors.BadRequest, match="needs the port of a Flow"):
         kind("localhost")
-    with pytest.raises(errors.BadRequest, match="names no port, or its IPv6 host is not in brackets"):
+    with pytest.raises(
+        errors.BadRequest, match="names no port, or its IPv6 host is not in brackets"
+    ):
         kind("::1")
-    with pytest.raises(errors.BadRequest, match="port must be a number from 1 to 65535, not '99999'"):
+    with pytest.raises(
+        errors.BadRequest, match="port must be a number from 1 to 65535, not '99999'"
+    ):
         kind("localhost:99999")
 
 
-# -- what Executors bind ----------------------------------------------------------------------------------------------
+# -- what Executors bind ---------------------------------------------------------------------------
 
 LONG = [f"/{number}/{'x' * 1000}" for number in range(40)]
 
@@ -135,9 +152,14 @@ def test_a_flow_with_long_names_and_many_long_endpoints_serves_all_kinds_of_clie
         with Flow().add(external=True, port=flow.port) as over:
             assert over.post(LONG[0], Document(text="a")).texts == ["a.."]
         stop = threading.Event()
-        joined = in_background(remote.join, f"localhost:{flow.replica_port}", "a" * 100, Wide, stop_event=stop)
+        joined = in_background(
+            remote.join, f"localhost:{flow.replica_port}", "a" * 100, Wide, stop_event=stop
+        )
         with Client(port=flow.port) as client:
-            wait_for(lambda: len(client.info()["executors"]["a" * 100]["replicas"]) == 2, what="the replica has joined")
+            wait_for(
+                lambda: len(client.info()["executors"]["a" * 100]["replicas"]) == 2,
+                what="the replica has joined",
+            )
         stop.set()
         joined.result(PATIENCE)
 

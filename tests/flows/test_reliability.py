@@ -1,4 +1,6 @@
-"""Nothing lost: replicas are killed, told to end or stuck, under load; each request is answered once, and right."""
+"""Nothing lost: replicas are killed, told to end or stuck, under load;
+each request is answered once, and right.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PATIENCE, Gate, begun, in_background, kill, let_go, pid_of, replicas, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Gate,
+    begun,
+    in_background,
+    kill,
+    let_go,
+    pid_of,
+    replicas,
+    texts,
+    wait_for,
+)
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 
@@ -117,14 +130,16 @@ class Load:
         total = 0
         for thread, future in enumerate(self._running):
             given, found = future.result(PATIENCE)
-            assert [doc.text for doc in found] == [str(thread * 10**6 + number) for number in range(given)]
+            assert [doc.text for doc in found] == [
+                str(thread * 10**6 + number) for number in range(given)
+            ]
             assert all(doc.tags["square"] == int(doc.text) ** 2 for doc in found)
             total += given
         assert set(self.answers.values()) <= {1}
         return total
 
 
-# -- kill -9 ----------------------------------------------------------------------------------------------------------
+# -- kill -9 ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Square, AsyncSquare])
@@ -173,11 +188,15 @@ def test_the_last_one_alive_serves_and_when_there_is_none_requests_wait(tmp_path
         wait_for(lambda: _joined(flow, "square") == [], what="none is left")
         assert not waiting.done()
         cause.unlink()
-        assert [doc.tags["square"] for doc in waiting.result(PATIENCE)] == [number**2 for number in range(50)]
+        assert [doc.tags["square"] for doc in waiting.result(PATIENCE)] == [
+            number**2 for number in range(50)
+        ]
 
 
 def test_a_request_is_done_again_by_another_replica(tmp_path: Path) -> None:
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow().add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         posting = in_background(flow.post, "/hold", Document(text="held"))
         (first,) = begun(tmp_path, "held")
         kill(first)
@@ -212,34 +231,47 @@ def _held(folder: Path, names: list[str], count: int) -> list[str]:
     return found if len(found) >= count else []
 
 
-# -- poison -----------------------------------------------------------------------------------------------------------
+# -- poison ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("retries", "crashes"), [(-1, 4), (1, 2), (0, 1)])
-def test_a_request_that_kills_every_replica_ends_alone(tmp_path: Path, retries: int, crashes: int) -> None:
+def test_a_request_that_kills_every_replica_ends_alone(
+    tmp_path: Path, retries: int, crashes: int
+) -> None:
     log = tmp_path / "log"
-    flow = Flow().add(name="eater", uses=Poison, uses_with={"log": str(log)}, replicas=3, retries=retries)
+    flow = Flow().add(
+        name="eater", uses=Poison, uses_with={"log": str(log)}, replicas=3, retries=retries
+    )
     with flow:
-        good = [in_background(flow.post, "/", texts(200), request_size=1, on_error=_keep()) for _ in range(2)]
+        good = [
+            in_background(flow.post, "/", texts(200), request_size=1, on_error=_keep())
+            for _ in range(2)
+        ]
         with pytest.raises(errors.ReplicaCrashed) as caught:
             flow.post("/", Document(text="poison"))
-        assert all(word in str(caught.value) for word in ("'eater'", str(crashes), "eater/rep-")), caught.value
-        # One that is taken back from a busy replica too late, as it has just begun it, is not held against it. That is
-        # rare, and rarer in a row; how often it happens is the machine's business.
+        assert all(word in str(caught.value) for word in ("'eater'", str(crashes), "eater/rep-")), (
+            caught.value
+        )
+        # One that is taken back from a busy replica too late, as it has just begun it, is not held
+        # against it. That is rare, and rarer in a row; how often it happens is the machine's
+        # business.
         assert crashes <= len(log.read_text().split()) <= (10 * crashes if retries else 1)
         for each in good:
             found = each.result(PATIENCE).texts
-            if retries:  # without, what was with the replica that died fails too: it may have been begun
+            # Without, what was with the replica that died fails too: it may have been begun.
+            if retries:
                 assert found == [f"{number} eaten" for number in range(200)]
         wait_for(lambda: len(_joined(flow, "eater")) == 3, what="the pool is whole again")
-        assert flow.post("/", texts(20), request_size=1).texts == [f"{number} eaten" for number in range(20)]
+        assert flow.post("/", texts(20), request_size=1).texts == [
+            f"{number} eaten" for number in range(20)
+        ]
 
 
 def _keep() -> Callable[[Any], None]:
     return [].append
 
 
-# -- told to end ------------------------------------------------------------------------------------------------------
+# -- told to end -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Square, AsyncSquare])
@@ -266,7 +298,9 @@ def test_a_replica_that_is_told_to_end_ends_what_it_has_begun_and_loses_nothing(
 
 
 def test_a_replica_that_is_told_to_end_finishes_its_request_first(tmp_path: Path) -> None:
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2, retries=0) as flow:
+    with Flow().add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2, retries=0
+    ) as flow:
         posting = in_background(flow.post, "/hold", Document(text="held"))
         (holder,) = begun(tmp_path, "held")
         os.kill(holder, signal.SIGTERM)
@@ -276,7 +310,7 @@ def test_a_replica_that_is_told_to_end_finishes_its_request_first(tmp_path: Path
         wait_for((tmp_path / f"{holder}.closed").exists, what="then it closes")
 
 
-# -- stuck ------------------------------------------------------------------------------------------------------------
+# -- stuck -----------------------------------------------------------------------------------------
 
 
 def test_a_request_that_takes_long_traps_no_others(tmp_path: Path) -> None:
@@ -284,7 +318,11 @@ def test_a_request_that_takes_long_traps_no_others(tmp_path: Path) -> None:
         async with AsyncClient(port=flow.port) as client:
 
             async def one(endpoint: str, text: str) -> list[str]:
-                return [doc.text async for docs in client.post(endpoint, Document(text=text)) for doc in docs]
+                return [
+                    doc.text
+                    async for docs in client.post(endpoint, Document(text=text))
+                    for doc in docs
+                ]
 
             # Requests that take no time: several are sent to a replica ahead, and then one is held.
             await asyncio.gather(*(one("/", str(number)) for number in range(500)))
@@ -300,7 +338,9 @@ def test_a_request_that_takes_long_traps_no_others(tmp_path: Path) -> None:
             assert await tasks[20] == ["20"]
             assert await tasks[150] == ["150"]
 
-    flow = Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=3)
+    flow = Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=3
+    )
     with flow:
         for _ in range(2):
             for path in tmp_path.iterdir():
@@ -309,7 +349,9 @@ def test_a_request_that_takes_long_traps_no_others(tmp_path: Path) -> None:
 
 
 def test_a_replica_that_hangs_delays_nobody_but_its_own_request() -> None:
-    with Flow(timeout_close=500).add(name="square", uses=Square, replicas=2, timeout_send=1500) as flow:
+    with Flow(timeout_close=500).add(
+        name="square", uses=Square, replicas=2, timeout_send=1500
+    ) as flow:
         flow.post("/", texts(100), request_size=1)
         os.kill(pid_of("square/rep-0"), signal.SIGSTOP)
         failed: list[Any] = []
@@ -332,13 +374,19 @@ class HoldsOne(Gate):
 
 
 def test_answers_do_not_wait_for_a_request_behind_them_that_takes_long(tmp_path: Path) -> None:
-    """Answers to quick requests travel together, but not until the slow one among them has ended."""
+    """Answers to quick requests travel together, but not until the slow one among them has
+    ended.
+    """
     with Flow().add(name="one", uses=HoldsOne, uses_with={"folder": str(tmp_path)}) as flow:
         flow.post("/", texts(3000), request_size=1)  # until many wait at the replica
         answered: list[str] = []
         inputs = DocumentArray([*texts(100), Document(text="held")])
         post = in_background(
-            flow.post, "/", inputs, request_size=1, on_done=lambda response: answered.extend(response.docs.texts)
+            flow.post,
+            "/",
+            inputs,
+            request_size=1,
+            on_done=lambda response: answered.extend(response.docs.texts),
         )
         begun(tmp_path, "held")
         wait_for(lambda: len(answered) == 100, what="all others are answered")

@@ -1,4 +1,6 @@
-"""Requests as clients may say them by hand: each id for itself, several in one, sent again, cancelled."""
+"""Requests as clients may say them by hand: each id for itself, several in one, sent again,
+cancelled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from peers import PAYLOAD, dealer, front, request, said
 
 from zflow import Client, Document, DocumentArray, Flow
 from zflow.devices.protocol import bundles
-from zflow.devices.protocol.messages import MOST_ID, MOST_TOGETHER, TO_CLIENT, Cancel, Failed, Reply, singles
+from zflow.devices.protocol.messages import (
+    MOST_ID,
+    MOST_TOGETHER,
+    TO_CLIENT,
+    Cancel,
+    Failed,
+    Reply,
+    singles,
+)
 from zflow.documents import codec
 
 
@@ -28,7 +38,9 @@ def payload_of(text: str) -> bytes:
 
 
 def answered(stranger: zmq.Socket[bytes], count: int) -> list[tuple[int, str]]:
-    """The next answers: ids, with the only text of a result or what kind of error it is; they may come in one."""
+    """The next answers: ids, with the only text of a result or what kind of error it is;
+    they may come in one.
+    """
     found: list[tuple[int, str]] = []
     while len(found) < count:
         for message in bundles.read(stranger.recv_multipart(), 0, TO_CLIENT):
@@ -53,11 +65,15 @@ def test_one_id_for_several_requests_in_turn(flow: Flow) -> None:
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Flow]:
-    with Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as running:
+    with Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}
+    ) as running:
         yield running
 
 
-def test_a_request_that_is_sent_again_while_it_is_under_way_is_done_once(gated: Flow, tmp_path: Path) -> None:
+def test_a_request_that_is_sent_again_while_it_is_under_way_is_done_once(
+    gated: Flow, tmp_path: Path
+) -> None:
     with dealer(front(gated)) as stranger, dealer(front(gated)) as other:
         for _ in range(10):
             stranger.send_multipart([request(first=1, endpoint="/hold"), PAYLOAD])
@@ -65,7 +81,9 @@ def test_a_request_that_is_sent_again_while_it_is_under_way_is_done_once(gated: 
         with Client(port=gated.port) as client:
             wait_for(lambda: client.info()["requests"] == 2, what="two of them are requests")
             other.send_multipart([request(first=1), PAYLOAD])  # of another client: another request
-            wait_for(lambda: client.info()["requests"] == 3, what="another client's ids are its own")
+            wait_for(
+                lambda: client.info()["requests"] == 3, what="another client's ids are its own"
+            )
         let_go(tmp_path, "a")
         assert answered(stranger, 2) == [(1, "a"), (2, "a")]
         assert answered(other, 1) == [(1, "a")]
@@ -73,7 +91,11 @@ def test_a_request_that_is_sent_again_while_it_is_under_way_is_done_once(gated: 
 
 
 def test_a_cancelled_request_is_not_answered_nor_begun(gated: Flow, tmp_path: Path) -> None:
-    with dealer(front(gated)) as stranger, dealer(front(gated)) as other, Client(port=gated.port) as client:
+    with (
+        dealer(front(gated)) as stranger,
+        dealer(front(gated)) as other,
+        Client(port=gated.port) as client,
+    ):
         stranger.send_multipart([request(first=1, endpoint="/hold"), PAYLOAD])
         begun(tmp_path, "a")
         for id in (2, 3):
@@ -92,7 +114,7 @@ def test_a_cancelled_request_is_not_answered_nor_begun(gated: Flow, tmp_path: Pa
     assert not (tmp_path / "b2.begun").exists()
 
 
-# -- several in one ---------------------------------------------------------------------------------------------------
+# -- several in one --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, MOST_TOGETHER])
@@ -122,11 +144,15 @@ def test_what_is_wrong_with_all_of_several_is_told_of_each(flow: Flow) -> None:
             assert sorted(answered(stranger, 3)) == [(id, "BadRequest") for id in (7, 8, 9)]
 
 
-def test_of_several_that_are_sent_again_only_those_are_done_that_are_not_under_way(gated: Flow, tmp_path: Path) -> None:
+def test_of_several_that_are_sent_again_only_those_are_done_that_are_not_under_way(
+    gated: Flow, tmp_path: Path
+) -> None:
     payloads = [payload_of(text) for text in ("a", "b", "c")]
     with dealer(front(gated)) as stranger, Client(port=gated.port) as client:
         for first, some in ((1, payloads[:2]), (1, payloads), (2, payloads[1:])):
-            stranger.send(request(first=first, endpoint="/hold", docs=[1] * len(some), payload=some))
+            stranger.send(
+                request(first=first, endpoint="/hold", docs=[1] * len(some), payload=some)
+            )
         wait_for(lambda: client.info()["requests"] == 3, what="each of them is a request once")
         let_go(tmp_path, "a", "b", "c")
         assert sorted(answered(stranger, 3)) == [(1, "a"), (2, "b"), (3, "c")]

@@ -1,4 +1,6 @@
-"""Who may connect: real sockets and keys. What each part decides is tested in test_keys.py and devices/test_zap.py."""
+"""Who may connect: real sockets and keys. What each part decides is tested in test_keys.py and
+devices/test_zap.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from helpers import PATIENCE, Gate, Upper, awaited, begun, in_background, kill, let_go, texts, wait_for
+from helpers import (
+    PATIENCE,
+    Gate,
+    Upper,
+    awaited,
+    begun,
+    in_background,
+    kill,
+    let_go,
+    texts,
+    wait_for,
+)
 from peers import said
 
 from zflow import AsyncClient, Client, Document, Flow, cli, remote
@@ -41,7 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def flow(folder: Path) -> Iterator[Flow]:
-    with Flow(curve=str(folder), replica_port=0).add(name="upper", uses=Upper, replicas=2) as running:
+    with Flow(curve=str(folder), replica_port=0).add(
+        name="upper", uses=Upper, replicas=2
+    ) as running:
         yield running
 
 
@@ -53,9 +68,17 @@ def test_the_right_keys_work_for_clients_replicas_and_other_flows(flow: Flow, fo
         assert client.is_flow_ready()
         stop = threading.Event()
         joined = in_background(
-            remote.join, f"localhost:{flow.replica_port}", "upper", Upper, curve=str(folder), stop_event=stop
+            remote.join,
+            f"localhost:{flow.replica_port}",
+            "upper",
+            Upper,
+            curve=str(folder),
+            stop_event=stop,
         )
-        wait_for(lambda: len(client.info()["executors"]["upper"]["replicas"]) == 3, what="the replica has joined")
+        wait_for(
+            lambda: len(client.info()["executors"]["upper"]["replicas"]) == 3,
+            what="the replica has joined",
+        )
         stop.set()
         joined.result(30)
 
@@ -75,10 +98,14 @@ def test_a_clients_machine_needs_two_files_only(flow: Flow, folder: Path, tmp_pa
         assert client.post("/", Document(text="a")).texts == ["A"]
 
 
-def test_without_the_right_keys_nobody_gets_anything(flow: Flow, folder: Path, tmp_path: Path) -> None:
+def test_without_the_right_keys_nobody_gets_anything(
+    flow: Flow, folder: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     keys.new(other)
-    stranger = tmp_path / "stranger"  # knows the server's public key, and has a pair that is on no list
+    stranger = (
+        tmp_path / "stranger"
+    )  # knows the server's public key, and has a pair that is on no list
     stranger.mkdir()
     shutil.copy(folder / "server.key", stranger)
     shutil.copy(other / "client.key_secret", stranger)
@@ -106,7 +133,10 @@ def test_a_client_cannot_say_that_it_is_a_replica() -> None:
         socket.connect(f"tcp://127.0.0.1:{flow.port}")
         socket.send_multipart(said(Ready("upper", ["/default"], 1, 0, 0, {})))
         with Client(port=flow.port) as client:
-            wait_for(lambda: client.info()["malformed"] == {"unknown kind of message": 1}, what="it is counted")
+            wait_for(
+                lambda: client.info()["malformed"] == {"unknown kind of message": 1},
+                what="it is counted",
+            )
             assert client.info()["executors"]["upper"]["replicas"] == ["upper/rep-0"]
         socket.close()
 
@@ -125,18 +155,29 @@ def test_who_listens_to_strangers_without_keys_is_warned_and_cannot_be_changed_b
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Flow(host="0.0.0.0").add(name="upper", uses=Upper) as flow:
-        assert "listening on 0.0.0.0 without keys (curve=): whoever reaches it may use the Flow" in caplog.text
-        with Client(port=flow.port) as client, pytest.raises(ChangeRefused, match="allow_control=True lets whoever"):
+        assert (
+            "listening on 0.0.0.0 without keys (curve=): whoever reaches it may use the Flow"
+            in caplog.text
+        )
+        with (
+            Client(port=flow.port) as client,
+            pytest.raises(ChangeRefused, match="allow_control=True lets whoever"),
+        ):
             client.scale("upper", 2)
         assert flow.scale("upper", 2)["replicas"] == 2
 
 
-def test_who_may_change_a_flow_without_keys_is_said_by_allow_control(caplog: pytest.LogCaptureFixture) -> None:
+def test_who_may_change_a_flow_without_keys_is_said_by_allow_control(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with Flow(host="0.0.0.0", allow_control=True).add(name="upper", uses=Upper) as flow:
         assert "whoever reaches it may use and change the Flow" in caplog.text
         with Client(port=flow.port) as client:
             assert client.undrain("upper/rep-0") is not None
-    with Flow(allow_control=False).add(name="upper", uses=Upper) as flow, Client(port=flow.port) as client:
+    with (
+        Flow(allow_control=False).add(name="upper", uses=Upper) as flow,
+        Client(port=flow.port) as client,
+    ):
         with pytest.raises(ChangeRefused, match="only its own process may change this Flow"):
             client.undrain("upper/rep-0")
         assert flow.undrain("upper/rep-0") is not None
@@ -153,7 +194,9 @@ def test_an_admin_may_change_the_flow_and_post_and_a_client_may_post_only(
         shutil.copy(folder / f"{name}.key_secret", machines[name])
     with Client(port=flow.port, curve=machines["client"]) as client:
         for change in (lambda: client.scale("upper", 3), lambda: client.drain("upper/rep-0")):
-            with pytest.raises(ChangeRefused, match=r"this key may not change the Flow: .*zflow-run keys add"):
+            with pytest.raises(
+                ChangeRefused, match=r"this key may not change the Flow: .*zflow-run keys add"
+            ):
                 change()
         assert client.post("/", Document(text="a")).texts == ["A"]
     for curve in (machines["admin"], folder):  # on the Flow's own machine it is found by itself
@@ -162,7 +205,10 @@ def test_an_admin_may_change_the_flow_and_post_and_a_client_may_post_only(
             assert client.scale("upper", 3)["replicas"] == 3
         assert cli.main(["scale", f"127.0.0.1:{flow.port}", "upper=2", "--curve", str(curve)]) == 0
         assert capsys.readouterr().out == "upper: 2 replicas instead of 3\n"
-    assert cli.main(["scale", f"127.0.0.1:{flow.port}", "upper=3", "--curve", str(machines["client"])]) == 1
+    assert (
+        cli.main(["scale", f"127.0.0.1:{flow.port}", "upper=3", "--curve", str(machines["client"])])
+        == 1
+    )
     assert "this key may not change the Flow" in capsys.readouterr().err
 
 
@@ -182,7 +228,9 @@ def test_so_it_is_from_asyncio(flow: Flow, folder: Path, tmp_path: Path) -> None
     asyncio.run(main())
 
 
-def test_who_is_taken_off_the_list_of_admins_commands_no_more_over_the_connection_that_it_has(tmp_path: Path) -> None:
+def test_who_is_taken_off_the_list_of_admins_commands_no_more_over_the_connection_that_it_has(
+    tmp_path: Path,
+) -> None:
     keys.new(tmp_path / "keys")
     with Flow(curve=str(tmp_path / "keys")).add(name="upper", uses=Upper) as flow:
         (tmp_path / "keys/client.key_secret").unlink()  # so that one connection is for everything
@@ -201,16 +249,21 @@ def _refused(client: Client) -> bool:
     return False
 
 
-def test_a_client_whose_key_was_taken_off_the_list_while_it_posts_is_told_so_and_holds_up_no_event_loop(
+def test_a_client_whose_key_goes_while_it_posts_is_told_so_and_holds_up_no_event_loop(
     tmp_path: Path,
 ) -> None:
-    """When its connection breaks, here by the broker's death; with the key back on the list the same client works."""
+    """When its connection breaks, here by the broker's death; with the key back on the list the
+    same client works.
+    """
     folder = tmp_path / "keys"
     keys.new(folder)
     listed, away = folder / "clients/client.key", tmp_path / "away"
 
     async def posts(flow: Flow, client: AsyncClient) -> None:
-        holds = [asyncio.ensure_future(awaited(client.post("/hold", Document(text="async")))) for _ in range(2)]
+        holds = [
+            asyncio.ensure_future(awaited(client.post("/hold", Document(text="async"))))
+            for _ in range(2)
+        ]
         await asyncio.to_thread(begun, tmp_path, "sync", "async")
         broker = (await client.info())["pid"]
         listed.rename(away)
@@ -221,7 +274,9 @@ def test_a_client_whose_key_was_taken_off_the_list_while_it_posts_is_told_so_and
                 await asyncio.sleep(0.01)
                 yield Document(text="more")
 
-        more = asyncio.ensure_future(awaited(client.post("/", goes_on(), request_size=1, on_error=lambda _: None)))
+        more = asyncio.ensure_future(
+            awaited(client.post("/", goes_on(), request_size=1, on_error=lambda _: None))
+        )
         for hold in (*holds, more):
             with pytest.raises(AccessDenied, match="are the keys"):
                 await asyncio.wait_for(hold, PATIENCE)
@@ -249,18 +304,22 @@ def test_a_client_whose_key_was_taken_off_the_list_while_it_posts_is_told_so_and
     ):
         held = in_background(client.post, "/hold", Document(text="sync"))
         asyncio.run(main(flow))
-        with pytest.raises(AccessDenied, match=f"127.0.0.1:{flow.port} refuses the connection: are the keys"):
+        with pytest.raises(
+            AccessDenied, match=f"127.0.0.1:{flow.port} refuses the connection: are the keys"
+        ):
             held.result(PATIENCE)
         assert client.post("/", Document(text="a")).texts == ["a"]
 
 
-# -- limits -----------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_too_many_connections_are_refused_until_others_end() -> None:
     with Flow(max_connections=3).add(uses=Upper) as flow:
         clients = [Client(port=flow.port) for _ in range(3)]
-        assert [client.is_flow_ready() for client in clients] == [True] * 3  # on connections of their own, ended by now
+        assert [client.is_flow_ready() for client in clients] == [
+            True
+        ] * 3  # on connections of their own, ended by now
         for client in clients:
             wait_for(lambda client=client: _answers(client), what="there is room for three")  # type: ignore[misc]
         with pytest.raises(FlowUnreachable):
@@ -281,16 +340,26 @@ def _answers(client: Client) -> bool:
 
 
 def test_too_many_requests_over_one_connection_are_refused_at_once(tmp_path: Path) -> None:
-    with Flow(max_requests_per_client=4).add(uses=Gate, uses_with={"folder": str(tmp_path)}) as flow:
+    with Flow(max_requests_per_client=4).add(
+        uses=Gate, uses_with={"folder": str(tmp_path)}
+    ) as flow:
         with Client(port=flow.port) as client:
             held = in_background(client.post, "/hold", Document(text="held"))
             begun(tmp_path, "held")
             refused: list[Any] = []
             client_two = Client(port=flow.port)
             posted = in_background(
-                client_two.post, "/", texts(6), request_size=1, on_error=refused.append, on_done=lambda response: None
+                client_two.post,
+                "/",
+                texts(6),
+                request_size=1,
+                on_error=refused.append,
+                on_done=lambda response: None,
             )
-            wait_for(lambda: flow.post is not None and client.info()["requests"] >= 5, what="four of them wait")
+            wait_for(
+                lambda: flow.post is not None and client.info()["requests"] >= 5,
+                what="four of them wait",
+            )
             let_go(tmp_path, "held")
             held.result(30)
             posted.result(30)
@@ -298,12 +367,19 @@ def test_too_many_requests_over_one_connection_are_refused_at_once(tmp_path: Pat
         assert len(refused) == 2
         assert all(isinstance(response.error, Overloaded) for response in refused)
         assert "a client may have 4 requests in flight" in str(refused[0].error)
-        assert len(flow.post("/", texts(10), request_size=1)) == 10  # the Flow's own process is not limited
+        assert (
+            len(flow.post("/", texts(10), request_size=1)) == 10
+        )  # the Flow's own process is not limited
 
 
 @pytest.mark.parametrize(
     "said",
-    [{"max_connections": 0}, {"max_requests_per_client": True}, {"replica_port": -1}, {"allow_control": "yes"}],
+    [
+        {"max_connections": 0},
+        {"max_requests_per_client": True},
+        {"replica_port": -1},
+        {"allow_control": "yes"},
+    ],
 )
 def test_limits_that_cannot_be(said: dict[str, Any]) -> None:
     with pytest.raises(InvalidFlow, match=next(iter(said))):
@@ -313,7 +389,13 @@ def test_limits_that_cannot_be(said: dict[str, Any]) -> None:
 def test_a_flood_of_rubbish_takes_no_memory_and_others_are_served() -> None:
     with Flow(max_message_bytes=100_000).add(uses=Upper) as flow, zmq.Context() as context:
         broker = psutil.Process(Client(port=flow.port).info()["pid"])
-        rubbish = [[b"rubbish"], [b""], [os.urandom(50)], [os.urandom(20_000), b"x"], [b"a", b"b", b"c"]]
+        rubbish = [
+            [b"rubbish"],
+            [b""],
+            [os.urandom(50)],
+            [os.urandom(20_000), b"x"],
+            [b"a", b"b", b"c"],
+        ]
         over = threading.Event()
 
         def flood() -> None:
@@ -333,10 +415,18 @@ def test_a_flood_of_rubbish_takes_no_memory_and_others_are_served() -> None:
         thread = threading.Thread(target=flood)
         thread.start()
         with Client(port=flow.port) as client:
-            wait_for(lambda: sum(client.info()["malformed"].values()) > 2_000, what="the flood has arrived")
+            wait_for(
+                lambda: sum(client.info()["malformed"].values()) > 2_000,
+                what="the flood has arrived",
+            )
             before = broker.memory_info().rss
-            wait_for(lambda: sum(client.info()["malformed"].values()) > 20_000, what="there is more of it")
-            assert client.post("/", texts(50), request_size=1).texts == [str(number) for number in range(50)]
+            wait_for(
+                lambda: sum(client.info()["malformed"].values()) > 20_000,
+                what="there is more of it",
+            )
+            assert client.post("/", texts(50), request_size=1).texts == [
+                str(number) for number in range(50)
+            ]
             assert broker.memory_info().rss - before < 8 << 20
         over.set()
         thread.join()

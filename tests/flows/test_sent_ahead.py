@@ -1,4 +1,6 @@
-"""Requests that are sent to busy replicas ahead of their time: begun where they wait, or by whoever is idle first."""
+"""Requests that are sent to busy replicas ahead of their time: begun where they wait,
+or by whoever is idle first.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Gate, begun, in_background, kill, let_go, pid_of, replicas, socket_folders, wait_for
+from helpers import (
+    Gate,
+    begun,
+    in_background,
+    kill,
+    let_go,
+    pid_of,
+    replicas,
+    socket_folders,
+    wait_for,
+)
 
 from zflow import Client, Document, DocumentArray, Flow, errors, requests
 
 
 class Slow(Gate):
-    """A Gate that also answers requests of a steady length: these tell the broker how long its work is."""
+    """A Gate that also answers requests of a steady length:
+    these tell the broker how long its work is.
+    """
 
     @requests(on="/work")
     def work(self, docs: DocumentArray, **kwargs: Any) -> None:
@@ -22,11 +36,15 @@ class Slow(Gate):
 
 
 def flow_of(folder: Path, **options: Any) -> Flow:
-    return Flow().add(name="slow", uses=Slow, uses_with={"folder": str(folder)}, replicas=2, **options)
+    return Flow().add(
+        name="slow", uses=Slow, uses_with={"folder": str(folder)}, replicas=2, **options
+    )
 
 
 def learn(flow: Flow) -> None:
-    """Let the broker learn how long the work takes, and the way: all replicas are asked, one at a time."""
+    """Let the broker learn how long the work takes, and the way: all replicas are asked,
+    one at a time.
+    """
     for number in range(20):
         flow.post("/work", Document(text=str(number)))
 
@@ -45,14 +63,19 @@ def hold(flow: Flow, name: str) -> Any:
 
 
 def hold_two_and_one_ahead(flow: Flow, folder: Path) -> tuple[dict[str, Any], int, int]:
-    """Keep both replicas busy, and have a third request wait at one of them; returns who that is, and the other."""
+    """Keep both replicas busy, and have a third request wait at one of them; returns who that is,
+    and the other.
+    """
     learn(flow)
     asked = {"first": hold(flow, "first")}
     (holder,) = begun(folder, "first")
     asked["second"] = hold(flow, "second")
     (other,) = begun(folder, "second")
     asked["third"] = hold(flow, "third")
-    wait_for(lambda: info(flow)["requests"] == 3 and queued(flow) == 0, what="the third request is sent ahead")
+    wait_for(
+        lambda: info(flow)["requests"] == 3 and queued(flow) == 0,
+        what="the third request is sent ahead",
+    )
     return asked, holder, other
 
 
@@ -124,7 +147,9 @@ def test_nothing_is_sent_ahead_where_each_request_is_begun_once_at_most(tmp_path
 def test_it_is_answered_when_replicas_are_exchanged(how: str, tmp_path: Path) -> None:
     with flow_of(tmp_path) as flow:
         asked, _, _ = hold_two_and_one_ahead(flow, tmp_path)
-        changing = in_background(lambda: flow.scale("slow", 3) if how == "scale" else flow.restart("slow"))
+        changing = in_background(
+            lambda: flow.scale("slow", 3) if how == "scale" else flow.restart("slow")
+        )
         if how == "scale":
             begun(tmp_path, "third")  # by the new one
         let_all_go(tmp_path, asked)

@@ -28,7 +28,11 @@ class Where(Executor):
     def note(self, docs: DocumentArray, **kwargs: Any) -> dict[str, Any]:
         place = self.runtime_args
         for doc in docs:
-            doc.matches.append(Document(text=place.name, tags={"shard": place.shard_id, "replica": place.replica_id}))
+            doc.matches.append(
+                Document(
+                    text=place.name, tags={"shard": place.shard_id, "replica": place.replica_id}
+                )
+            )
         return {"place": [place.shard_id, place.replica_id, place.shards, place.replicas]}
 
 
@@ -53,8 +57,14 @@ def visited(docs: DocumentArray) -> list[str]:
 
 @pytest.mark.parametrize("polling", ["ANY", "all"])
 @pytest.mark.parametrize(("shards", "copies"), [(1, 2), (2, 1), (2, 2), (3, 1)])
-def test_any_goes_to_one_and_all_to_one_replica_of_every_shard(polling: str, shards: int, copies: int) -> None:
-    with Flow().add(name="e", uses=Where, shards=shards, replicas=copies, polling=polling).needs_all() as flow:
+def test_any_goes_to_one_and_all_to_one_replica_of_every_shard(
+    polling: str, shards: int, copies: int
+) -> None:
+    with (
+        Flow()
+        .add(name="e", uses=Where, shards=shards, replicas=copies, polling=polling)
+        .needs_all() as flow
+    ):
         names = set()
         for _ in range(4):
             places = visited(flow.post("/", Document()))
@@ -62,18 +72,24 @@ def test_any_goes_to_one_and_all_to_one_replica_of_every_shard(polling: str, sha
             if polling == "ANY" or shards == 1:
                 assert len(places) == 1
             else:
-                assert [place.split("/")[1] for place in places] == [f"shard-{n}" for n in range(shards)]
+                assert [place.split("/")[1] for place in places] == [
+                    f"shard-{n}" for n in range(shards)
+                ]
                 assert len({place.split("/")[2] for place in places}) == 1, "one group"
         assert len(names) > 1 or shards * copies == 1
         if shards > 1:
-            assert names <= {f"e/shard-{shard}/rep-{copy}" for shard in range(shards) for copy in range(copies)}
+            assert names <= {
+                f"e/shard-{shard}/rep-{copy}" for shard in range(shards) for copy in range(copies)
+            }
 
 
 def test_the_polling_example_of_the_document() -> None:
     polling = {"/custom": "ALL", "/search": "ANY", "*": "ANY"}
     with Flow().add(name="ExecutorWithShards", uses=Where, shards=3, polling=polling) as flow:
         for endpoint, shards in (("/index", 1), ("/search", 1), ("/custom", 3), ("/other", 1)):
-            assert [len(visited(flow.post(endpoint, Document()))) for _ in range(3)] == [shards] * 3, endpoint
+            assert [len(visited(flow.post(endpoint, Document()))) for _ in range(3)] == [
+                shards
+            ] * 3, endpoint
 
 
 def test_defaults_are_index_to_one_and_search_to_all() -> None:
@@ -119,7 +135,12 @@ def test_results_are_reduced_and_the_lower_shard_wins() -> None:
     for doc in docs:
         assert doc.matches.ids == ["match-0", "match-1", "match-2"]
         assert doc.chunks.ids == ["chunk-0", "chunk-1", "chunk-2"]
-        assert (doc.text, doc.uri, doc.modality, doc.mime_type) == ("shard 0", "by 0", "by 1", "by 2")
+        assert (doc.text, doc.uri, doc.modality, doc.mime_type) == (
+            "shard 0",
+            "by 0",
+            "by 1",
+            "by 2",
+        )
         assert (doc.embedding == 1).all()
 
 
@@ -128,11 +149,18 @@ class Matrix(Executor):
     def look(
         self, docs_matrix: list[DocumentArray], docs_map: dict[str, DocumentArray], **kwargs: Any
     ) -> dict[str, Any]:
-        return {"matrix": [len(docs) for docs in docs_matrix], "map": {k: v[0].text for k, v in docs_map.items()}}
+        return {
+            "matrix": [len(docs) for docs in docs_matrix],
+            "map": {k: v[0].text for k, v in docs_map.items()},
+        }
 
 
 def test_the_next_executor_may_have_the_shards_apart() -> None:
-    flow = Flow().add(name="e", uses=SetsDifferentFields, shards=3, polling="ALL").add(uses=Matrix, no_reduce=True)
+    flow = (
+        Flow()
+        .add(name="e", uses=SetsDifferentFields, shards=3, polling="ALL")
+        .add(uses=Matrix, no_reduce=True)
+    )
     with flow:
         [response] = flow.post("/", Document(), return_responses=True)
     [result] = response.parameters["__results__"].values()
@@ -152,7 +180,9 @@ def test_a_shard_that_fails_fails_the_request_by_name() -> None:
 
 
 def test_partial_results_say_what_is_missing() -> None:
-    with Flow().add(name="e", uses=Picky, shards=3, polling="ALL", on_shard_failure="partial") as flow:
+    with Flow().add(
+        name="e", uses=Picky, shards=3, polling="ALL", on_shard_failure="partial"
+    ) as flow:
         [response] = flow.post("/", Document(), parameters={"fail": [1]}, return_responses=True)
         assert visited(response.docs) == ["0", "2"]
         note = response.parameters["__shards__"]["e"]
@@ -169,8 +199,15 @@ def test_a_shard_that_crashes_or_is_late_is_named() -> None:
     flow = Flow().add(name="e", uses=Picky, shards=2, polling="ALL", retries=1)
     with flow, pytest.raises(ReplicaCrashed, match="'e/shard-1'"):
         flow.post("/", Document(), parameters={"die": [1]})
-    flow = Flow(timeout_close=100).add(name="e", uses=Picky, shards=2, polling="ALL", timeout_send=300)
-    with flow, pytest.raises(DeadlineExceeded, match=r"'e/shard-0'.*it was running in e/shard-0/rep-0 for 0\.\d+ s$"):
+    flow = Flow(timeout_close=100).add(
+        name="e", uses=Picky, shards=2, polling="ALL", timeout_send=300
+    )
+    with (
+        flow,
+        pytest.raises(
+            DeadlineExceeded, match=r"'e/shard-0'.*it was running in e/shard-0/rep-0 for 0\.\d+ s$"
+        ),
+    ):
         flow.post("/", Document(), parameters={"hang": [0]})
 
 
@@ -180,20 +217,34 @@ def test_a_shard_that_crashes_or_is_late_is_named() -> None:
         ({"shards": 0}, "shards must be a whole number of 1 or more, not 0 (executor 'e')"),
         ({"shards": 1.5}, "shards must be a whole number of 1 or more, not 1.5 (executor 'e')"),
         ({"polling": "SOME"}, "polling must be ANY or ALL, not 'SOME' (executor 'e')"),
-        ({"polling": {"/x": "SOME"}}, "polling must be ANY or ALL, not 'SOME' (executor 'e', endpoint '/x')"),
-        ({"polling": {"x": "ANY"}}, "polling goes by endpoints, which start with '/', or by '*', not by 'x'"),
-        ({"on_shard_failure": "ignore"}, "on_shard_failure must be 'fail' or 'partial', not 'ignore' (executor 'e')"),
+        (
+            {"polling": {"/x": "SOME"}},
+            "polling must be ANY or ALL, not 'SOME' (executor 'e', endpoint '/x')",
+        ),
+        (
+            {"polling": {"x": "ANY"}},
+            "polling goes by endpoints, which start with '/', or by '*', not by 'x'",
+        ),
+        (
+            {"on_shard_failure": "ignore"},
+            "on_shard_failure must be 'fail' or 'partial', not 'ignore' (executor 'e')",
+        ),
     ],
 )
 def test_wrong_values_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidFlow) as caught:
-        Flow().add(name="e", shards=given.get("shards", 2), **{k: v for k, v in given.items() if k != "shards"})
+        Flow().add(
+            name="e",
+            shards=given.get("shards", 2),
+            **{k: v for k, v in given.items() if k != "shards"},
+        )
     assert message in str(caught.value)
 
 
 def test_shards_from_yaml() -> None:
     flow = Flow.load_config(
-        "jtype: Flow\nexecutors:\n- name: e\n  uses: Where\n  shards: 2\n  polling: {/custom: all, '*': any}\n"
+        "jtype: Flow\nexecutors:\n- name: e\n  uses: Where\n  shards: 2\n  polling: {/custom: all, "
+        "'*': any}\n"
     )
     with flow:
         assert len(visited(flow.post("/custom", Document()))) == 2
@@ -211,12 +262,17 @@ def test_all_answers_from_every_shard_while_one_replica_is_gone() -> None:
     with Flow().add(name="e", uses=Where, shards=2, replicas=2, polling="ALL") as flow:
         kill(replicas("e")["e/shard-1/rep-0"])
         for _ in range(20):
-            assert [place[:9] for place in visited(flow.post("/", Document()))] == ["e/shard-0", "e/shard-1"]
+            assert [place[:9] for place in visited(flow.post("/", Document()))] == [
+                "e/shard-0",
+                "e/shard-1",
+            ]
         wait_for(lambda: "e/shard-1/rep-0" in replicas("e"), what="it comes back")
 
 
 class Killer(threading.Thread):
-    """Kills a random replica every so often, so many times: one that dies all the time comes back ever later."""
+    """Kills a random replica every so often, so many times:
+    one that dies all the time comes back ever later.
+    """
 
     def __init__(self, executor: str, every: float, seed: int, times: int) -> None:
         super().__init__(daemon=True)
@@ -259,7 +315,9 @@ def test_nothing_is_lost_while_replicas_of_random_shards_are_killed() -> None:
 
 
 class Faults:
-    """Stands in for the broker's publishing: loses, repeats and delays messages, beacons too, in its process."""
+    """Stands in for the broker's publishing: loses, repeats and delays messages, beacons too,
+    in its process.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._random = random.Random(seed)
@@ -287,12 +345,18 @@ class Faults:
             file.write(".")
 
 
-def test_what_pub_loses_repeats_or_delays_is_repaired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_pub_loses_repeats_or_delays_is_repaired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     faults = Faults(tmp_path, seed=11)
     monkeypatch.setattr(back.Back, "publish", lambda *said: faults(*said))
-    with Flow().add(name="e", uses=Where, shards=3, replicas=2, polling={"*": "ALL", "/one": "ANY"}) as flow:
+    with Flow().add(
+        name="e", uses=Where, shards=3, replicas=2, polling={"*": "ALL", "/one": "ANY"}
+    ) as flow:
         check_answers(flow, 1500, shards=3)
-        assert Counter(len(doc.matches) for doc in flow.post("/one", DocumentArray.empty(200))) == {1: 200}
+        assert Counter(len(doc.matches) for doc in flow.post("/one", DocumentArray.empty(200))) == {
+            1: 200
+        }
     for what in ("lost", "late", "repeated"):
         assert len((tmp_path / what).read_text()) > 20, what
 
@@ -311,10 +375,16 @@ class Slow(Executor):
 
 
 def test_both_kinds_at_once_also_on_an_event_loop() -> None:
-    with Flow().add(name="e", uses=Slow, shards=2, replicas=2, polling={"*": "ALL", "/one": "ANY"}) as flow:
+    with Flow().add(
+        name="e", uses=Slow, shards=2, replicas=2, polling={"*": "ALL", "/one": "ANY"}
+    ) as flow:
         results: list[DocumentArray] = []
         threads = [
-            threading.Thread(target=lambda: results.append(flow.post("/one", DocumentArray.empty(300), request_size=1)))
+            threading.Thread(
+                target=lambda: results.append(
+                    flow.post("/one", DocumentArray.empty(300), request_size=1)
+                )
+            )
             for _ in range(3)
         ]
         for thread in threads:

@@ -1,4 +1,6 @@
-"""Arrays through shared memory: what is sent is what arrives, whoever shares it; and the memory comes back."""
+"""Arrays through shared memory: what is sent is what arrives, whoever shares it;
+and the memory comes back.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,55 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, Gate, Script, Work, awaited, begun, in_background, joined, let_go, soon, wait_for
+from helpers import (
+    PATIENCE,
+    Gate,
+    Script,
+    Work,
+    awaited,
+    begun,
+    in_background,
+    joined,
+    let_go,
+    soon,
+    wait_for,
+)
 from peers import PAYLOAD, back, dealer, front, header, malformed, request, said
-from sharing import SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
+from sharing import (
+    SIZE,
+    Add,
+    Shard,
+    arrays,
+    comes_back,
+    no_file,
+    resident,
+    right,
+    the_client_keeps_nothing,
+)
 
-from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, Response, errors, requests
+from zflow import (
+    AsyncClient,
+    Client,
+    Document,
+    DocumentArray,
+    Executor,
+    Flow,
+    Response,
+    errors,
+    requests,
+)
 from zflow.devices.local import arena
 from zflow.devices.protocol import bundles
-from zflow.devices.protocol.messages import BUNDLE, MEMBER, TO_CLIENT, VERSION, Done, Hello, Message, Welcome
+from zflow.devices.protocol.messages import (
+    BUNDLE,
+    MEMBER,
+    TO_CLIENT,
+    VERSION,
+    Done,
+    Hello,
+    Message,
+    Welcome,
+)
 from zflow.devices.protocol.references import Reference, references
 from zflow.system import process
 
@@ -47,7 +90,7 @@ def flow() -> Iterator[Flow]:
         yield running
 
 
-# -- what is sent is what arrives -------------------------------------------------------------------------------------
+# -- what is sent is what arrives ------------------------------------------------------------------
 
 
 def test_arrays_there_and_back(flow: Flow) -> None:
@@ -83,14 +126,20 @@ def test_the_users_arrays_may_change_as_soon_as_they_are_asked_for_the_next(flow
 def test_arrays_of_any_size_and_several_in_one_request(flow: Flow, size: int) -> None:
     assert right(flow.post("/", arrays(7, size), request_size=3), 7)
     blob = os.urandom(3 * arena.SHARED_FROM)
-    docs = [Document(blob=blob, tensor=np.zeros(2), chunks=[Document(embedding=np.ones(SIZE), blob=blob)])]
+    docs = [
+        Document(
+            blob=blob, tensor=np.zeros(2), chunks=[Document(embedding=np.ones(SIZE), blob=blob)]
+        )
+    ]
     (doc,) = flow.post("/", docs)
     assert doc.blob == doc.chunks[0].blob == blob
     assert doc.chunks[0].embedding.sum() == SIZE
 
 
 def test_threads(flow: Flow) -> None:
-    posting = [in_background(flow.post, "/", arrays(30), request_size=2, prefetch=5) for _ in range(4)]
+    posting = [
+        in_background(flow.post, "/", arrays(30), request_size=2, prefetch=5) for _ in range(4)
+    ]
     assert all(right(future.result(PATIENCE), 30) for future in posting)
     comes_back(flow)
 
@@ -108,7 +157,12 @@ def test_a_graph_of_branches_that_some_requests_pass_by() -> None:
             for doc in docs:
                 doc.embedding = doc.tensor * 2
 
-    flow = Flow().add(name="first", uses=Add).add(name="left", uses=Other).add(name="right", needs="first", uses=Other)
+    flow = (
+        Flow()
+        .add(name="first", uses=Add)
+        .add(name="left", uses=Other)
+        .add(name="right", needs="first", uses=Other)
+    )
     with flow.needs(["left", "right"], name="joined") as flow:
         assert right(flow.post("/", arrays(10), request_size=1), 10)
         found = flow.post("/other", arrays(10), request_size=1)
@@ -126,7 +180,11 @@ def test_what_one_shard_changes_no_other_sees() -> None:
     with Flow().add(uses=Shard, shards=3, replicas=2) as flow:
         for _ in range(3):
             for at, doc in enumerate(flow.post("/search", arrays(10), request_size=1)):
-                assert sorted(float(match.tensor[0]) - at for match in doc.matches) == [10.0, 100.0, 1000.0]
+                assert sorted(float(match.tensor[0]) - at for match in doc.matches) == [
+                    10.0,
+                    100.0,
+                    1000.0,
+                ]
         comes_back(flow)
 
 
@@ -143,7 +201,7 @@ def test_a_fresh_interpreter() -> None:
         comes_back(flow)
 
 
-# -- from asyncio -----------------------------------------------------------------------------------------------------
+# -- from asyncio ----------------------------------------------------------------------------------
 
 
 def on_a_loop(flow: Flow, body: Callable[[AsyncClient], Awaitable[Any]]) -> Any:
@@ -159,7 +217,10 @@ def on_a_loop(flow: Flow, body: Callable[[AsyncClient], Awaitable[Any]]) -> Any:
 def test_an_async_client_of_the_flow_shares_it_as_the_flow_does(flow: Flow) -> None:
     async def body(client: AsyncClient) -> None:
         before, most = resident(flow), 0
-        posts = [asyncio.ensure_future(awaited(client.post("/", arrays(20), request_size=1))) for _ in range(5)]
+        posts = [
+            asyncio.ensure_future(awaited(client.post("/", arrays(20), request_size=1)))
+            for _ in range(5)
+        ]
         async for docs in client.post("/", arrays(20), request_size=1):
             most = max(most, resident(flow))
             assert len(docs) == 1
@@ -175,7 +236,9 @@ def test_an_async_client_of_the_flow_shares_it_as_the_flow_does(flow: Flow) -> N
     comes_back(flow)
 
 
-def test_the_arrays_of_an_async_generator_may_change_as_soon_as_it_is_asked_for_the_next(flow: Flow) -> None:
+def test_the_arrays_of_an_async_generator_may_change_as_soon_as_it_is_asked_for_the_next(
+    flow: Flow,
+) -> None:
     array = np.zeros(SIZE)
 
     async def documents() -> AsyncIterator[Document]:
@@ -183,14 +246,18 @@ def test_the_arrays_of_an_async_generator_may_change_as_soon_as_it_is_asked_for_
             array[:] = number
             yield Document(tensor=array)
 
-    assert right(on_a_loop(flow, lambda client: awaited(client.post("/", documents(), request_size=1))), 30)
+    assert right(
+        on_a_loop(flow, lambda client: awaited(client.post("/", documents(), request_size=1))), 30
+    )
 
 
 def test_an_async_client_elsewhere_gets_frames(flow: Flow) -> None:
     async def main() -> None:
         async with AsyncClient(port=flow.port) as client:
             before = resident(flow)
-            assert right(await client.post("/", arrays(20), request_size=1, target_executor="none|add"), 20)
+            assert right(
+                await client.post("/", arrays(20), request_size=1, target_executor="none|add"), 20
+            )
             assert before <= resident(flow)
 
     asyncio.run(main())
@@ -212,7 +279,9 @@ def test_an_async_post_that_is_cancelled_gives_its_memory_back(tmp_path: Path) -
         comes_back(flow)
 
 
-def test_a_fork_does_not_write_to_the_memory_of_the_process_that_started_the_flow(flow: Flow) -> None:
+def test_a_fork_does_not_write_to_the_memory_of_the_process_that_started_the_flow(
+    flow: Flow,
+) -> None:
     client = flow.async_client()
 
     async def post() -> bool:
@@ -225,7 +294,11 @@ def test_a_fork_does_not_write_to_the_memory_of_the_process_that_started_the_flo
     before = bytes(region[: 8 * 64])
 
     def forked() -> int:
-        return 0 if asyncio.run(post()) and asyncio.run(post()) and bytes(region[: 8 * 64]) == before else 1
+        return (
+            0
+            if asyncio.run(post()) and asyncio.run(post()) and bytes(region[: 8 * 64]) == before
+            else 1
+        )
 
     pid = process.fork(forked)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -235,7 +308,7 @@ def test_a_fork_does_not_write_to_the_memory_of_the_process_that_started_the_flo
     comes_back(flow)
 
 
-# -- who does not share it --------------------------------------------------------------------------------------------
+# -- who does not share it -------------------------------------------------------------------------
 
 
 def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
@@ -244,7 +317,9 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
     reader, writer = os.pipe()
 
     def post() -> int:
-        os.write(writer, b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong")
+        os.write(
+            writer, b"right" if right(flow.post("/", arrays(20), request_size=1), 20) else b"wrong"
+        )
         return 0
 
     os.waitpid(process.fork(post), 0)
@@ -255,12 +330,17 @@ def test_clients_of_other_processes_and_over_tcp_get_frames(flow: Flow) -> None:
 
 
 #: References as they travel, and as they did when their content told what they were.
-FORMS = [lambda block: block.pack(), lambda block: struct.pack("<8sIIQQQ", b"\xc1zflow\0\1", *astuple(block))]
+FORMS = [
+    lambda block: block.pack(),
+    lambda block: struct.pack("<8sIIQQQ", b"\xc1zflow\0\1", *astuple(block)),
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
-    """In no form: as a frame, in a header or a bundle, put together from parts, and with what only members may say."""
+    """In no form: as a frame, in a header or a bundle, put together from parts,
+    and with what only members may say.
+    """
     with Flow().add(name="add", uses=Add) as flow:
         assert flow._launched is not None
         assert flow._launched.sharing.descriptor is not None
@@ -268,7 +348,8 @@ def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
         live = references(victim.share([b"", CANARY * 1000]))[0]
         never_used = Reference(region=1, slot=7, offset=2**29, length=2**28, generation=2**63)
         forged = [form(live), form(replace(live, length=20_000)), form(never_used)]
-        reference = struct.pack("<IIQQQ", 1, 7, 2**29, 2**28, 0)  # which no slot that was never used has had
+        # Which no slot that was never used has had.
+        reference = struct.pack("<IIQQQ", 1, 7, 2**29, 2**28, 0)
         for block in (*forged, reference):
             attacks = [
                 [request(), PAYLOAD, block],
@@ -280,7 +361,13 @@ def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
                 [request(payload=[block])],
                 [request(docs=[1, 1], payload=[PAYLOAD, block])],
                 [header(VERSION, BUNDLE, [[msgpack.unpackb(request()), PAYLOAD, block]] * 2)],
-                [header(VERSION, BUNDLE, [[msgpack.unpackb(request(payload=b"\2")), PAYLOAD, block]] * 2)],
+                [
+                    header(
+                        VERSION,
+                        BUNDLE,
+                        [[msgpack.unpackb(request(payload=b"\2")), PAYLOAD, block]] * 2,
+                    )
+                ],
             ]
             before = resident(flow)
             with dealer(front(flow), identity=b"\x02" + os.urandom(15)) as stranger:
@@ -293,7 +380,9 @@ def test_nothing_that_comes_over_tcp_is_a_reference(form: Any) -> None:
                     assert CANARY not in b"".join(frames)
                     heard += bundles.read(frames, 0, TO_CLIENT)
             assert right(flow.post("/", arrays(5)), 5)
-            wait_for(lambda before=before: resident(flow) <= before + 2**16, what="no memory was made")  # type: ignore[misc]
+            wait_for(
+                lambda before=before: resident(flow) <= before + 2**16, what="no memory was made"
+            )  # type: ignore[misc]
         assert victim.holds([live]), "nor is anybody's freed"
 
 
@@ -335,7 +424,7 @@ def test_other_flows_and_replicas_of_other_machines_get_frames(tmp_path: Path) -
         comes_back(far)
 
 
-# -- limits -----------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_limits_count_what_the_references_stand_for(tmp_path: Path) -> None:
@@ -359,7 +448,7 @@ def test_limits_count_what_the_references_stand_for(tmp_path: Path) -> None:
         comes_back(flow)
 
 
-# -- requests that end otherwise --------------------------------------------------------------------------------------
+# -- requests that end otherwise -------------------------------------------------------------------
 
 
 def test_failures_give_their_memory_back(flow: Flow) -> None:
@@ -390,7 +479,7 @@ def test_requests_that_are_late_give_their_memory_back(tmp_path: Path) -> None:
         comes_back(flow)
 
 
-# -- whether there is any ---------------------------------------------------------------------------------------------
+# -- whether there is any --------------------------------------------------------------------------
 
 
 def test_a_flow_may_say_how_much() -> None:
@@ -406,7 +495,9 @@ def test_a_flow_may_say_how_much() -> None:
 
 @pytest.mark.parametrize("wrong", [-2, 1.5, True, False, "1 GiB"])
 def test_how_much_cannot_be(wrong: Any) -> None:
-    with pytest.raises(errors.InvalidFlow, match="shared_memory must be a number of bytes, 0 for none"):
+    with pytest.raises(
+        errors.InvalidFlow, match="shared_memory must be a number of bytes, 0 for none"
+    ):
         Flow(shared_memory=wrong)
 
 
@@ -426,19 +517,26 @@ def test_a_system_that_has_none_sends_frames(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_processes_of_limited_size_send_frames(tmp_path: Path) -> None:
     source = (
-        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 ** 33, 2 ** 33))\nimport numpy as np\n"
-        "from zflow import Document, Flow\nwith Flow().add() as flow:\n    print(flow._launched.sharing)\n"
+        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 ** 33, 2 ** 33))\nimport numpy "
+        "as np\n"
+        "from zflow import Document, Flow\nwith Flow().add() as flow:\n    "
+        "print(flow._launched.sharing)\n"
         "    print(flow.post('/', Document(tensor=np.ones(10 ** 5)))[0].tensor.sum())\n"
     )
     with Script(source, tmp_path) as script:
         code, out, err = script.end()
-    assert (code, out) == (0, "payloads by frames: the size of processes is limited (ulimit -v)\n100000.0\n"), err
+    assert (code, out) == (
+        0,
+        "payloads by frames: the size of processes is limited (ulimit -v)\n100000.0\n",
+    ), err
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_kept_when_a_flow_is_closed_also_if_others_still_have_its_memory(tmp_path: Path) -> None:
+def test_nothing_is_kept_when_a_flow_is_closed_also_if_others_still_have_its_memory(
+    tmp_path: Path,
+) -> None:
     first, second = (Flow().add(name="add", uses=Add) for _ in range(2))
     first.start()
     assert first._launched is not None

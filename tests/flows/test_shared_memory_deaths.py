@@ -1,4 +1,6 @@
-"""Shared memory, and whoever dies meanwhile: nothing is lost, nothing wrong, and nothing of the memory left."""
+"""Shared memory, and whoever dies meanwhile: nothing is lost, nothing wrong,
+and nothing of the memory left.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PATIENCE, Gate, Script, alive, begun, in_background, kill, let_go, pid_of, replicas, wait_for
-from sharing import LITTLE, SIZE, Add, Shard, arrays, comes_back, no_file, resident, right, the_client_keeps_nothing
+from helpers import (
+    PATIENCE,
+    Gate,
+    Script,
+    alive,
+    begun,
+    in_background,
+    kill,
+    let_go,
+    pid_of,
+    replicas,
+    wait_for,
+)
+from sharing import (
+    LITTLE,
+    SIZE,
+    Add,
+    Shard,
+    arrays,
+    comes_back,
+    no_file,
+    resident,
+    right,
+    the_client_keeps_nothing,
+)
 
 from zflow import Document, Flow
 
@@ -49,7 +74,11 @@ def kill_one(executor: str) -> None:
 @pytest.mark.parametrize("shards", [1, 2])
 def test_replicas_killed_under_load(shards: int) -> None:
     uses: Any = Add if shards == 1 else Shard
-    flow = Flow().add(name="first", uses=uses, shards=shards, replicas=3, retries=100).add(uses=Add, replicas=2)
+    flow = (
+        Flow()
+        .add(name="first", uses=uses, shards=shards, replicas=3, retries=100)
+        .add(uses=Add, replicas=2)
+    )
     with flow, meanwhile(lambda: kill_one("first")):
         if shards == 1:
             assert right(flow.post("/slow", arrays(400), request_size=1), 400, more=2.0)
@@ -102,10 +131,12 @@ def test_scaled_down_and_restarted_replicas_leave_nothing() -> None:
 def test_nothing_is_left_when_all_processes_are_killed(tmp_path: Path, victim: str) -> None:
     source = (
         "import numpy as np, time\nfrom zflow import Document, Executor, Flow, requests\n"
-        "class Slow(Executor):\n    @requests\n    def work(self, docs, **kwargs):\n        time.sleep(0.01)\n"
+        "class Slow(Executor):\n    @requests\n    def work(self, docs, **kwargs):\n        "
+        "time.sleep(0.01)\n"
         "with Flow().add(uses=Slow, replicas=2) as flow:\n"
         "    print('serves', flush=True)\n"
-        "    def docs():\n        while True:\n            yield Document(tensor=np.ones(10 ** 5))\n"
+        "    def docs():\n        while True:\n            yield Document(tensor=np.ones(10 ** "
+        "5))\n"
         "    flow.post('/', docs(), request_size=1, on_done=lambda _: None)\n"
     )
     with Script(source, tmp_path) as script:

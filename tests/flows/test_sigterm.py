@@ -1,4 +1,6 @@
-"""SIGTERM and its like, sent to all processes of a Flow at once: the user's closes it in order, the others serve on."""
+"""SIGTERM and its like, sent to all processes of a Flow at once: the user's closes it in order, the
+others serve on.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def send(to: str, leader: int, number: signal.Signals) -> None:
-    """Send a signal to the group, as `timeout` does; or to each process, as systemd does, whatever its group."""
+    """Send a signal to the group, as `timeout` does; or to each process, as systemd does, whatever
+    its group.
+    """
     if to == "group":
         os.killpg(leader, number)
         return
@@ -82,13 +86,22 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
 
 @pytest.mark.parametrize(
     ("to", "numbers"),
-    [("group", [TERM]), (ALL, [TERM]), (YOUNGEST, [TERM]), (ALL, [TERM, TERM]), ("group", [TERM, TERM]), (ALL, [INT])],
+    [
+        ("group", [TERM]),
+        (ALL, [TERM]),
+        (YOUNGEST, [TERM]),
+        (ALL, [TERM, TERM]),
+        ("group", [TERM, TERM]),
+        (ALL, [INT]),
+    ],
 )
 def test_what_is_sent_to_all_at_once_lets_requests_under_way_be_answered(
     tmp_path: Path, to: str, numbers: list[signal.Signals]
 ) -> None:
     with served(tmp_path) as (process, port), Client(port=port) as client:
-        held = in_background(client.post, "/hold", [Document(text=text) for text in "abc"], request_size=1)
+        held = in_background(
+            client.post, "/hold", [Document(text=text) for text in "abc"], request_size=1
+        )
         pids = begun(tmp_path, "a", "b")
         for number in numbers:
             send(to, process.pid, number)
@@ -99,11 +112,15 @@ def test_what_is_sent_to_all_at_once_lets_requests_under_way_be_answered(
         assert {doc.tags["pid"] for doc in answered} == set(pids), "by those who were there"
         _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, "")
-        assert {path.name for path in tmp_path.glob("*.closed")} == {f"{pid}.closed" for pid in pids}
+        assert {path.name for path in tmp_path.glob("*.closed")} == {
+            f"{pid}.closed" for pid in pids
+        }
     assert not socket_folders()
 
 
-def test_sigkill_after_sigterm_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigkill_after_sigterm_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zflow.clients.wire.SILENCE", 1.0)
     with served(tmp_path) as (process, port), Client(port=port) as client:
         held = in_background(client.post, "/hold", Document(text="held"))
@@ -112,7 +129,9 @@ def test_sigkill_after_sigterm_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         send("group", process.pid, signal.SIGTERM)
         wait_for(lambda: closing(client), what="it closes")
         send("group", process.pid, signal.SIGKILL)
-        wait_for(lambda: not any(map(alive, family)), ORPHANS_END + 1, "all processes of the Flow end")
+        wait_for(
+            lambda: not any(map(alive, family)), ORPHANS_END + 1, "all processes of the Flow end"
+        )
         wait_for(lambda: not socket_folders(), what="the folder of its sockets goes")
         assert isinstance(held.exception(PATIENCE), errors.ZflowError)
 
@@ -141,8 +160,10 @@ try:
             while time.monotonic() < end:
                 pids.add(flow.post("/", Document())[0].tags["pid"])
             print(len(pids))
-        threading.Thread(target=lambda: print(flow.post("/hold", Document(text="held")).texts)).start()
-        while not Path(folder, "held.begun").exists():  # a request that comes after the end of the block is refused
+        held = lambda: print(flow.post("/hold", Document(text="held")).texts)
+        threading.Thread(target=held).start()
+        # A request that comes after the end of the block is refused.
+        while not Path(folder, "held.begun").exists():
             time.sleep(0.001)
         if way == "working":
             print("serving", flush=True)
@@ -153,7 +174,9 @@ finally:
 
 
 @pytest.mark.parametrize("to", ["group", ALL])
-def test_a_script_that_is_at_something_else_closes_its_flow_and_ends_with_143(tmp_path: Path, to: str) -> None:
+def test_a_script_that_is_at_something_else_closes_its_flow_and_ends_with_143(
+    tmp_path: Path, to: str
+) -> None:
     with Script(SCRIPT, tmp_path, TESTS, "working", tmp_path, start_new_session=True) as script:
         assert script.line() == "serving"
         (pid,) = begun(tmp_path, "held")

@@ -31,7 +31,9 @@ def trio() -> Iterator[Flow]:
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Flow]:
-    with Flow(timeout_close=2000).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}) as running:
+    with Flow(timeout_close=2000).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}
+    ) as running:
         yield running
 
 
@@ -55,7 +57,9 @@ def test_no_more_in_flight_than_prefetch_allows(gated: Flow, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("request_size", "prefetch"), [(1, 1), (1, 7), (10, 3), (100, 128)])
-def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(trio: Flow, request_size: int, prefetch: int) -> None:
+def test_what_is_read_stays_ahead_of_what_is_answered_by_a_bound(
+    trio: Flow, request_size: int, prefetch: int
+) -> None:
     given = answered = most = 0
 
     def counted() -> Iterator[Document]:
@@ -99,7 +103,8 @@ def documents(count):
 
 def memory():
     me = psutil.Process()
-    return me.memory_info().rss, sum(child.memory_info().rss for child in me.children(recursive=True))
+    children = me.children(recursive=True)
+    return me.memory_info().rss, sum(child.memory_info().rss for child in children)
 
 answered = 0
 def count(response):
@@ -115,7 +120,9 @@ print(answered, after[0] - before[0], after[1] - before[1])
 """
 
 
-def test_a_generator_may_wait_for_what_its_first_request_brings_about(gated: Flow, tmp_path: Path) -> None:
+def test_a_generator_may_wait_for_what_its_first_request_brings_about(
+    gated: Flow, tmp_path: Path
+) -> None:
     def documents() -> Iterator[Document]:
         yield Document(text="first")
         begun(tmp_path, "first")

@@ -71,7 +71,10 @@ class Terminal:
         return True
 
     def wait_until(self, text: str) -> None:
-        wait_for(lambda: text in self.shown or (self._read() and text in self.shown), what=f"{text!r} is shown")
+        wait_for(
+            lambda: text in self.shown or (self._read() and text in self.shown),
+            what=f"{text!r} is shown",
+        )
 
     def hang_up(self) -> None:
         """Close the terminal, as one closes a window."""
@@ -117,7 +120,8 @@ class Told:  # prints when block() has begun to look at it
         self.told = True
         return False
 
-f = Flow(timeout_close=90_000).add(name="encoder", uses=Gate, uses_with={"folder": folder}, replicas=3)
+f = Flow(timeout_close=90_000)
+f.add(name="encoder", uses=Gate, uses_with={"folder": folder}, replicas=3)
 if way == "stuck":
     f.add(name="stuck", uses=Stuck, uses_with={"where": "work"})
 if way == "closing":
@@ -128,7 +132,8 @@ if way == "starting":
 with f:
     Path(folder, "port").write_text(str(f.port))
     if way == "held":
-        threading.Thread(target=lambda: print(f.post("/hold", Document(text="held")).texts, flush=True)).start()
+        held = lambda: print(f.post("/hold", Document(text="held")).texts, flush=True)
+        threading.Thread(target=held).start()
     if way == "stuck":
         def post():
             with contextlib.suppress(errors.FlowNotRunning):
@@ -178,7 +183,9 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_stuck(tmp_path: Path, way: st
         terminal.wait_until("serving\r\n")
         terminal.press(CTRL_C)
         if way == "closing":
-            wait_for(lambda: len(list(tmp_path.glob("*.closed"))) == 3, what="the others have closed")
+            wait_for(
+                lambda: len(list(tmp_path.glob("*.closed"))) == 3, what="the others have closed"
+            )
         else:
             with Client(port=(tmp_path / "port").read_text()) as client:
                 wait_for(lambda: _closing(client), what="no more requests are taken")
@@ -207,7 +214,9 @@ def test_when_the_terminal_is_closed_nothing_is_left(tmp_path: Path, how: str) -
             terminal.hang_up()
         else:
             terminal.press(b"\x1c")
-        assert terminal.process.wait(PATIENCE) == -(signal.SIGHUP if how == "closed" else signal.SIGQUIT)
+        assert terminal.process.wait(PATIENCE) == -(
+            signal.SIGHUP if how == "closed" else signal.SIGQUIT
+        )
         wait_for(lambda: not any(map(alive, family)), ORPHANS_END, "all processes of the Flow end")
         wait_for(lambda: not socket_folders(), ORPHANS_END, "the folder of its sockets goes")
     assert len(list(tmp_path.glob("*.closed"))) == 3, "each Executor was closed"
@@ -243,10 +252,12 @@ def test_the_start_shows_what_it_waits_for(tmp_path: Path) -> None:
         terminal.wait_until("serving\r\n")
         terminal.press(CTRL_C)
         assert terminal.end() == 0
-    assert re.findall(r"encoder \d/3 ready", terminal.shown) == [f"encoder {number}/3 ready" for number in range(4)]
-    assert terminal.shown.count("\x1b[2A\x1b[2Kpayloads from 16 KiB by shared memory, up to ") == 3, (
-        "over the one before"
-    )
+    assert re.findall(r"encoder \d/3 ready", terminal.shown) == [
+        f"encoder {number}/3 ready" for number in range(4)
+    ]
+    assert (
+        terminal.shown.count("\x1b[2A\x1b[2Kpayloads from 16 KiB by shared memory, up to ") == 3
+    ), "over the one before"
 
 
 def test_sigterm_ends_block_quietly(tmp_path: Path) -> None:
@@ -261,7 +272,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from helpers import Gate
 from zflow import cli
-sys.exit(cli.main(["executor", "--uses", "Gate", "--replicas", "3", "--uses-with", "folder=" + sys.argv[2]]))
+with_folder = ["--uses-with", "folder=" + sys.argv[2]]
+sys.exit(cli.main(["executor", "--uses", "Gate", "--replicas", "3", *with_folder]))
 """
 
 

@@ -1,6 +1,7 @@
 """A process that sends what nobody expects, and looks for others' data in whatever it hears.
 
-`python -m tests.fuzz.hostile ADDRESS PORT COUNT SEED RATE` prints at its end, as JSON, what it has sent and heard.
+`python -m tests.fuzz.hostile ADDRESS PORT COUNT SEED RATE` prints at its end, as JSON,
+what it has sent and heard.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from itertools import islice
 import zmq
 
 from zflow.devices.protocol import bundles
-from zflow.devices.protocol.messages import MEMBER, STRANGER, TO_CLIENT, TO_REPLICA, Hello, Message, Welcome, encoder
+from zflow.devices.protocol.messages import (
+    MEMBER,
+    STRANGER,
+    TO_CLIENT,
+    TO_REPLICA,
+    Hello,
+    Message,
+    Welcome,
+    encoder,
+)
 
 from . import mutations
 
@@ -25,7 +35,8 @@ PER_CONNECTION = 20_000  # messages until it connects anew, as somebody else
 WITHIN = 64  # messages, after which it listens
 TOKEN = 4711
 LAST_ANSWER = 2000  # ms that the answer to the last question may take
-NOBODY_READS = 5.0  # seconds that a message may wait to be taken; then the connection was cut, and another one is made
+# Seconds that a message may wait to be taken; then the connection was cut, and another one is made.
+NOBODY_READS = 5.0
 
 
 class Hostile:
@@ -59,7 +70,8 @@ class Hostile:
         socket = self._context.socket(zmq.DEALER)
         socket.set(zmq.SNDTIMEO, int(NOBODY_READS * 1000))
         socket.set(
-            zmq.ROUTING_ID, self._luck.choice((STRANGER, MEMBER, b"own/rep-0@far#")) + os.urandom(8).hex().encode()
+            zmq.ROUTING_ID,
+            self._luck.choice((STRANGER, MEMBER, b"own/rep-0@far#")) + os.urandom(8).hex().encode(),
         )
         socket.connect(self._address)
         return socket
@@ -73,13 +85,18 @@ class Hostile:
         return False
 
     def _hear_out(self, socket: zmq.Socket[bytes]) -> None:
-        """Listen until what was sent last is answered, which anybody may ask, or nothing more comes."""
+        """Listen until what was sent last is answered, which anybody may ask,
+        or nothing more comes.
+        """
         with contextlib.suppress(zmq.Again):
             socket.send_multipart(bundles.message(Hello(TOKEN), encoder()))
             while socket.poll(LAST_ANSWER):
                 frames = socket.recv_multipart()
                 self._look(frames)
-                if any(isinstance(message, Welcome) and message.token == TOKEN for message in self._said(frames)):
+                if any(
+                    isinstance(message, Welcome) and message.token == TOKEN
+                    for message in self._said(frames)
+                ):
                     return
 
     def _said(self, frames: list[bytes]) -> list[Message]:
@@ -99,7 +116,11 @@ def main(address: str, port: str, count: str, seed: str, rate: str) -> None:
     """Be hostile, and tell what came of it."""
     hostile = Hostile(address, port, int(seed))
     hostile.run(int(count), float(rate))
-    print(json.dumps({"sent": hostile.sent, "heard": hostile.heard, "cut": hostile.cut, "seen": hostile.seen}))
+    print(
+        json.dumps(
+            {"sent": hostile.sent, "heard": hostile.heard, "cut": hostile.cut, "seen": hostile.seen}
+        )
+    )
 
 
 if __name__ == "__main__":

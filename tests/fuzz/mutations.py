@@ -1,4 +1,6 @@
-"""Messages that are nearly right, for each port of a Flow, drawn from a seed. Pure logic; sends nothing."""
+"""Messages that are nearly right, for each port of a Flow, drawn from a seed. Pure logic; sends
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import msgpack
 
 from zflow import DocumentArray
+from zflow.devices.protocol.headers import written
 from zflow.devices.protocol.messages import (
     BUNDLE,
     VERSION,
@@ -23,7 +26,6 @@ from zflow.devices.protocol.messages import (
     Missed,
     Ready,
     Request,
-    written,
 )
 from zflow.documents import codec
 
@@ -137,14 +139,24 @@ def stream(seed: int, where: str) -> Iterator[list[bytes]]:
 
 def _message(luck: random.Random, make: Callable[[random.Random], Message]) -> list[bytes]:
     if luck.random() < 0.15:
-        entries = [[fields, *frames] for fields, frames in (_said(luck, make) for _ in range(luck.randrange(1, 5)))]
-        return [_bytes(luck, _packed([VERSION, BUNDLE, entries])), *_payload(luck)[: luck.random() < 0.05]]
+        entries = [
+            [fields, *frames]
+            for fields, frames in (_said(luck, make) for _ in range(luck.randrange(1, 5)))
+        ]
+        return [
+            _bytes(luck, _packed([VERSION, BUNDLE, entries])),
+            *_payload(luck)[: luck.random() < 0.05],
+        ]
     fields, frames = _said(luck, make)
     return [_bytes(luck, _packed(fields)), *frames]
 
 
-def _said(luck: random.Random, make: Callable[[random.Random], Message]) -> tuple[list[Any], list[bytes]]:
-    """A message's header and the frames behind it, of which as a rule something is not what it should be."""
+def _said(
+    luck: random.Random, make: Callable[[random.Random], Message]
+) -> tuple[list[Any], list[bytes]]:
+    """A message's header and the frames behind it, of which as a rule something is not what it
+    should be.
+    """
     message = make(luck)
     fields, frames = list(written(message, _packed)[0]), _payload(luck)
     if isinstance(message, (Request, Done, Error)):
@@ -157,10 +169,13 @@ def _said(luck: random.Random, make: Callable[[random.Random], Message]) -> tupl
 
 
 def _wrong(luck: random.Random, fields: list[Any]) -> list[Any]:
-    """A header's fields, of which one as a rule is not what it should be; sometimes some are missing or too many."""
+    """A header's fields, of which one as a rule is not what it should be; sometimes some are
+    missing or too many.
+    """
     chance = luck.random()
     if chance < 0.6:
-        # Neither whose Executor it is nor what it binds: whoever says both rightly is a replica by right.
+        # Neither whose Executor it is nor what it binds: whoever says both rightly is a replica by
+        # right.
         at = luck.randrange(len(fields))
         fields[at] = luck.choice(NASTY)
     elif chance < 0.7:
@@ -180,7 +195,9 @@ def _packed(fields: list[Any]) -> bytes:
 
 
 def _bytes(luck: random.Random, frame: bytes) -> bytes:
-    """The frame, sometimes with a bit turned over, cut off, with more behind it, or with something deep in it."""
+    """The frame, sometimes with a bit turned over, cut off, with more behind it, or with something
+    deep in it.
+    """
     chance = luck.random()
     if chance < 0.8 or not frame:
         return frame

@@ -36,7 +36,9 @@ class Echo(Executor):
     def echo(self, docs: DocumentArray, **kwargs: Any) -> None:
         for doc in docs:
             doc.tags["secret"] = CANARY.decode()
-            doc.tensor = np.frombuffer((CANARY * (1 + 8 * LARGE // len(CANARY)))[: 8 * LARGE], np.uint8)
+            doc.tensor = np.frombuffer(
+                (CANARY * (1 + 8 * LARGE // len(CANARY)))[: 8 * LARGE], np.uint8
+            )
 
 
 class Own(Executor):
@@ -61,7 +63,9 @@ class User:
             while not self._ended.wait(PAUSE):
                 begun = time.perf_counter()
                 try:
-                    (answer,) = (flow if inside else client).post("/", Document(text="mine"), timeout=20_000)
+                    (answer,) = (flow if inside else client).post(
+                        "/", Document(text="mine"), timeout=20_000
+                    )
                     if answer.text != "mine" or answer.tags.get("secret") != CANARY.decode():
                         self.wrong.append(f"a wrong answer: {answer!r:.200}")
                 except Exception as error:
@@ -115,7 +119,9 @@ def run(count: int, seed: int, rate: float = 0.0, measured: int = MEASURED) -> A
         with _busy(running):
             account.p99["busy"] = _waits(users, _after(users, measured))
         begun = time.monotonic()
-        account.p99["hostile"] = _waits(users, lambda: _be_hostile(running, count, seed, rate, account))
+        account.p99["hostile"] = _waits(
+            users, lambda: _be_hostile(running, count, seed, rate, account)
+        )
         account.seconds = time.monotonic() - begun
         for user in users:
             user.end()
@@ -145,7 +151,10 @@ def _after(users: list[User], posts: int) -> Any:
 
     def wait() -> None:
         begun = [len(user.waits) for user in users]
-        while any(len(user.waits) < count + posts and not user.wrong for user, count in zip(users, begun, strict=True)):
+        while any(
+            len(user.waits) < count + posts and not user.wrong
+            for user, count in zip(users, begun, strict=True)
+        ):
             time.sleep(0.01)
 
     return wait
@@ -155,7 +164,9 @@ def _waits(users: list[User], meanwhile: Any) -> float:
     """The ms that 99 of 100 posts took at most, while something was done."""
     begun = [len(user.waits) for user in users]
     meanwhile()
-    waits = sorted(wait for user, count in zip(users, begun, strict=True) for wait in user.waits[count:])
+    waits = sorted(
+        wait for user, count in zip(users, begun, strict=True) for wait in user.waits[count:]
+    )
     return 1000 * waits[len(waits) * 99 // 100] if waits else 0.0
 
 
@@ -163,9 +174,15 @@ def _waits(users: list[User], meanwhile: Any) -> float:
 def _busy(flow: Flow) -> Iterator[None]:
     """Others keep the machine as busy as hostile ones would: they ask for what they may ask for."""
     ended = threading.Event()
-    code = "import sys; from zflow import Client, Document\nwith Client(port=int(sys.argv[1])) as client:\n"
+    code = (
+        "import sys; from zflow import Client, Document\nwith Client(port=int(sys.argv[1])) as "
+        "client:\n"
+    )
     code += f"    while True: client.post({mutations.OWN!r}, [Document()] * 2000, request_size=1)"
-    running = [subprocess.Popen([sys.executable, "-c", code, str(flow.port)], cwd=ROOT) for _ in mutations.PORTS]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(flow.port)], cwd=ROOT)
+        for _ in mutations.PORTS
+    ]
     try:
         yield
     finally:
@@ -180,13 +197,21 @@ def _be_hostile(flow: Flow, count: int, seed: int, rate: float, account: Account
     addresses = {mutations.FRONT: flow.port, mutations.REPLICAS: flow.replica_port}
     running = {}
     for number, (port, where) in enumerate(addresses.items()):
-        told = [f"tcp://127.0.0.1:{where}", port, str(count // len(addresses)), str(seed + number), str(rate)]
+        told = [
+            f"tcp://127.0.0.1:{where}",
+            port,
+            str(count // len(addresses)),
+            str(seed + number),
+            str(rate),
+        ]
         command = [sys.executable, "-m", "tests.fuzz.hostile", *told]
         running[port] = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for port, process in running.items():
         said, _ = process.communicate()
         if process.returncode:
-            account.wrong.append(f"the hostile process at {port} has ended with {process.returncode}")
+            account.wrong.append(
+                f"the hostile process at {port} has ended with {process.returncode}"
+            )
             continue
         told = json.loads(said)
         account.sent[port] = told["sent"]

@@ -35,8 +35,12 @@ def test_nobody_notices_hostile_peers() -> None:
     assert account.malformed > COUNT / 4
 
 
-@pytest.mark.parametrize(("what", "executor"), [("had what is another's in them", Leak), ("a wrong answer", Upper)])
-def test_what_is_broken_on_purpose_is_noticed(monkeypatch: pytest.MonkeyPatch, what: str, executor: Any) -> None:
+@pytest.mark.parametrize(
+    ("what", "executor"), [("had what is another's in them", Leak), ("a wrong answer", Upper)]
+)
+def test_what_is_broken_on_purpose_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, what: str, executor: Any
+) -> None:
     monkeypatch.setattr(rig, "Own" if executor is Leak else "Echo", executor)
     account = rig.run(COUNT, 1, measured=1)
     assert any(what in complaint for complaint in account.wrong)

@@ -32,8 +32,14 @@ def test_an_endpoint_is_read_as_the_host_that_it_was_made_of(host: str, port: in
     assert address.parse(address.endpoint(host, port)) == (host, port)
 
 
-@given(st.one_of(st.text(), st.text("0123456789.:[]/tcpx-", max_size=20)), st.none() | PORTS, st.none() | NAMES)
-def test_any_text_is_an_address_or_an_error(text: str, default_port: int | None, default_host: str | None) -> None:
+@given(
+    st.one_of(st.text(), st.text("0123456789.:[]/tcpx-", max_size=20)),
+    st.none() | PORTS,
+    st.none() | NAMES,
+)
+def test_any_text_is_an_address_or_an_error(
+    text: str, default_port: int | None, default_host: str | None
+) -> None:
     try:
         host, port = address.parse(text, default_port, default_host=default_host, error=InvalidFlow)
     except InvalidFlow:
@@ -44,7 +50,18 @@ def test_any_text_is_an_address_or_an_error(text: str, default_port: int | None,
     assert address.parse(address.spell(host, port)) == (host, port)
 
 
-@given(st.one_of(PORTS, PORTS.map(str), st.integers(), st.none(), st.booleans(), st.floats(), st.text(), st.binary()))
+@given(
+    st.one_of(
+        PORTS,
+        PORTS.map(str),
+        st.integers(),
+        st.none(),
+        st.booleans(),
+        st.floats(),
+        st.text(),
+        st.binary(),
+    )
+)
 def test_a_port_is_a_number_from_1_to_65535(value: Any) -> None:
     if type(value) in (int, str) and re.fullmatch("[0-9]+", str(value)) and 0 < int(value) < 65536:
         assert address.port_of(value) == int(value)

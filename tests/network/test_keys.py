@@ -1,4 +1,6 @@
-"""A folder of keys: what makes it, what is read from it, what is said about a wrong one, and what is never said."""
+"""A folder of keys: what makes it, what is read from it, what is said about a wrong one,
+and what is never said.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ def secrets(folder):
     return [load_certificate(path)[1].decode() for path in folder.glob("*.key_secret")]
 
 
-# -- making -----------------------------------------------------------------------------------------------------------
+# -- making ----------------------------------------------------------------------------------------
 
 
 def test_a_new_folder_has_four_pairs_and_three_lists_for_nobody_else_to_read(folder):
@@ -62,7 +64,9 @@ def test_keys_are_never_overwritten(folder):
     with pytest.raises(InvalidKeys, match=r"keys exists already: name another folder"):
         keys.new(folder)
     for name in ("client", "replica", "server", "admin"):
-        with pytest.raises(InvalidKeys, match=rf"there is a key called '{name}' already, in .*{name}.key: choose"):
+        with pytest.raises(
+            InvalidKeys, match=rf"there is a key called '{name}' already, in .*{name}.key: choose"
+        ):
             keys.add(folder, name)
     (folder / "clients/gone.key").touch()
     with pytest.raises(InvalidKeys, match="'gone' already"):
@@ -73,7 +77,9 @@ def test_keys_are_never_overwritten(folder):
 
 def test_a_folder_that_cannot_be_made_leaves_nothing_behind(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidKeys, match=r"cannot make the key folder .*file/keys: .*file: File exists"):
+    with pytest.raises(
+        InvalidKeys, match=r"cannot make the key folder .*file/keys: .*file: File exists"
+    ):
         keys.new(tmp_path / "file/keys")
     with pytest.raises(InvalidKeys, match=r"file exists already"):
         keys.new(tmp_path / "file")
@@ -98,17 +104,25 @@ def test_a_name_that_cannot_be_a_file_here_is_refused(folder, name):
 
 
 def test_a_key_is_for_a_client_an_admin_or_a_replica(folder, tmp_path):
-    with pytest.raises(InvalidKeys, match=r"for one of 'clients', 'replicas', 'admins', not for 'servers'"):
+    with pytest.raises(
+        InvalidKeys, match=r"for one of 'clients', 'replicas', 'admins', not for 'servers'"
+    ):
         keys.add(folder, "x", "servers")
-    with pytest.raises(InvalidKeys, match=r"no key folder .*none: make one with `zflow-run keys new"):
+    with pytest.raises(
+        InvalidKeys, match=r"no key folder .*none: make one with `zflow-run keys new"
+    ):
         keys.add(tmp_path / "none", "x")
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def test_each_side_reads_what_the_other_knows_it_by(folder):
-    server, client, replica = keys.server_keys(folder), keys.client_keys(folder), keys.replica_keys(folder)
+    server, client, replica = (
+        keys.server_keys(folder),
+        keys.client_keys(folder),
+        keys.replica_keys(folder),
+    )
     assert client.server_public == replica.server_public == server.public
     assert server.clients == {client.public}
     assert server.replicas == {replica.public}
@@ -116,7 +130,9 @@ def test_each_side_reads_what_the_other_knows_it_by(folder):
         assert zmq.curve_public(pair.secret) == pair.public
 
 
-@pytest.mark.parametrize(("name", "read"), [("client", keys.client_keys), ("replica", keys.replica_keys)])
+@pytest.mark.parametrize(
+    ("name", "read"), [("client", keys.client_keys), ("replica", keys.replica_keys)]
+)
 def test_the_other_machine_needs_two_files(folder, tmp_path, name, read):
     other = tmp_path / "other"
     other.mkdir()
@@ -183,7 +199,9 @@ def test_a_wrong_file_is_named_but_not_shown(folder, what, message):
 
 def test_a_missing_folder_says_how_to_make_one(tmp_path):
     for read in (keys.server_keys, keys.client_keys, keys.replica_keys):
-        with pytest.raises(InvalidKeys, match=r"there is no key folder .*none: make one with `zflow-run keys new"):
+        with pytest.raises(
+            InvalidKeys, match=r"there is no key folder .*none: make one with `zflow-run keys new"
+        ):
             read(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(InvalidKeys, match="file is no folder"):
@@ -195,13 +213,18 @@ def test_a_flow_does_not_start_with_a_wrong_list(folder):
     with pytest.raises(InvalidKeys, match=r"clients/x.key is no key file"):
         keys.server_keys(folder)
     shutil.rmtree(folder / "clients")
-    with pytest.raises(InvalidKeys, match=r"cannot read .*clients, the list of who may connect: .*; make the folder"):
+    with pytest.raises(
+        InvalidKeys,
+        match=r"cannot read .*clients, the list of who may connect: .*; make the folder",
+    ):
         keys.server_keys(folder)
 
 
 def test_a_key_on_both_lists_is_an_error(folder):
     shutil.copy(folder / "clients/client.key", folder / "replicas/other.key")
-    with pytest.raises(InvalidKeys, match=r"clients/client.key and .*replicas/other.key are the same key"):
+    with pytest.raises(
+        InvalidKeys, match=r"clients/client.key and .*replicas/other.key are the same key"
+    ):
         keys.server_keys(folder)
     assert keys.Lists(folder)() == {
         b"clients": {keys.client_keys(folder).public},
@@ -217,7 +240,9 @@ def test_an_admins_key_may_be_a_clients_too_but_no_replicas(folder):
     assert admin in server.clients
     assert admin in server.admins
     (folder / "clients/admin.key").rename(folder / "replicas/admin.key")
-    with pytest.raises(InvalidKeys, match=r"admins/admin.key and .*replicas/admin.key are the same key"):
+    with pytest.raises(
+        InvalidKeys, match=r"admins/admin.key and .*replicas/admin.key are the same key"
+    ):
         keys.server_keys(folder)
 
 
@@ -233,10 +258,15 @@ def test_in_a_folder_without_a_list_of_admins_nobody_is_one_until_there_is_one(f
     assert not caplog.messages
 
 
-def test_a_client_posts_as_a_client_and_commands_as_an_admin_or_does_both_with_the_one_pair_it_has(folder):
+def test_a_client_posts_as_a_client_and_commands_as_an_admin_or_does_both_with_the_one_pair_it_has(
+    folder,
+):
     client, admin = (keys.keys_of(folder, name) for name in ("client", "admin"))
     assert client[1:] == (keys.client_keys(folder).public, keys.client_keys(folder).secret)
-    assert admin[1:] == (keys.client_keys(folder, "admin").public, keys.client_keys(folder, "admin").secret)
+    assert admin[1:] == (
+        keys.client_keys(folder, "admin").public,
+        keys.client_keys(folder, "admin").secret,
+    )
     (folder / "admin.key_secret").rename(folder / "away")
     assert keys.keys_of(folder, "admin") == client
     (folder / "away").rename(folder / "admin.key_secret")
@@ -252,7 +282,11 @@ def test_a_secret_that_others_may_read_is_warned_of(folder, caplog):
     assert not caplog.messages
     os.chmod(folder / "client.key_secret", 0o640)
     keys.client_keys(folder)
-    assert [line for line in caplog.messages if "client.key_secret may be read or changed by other users" in line]
+    assert [
+        line
+        for line in caplog.messages
+        if "client.key_secret may be read or changed by other users" in line
+    ]
 
 
 def test_a_secret_where_a_public_key_belongs_is_warned_of(folder, caplog):
@@ -264,7 +298,13 @@ def test_a_secret_where_a_public_key_belongs_is_warned_of(folder, caplog):
 
 def test_without_curve_in_libzmq_the_error_says_what_to_install(folder, monkeypatch):
     monkeypatch.setattr(zmq, "has", lambda capability: False)
-    for use in (keys.new, keys.server_keys, keys.client_keys, keys.replica_keys, lambda path: keys.add(path, "x")):
+    for use in (
+        keys.new,
+        keys.server_keys,
+        keys.client_keys,
+        keys.replica_keys,
+        lambda path: keys.add(path, "x"),
+    ):
         with pytest.raises(InvalidKeys, match="built without CURVE: install pyzmq"):
             use(folder)
 
@@ -277,14 +317,17 @@ def test_keys_travel_between_ones_own_processes_and_show_no_secret(folder):
             assert "secret" not in text.replace("secret=", "")
 
 
-# -- while a Flow runs ------------------------------------------------------------------------------------------------
+# -- while a Flow runs -----------------------------------------------------------------------------
 
 
 def test_lists_follow_the_folder(folder):
     lists = keys.Lists(folder)
     assert lists()[b"clients"] == {keys.client_keys(folder).public}
     keys.add(folder, "laptop")
-    wait_for(lambda: lists()[b"clients"] == keys.server_keys(folder).clients, what="the added key is on the list")
+    wait_for(
+        lambda: lists()[b"clients"] == keys.server_keys(folder).clients,
+        what="the added key is on the list",
+    )
     (folder / "clients/client.key").unlink()
     laptop = keys.client_keys(folder, "laptop").public
     wait_for(lambda: lists()[b"clients"] == {laptop}, what="the removed key is off the list")
@@ -323,11 +366,16 @@ def test_what_cannot_be_read_while_a_flow_runs_lets_nobody_in_and_is_said_once(f
     (folder / "clients/x.key").write_text("some text")
     assert lists()[b"clients"] == {keys.client_keys(folder).public}
     assert caplog.messages == [
-        f"{folder}/clients/x.key is no key file: `zflow-run keys` makes them; until then it lets nobody in"
+        f"{folder}/clients/x.key is no key file: `zflow-run keys` makes them; until then it lets "
+        "nobody in"
     ]
     shutil.rmtree(folder)
     for _ in range(3):
-        assert lists() == {b"clients": frozenset(), b"replicas": frozenset(), b"admins": frozenset()}
+        assert lists() == {
+            b"clients": frozenset(),
+            b"replicas": frozenset(),
+            b"admins": frozenset(),
+        }
     assert len(caplog.messages) == 3
     assert all("lets nobody in" in line for line in caplog.messages)
 

@@ -1,4 +1,6 @@
-"""How many replicas there are to be: the rule under loads in virtual time, and a Flow that follows its load."""
+"""How many replicas there are to be: the rule under loads in virtual time,
+and a Flow that follows its load.
+"""
 
 from __future__ import annotations
 
@@ -41,34 +43,57 @@ RAMP: Rate = lambda now: 8.0 * now / 1000  # noqa: E731
 DAY: Rate = lambda now: 4.0 - 3.8 * math.cos(now / 1800 * 2 * math.pi)  # noqa: E731
 ON_OFF: Rate = lambda now: 4.0 if now % 120 < 60 else 0.0  # noqa: E731
 BURSTS: Rate = lambda now: 20.0 if now % 100 < 1 else 0.5  # noqa: E731
-LOADS = {"constant": CONSTANT, "step": STEP_UP, "ramp": RAMP, "day": DAY, "on and off": ON_OFF, "bursts": BURSTS}
-EVEN = ["constant", "step", "ramp", "day"]  # those that don't change so quickly that nobody could follow
+LOADS = {
+    "constant": CONSTANT,
+    "step": STEP_UP,
+    "ramp": RAMP,
+    "day": DAY,
+    "on and off": ON_OFF,
+    "bursts": BURSTS,
+}
+# Those that don't change so quickly that nobody could follow.
+EVEN = ["constant", "step", "ramp", "day"]
 
 
 def play(
-    load: Rate, work: float, startup: float = 0.3, seed: int = 1, limits: ReplicaRange = LIMITS, seconds: float = 1000.0
+    load: Rate,
+    work: float,
+    startup: float = 0.3,
+    seed: int = 1,
+    limits: ReplicaRange = LIMITS,
+    seconds: float = 1000.0,
 ) -> Report:
     chance = random.Random(seed)
     highest = max(load(now / 2) for now in range(int(2 * seconds)))
     coming = poisson(
-        chance, lambda now: load(now) / work, highest / work, seconds, lambda: chance.expovariate(1 / work)
+        chance,
+        lambda now: load(now) / work,
+        highest / work,
+        seconds,
+        lambda: chance.expovariate(1 / work),
     )
     return Simulation(limits, startup).run(coming, seconds + TAIL)
 
 
 def known(load: Rate, work: float, limits: ReplicaRange = LIMITS, seconds: float = 1000.0) -> float:
-    """The replica-seconds of somebody who knows the load in advance, and changes the number every second."""
+    """The replica-seconds of somebody who knows the load in advance,
+    and changes the number every second.
+    """
     wait = limits.wait / 1000
     wanted = (enough(load(now), work, wait) if load(now) else 0 for now in range(int(seconds)))
     return TAIL * limits.min + sum(max(limits.min, replicas) for replicas in wanted)
 
 
 def starting(report: Report, startup: float) -> list[tuple[float, float]]:
-    """The times around growths: while it was noticed, until the new replicas were ready and the queue drained."""
-    return [(at - 1.0, at + 2 * startup + 2.0) for at, before, after in report.changes if after > before]
+    """The times around growths: while it was noticed,
+    until the new replicas were ready and the queue drained.
+    """
+    return [
+        (at - 1.0, at + 2 * startup + 2.0) for at, before, after in report.changes if after > before
+    ]
 
 
-# -- under loads, in virtual time -------------------------------------------------------------------------------------
+# -- under loads, in virtual time ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("startup", [0.3, 5.0])
@@ -110,7 +135,8 @@ def test_without_a_load_nothing_changes():
 def test_a_load_that_comes_and_goes_does_not_make_replicas_come_and_go():
     report = play(ON_OFF, 0.1, seconds=6000.0)
     late = [change for change in report.changes if change[0] > 600 and change[0] < 6000]
-    assert len(late) < 45  # in 45 periods, in each of which it might grow four times and shrink as often
+    # In 45 periods, in each of which it might grow four times and shrink as often.
+    assert len(late) < 45
 
 
 def test_a_queue_that_is_gone_before_new_replicas_would_be_ready_is_sat_out():
@@ -120,14 +146,17 @@ def test_a_queue_that_is_gone_before_new_replicas_would_be_ready_is_sat_out():
             scaler.observe(at / 2, waiting, 4, 4, 0.1, hold=True)
         return scaler.observe(len(queued) / 2, queued[-1], 4, 4, 0.1)
 
-    assert wanted(120, 100, 80, 60, 40) == 4  # nothing comes any more: four replicas do 20 requests in 0.5 s
+    # Nothing comes any more: four replicas do 20 requests in 0.5 s.
+    assert wanted(120, 100, 80, 60, 40) == 4
     assert wanted(120, 120, 120, 120, 120) == 8  # as much comes as they do
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_heavy_tailed_work_is_served_in_time_too(seed):
     chance = random.Random(seed)
-    coming = poisson(chance, lambda now: 6.0, 6.0, 1000.0, lambda: min(30.0, chance.paretovariate(1.5) / 6))
+    coming = poisson(
+        chance, lambda now: 6.0, 6.0, 1000.0, lambda: min(30.0, chance.paretovariate(1.5) / 6)
+    )
     report = Simulation(LIMITS, 1.0).run(coming, 1000.0 + TAIL)
     assert report.late(0.5, starting(report, 1.0)) < 0.01
     assert report.replica_seconds < 3.5 * known(lambda now: 3.0, 0.5)
@@ -135,12 +164,17 @@ def test_heavy_tailed_work_is_served_in_time_too(seed):
 
 
 def recorded() -> list[Request]:
-    """40 minutes of an afternoon: sessions of users, some more at noon, a crowd for a minute, then hardly anybody.
+    """40 minutes of an afternoon: sessions of users, some more at noon, a crowd for a minute,
+    then hardly anybody.
 
-    Made once, by chance, after what such loads look like; the work is lognormal with a mean of 0.38 s.
+    Made once, by chance, after what such loads look like;
+    the work is lognormal with a mean of 0.38 s.
     """
     with open(DATA / "load.csv", encoding="utf-8") as file:
-        return [(int(row["arrival_ms"]) / 1000, int(row["work_ms"]) / 1000) for row in csv.DictReader(file)]
+        return [
+            (int(row["arrival_ms"]) / 1000, int(row["work_ms"]) / 1000)
+            for row in csv.DictReader(file)
+        ]
 
 
 @pytest.mark.parametrize("startup", [0.3, 5.0])
@@ -160,12 +194,14 @@ def test_a_load_from_a_file_is_followed(startup):
 
 
 def test_the_first_requests_may_take_longer_than_anything_seen_before():
-    """Nothing has been answered yet: that they wait is known by the time that the first one has taken already."""
+    """Nothing has been answered yet: that they wait is known by the time that
+    the first one has taken already.
+    """
     report = Simulation(LIMITS).run([(1.0 + number / 10, 60.0) for number in range(8)], 200.0)
     assert max(wait for _, wait in report.waits) < 10.0
 
 
-# -- what must not confuse it -----------------------------------------------------------------------------------------
+# -- what must not confuse it ----------------------------------------------------------------------
 
 
 def test_crashes_that_are_over_soon_change_nothing():
@@ -186,7 +222,8 @@ def test_crashes_that_are_over_soon_change_nothing():
 def test_while_nothing_can_be_changed_nothing_is_asked_for_and_nothing_is_forgotten():
     scaler = Autoscaler(ReplicaRange(min=1, max=8, idle=10_000))
     wanted = [scaler.observe(at / 2, 0, 3, 4, 0.1) for at in range(8)]
-    wanted += [scaler.observe(at / 2, 100, 4, 4, 0.1, hold=True) for at in range(8, 40)]  # 16 s of a rolling restart
+    # 16 s of a rolling restart.
+    wanted += [scaler.observe(at / 2, 100, 4, 4, 0.1, hold=True) for at in range(8, 40)]
     assert set(wanted) == {4}
     assert scaler.observe(20.0, 0, 0, 4, 0.1) == 4  # the load was there a moment ago
     assert scaler.observe(20.5, 0, 0, 4, 0.1) == 4
@@ -275,7 +312,7 @@ def test_whatever_is_seen_size_and_speed_are_limited(least, more, wait, idle, se
             coming = replicas = wanted
 
 
-# -- what the broker tells --------------------------------------------------------------------------------------------
+# -- what the broker tells -------------------------------------------------------------------------
 
 
 def pool_of(*replicas: Replica, shards: int = 1, group: int = 0, **node: Any) -> Pool:
@@ -313,7 +350,8 @@ def test_a_replica_that_works_on_many_requests_at_once_is_busy_in_part():
     pool = pool_of(Replica("a", slots=4))
     for id in range(1, 3):
         ask(pool, id)
-    assert pool.load(2.0) == Load(0, 0.5, 0.5)  # two of four, each of which takes a quarter of it for 2 s
+    # Two of four, each of which takes a quarter of it for 2 s.
+    assert pool.load(2.0) == Load(0, 0.5, 0.5)
 
 
 def test_the_shard_with_most_to_do_speaks_for_all():
@@ -334,7 +372,7 @@ def test_what_replicas_on_other_machines_do_is_not_left_to_do():
     assert pool.load(0.0) == Load(1, 1, 0)
 
 
-# -- a Flow -----------------------------------------------------------------------------------------------------------
+# -- a Flow ----------------------------------------------------------------------------------------
 
 QUICK = {"min": 1, "max": 4, "wait": 100, "idle": 200}
 
@@ -379,7 +417,9 @@ class Pressure:
         self._enough = threading.Event()
         self.posted = 0
         client = Client(port=flow.port)
-        self._results = in_background(client.post, on, self._documents(), request_size=1, prefetch=16)
+        self._results = in_background(
+            client.post, on, self._documents(), request_size=1, prefetch=16
+        )
 
     def _documents(self) -> Iterator[Document]:
         while not self._enough.is_set():
@@ -421,12 +461,18 @@ def test_each_shard_gets_as_many():
     with Flow().add(name="works", uses=Works, shards=2, polling="ALL", replicas=replicas) as flow:
         with Pressure(flow, "/all"):
             wait_for(lambda: len(serving(flow)) == 4, what="it has grown")
-        wait_for(lambda: serving(flow) == ["works/shard-0/rep-0", "works/shard-1/rep-0"], what="it has shrunk")
+        wait_for(
+            lambda: serving(flow) == ["works/shard-0/rep-0", "works/shard-1/rep-0"],
+            what="it has shrunk",
+        )
 
 
 def test_it_may_be_told_a_number_in_its_range_and_goes_on_from_there():
     with Flow().add(name="works", uses=Works, replicas=QUICK) as flow:
-        with pytest.raises(ChangeRefused, match=r"'works' has from 1 to 4 replicas, by its load, and 5 is not in that"):
+        with pytest.raises(
+            ChangeRefused,
+            match=r"'works' has from 1 to 4 replicas, by its load, and 5 is not in that",
+        ):
             flow.scale("works", 5)
         assert flow.scale("works", 3)["replicas"] == 3
         wait_for(lambda: len(serving(flow)) == 1, what="it has shrunk")
@@ -435,11 +481,15 @@ def test_it_may_be_told_a_number_in_its_range_and_goes_on_from_there():
 def test_a_replica_that_cannot_start_leaves_those_that_are_there_alone(tmp_path):
     trace = tmp_path / "trace"
     replicas = {**QUICK, "max": 2}
-    with Flow().add(name="works", uses=OnlyFirst, uses_with={"trace": str(trace)}, replicas=replicas) as flow:
+    with Flow().add(
+        name="works", uses=OnlyFirst, uses_with={"trace": str(trace)}, replicas=replicas
+    ) as flow:
         with Pressure(flow):
             wait_for(trace.exists, what="it was tried")
         assert serving(flow) == ["works/rep-0"]
-        why = wait_for(lambda: "under way" not in (refused := refusal(flow, "works", 2)) and refused)
+        why = wait_for(
+            lambda: "under way" not in (refused := refusal(flow, "works", 2)) and refused
+        )
         assert re.match("'works' stays at 1 replicas: .*no more memory", why)
 
 
@@ -483,12 +533,19 @@ def test_a_new_replica_gets_a_device_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     env = {"CUDA_VISIBLE_DEVICES": "RR"}
-    with Flow().add(name="works", uses=Works, env=env, replicas={**QUICK, "max": 2, "idle": 600_000}) as flow:
+    with Flow().add(
+        name="works", uses=Works, env=env, replicas={**QUICK, "max": 2, "idle": 600_000}
+    ) as flow:
         flow.scale("works", 2)
-        seen = {doc.tags["by"]: doc.tags["device"] for doc in flow.post("/", texts(20), request_size=1)}
+        seen = {
+            doc.tags["by"]: doc.tags["device"] for doc in flow.post("/", texts(20), request_size=1)
+        }
     assert seen == {"works/rep-0": "0", "works/rep-1": "1"}
 
 
 def test_replicas_on_another_machine_are_as_many_as_are_started_there():
-    with pytest.raises(InvalidFlow, match="replicas must be how many to run here: only the Flow's own go by its load"):
+    with pytest.raises(
+        InvalidFlow,
+        match="replicas must be how many to run here: only the Flow's own go by its load",
+    ):
         remote.join("127.0.0.1:1", "works", Works, replicas={"min": 1, "max": 2})

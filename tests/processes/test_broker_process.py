@@ -85,10 +85,12 @@ def start(planned: Plan) -> Iterator[Callable[..., Broker]]:
         one.line.close()
 
 
-# -- its beginning ----------------------------------------------------------------------------------------------------
+# -- its beginning ---------------------------------------------------------------------------------
 
 
-def test_it_tells_where_it_listens_and_answers_there(planned: Plan, start: Callable[..., Broker]) -> None:
+def test_it_tells_where_it_listens_and_answers_there(
+    planned: Plan, start: Callable[..., Broker]
+) -> None:
     broker = start()
     kind, fronts, backs = broker.hear()
     assert planned.settings is not None
@@ -96,7 +98,11 @@ def test_it_tells_where_it_listens_and_answers_there(planned: Plan, start: Calla
     assert (fronts[0], backs) == (planned.settings.front, [])
     for address in fronts:
         info = ask(address)
-        assert (info["version"], info["instance"], info["pid"]) == ("1.2.3", planned.settings.instance, broker.pid)
+        assert (info["version"], info["instance"], info["pid"]) == (
+            "1.2.3",
+            planned.settings.instance,
+            broker.pid,
+        )
         assert list(info["executors"]) == ["one"]
 
 
@@ -135,7 +141,7 @@ def test_a_folder_for_sockets_that_takes_none_is_told_with_the_way_out(
     assert broker.end() == "exit code 1"
 
 
-# -- its end ----------------------------------------------------------------------------------------------------------
+# -- its end ---------------------------------------------------------------------------------------
 
 
 def test_it_ends_when_it_is_told_to(planned: Plan, start: Callable[..., Broker]) -> None:
@@ -153,7 +159,9 @@ def test_it_ends_when_the_line_to_it_is_closed(start: Callable[..., Broker]) -> 
     assert broker.end() == "exit code 0"
 
 
-def test_what_is_sent_to_all_processes_at_once_is_not_for_it(planned: Plan, start: Callable[..., Broker]) -> None:
+def test_what_is_sent_to_all_processes_at_once_is_not_for_it(
+    planned: Plan, start: Callable[..., Broker]
+) -> None:
     broker = start()
     broker.hear()
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):

@@ -1,4 +1,6 @@
-"""Changes while a Flow runs: scaling, rolling restarts, replicas that rest; always under load, and nothing fails."""
+"""Changes while a Flow runs: scaling, rolling restarts, replicas that rest; always under load,
+and nothing fails.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ def names(flow: Flow, executor: str) -> list[str]:
         return found
 
 
-# -- scaling ----------------------------------------------------------------------------------------------------------
+# -- scaling ---------------------------------------------------------------------------------------
 
 
 def test_up_and_down_under_load() -> None:
@@ -129,22 +131,34 @@ def test_shards_get_more_replicas_each() -> None:
 
 def test_what_cannot_be_changed_goes_on_as_it_was(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    flow = Flow().add(name="work", uses=Work, uses_with={"broken": str(broken)}, replicas=2).add(name="other")
+    flow = (
+        Flow()
+        .add(name="work", uses=Work, uses_with={"broken": str(broken)}, replicas=2)
+        .add(name="other")
+    )
     with loaded(flow):
         for change, message in (
             (lambda: flow.scale("wrok", replicas=2), "'wrok'; did you mean 'work'?"),
             (lambda: flow.scale("work", replicas=0), "a whole number from 1 to 10000, not 0"),
             (lambda: flow.scale("work", replicas="3"), "not '3'"),  # type: ignore[arg-type]
             (lambda: flow.drain("work/rep-9"), "no replica is called 'work/rep-9'"),
-            (lambda: flow.drain("other/rep-0"), "other/rep-0 is the last one that serves its requests"),
+            (
+                lambda: flow.drain("other/rep-0"),
+                "other/rep-0 is the last one that serves its requests",
+            ),
         ):
             with pytest.raises(ChangeRefused, match=message):
                 change()
         pids = replicas("work")
         broken.touch()
-        with pytest.raises(ChangeRefused, match=r"'work' stays at 2 replicas: work/rep-. could not start"):
+        with pytest.raises(
+            ChangeRefused, match=r"'work' stays at 2 replicas: work/rep-. could not start"
+        ):
             flow.scale("work", replicas=4)
-        with pytest.raises(ChangeRefused, match="work/rep-0 goes on as it is, its successor failed: work/rep-0 could"):
+        with pytest.raises(
+            ChangeRefused,
+            match="work/rep-0 goes on as it is, its successor failed: work/rep-0 could",
+        ):
             flow.restart("work")
         wait_for(lambda: replicas("work") == pids, what="only the old ones are there")
     with pytest.raises(FlowNotRunning):
@@ -152,7 +166,9 @@ def test_what_cannot_be_changed_goes_on_as_it_was(tmp_path: Path) -> None:
 
 
 def test_one_that_dies_while_it_is_scaled_down_is_just_gone(tmp_path: Path) -> None:
-    with Flow().add(name="work", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow().add(
+        name="work", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         change = threading.Thread(target=flow.scale, args=("work", 1))
         held = in_background(flow.post, "/hold", texts(2), request_size=1)
         begun(tmp_path, "0", "1")
@@ -174,7 +190,7 @@ def test_the_broker_may_die_while_a_change_is_made() -> None:
         wait_for(lambda: len(names(flow, "work")) == 4, what="all four serve")
 
 
-# -- restarting -------------------------------------------------------------------------------------------------------
+# -- restarting ------------------------------------------------------------------------------------
 
 
 def test_a_rolling_restart_replaces_every_process_and_there_are_never_fewer() -> None:
@@ -223,7 +239,9 @@ class Reloaded(Executor):
         assert set(flow.post("/", texts(20), request_size=1).texts) == {"something new"}
 
 
-def test_a_rolling_restart_may_change_what_is_bound_and_each_request_goes_to_one_that_binds_it(tmp_path: Path) -> None:
+def test_a_rolling_restart_may_change_what_is_bound_and_each_request_goes_to_one_that_binds_it(
+    tmp_path: Path,
+) -> None:
     """Before, what only old replicas bind went to new ones too, and came back as it went in."""
     code = """
 from zflow import Executor, requests
@@ -252,18 +270,22 @@ class Reloaded(Executor):
                     failed: list[Any] = []
                     docs = client.post(endpoint, texts(5), request_size=1, on_error=failed.append)
                     assert set(docs.texts) <= {"done"} or bound() == ["/both", "/new"]
-                    assert all("has ended before it had this request" in str(each.error) for each in failed)
+                    assert all(
+                        "has ended before it had this request" in str(each.error) for each in failed
+                    )
         assert restarting.result(PATIENCE)
         assert mixed
         assert bound() == ["/both", "/new"]
         assert set(client.post("/new", texts(20), request_size=1).texts) == {"done"}
 
 
-# -- resting ----------------------------------------------------------------------------------------------------------
+# -- resting ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["begin", "_change", "_scale", "_seat"])
-def test_a_change_that_fails_by_a_fault_of_ours_ends_nothing(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_a_change_that_fails_by_a_fault_of_ours_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     def wrong(*arguments: Any) -> Any:
         raise KeyError("planted")
 
@@ -278,31 +300,51 @@ def test_a_change_that_fails_by_a_fault_of_ours_ends_nothing(monkeypatch: pytest
 def test_a_replica_that_rests_gets_nothing_until_it_competes_again() -> None:
     with loaded(Flow().add(name="work", uses=Work, replicas=2)) as flow:
         assert flow.drain("work/rep-0") == {"replica": "work/rep-0"}
-        assert {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)} == {"work/rep-1"}
+        assert {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)} == {
+            "work/rep-1"
+        }
         assert replicas("work").keys() == {"work/rep-0", "work/rep-1"}
         flow.undrain("work/rep-0")
-        wait_for(lambda: "work/rep-0" in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)})
+        wait_for(
+            lambda: (
+                "work/rep-0"
+                in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)}
+            )
+        )
 
 
 def test_a_replica_that_dies_while_it_rests_is_started_again_and_competes() -> None:
     with Flow().add(name="work", uses=Work, replicas=2) as flow:
         flow.drain("work/rep-0")
         kill(pid_of("work/rep-0"))
-        wait_for(lambda: "work/rep-0" in {doc.tags["by"] for doc in flow.post("/", texts(20), request_size=1)})
+        wait_for(
+            lambda: (
+                "work/rep-0"
+                in {doc.tags["by"] for doc in flow.post("/", texts(20), request_size=1)}
+            )
+        )
 
 
-# -- what takes too long ----------------------------------------------------------------------------------------------
+# -- what takes too long ---------------------------------------------------------------------------
 
 SOON = 300  # ms: long enough for what need not wait
 
 
 def test_who_does_not_end_in_time_goes_on_and_the_next_change_is_made(tmp_path: Path) -> None:
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow().add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         held = [in_background(flow.post, "/hold", Document(text=text)) for text in ("a", "b")]
         begun(tmp_path, "a", "b")
-        with pytest.raises(ChangeRefused, match=rf"'gate/rep-1' was told to end and did not end within timeout={SOON}"):
+        with pytest.raises(
+            ChangeRefused,
+            match=rf"'gate/rep-1' was told to end and did not end within timeout={SOON}",
+        ):
             flow.scale("gate", replicas=1, timeout=SOON)
-        with pytest.raises(ChangeRefused, match=rf"'gate/rep-0' was told to end and did not end within timeout={SOON}"):
+        with pytest.raises(
+            ChangeRefused,
+            match=rf"'gate/rep-0' was told to end and did not end within timeout={SOON}",
+        ):
             flow.restart("gate", timeout=SOON)
         assert flow.scale("gate", replicas=3)["before"] == 1
         let_go(tmp_path, "a", "b")
@@ -314,31 +356,49 @@ def test_who_does_not_end_in_time_goes_on_and_the_next_change_is_made(tmp_path: 
 
 def of_gate() -> list[str]:
     """The titles of all replicas of an Executor `gate`, two of which may have the same."""
-    return [title(process.pid) for process in children() if title(process.pid).startswith("zflow: gate/")]
+    return [
+        title(process.pid)
+        for process in children()
+        if title(process.pid).startswith("zflow: gate/")
+    ]
 
 
 def test_a_replica_whose_rest_takes_too_long_competes_again(tmp_path: Path) -> None:
-    with Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2) as flow:
+    with Flow().add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    ) as flow:
         held = in_background(flow.post, "/hold", Document(text="a"))
         (pid,) = begun(tmp_path, "a")
         (name,) = (name for name, each in replicas("gate").items() if each == pid)
         for _ in range(2):
-            with pytest.raises(ChangeRefused, match=f"{name} was not done with what it had within timeout={SOON} ms"):
+            with pytest.raises(
+                ChangeRefused,
+                match=f"{name} was not done with what it had within timeout={SOON} ms",
+            ):
                 flow.drain(name, timeout=SOON)
         let_go(tmp_path, "a")
         assert held.result(PATIENCE).texts == ["a"]
-        wait_for(lambda: name in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)})
+        wait_for(
+            lambda: name in {doc.tags["by"] for doc in flow.post("/", texts(50), request_size=1)}
+        )
 
 
-def test_with_force_who_does_not_end_is_killed_and_its_request_goes_to_another(tmp_path: Path) -> None:
-    flow = Flow(timeout_close=SOON).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+def test_with_force_who_does_not_end_is_killed_and_its_request_goes_to_another(
+    tmp_path: Path,
+) -> None:
+    flow = Flow(timeout_close=SOON).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    )
     with flow:
         held = in_background(flow.post, "/hold", texts(2), request_size=1)
         pids = begun(tmp_path, "0", "1")
         stuck = in_background(flow.scale, "gate", 1)
         wait_for(lambda: "another change of 'gate' is under way" in refusal(flow))
         assert flow.restart("gate", force=True) == {"executor": "gate", "restarted": 1}
-        with pytest.raises(ChangeRefused, match="'gate/rep-1' was told to end and did not end when another change was"):
+        with pytest.raises(
+            ChangeRefused,
+            match="'gate/rep-1' was told to end and did not end when another change was",
+        ):
             stuck.result(PATIENCE)
         wait_for(lambda: not any(map(alive, pids)), what="both are killed")
         let_go(tmp_path, "0", "1")
@@ -348,14 +408,17 @@ def test_with_force_who_does_not_end_is_killed_and_its_request_goes_to_another(t
 
 
 def test_with_force_in_too_little_time_the_way_out_is_more_time(tmp_path: Path) -> None:
-    flow = Flow(timeout_close=10 * SOON).add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
+    flow = Flow(timeout_close=10 * SOON).add(
+        name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2
+    )
     with flow:
         held = in_background(flow.post, "/hold", texts(2), request_size=1)
         begun(tmp_path, "0", "1")
         with pytest.raises(ChangeRefused) as refused:
             flow.scale("gate", 1, timeout=SOON, force=True)
         assert refused.value.message.endswith(
-            f"did not end within timeout={SOON} ms; with force=True each is killed 3 s after it was told to: give it"
+            f"did not end within timeout={SOON} ms; with force=True each is killed 3 s after it "
+            "was told to: give it"
             " a longer timeout="
         )
         let_go(tmp_path, "0", "1")
@@ -369,9 +432,15 @@ def refusal(flow: Flow) -> str:
     return refused.value.message
 
 
-def test_a_new_one_that_is_not_ready_in_time_does_not_stay_also_if_it_ignores_what_it_is_told(tmp_path: Path) -> None:
-    with Flow(timeout_close=SOON).add(name="start", uses=Start, uses_with={"way": "busy", "only": 1}) as flow:
-        with pytest.raises(ChangeRefused, match=r"'start' stays at 1 replicas: 'start/rep-1' was not ready within"):
+def test_a_new_one_that_is_not_ready_in_time_does_not_stay_also_if_it_ignores_what_it_is_told(
+    tmp_path: Path,
+) -> None:
+    with Flow(timeout_close=SOON).add(
+        name="start", uses=Start, uses_with={"way": "busy", "only": 1}
+    ) as flow:
+        with pytest.raises(
+            ChangeRefused, match=r"'start' stays at 1 replicas: 'start/rep-1' was not ready within"
+        ):
             flow.scale("start", replicas=2, timeout=SOON)
         wait_for(lambda: replicas("start").keys() == {"start/rep-0"}, what="it is killed")
         assert flow.scale("start", replicas=1)["before"] == 1
@@ -380,7 +449,10 @@ def test_a_new_one_that_is_not_ready_in_time_does_not_stay_also_if_it_ignores_wh
 def test_what_a_change_takes_is_checked() -> None:
     with Flow().add(name="work", uses=Work) as flow, Client(port=flow.port) as client:
         for arguments, message in (
-            ({"timeout": 0}, "timeout must be a whole number of ms from 1 to 9007199254740992, not 0"),
+            (
+                {"timeout": 0},
+                "timeout must be a whole number of ms from 1 to 9007199254740992, not 0",
+            ),
             ({"timeout": True}, "not True"),
             ({"force": 1}, "force must be True or False, not 1"),
             ({"forse": True}, "scale takes no 'forse'; did you mean 'force'?"),
@@ -392,7 +464,7 @@ def test_what_a_change_takes_is_checked() -> None:
             flow.restart("work", timeout=-1)
 
 
-# -- a crash loop -----------------------------------------------------------------------------------------------------
+# -- a crash loop ----------------------------------------------------------------------------------
 
 
 def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path) -> None:
@@ -409,7 +481,7 @@ def test_a_crash_loop_is_shown_and_over_when_it_is(tmp_path: Path) -> None:
         wait_for(lambda: crashing() == [], what="it is over")
 
 
-# -- limits of the system ---------------------------------------------------------------------------------------------
+# -- limits of the system --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -433,26 +505,42 @@ def test_where_no_process_can_be_started_a_change_is_refused_and_what_died_comes
     with loaded(Flow().add(name="work", uses=Work, replicas=2)) as flow:
         with no_descriptors_left(pid_of("manager")):
             with pytest.raises(
-                ChangeRefused, match=r"'work' stays at 2 replicas: work/rep-2 could not be started: Too.*\(ulimit -n\)"
+                ChangeRefused,
+                match=r"'work' stays at 2 replicas: work/rep-2 could not be started: Too.*\(ulimit "
+                r"-n\)",
             ):
                 flow.scale("work", replicas=3)
-            with pytest.raises(ChangeRefused, match=r"work/rep-0 goes on as it is, its successor failed: .*ulimit"):
+            with pytest.raises(
+                ChangeRefused, match=r"work/rep-0 goes on as it is, its successor failed: .*ulimit"
+            ):
                 flow.restart("work")
             assert flow.scale("work", replicas=1)["before"] == 2
             kill(pid_of("work/rep-0"))
             kill(pid_of("broker"))
-            wait_for(lambda: told("the broker could not be started: Too", "work/rep-0 could not be started: Too"))
+            wait_for(
+                lambda: told(
+                    "the broker could not be started: Too", "work/rep-0 could not be started: Too"
+                )
+            )
         wait_for(lambda: replicas("work").keys() == {"work/rep-0"}, what="it is back")
         assert flow.scale("work", replicas=2)["before"] == 1
     handler.close()
 
 
-def test_the_manager_takes_the_descriptors_that_it_may_and_replicas_as_many_as_the_user_has() -> None:
+def test_the_manager_takes_the_descriptors_that_it_may_and_replicas_as_many_as_the_user_has() -> (
+    None
+):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
     try:
         with Flow().add(name="work", uses=Work):
-            assert resource.prlimit(pid_of("manager"), resource.RLIMIT_NOFILE) == (before[1], before[1])
-            assert resource.prlimit(pid_of("work/rep-0"), resource.RLIMIT_NOFILE) == (before[1] - 1, before[1])
+            assert resource.prlimit(pid_of("manager"), resource.RLIMIT_NOFILE) == (
+                before[1],
+                before[1],
+            )
+            assert resource.prlimit(pid_of("work/rep-0"), resource.RLIMIT_NOFILE) == (
+                before[1] - 1,
+                before[1],
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,4 +1,6 @@
-"""The replicas as the process manager sees them: real ones, at a real broker, and a manager that is the test."""
+"""The replicas as the process manager sees them: real ones, at a real broker,
+and a manager that is the test.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,15 @@ from hypothesis import strategies as st
 
 from zflow.devices.broker.settings import Settings
 from zflow.processes import broker_process, plan
-from zflow.processes.children import FIRST_BACKOFF, HEED, LONGEST_BACKOFF, LOOP, Child, Children, backoff
+from zflow.processes.children import (
+    FIRST_BACKOFF,
+    HEED,
+    LONGEST_BACKOFF,
+    LOOP,
+    Child,
+    Children,
+    backoff,
+)
 from zflow.processes.plan import Plan
 from zflow.replicas.seat import identity
 from zflow.system import process
@@ -135,7 +145,7 @@ def manage() -> Iterator[Callable[..., Manager]]:
         shutil.rmtree(planned.folder)
 
 
-# -- a start ----------------------------------------------------------------------------------------------------------
+# -- a start ---------------------------------------------------------------------------------------
 
 
 def test_all_are_started_and_tell_when_they_serve(manage: Callable[..., Manager]) -> None:
@@ -144,12 +154,21 @@ def test_all_are_started_and_tell_when_they_serve(manage: Callable[..., Manager]
     assert (children.alive, children.lines, children.all_ready) == ([], [], False)
     children.start_all()
     manager.until(lambda: children.all_ready)
-    names = ["start/shard-0/rep-0", "start/shard-0/rep-1", "start/shard-1/rep-0", "start/shard-1/rep-1"]
+    names = [
+        "start/shard-0/rep-0",
+        "start/shard-0/rep-1",
+        "start/shard-1/rep-0",
+        "start/shard-1/rep-1",
+    ]
     assert [child.seat.name for child in children.of("start")] == names
     assert sorted(manager.told) == [("ready", name) for name in names]
-    assert [title(child.pid) for child in children] == [f"zflow: {child.seat.name}" for child in children]
+    assert [title(child.pid) for child in children] == [
+        f"zflow: {child.seat.name}" for child in children
+    ]
     assert len(set(children.alive)) == len(children.lines) == 4
-    assert {child.identity for child in children} == {identity(child.seat.name, child.pid) for child in children}
+    assert {child.identity for child in children} == {
+        identity(child.seat.name, child.pid) for child in children
+    }
     assert children.of("other") == []
 
 
@@ -187,7 +206,10 @@ def test_who_takes_too_long_to_get_ready_is_killed(manage: Callable[..., Manager
     assert manager.told == [
         (
             "could not start",
-            {"type": "StartupFailed", "message": "start/rep-0 was not ready within timeout_ready=60000 ms"},
+            {
+                "type": "StartupFailed",
+                "message": "start/rep-0 was not ready within timeout_ready=60000 ms",
+            },
         )
     ]
 
@@ -201,7 +223,7 @@ def test_who_may_take_any_time_is_never_overdue(manage: Callable[..., Manager]) 
     assert alive(child.pid)
 
 
-# -- deaths -----------------------------------------------------------------------------------------------------------
+# -- deaths ----------------------------------------------------------------------------------------
 
 
 def test_who_dies_is_started_anew_after_a_pause(
@@ -220,7 +242,9 @@ def test_who_dies_is_started_anew_after_a_pause(
     manager.until(lambda: manager.children.all_ready, "it is back")
     assert child.pid not in (0, before, stays)
     assert other.pid == stays
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warnings = [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
     assert warnings == ["start/rep-0 died (SIGKILL); restarting it in 0.1 s", "start/rep-0 is back"]
 
 
@@ -241,7 +265,12 @@ def test_who_dies_again_and_again_waits_ever_longer_and_is_called_a_crash_loop(
             assert child.pid
     assert [how for how, _ in manager.told] == ["SIGKILL"] + ["exit code 3"] * LOOP
     told = [record.getMessage() for record in caplog.records]
-    assert [message.rpartition("restarting it in ")[2] for message in told] == ["0.1 s", "0.2 s", "0.4 s", "0.8 s"]
+    assert [message.rpartition("restarting it in ")[2] for message in told] == [
+        "0.1 s",
+        "0.2 s",
+        "0.4 s",
+        "0.8 s",
+    ]
     assert ", 3 times in a row; " in told[2]
     cause.unlink()
     manager.turn(at=child.restart_at)
@@ -264,7 +293,8 @@ def test_deaths_while_the_flow_ends_are_nothing_to_speak_of(manage: Callable[...
     manager.ending = True
 
     def told() -> bool:
-        manager.children.tell_all_to_end()  # again and again: one that has just begun to wait does not notice
+        # Again and again: one that has just begun to wait does not notice.
+        manager.children.tell_all_to_end()
         return not manager.children.alive
 
     manager.until(told, "they end")
@@ -280,10 +310,12 @@ def test_the_end_of_another_process_is_none_of_theirs(manage: Callable[..., Mana
     assert manager.children.all_ready
 
 
-# -- SIGTERM ----------------------------------------------------------------------------------------------------------
+# -- SIGTERM ---------------------------------------------------------------------------------------
 
 
-def test_who_gets_sigterm_ends_when_it_is_clear_that_not_all_have(manage: Callable[..., Manager]) -> None:
+def test_who_gets_sigterm_ends_when_it_is_clear_that_not_all_have(
+    manage: Callable[..., Manager],
+) -> None:
     manager = manage(replicas=2).started()
     child, other = manager.children
     before = child.pid
@@ -301,7 +333,9 @@ def test_who_gets_sigterm_ends_when_it_is_clear_that_not_all_have(manage: Callab
     assert (child.remind_at, child.heed_at, other.deaths) == (math.inf, math.inf, 0)
 
 
-def test_who_gets_sigterm_while_the_flow_starts_serves_until_it_is_started(manage: Callable[..., Manager]) -> None:
+def test_who_gets_sigterm_while_the_flow_starts_serves_until_it_is_started(
+    manage: Callable[..., Manager],
+) -> None:
     manager = manage().started()
     [child] = manager.children
     manager.starting = True
@@ -326,10 +360,12 @@ def test_who_gets_sigterm_as_all_do_serves_on(manage: Callable[..., Manager]) ->
     assert (child.heed_at, child.remind_at, alive(child.pid)) == (math.inf, math.inf, True)
 
 
-# -- more and fewer ---------------------------------------------------------------------------------------------------
+# -- more and fewer --------------------------------------------------------------------------------
 
 
-def test_who_is_retired_closes_and_is_not_started_again(manage: Callable[..., Manager], tmp_path: Path) -> None:
+def test_who_is_retired_closes_and_is_not_started_again(
+    manage: Callable[..., Manager], tmp_path: Path
+) -> None:
     closed = tmp_path / "closed"
     manager = manage(replicas=2, uses_with={"closed": str(closed)}).started()
     child, other = manager.children
@@ -381,22 +417,28 @@ def test_one_more_that_does_not_start_is_given_up(manage: Callable[..., Manager]
     assert list(manager.children) == [first]
 
 
-# -- pauses -----------------------------------------------------------------------------------------------------------
+# -- pauses ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**6))
 def test_pauses_double_with_each_death_up_to_a_bound(deaths: int) -> None:
     assert backoff(0) == 0
     assert backoff(1) == FIRST_BACKOFF
-    assert backoff(deaths + 1) in (LONGEST_BACKOFF, pytest.approx(2 * backoff(deaths)), FIRST_BACKOFF)
+    assert backoff(deaths + 1) in (
+        LONGEST_BACKOFF,
+        pytest.approx(2 * backoff(deaths)),
+        FIRST_BACKOFF,
+    )
     assert backoff(deaths) <= backoff(deaths + 1) <= LONGEST_BACKOFF
 
 
-# -- limits -----------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_who_cannot_be_started_now_is_tried_again_ever_more_seldom(
-    manage: Callable[..., Manager], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    manage: Callable[..., Manager],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = manage().started()
     child = manager.called("start/rep-0")

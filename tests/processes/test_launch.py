@@ -1,4 +1,6 @@
-"""The user's side of the process manager: what it shows, what it waits for, and what is left at the end."""
+"""The user's side of the process manager: what it shows, what it waits for,
+and what is left at the end.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def launch() -> Iterator[Callable[[Plan], Launched]]:
         one.close(5)
 
 
-# -- starting ---------------------------------------------------------------------------------------------------------
+# -- starting --------------------------------------------------------------------------------------
 
 
 def test_when_it_is_made_everything_serves(launch: Callable[[Plan], Launched]) -> None:
@@ -77,7 +79,10 @@ def test_when_it_is_made_everything_serves(launch: Callable[[Plan], Launched]) -
 
 
 def test_a_start_that_fails_leaves_nothing_and_says_why() -> None:
-    planned = plan_of({"name": "upper", "uses": Upper}, {"name": "start", "uses": Start, "uses_with": {"way": "raise"}})
+    planned = plan_of(
+        {"name": "upper", "uses": Upper},
+        {"name": "start", "uses": Start, "uses_with": {"way": "raise"}},
+    )
     with pytest.raises(errors.StartupFailed) as caught:
         Launched(planned, "fork")
     error = vars(caught.value)
@@ -104,12 +109,14 @@ def test_a_manager_that_dies_while_the_flow_starts_is_no_hang() -> None:
     starting = in_background(Launched, planned, "fork")
     pid_of("start/rep-0")
     kill(pid_of("manager"))
-    with pytest.raises(errors.StartupFailed, match="the process manager died while the Flow started"):
+    with pytest.raises(
+        errors.StartupFailed, match="the process manager died while the Flow started"
+    ):
         starting.result(30)
     assert socket_folders() == []
 
 
-# -- while it runs ----------------------------------------------------------------------------------------------------
+# -- while it runs ---------------------------------------------------------------------------------
 
 
 def test_a_manager_that_dies_is_noticed_again_and_again() -> None:
@@ -117,7 +124,10 @@ def test_a_manager_that_dies_is_noticed_again_and_again() -> None:
     waiting = in_background(launched.wait)
     kill(pid_of("manager"))
     for _ in range(2):
-        with pytest.raises(errors.FlowNotRunning, match="the Flow is not running any more: its process manager died"):
+        with pytest.raises(
+            errors.FlowNotRunning,
+            match="the Flow is not running any more: its process manager died",
+        ):
             launched.check()
     assert isinstance(waiting.exception(30), errors.FlowNotRunning)
     launched.close(5)
@@ -142,7 +152,9 @@ def test_who_waits_waits_until_an_event_is_set(launch: Callable[[Plan], Launched
     launched.check()
 
 
-def test_who_waits_waits_until_sigterm_comes_and_when_all_is_closed_it_is_as_deadly_as_before() -> None:
+def test_who_waits_waits_until_sigterm_comes_and_when_all_is_closed_it_is_as_deadly_as_before() -> (
+    None
+):
     launched = Launched(plan_of(), "fork")
 
     class Looked:
@@ -184,7 +196,7 @@ def test_a_fork_of_the_user_neither_checks_nor_ends_it(launch: Callable[[Plan], 
     assert ask(launched.addresses[0])["executors"]["upper"]["replicas"]
 
 
-# -- its end ----------------------------------------------------------------------------------------------------------
+# -- its end ---------------------------------------------------------------------------------------
 
 
 def test_closing_ends_all_processes_and_removes_what_they_shared() -> None:
@@ -198,24 +210,30 @@ def test_closing_ends_all_processes_and_removes_what_they_shared() -> None:
     assert socket_folders() == []
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(launched.sharing.descriptor)
-    with pytest.raises(errors.FlowNotRunning, match="the Flow is not running any more: it was closed"):
+    with pytest.raises(
+        errors.FlowNotRunning, match="the Flow is not running any more: it was closed"
+    ):
         launched.check()
 
 
 def test_executors_are_closed_within_the_grace(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
-    launched = Launched(plan_of({"name": "start", "uses": Start, "uses_with": {"closed": str(closed)}}), "fork")
+    launched = Launched(
+        plan_of({"name": "start", "uses": Start, "uses_with": {"closed": str(closed)}}), "fork"
+    )
     launched.close(30)
     assert closed.read_text() == "start/rep-0\n"
 
 
 def test_who_does_not_end_within_the_grace_is_killed() -> None:
-    launched = Launched(plan_of({"name": "stuck", "uses": Stuck, "uses_with": {"where": "close"}}), "fork")
+    launched = Launched(
+        plan_of({"name": "stuck", "uses": Stuck, "uses_with": {"where": "close"}}), "fork"
+    )
     launched.close(0.1)
     assert (children(), socket_folders()) == ([], [])
 
 
-# -- what is shown ----------------------------------------------------------------------------------------------------
+# -- what is shown ---------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -275,7 +293,9 @@ def test_a_terminal_shows_a_line_per_executor_with_how_many_are_ready(
         assert lines(shown()) == [head, f"encoder 1/3 ready{devices}", "far 1/2 ready"]
 
 
-def test_no_line_is_longer_than_the_terminal_is_wide(two: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_is_longer_than_the_terminal_is_wide(
+    two: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with terminal(monkeypatch, 20) as shown:
         Display(two).show()
         assert lines(shown()) == ["payloads by frames:", "encoder 0/3 ready, ", "far 0/2 ready"]
@@ -293,7 +313,9 @@ def test_where_no_process_can_be_started_there_is_an_error_and_nothing_is_left()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
     try:
-        with pytest.raises(errors.StartupFailed, match=r"could not be started: Too many open files.*\(ulimit -n\)"):
+        with pytest.raises(
+            errors.StartupFailed, match=r"could not be started: Too many open files.*\(ulimit -n\)"
+        ):
             Launched(planned, "fork")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

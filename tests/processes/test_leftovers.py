@@ -16,7 +16,9 @@ class Family:
         self.killed: list[tuple[list[int], bool]] = []
         self.alive: list[int] = []
         monkeypatch.setattr(family, "left_by", self.left_by)
-        monkeypatch.setattr(family, "kill", lambda pids, all_of_them: self.killed.append((list(pids), all_of_them)))
+        monkeypatch.setattr(
+            family, "kill", lambda pids, all_of_them: self.killed.append((list(pids), all_of_them))
+        )
 
     def left_by(self, pid: int, mark: int, but: list[int]) -> list[int]:
         return [one for one in self.left.get((pid, mark), []) if one not in but]

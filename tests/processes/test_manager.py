@@ -1,4 +1,6 @@
-"""The process manager: starts that fail, deaths and restarts, and ends of every kind, after which nothing is left."""
+"""The process manager: starts that fail, deaths and restarts, and ends of every kind, after which
+nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,16 @@ from zflow.replicas import worker
 HERE = str(TESTS)
 
 
-# -- a start that fails -----------------------------------------------------------------------------------------------
+# -- a start that fails ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("way", "words"),
     [
-        ("raise", ["start/rep-1", "LookupError", "no model at this path", "Traceback", "in __init__"]),
+        (
+            "raise",
+            ["start/rep-1", "LookupError", "no model at this path", "Traceback", "in __init__"],
+        ),
         ("odd", ["start/rep-1", "Odd"]),
         ("exit", ["start/rep-1", "SystemExit", "gives up"]),
         ("vanish", ["start/rep-1", "exit code 3"]),
@@ -150,18 +155,22 @@ def test_a_host_that_is_none() -> None:
     assert (children(), socket_folders()) == ([], [])
 
 
-# -- deaths and restarts ----------------------------------------------------------------------------------------------
+# -- deaths and restarts ---------------------------------------------------------------------------
 
 
 def test_replicas_that_die_all_at_once_are_all_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "IDLE", 3_600_000)  # what awaits those that come back is begun at once, not at a tick
+    monkeypatch.setattr(
+        worker, "IDLE", 3_600_000
+    )  # what awaits those that come back is begun at once, not at a tick
     with Flow().add(name="all", uses=Start, replicas=6) as flow:
         for _ in range(3):
             before = replicas("all")
             for pid in before.values():
                 os.kill(pid, signal.SIGKILL)
             assert len(flow.post("/", texts(20), request_size=1)) == 20
-            wait_for(lambda before=before: replicas("all").keys() == before.keys(), what="all are back")  # type: ignore[misc]
+            wait_for(
+                lambda before=before: replicas("all").keys() == before.keys(), what="all are back"
+            )  # type: ignore[misc]
             assert not set(replicas("all").values()) & set(before.values())
 
 
@@ -179,7 +188,9 @@ with Flow().add(name="start", uses=Start, replicas=2, timeout_ready=int(sys.argv
 
 
 @pytest.mark.parametrize("way", ["raise", "vanish", "hang"])
-def test_a_replica_that_fails_to_come_back_is_tried_again_ever_more_seldom(tmp_path: Path, way: str) -> None:
+def test_a_replica_that_fails_to_come_back_is_tried_again_ever_more_seldom(
+    tmp_path: Path, way: str
+) -> None:
     cause, log = tmp_path / "cause", tmp_path / "log"
     timeout = 200 if way == "hang" else 60_000
     with (
@@ -190,23 +201,35 @@ def test_a_replica_that_fails_to_come_back_is_tried_again_ever_more_seldom(tmp_p
             cause.touch()
             kill(pid_of("start/rep-0"))
             assert wait_for(lambda: _pauses(log, 3)) == [0.1, 0.2, 0.4]
-            assert {doc.tags["pid"] for doc in outer.post("/", texts(20), request_size=1)} == {pid_of("start/rep-1")}
+            assert {doc.tags["pid"] for doc in outer.post("/", texts(20), request_size=1)} == {
+                pid_of("start/rep-1")
+            }
             cause.unlink()
-            wait_for(lambda: "start/rep-0 is back" in log.read_text(), what="back when the cause is gone")
-            assert pid_of("start/rep-0") in {doc.tags["pid"] for doc in outer.post("/", texts(100), request_size=1)}
+            wait_for(
+                lambda: "start/rep-0 is back" in log.read_text(), what="back when the cause is gone"
+            )
+            assert pid_of("start/rep-0") in {
+                doc.tags["pid"] for doc in outer.post("/", texts(100), request_size=1)
+            }
         script.process.send_signal(signal.SIGINT)
         assert script.end()[0] == 0
-    words = {"raise": "LookupError: no model at this path", "vanish": "exit code 3", "hang": "timeout_ready=200"}
+    words = {
+        "raise": "LookupError: no model at this path",
+        "vanish": "exit code 3",
+        "hang": "timeout_ready=200",
+    }
     assert words[way] in log.read_text()
 
 
 def _pauses(log: Path, count: int) -> list[float]:
-    lines = re.findall(r"start/rep-0[^;]*?; restarting it in ([\d.]+) s", log.read_text(), re.DOTALL)
+    lines = re.findall(
+        r"start/rep-0[^;]*?; restarting it in ([\d.]+) s", log.read_text(), re.DOTALL
+    )
     found = [float(pause) for pause in lines]
     return found[:count] if len(found) >= count else []
 
 
-# -- the user's process ends ------------------------------------------------------------------------------------------
+# -- the user's process ends -----------------------------------------------------------------------
 
 OWNER = """
 import os, sys, threading, time
@@ -219,12 +242,14 @@ if way.endswith("old Python"):
     way = "fork"
     del os.pidfd_open
 flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": folder}, replicas=2)
-flow.add(name="stuck", uses=Stuck, uses_with={"where": "work"}, needs="gateway").add(uses=Parent, needs="gateway")
+flow.add(name="stuck", uses=Stuck, uses_with={"where": "work"}, needs="gateway")
+flow.add(uses=Parent, needs="gateway")
 flow.start()
 sleep = flow.post("/", Document(), target_executor="executor2")[0].tags["pid"]
 if way == "load":
-    threading.Thread(target=flow.post, args=("/", texts(10**6)), kwargs={"request_size": 1, "target_executor": "gate"},
-                     daemon=True).start()
+    options = {"request_size": 1, "target_executor": "gate"}
+    load = ("/", texts(10**6))
+    threading.Thread(target=flow.post, args=load, kwargs=options, daemon=True).start()
 if way == "work":
     threading.Thread(target=flow.post, args=("/", None, {"begun": folder + "/begun"}),
                      kwargs={"target_executor": "stuck"}, daemon=True).start()
@@ -243,7 +268,9 @@ if way == "_exit":
 """
 
 
-@pytest.mark.parametrize("way", ["idle", "load", "work", "fork", "fork, old Python", "end", "raise", "_exit"])
+@pytest.mark.parametrize(
+    "way", ["idle", "load", "work", "fork", "fork, old Python", "end", "raise", "_exit"]
+)
 def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -> None:
     with Script(OWNER, tmp_path, HERE, tmp_path, way, stdin=subprocess.PIPE) as script:
         assert script.process.stdin is not None
@@ -265,10 +292,12 @@ def test_nothing_is_left_when_the_users_process_ends(tmp_path: Path, way: str) -
                 kill(pid)  # the fork
 
 
-# -- the manager dies -------------------------------------------------------------------------------------------------
+# -- the manager dies ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("who", "words"), [("manager", "process manager died"), ("watchdog", "its watchdog died")])
+@pytest.mark.parametrize(
+    ("who", "words"), [("manager", "process manager died"), ("watchdog", "its watchdog died")]
+)
 def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, words: str
 ) -> None:
@@ -277,8 +306,12 @@ def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
         client = flow.async_client()
-        held_async = in_background(asyncio.run, awaited(client.post("/hold", Document(text="held async"))))
-        streaming = in_background(flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None)
+        held_async = in_background(
+            asyncio.run, awaited(client.post("/hold", Document(text="held async")))
+        )
+        streaming = in_background(
+            flow.post, "/", texts(10**6), request_size=1, on_done=lambda response: None
+        )
         blocking = in_background(flow.block)
         begun(tmp_path, "held", "held async")
         kill(pid_of(who))
@@ -293,14 +326,16 @@ def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
         assert flow.post("/", Document(text="again")).texts == ["again"]
 
 
-# -- close ------------------------------------------------------------------------------------------------------------
+# -- close -----------------------------------------------------------------------------------------
 
 
 def test_close_lets_requests_in_flight_be_answered_and_takes_no_more(tmp_path: Path) -> None:
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     flow.add(name="free", uses=Upper, needs="gateway").start()
     outer = Client(port=flow.port)
-    held = in_background(flow.post, "/hold", [Document(text=text) for text in ("a", "b", "c")], request_size=1)
+    held = in_background(
+        flow.post, "/hold", [Document(text=text) for text in ("a", "b", "c")], request_size=1
+    )
     pids = begun(tmp_path, "a", "b")
     outside = in_background(outer.post, "/hold", Document(text="d"))
     wait_for(lambda: outer.info()["requests"] == 4, what="all have arrived")
@@ -325,7 +360,9 @@ def _refused(outer: Client) -> bool:
     return False
 
 
-def test_answers_that_come_late_in_the_closing_are_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_come_late_in_the_closing_are_received(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who waits looks after the Flow now and then; that it is closing is no reason to give up."""
     monkeypatch.setattr(wire, "PING_AFTER", 50)
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}).start()
@@ -342,7 +379,9 @@ def test_answers_that_come_late_in_the_closing_are_received(tmp_path: Path, monk
 
 @pytest.mark.parametrize("where", ["work", "close"])
 def test_close_ends_within_its_grace(tmp_path: Path, where: str) -> None:
-    flow = Flow(timeout_close=400).add(name="stuck", uses=Stuck, uses_with={"where": where}, replicas=2)
+    flow = Flow(timeout_close=400).add(
+        name="stuck", uses=Stuck, uses_with={"where": where}, replicas=2
+    )
     flow.add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, needs="gateway").start()
     gate = pid_of("gate/rep-0")
     parameters = {"begun": str(tmp_path / "begun")}
@@ -361,14 +400,19 @@ def test_close_ends_within_its_grace(tmp_path: Path, where: str) -> None:
 def test_close_ends_in_any_state(tmp_path: Path, prepare: str) -> None:
     cause = tmp_path / "cause"
     flow = Flow(timeout_close={"no grace": 0, "stop": 400, "restarting": 60_000}[prepare])
-    flow.add(name="start", uses=Start, uses_with={"way": "hang", "only_if": str(cause)}, replicas=2).start()
+    flow.add(
+        name="start", uses=Start, uses_with={"way": "hang", "only_if": str(cause)}, replicas=2
+    ).start()
     if prepare == "stop":
         os.kill(pid_of("start/rep-0"), signal.SIGSTOP)
     if prepare == "restarting":
         cause.touch()
         before = pid_of("start/rep-0")
         kill(before)
-        wait_for(lambda: replicas("start").get("start/rep-0", before) != before, what="it restarts, and hangs")
+        wait_for(
+            lambda: replicas("start").get("start/rep-0", before) != before,
+            what="it restarts, and hangs",
+        )
     closing = in_background(flow.close)
     closing.result(PATIENCE)
     assert (children(), socket_folders()) == ([], [])

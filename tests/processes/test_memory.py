@@ -28,7 +28,7 @@ def shared() -> Iterator[Sharing]:
     sharing.close()
 
 
-# -- whether there is any ---------------------------------------------------------------------------------------------
+# -- whether there is any --------------------------------------------------------------------------
 
 
 def test_there_is_none_unless_it_is_made() -> None:
@@ -53,7 +53,10 @@ def test_processes_of_limited_size_make_none() -> None:
         return 0
 
     assert os.waitpid(process.fork(make), 0)[1] == 0
-    assert os.read(reader, 1000).decode() == "payloads by frames: the size of processes is limited (ulimit -v)"
+    assert (
+        os.read(reader, 1000).decode()
+        == "payloads by frames: the size of processes is limited (ulimit -v)"
+    )
     os.close(reader)
     os.close(writer)
 
@@ -78,7 +81,7 @@ def test_making_it_leaves_the_plan_as_it_was(shared: Sharing) -> None:
     os.fstat(shared.descriptor)
 
 
-# -- who may write how much -------------------------------------------------------------------------------------------
+# -- who may write how much ------------------------------------------------------------------------
 
 
 def test_what_one_writes_all_others_can_read(shared: Sharing) -> None:
@@ -98,7 +101,9 @@ def test_a_reader_sends_its_payloads_as_frames(shared: Sharing) -> None:
     assert reader.share([b"", BLOCK]) == [b"", BLOCK]
 
 
-def test_half_of_it_is_for_requests_and_the_other_half_is_dealt_to_the_replicas(shared: Sharing) -> None:
+def test_half_of_it_is_for_requests_and_the_other_half_is_dealt_to_the_replicas(
+    shared: Sharing,
+) -> None:
     def room(writer: arena.Arena | None) -> int:
         assert writer is not None
         return len(references(writer.share([b"", *[BLOCK] * 20])))
@@ -113,7 +118,7 @@ def test_a_client_that_cannot_map_it_does_without() -> None:
     assert sharing.client() is None
 
 
-# -- how much ---------------------------------------------------------------------------------------------------------
+# -- how much --------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**60))
@@ -126,7 +131,8 @@ def test_a_part_of_the_machines_memory_when_nothing_is_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "counts"), [("80000\n", True), ("max\n", False), ("", False), (None, False), (str(2**70), False)]
+    ("told", "counts"),
+    [("80000\n", True), ("max\n", False), ("", False), (None, False), (str(2**70), False)],
 )
 def test_the_memory_of_a_container_counts_where_it_is_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, counts: bool
@@ -152,4 +158,7 @@ def test_the_memory_of_a_container_counts_where_it_is_less(
     ],
 )
 def test_it_says_how_payloads_travel_in_units_that_people_read(size: int, words: str) -> None:
-    assert str(Sharing(limit=size, descriptor=0)) == f"payloads from 16 KiB by shared memory, up to {words}"
+    assert (
+        str(Sharing(limit=size, descriptor=0))
+        == f"payloads from 16 KiB by shared memory, up to {words}"
+    )

@@ -1,4 +1,6 @@
-"""From a topology to what the process manager runs: seats, settings, devices and a private folder."""
+"""From a topology to what the process manager runs: seats, settings,
+devices and a private folder.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,15 @@ def make() -> Iterator[Callable[..., Plan]]:
         os.rmdir(one.folder)  # and there is nothing in it
 
 
-# -- seats ------------------------------------------------------------------------------------------------------------
+# -- seats -----------------------------------------------------------------------------------------
 
 
-def test_every_replica_of_every_shard_has_a_seat_with_the_way_to_the_broker(make: Callable[..., Plan]) -> None:
-    made = make({"name": "a", "replicas": 2}, {"name": "b", "shards": 2, "replicas": 2, "needs": "gateway"})
+def test_every_replica_of_every_shard_has_a_seat_with_the_way_to_the_broker(
+    make: Callable[..., Plan],
+) -> None:
+    made = make(
+        {"name": "a", "replicas": 2}, {"name": "b", "shards": 2, "replicas": 2, "needs": "gateway"}
+    )
     assert made.settings is not None
     assert [(seat.name, seat.node) for seat in made.seats] == [
         ("a/rep-0", 0),
@@ -68,7 +74,9 @@ def test_every_replica_of_every_shard_has_a_seat_with_the_way_to_the_broker(make
     assert {seat.device for seat in made.seats} == {None}
 
 
-def test_nodes_come_after_what_they_need_and_seats_name_their_node(make: Callable[..., Plan]) -> None:
+def test_nodes_come_after_what_they_need_and_seats_name_their_node(
+    make: Callable[..., Plan],
+) -> None:
     made = make({"name": "last", "needs": "first"}, {"name": "first", "needs": "gateway"})
     assert made.settings is not None
     assert [node.name for node in made.settings.nodes] == ["first", "last"]
@@ -105,11 +113,15 @@ def test_a_join_is_a_node_without_a_process(make: Callable[..., Plan]) -> None:
     made = plan.make(topology, DEFAULTS, "1")
     os.rmdir(made.folder)
     assert made.settings is not None
-    assert [(node.name, node.process) for node in made.settings.nodes] == [("a", True), ("b", True), ("joined", False)]
+    assert [(node.name, node.process) for node in made.settings.nodes] == [
+        ("a", True),
+        ("b", True),
+        ("joined", False),
+    ]
     assert [seat.name for seat in made.seats] == ["a/rep-0", "b/rep-0"]
 
 
-# -- the broker's settings --------------------------------------------------------------------------------------------
+# -- the broker's settings -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +136,9 @@ def test_a_join_is_a_node_without_a_process(make: Callable[..., Plan]) -> None:
         ({"replicas": 7, "idempotent": False}, 0),
     ],
 )
-def test_a_request_survives_so_many_replicas(make: Callable[..., Plan], options: dict[str, Any], retries: int) -> None:
+def test_a_request_survives_so_many_replicas(
+    make: Callable[..., Plan], options: dict[str, Any], retries: int
+) -> None:
     settings = make(options).settings
     assert settings is not None
     assert settings.retries == [retries]
@@ -143,7 +157,11 @@ def test_limits_are_in_seconds_and_below_zero_there_are_none(make: Callable[...,
     [
         ({}, "tcp://127.0.0.1:*", None),
         ({"port": 5555}, "tcp://127.0.0.1:5555", None),
-        ({"host": "0.0.0.0", "port": 5555, "replica_port": 5556}, "tcp://0.0.0.0:5555", "tcp://0.0.0.0:5556"),
+        (
+            {"host": "0.0.0.0", "port": 5555, "replica_port": 5556},
+            "tcp://0.0.0.0:5555",
+            "tcp://0.0.0.0:5556",
+        ),
         ({"host": "localhost", "replica_port": 0}, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"),
         ({"host": "::1", "port": 5555}, "tcp://[::1]:5555", None),
     ],
@@ -169,7 +187,12 @@ def test_where_others_connect(
     ],
 )
 def test_only_who_is_on_this_machine_or_has_a_key_may_change_the_flow_unless_it_is_said_otherwise(
-    make: Callable[..., Plan], tmp_path: Path, host: str, curve: bool, said: bool | None, allow_control: bool
+    make: Callable[..., Plan],
+    tmp_path: Path,
+    host: str,
+    curve: bool,
+    said: bool | None,
+    allow_control: bool,
 ) -> None:
     folder = str(tmp_path / "keys")
     if curve:
@@ -189,10 +212,12 @@ def test_two_plans_are_two_flows(make: Callable[..., Plan]) -> None:
     assert (first.settings.version, first.settings.epoch) == ("1.2.3", 0)
 
 
-# -- the folder -------------------------------------------------------------------------------------------------------
+# -- the folder ------------------------------------------------------------------------------------
 
 
-def test_only_this_user_can_enter_the_folder_and_sockets_fit_into_it(make: Callable[..., Plan]) -> None:
+def test_only_this_user_can_enter_the_folder_and_sockets_fit_into_it(
+    make: Callable[..., Plan],
+) -> None:
     made = make({})
     assert stat.S_IMODE(os.stat(made.folder).st_mode) == 0o700
     assert made.settings is not None
@@ -236,7 +261,7 @@ def test_the_port_is_the_one_that_was_bound_for_others() -> None:
     assert plan.port_of(["ipc:///tmp/a:1/front", "tcp://[::1]:5556"]) == 5556
 
 
-# -- shared memory ----------------------------------------------------------------------------------------------------
+# -- shared memory ---------------------------------------------------------------------------------
 
 
 def test_memory_is_for_as_many_processes_as_there_may_be(make: Callable[..., Plan]) -> None:
@@ -250,17 +275,22 @@ def test_memory_is_for_as_many_processes_as_there_may_be(make: Callable[..., Pla
     assert make({}, shared_memory=0).sharing.limit == 0
 
 
-# -- devices ----------------------------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
-    """Make a machine of some GPUs: an `nvidia-smi` on PATH that lists them, and counts how often it is asked."""
+    """Make a machine of some GPUs: an `nvidia-smi` on PATH that lists them,
+    and counts how often it is asked.
+    """
 
     def put(count: int) -> Path:
         folder = tmp_path / "bin"
         folder.mkdir()
-        echo = "".join(f"echo 'GPU {number}: Tesla T4 (UUID: GPU-{number}{number}aa)'\n" for number in range(count))
+        echo = "".join(
+            f"echo 'GPU {number}: Tesla T4 (UUID: GPU-{number}{number}aa)'\n"
+            for number in range(count)
+        )
         (folder / "nvidia-smi").write_text(f"#!/bin/sh\necho asked >>'{folder}/asked'\n{echo}")
         (folder / "nvidia-smi").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -302,7 +332,11 @@ def test_who_asks_for_devices_where_there_are_none_is_named_once(
     gpus: Callable[[int], Path], make: Callable[..., Plan], caplog: pytest.LogCaptureFixture
 ) -> None:
     gpus(0)
-    made = make({"name": "a", "env": RR}, {"name": "b", "env": {"CUDA_VISIBLE_DEVICES": "RR0:2"}}, {"name": "c"})
+    made = make(
+        {"name": "a", "env": RR},
+        {"name": "b", "env": {"CUDA_VISIBLE_DEVICES": "RR0:2"}},
+        {"name": "c"},
+    )
     assert [seat.device for seat in made.seats] == ["", "", None]
     assert made.devices == {"a": [""], "b": [""]}, "replicas that come later have none, too"
     [message] = caplog.messages
@@ -325,7 +359,9 @@ def test_the_executors_own_word_counts_more_than_the_environments(
     asked = gpus(2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR")
     own = spec("own", env={"CUDA_VISIBLE_DEVICES": "0"})
-    assert plan.choose_devices([own, spec("far", external=True), spec("join", pure_join=True)]) == {}
+    assert (
+        plan.choose_devices([own, spec("far", external=True), spec("join", pure_join=True)]) == {}
+    )
     assert not asked.exists(), "nobody needs to know"
     assert plan.choose_devices([own, spec("other")]) == {"other": ["0", "1"]}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR7")

@@ -1,4 +1,6 @@
-"""What is done about Executors before any process is started: checked without their code, requirements installed."""
+"""What is done about Executors before any process is started: checked without their code,
+requirements installed.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,24 @@ def folder(path: Path, requirements: str | None = None) -> str:
     return str(path)
 
 
-# -- checked ----------------------------------------------------------------------------------------------------------
+# -- checked ---------------------------------------------------------------------------------------
 
 
 def test_what_can_be_loaded_passes_and_nothing_of_it_is_imported(tmp_path: Path) -> None:
     place = folder(tmp_path / "place")
     file = Path(place) / "executor.py"
     before = set(sys.modules)
-    uses = [TakesAPath, "TakesAPath", place, str(file), f"{file}:Encoder", "somewhere.unknown:Encoder"]
-    preflight.check(spec(f"e{number}", one, uses_with={"path": "/"}) for number, one in enumerate(uses))
+    uses = [
+        TakesAPath,
+        "TakesAPath",
+        place,
+        str(file),
+        f"{file}:Encoder",
+        "somewhere.unknown:Encoder",
+    ]
+    preflight.check(
+        spec(f"e{number}", one, uses_with={"path": "/"}) for number, one in enumerate(uses)
+    )
     assert set(sys.modules) == before
 
 
@@ -70,10 +81,14 @@ def test_what_is_wrong_is_found_and_says_whose_it_is(
 
 
 def test_what_has_no_process_here_is_not_looked_at() -> None:
-    preflight.check([spec("far", "./nowhere", external=True), spec("join", "./nowhere", pure_join=True)])
+    preflight.check(
+        [spec("far", "./nowhere", external=True), spec("join", "./nowhere", pure_join=True)]
+    )
 
 
-def test_the_hub_is_looked_for_where_the_executor_will_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_looked_for_where_the_executor_will_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder(tmp_path / "hub" / "user" / "Name")
     monkeypatch.setenv("ZFLOW_HUB", str(tmp_path / "nowhere"))
     uses = "jinaai://user/Name"
@@ -82,7 +97,7 @@ def test_the_hub_is_looked_for_where_the_executor_will_look(tmp_path: Path, monk
         preflight.check([spec("bad", uses)])
 
 
-# -- installed --------------------------------------------------------------------------------------------------------
+# -- installed -------------------------------------------------------------------------------------
 
 ABSENT = "zt_nowhere\n"
 
@@ -93,7 +108,9 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pip", None)
 
 
-def test_nothing_is_installed_for_who_does_not_ask_or_has_nothing_to_install(tmp_path: Path) -> None:
+def test_nothing_is_installed_for_who_does_not_ask_or_has_nothing_to_install(
+    tmp_path: Path,
+) -> None:
     lacking = folder(tmp_path / "lacking", ABSENT)
     preflight.install(
         [
@@ -108,10 +125,14 @@ def test_nothing_is_installed_for_who_does_not_ask_or_has_nothing_to_install(tmp
 
 
 def test_what_is_there_needs_no_installing(tmp_path: Path) -> None:
-    preflight.install([spec("good", folder(tmp_path / "good", "msgpack\n"), install_requirements=True)])
+    preflight.install(
+        [spec("good", folder(tmp_path / "good", "msgpack\n"), install_requirements=True)]
+    )
 
 
-def test_executors_of_one_folder_are_named_together_when_their_requirements_are_to_be_installed(tmp_path: Path) -> None:
+def test_executors_of_one_folder_are_named_together_when_their_requirements_are_to_be_installed(
+    tmp_path: Path,
+) -> None:
     place = folder(tmp_path / "lacking", ABSENT)
     (tmp_path / "link").symlink_to(place)
     topology = Topology()
@@ -120,5 +141,8 @@ def test_executors_of_one_folder_are_named_together_when_their_requirements_are_
     with pytest.raises(errors.StartupFailed) as caught:
         preflight.install(topology.specs)
     owners = "executor 'one' and executor 'two' and executor 'three'"
-    words = f"the requirements of {owners} ({place}/requirements.txt) cannot be installed: there is no pip in "
+    words = (
+        f"the requirements of {owners} ({place}/requirements.txt) cannot be installed: there "
+        "is no pip in "
+    )
     assert str(caught.value).startswith(words)

@@ -60,7 +60,8 @@ class Sees(Executor):
     @requests
     def see(self, docs, **kwargs):
         for doc in docs:
-            doc.tags = {"by": self.runtime_args.name, "main": __name__, "cuda": torch.cuda.is_initialized()}
+            by, cuda = self.runtime_args.name, torch.cuda.is_initialized()
+            doc.tags = {"by": by, "main": __name__, "cuda": cuda}
 
 
 if __name__ == "__main__":
@@ -116,14 +117,18 @@ def sees(script_output: str) -> list[dict[str, Any]]:
     return [json.loads(seen) for seen in json.loads(script_output)]
 
 
-# -- it serves --------------------------------------------------------------------------------------------------------
+# -- it serves -------------------------------------------------------------------------------------
 
 
 def test_a_flow_is_spawned_and_serves() -> None:
     with Flow(start_method="spawn").add(name="up", uses=Upper, replicas=2) as flow:
-        assert sorted(flow.post("/", texts(50), request_size=1).texts) == sorted(map(str, range(50)))
+        assert sorted(flow.post("/", texts(50), request_size=1).texts) == sorted(
+            map(str, range(50))
+        )
         assert sorted(replicas("up")) == ["up/rep-0", "up/rep-1"]
-        [watchdog] = [child for child in psutil.Process().children() if title(child.pid) == "zflow: watchdog"]
+        [watchdog] = [
+            child for child in psutil.Process().children() if title(child.pid) == "zflow: watchdog"
+        ]
         [manager] = watchdog.children()
         assert title(manager.pid) == "zflow: manager"
         assert sorted(title(child.pid) for child in manager.children()) == [
@@ -137,13 +142,19 @@ def test_a_flow_is_spawned_and_serves() -> None:
 def test_classes_of_a_guarded_script_are_found_again(torch: None, tmp_path: Path) -> None:
     status, out, err = run_script(GUARDED, tmp_path, '{"start_method": "spawn"}')
     assert status == 0, err
-    assert sees(out) == [{"by": f"executor0/rep-{replica}", "main": "__mp_main__", "cuda": False} for replica in (0, 1)]
+    assert sees(out) == [
+        {"by": f"executor0/rep-{replica}", "main": "__mp_main__", "cuda": False}
+        for replica in (0, 1)
+    ]
 
 
 def test_zflow_run_can_spawn(tmp_path: Path) -> None:
-    (tmp_path / "device.py").write_text("from zflow import Executor\nclass E(Executor):\n    pass\n")
+    (tmp_path / "device.py").write_text(
+        "from zflow import Executor\nclass E(Executor):\n    pass\n"
+    )
     (tmp_path / "flow.yaml").write_text(
-        "jtype: Flow\nwith:\n  start_method: spawn\nexecutors:\n- name: e\n  uses: device.py:E\n  replicas: 2\n"
+        "jtype: Flow\nwith:\n  start_method: spawn\nexecutors:\n- name: e\n  uses: device.py:E\n  "
+        "replicas: 2\n"
     )
     (tmp_path / "zflow-run").write_text(
         "import sys\nfrom zflow.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
@@ -182,14 +193,19 @@ if __name__ == "__main__":
     assert run_script(source, tmp_path, env={**os.environ, "PYTHONPATH": path}) == (0, "None\n", "")
 
 
-# -- by itself --------------------------------------------------------------------------------------------------------
+# -- by itself -------------------------------------------------------------------------------------
 
 
-def test_where_cuda_is_in_use_replicas_are_spawned_and_the_log_says_why(torch: None, tmp_path: Path) -> None:
+def test_where_cuda_is_in_use_replicas_are_spawned_and_the_log_says_why(
+    torch: None, tmp_path: Path
+) -> None:
     status, out, err = run_script(GUARDED, tmp_path, "{}", "cuda")
     assert status == 0, err
     assert {(seen["main"], seen["cuda"]) for seen in sees(out)} == {("__mp_main__", False)}
-    assert "start_method is 'spawn': torch has initialised CUDA in this process, so it could not be forked" in err
+    assert (
+        "start_method is 'spawn': torch has initialised CUDA in this process, so it could not be "
+        "forked" in err
+    )
 
 
 def test_where_it_is_only_imported_they_are_forked(torch: None, tmp_path: Path) -> None:
@@ -203,10 +219,13 @@ def test_fork_is_done_where_it_is_asked_for_with_a_warning(torch: None, tmp_path
     status, out, err = run_script(GUARDED, tmp_path, '{"start_method": "fork"}', "cuda")
     assert status == 0, err
     assert {(seen["main"], seen["cuda"]) for seen in sees(out)} == {("__main__", True)}
-    assert "torch has initialised CUDA in this process: it will fail in the replicas forked from it" in err
+    assert (
+        "torch has initialised CUDA in this process: it will fail in the replicas forked from it"
+        in err
+    )
 
 
-# -- it ends ----------------------------------------------------------------------------------------------------------
+# -- it ends ---------------------------------------------------------------------------------------
 
 
 def test_everything_ends_with_a_killed_script(tmp_path: Path) -> None:
@@ -238,7 +257,9 @@ def test_ctrl_c_at_a_terminal_ends_it_quietly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_is_left_if_it_ends_while_the_script_is_imported_again(how: signal.Signals, tmp_path: Path) -> None:
+def test_nothing_is_left_if_it_ends_while_the_script_is_imported_again(
+    how: signal.Signals, tmp_path: Path
+) -> None:
     with Script(SLOW, tmp_path, tmp_path / "importing", start_new_session=True) as script:
         wait_for((tmp_path / "importing").exists)
         family = script.family()
@@ -251,7 +272,7 @@ def test_nothing_is_left_if_it_ends_while_the_script_is_imported_again(how: sign
         assert err.count("Traceback") == (1 if how == signal.SIGINT else 0)  # the script's own
 
 
-# -- it cannot --------------------------------------------------------------------------------------------------------
+# -- it cannot -------------------------------------------------------------------------------------
 
 
 def nothing_started() -> bool:
@@ -267,22 +288,30 @@ def test_a_class_local_to_a_function_is_an_error_with_the_way_out() -> None:
     assert nothing_started()
     assert "Local" in raised.value.message
     assert "is local to a function" in raised.value.message
-    assert "define it at the top level of a module, or start the Flow by fork, before" in raised.value.message
+    assert (
+        "define it at the top level of a module, or start the Flow by fork, before"
+        in raised.value.message
+    )
     assert raised.value.message.endswith("(executor 'encoder')")
     with Flow().add(uses=Local):
         pass
 
 
 def test_an_argument_that_cannot_be_pickled_is_an_error() -> None:
-    with pytest.raises(InvalidExecutor, match=r"uses_with=.*<lambda>.* cannot be pickled .*executor 'b'"):
-        Flow(start_method="spawn").add(uses=Upper).add(name="b", uses=Breaks, uses_with={"call": lambda: 1}).start()
+    with pytest.raises(
+        InvalidExecutor, match=r"uses_with=.*<lambda>.* cannot be pickled .*executor 'b'"
+    ):
+        Flow(start_method="spawn").add(uses=Upper).add(
+            name="b", uses=Breaks, uses_with={"call": lambda: 1}
+        ).start()
     assert nothing_started()
 
 
 def test_a_main_program_that_is_no_file_is_an_error() -> None:
     source = (
         "from zflow import *\nclass E(Executor): pass\n"
-        "try: Flow(start_method='spawn').add(uses=E).start()\nexcept ZflowError as error: print(error)"
+        "try: Flow(start_method='spawn').add(uses=E).start()\nexcept ZflowError as error: "
+        "print(error)"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert "is defined in a main program that is no file" in done.stdout, done
@@ -293,12 +322,15 @@ def test_a_main_program_that_is_no_file_is_an_error() -> None:
     [
         pytest.param(
             "from zflow import Flow\nFlow(start_method='spawn').add().start()\n",
-            "StartupFailed: the script starts a Flow while it is imported in the fresh interpreter that the Flow's"
-            " processes come from (start_method 'spawn'): put what the script does under `if __name__ == '__main__':`",
+            "StartupFailed: the script starts a Flow while it is imported in the fresh interpreter "
+            "that the Flow's"
+            " processes come from (start_method 'spawn'): put what the script does under `if "
+            "__name__ == '__main__':`",
             id="unguarded",
         ),
         pytest.param(
-            "from zflow import Flow\nassert __name__ == '__main__', 'oh'\nFlow(start_method='spawn').add().start()\n",
+            "from zflow import Flow\nassert __name__ == '__main__', "
+            "'oh'\nFlow(start_method='spawn').add().start()\n",
             "AssertionError: oh",
             id="raises",
         ),
@@ -355,27 +387,50 @@ class Breaks(Executor):
         """Nobody comes here."""
 
 
-def test_choosing_looks_at_the_machine_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choosing_looks_at_the_machine_only_where_it_matters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cuda, "initialised_by", lambda: None)
-    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("fork", "fork", "spawn")
+    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == (
+        "fork",
+        "fork",
+        "spawn",
+    )
     monkeypatch.setattr(cuda, "initialised_by", lambda: "cupy")
-    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("spawn", "fork", "spawn")
+    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == (
+        "spawn",
+        "fork",
+        "spawn",
+    )
 
 
-def test_what_keeps_threads_for_openmp_cannot_be_forked_and_an_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_threads_for_openmp_cannot_be_forked_and_an_error_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(forking, "keeps_openmp", lambda: "/lib/libgomp.so.1")
-    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == ("spawn", "fork", "spawn")
+    assert (spawn.choose(None), spawn.choose("fork"), spawn.choose("spawn")) == (
+        "spawn",
+        "fork",
+        "spawn",
+    )
 
     class Local(Executor):
         """Cannot be had elsewhere."""
 
-    with pytest.raises(InvalidExecutor, match=r"top level of a module.*/lib/libgomp\.so\.1 \(OpenMP\) keeps threads"):
+    with pytest.raises(
+        InvalidExecutor,
+        match=r"top level of a module.*/lib/libgomp\.so\.1 \(OpenMP\) keeps threads",
+    ):
         Flow().add(uses=Local).start()
     assert nothing_started()
 
 
-def test_where_greenlets_have_taken_the_place_of_threads_no_flow_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_greenlets_have_taken_the_place_of_threads_no_flow_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(forking, "patched_by", lambda: "gevent.monkey")
-    with pytest.raises(NotSupported, match=r"gevent\.monkey has patched the standard library.*zflow-run"):
+    with pytest.raises(
+        NotSupported, match=r"gevent\.monkey has patched the standard library.*zflow-run"
+    ):
         Flow().add().start()
     assert nothing_started()

@@ -1,4 +1,6 @@
-"""The watchdog: it outlives the process manager, whatever ends that, and then ends everything else."""
+"""The watchdog: it outlives the process manager, whatever ends that,
+and then ends everything else.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from zflow.system import process, signals
 
 
 class Guarded:
-    """A watchdog, and the manager that it guards: here one that tells its process id and what it has started."""
+    """A watchdog, and the manager that it guards:
+    here one that tells its process id and what it has started.
+    """
 
     def __init__(self, folder: Path, serve: Callable[[], int], user: int | None = None) -> None:
         self.line, theirs = Pipe()
@@ -92,7 +96,10 @@ def test_it_does_not_rely_on_a_signal_that_may_be_discarded(tmp_path: Path) -> N
 
 def caught(pid: int) -> int:
     """The signals that a process has handlers for, a bit each."""
-    return int(re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0], 16)
+    return int(
+        re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0],
+        16,
+    )
 
 
 def has_taken_note(pid: int) -> bool:
@@ -113,7 +120,9 @@ def user_of(folder: Path, line: Connection, serving: bool) -> int:
 
 
 @pytest.mark.parametrize("serving", [False, True])
-def test_the_end_of_the_user_is_the_managers_until_it_looks_after_that_itself(tmp_path: Path, serving: bool) -> None:
+def test_the_end_of_the_user_is_the_managers_until_it_looks_after_that_itself(
+    tmp_path: Path, serving: bool
+) -> None:
     ours, theirs = Pipe()
     user = process.fork(lambda: user_of(tmp_path, theirs, serving))
     assert ours.poll(PATIENCE)

@@ -1,4 +1,6 @@
-"""Calls that are made for several requests, and what each of these ends with: pure, with and without hypothesis."""
+"""Calls that are made for several requests, and what each of these ends with: pure,
+with and without hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class TestAlike:
         assert alike(calls) == [[0, 1], [2]]
 
     def test_results_of_executors_before_do_not_count(self) -> None:
-        assert alike([call(__results__={"a": 1}), call(__results__={"a": 2}), call()]) == [[0, 1, 2]]
+        assert alike([call(__results__={"a": 1}), call(__results__={"a": 2}), call()]) == [
+            [0, 1, 2]
+        ]
 
     def test_parameters_that_cannot_be_sent_on_are_like_no_others(self) -> None:
         deep: list[Any] = []
@@ -64,7 +68,12 @@ class TestAlike:
     def test_a_method_that_takes_one_request_at_a_time_gets_one(self) -> None:
         assert alike([call("/one", ""), call("/one")]) == [[0], [1]]
 
-    @given(st.lists(st.tuples(st.sampled_from(["/many", "/more"]), st.integers(0, 6), st.integers(0, 2)), max_size=30))
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["/many", "/more"]), st.integers(0, 6), st.integers(0, 2)),
+            max_size=30,
+        )
+    )
     def test_each_is_in_one_group_of_its_kind(self, drawn: list[tuple[str, int, int]]) -> None:
         calls = [call(endpoint, "x" * size, limit=limit) for endpoint, size, limit in drawn]
         groups = alike(calls)
@@ -81,7 +90,9 @@ class TestShare:
         calls = [call(texts=some) for some in texts]
         made = join(calls)
         counts = [len(each.docs) for each in calls]
-        value = DocumentArray(Document(text=doc.text.upper()) for doc in made.docs) if anew else None
+        value = (
+            DocumentArray(Document(text=doc.text.upper()) for doc in made.docs) if anew else None
+        )
         for doc in made.docs:
             doc.text = doc.text.upper()
         shares = share(calls, counts, made, value, "me")
@@ -110,13 +121,19 @@ class TestShare:
         calls = [call(limit=3), call(limit=3)]
         made = join(calls)
         made.parameters["limit"] = 4
-        assert [parameters for _, parameters in share(calls, [1, 1], made, None, "me")] == [{"limit": 4}] * 2
+        assert [parameters for _, parameters in share(calls, [1, 1], made, None, "me")] == [
+            {"limit": 4}
+        ] * 2
 
     @pytest.mark.parametrize("count", [1, 2])
-    def test_a_method_that_takes_several_never_sees_results_of_executors_before(self, count: int) -> None:
+    def test_a_method_that_takes_several_never_sees_results_of_executors_before(
+        self, count: int
+    ) -> None:
         calls = [call(__results__={"a": number}) for number in range(count)]
         assert join(calls).parameters == {}
-        assert [parameters["__results__"] for _, parameters in share_all(calls)] == [{"a": n} for n in range(count)]
+        assert [parameters["__results__"] for _, parameters in share_all(calls)] == [
+            {"a": n} for n in range(count)
+        ]
 
     def test_a_method_that_takes_one_gets_the_call_as_it_is(self) -> None:
         one = call("/one", __results__={"a": 1})

@@ -1,4 +1,6 @@
-"""A replica's line to the broker: what is said over it, in which order tasks are begun, and how it ends."""
+"""A replica's line to the broker: what is said over it, in which order tasks are begun,
+and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,16 @@ class Broker:
 
     def seat(self, shards: int = 1, shard_id: int = 0) -> Seat:
         spec = ExecutorSpec("work", ("gateway",), shards=shards)
-        return Seat(spec, 3, shard_id, 2, self.address("back"), self.address("fan"), self.address("collector"), 10**6)
+        return Seat(
+            spec,
+            3,
+            shard_id,
+            2,
+            self.address("back"),
+            self.address("fan"),
+            self.address("collector"),
+            10**6,
+        )
 
     def link(self, seat: Seat | None = None, slots: int = 1, memory: Arena | None = None) -> Link:
         link = Link(seat or self.seat(), Stop(), slots, memory)
@@ -145,7 +156,9 @@ def tickets_of(broker: Broker) -> Iterator[tuple[Link, tickets.Tickets]]:
 
 
 def settled(broker: Broker, link: Link) -> None:
-    """Wait until all that the broker has said has arrived; what it says last tells: it goes on all the same."""
+    """Wait until all that the broker has said has arrived; what it says last tells:
+    it goes on all the same.
+    """
     broker.say(Refused("so far"))
     wait_for(lambda: (link.drain(), link.refused)[1])
     link.refused = None
@@ -170,7 +183,7 @@ def result(id: int, *frames: Any, docs: int | None = 1) -> Answer:
     return Answer([Assignment(id, "/a", None, ())], frames, docs)
 
 
-# -- joining ----------------------------------------------------------------------------------------------------------
+# -- joining ---------------------------------------------------------------------------------------
 
 
 def test_a_replica_says_who_it_is_and_joins(broker: Broker) -> None:
@@ -191,7 +204,9 @@ def test_one_that_is_refused_is_told_why(broker: Broker) -> None:
     assert registering.result(PATIENCE) == link.refused == "there is no Executor 'work'"
 
 
-def test_one_that_has_more_to_say_of_itself_than_a_message_may_hold_is_told_so(broker: Broker) -> None:
+def test_one_that_has_more_to_say_of_itself_than_a_message_may_hold_is_told_so(
+    broker: Broker,
+) -> None:
     link = broker.link()
     why = link.register(["/" + "x" * 1000] * 100, {})
     assert why is not None
@@ -199,7 +214,9 @@ def test_one_that_has_more_to_say_of_itself_than_a_message_may_hold_is_told_so(b
     assert "over the limit of 65536" in why
 
 
-def test_a_broker_that_gives_no_answer_is_named(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_gives_no_answer_is_named(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "REGISTERING", 1)
     nowhere = replace(broker.seat(), back=broker.address("nowhere"))
     link = broker.link(nowhere)
@@ -214,7 +231,9 @@ def test_a_broker_that_gives_no_answer_is_named(broker: Broker, monkeypatch: pyt
 def test_two_of_one_name_on_two_machines_have_different_routing_ids(broker: Broker) -> None:
     identities = set()
     for _ in range(2):
-        registering = in_background(broker.link(replace(broker.seat(), machine="host")).register, ["/a"], {})
+        registering = in_background(
+            broker.link(replace(broker.seat(), machine="host")).register, ["/a"], {}
+        )
         assert isinstance(broker.hears(), Ready)
         broker.say(Refused("enough"))
         assert registering.result(PATIENCE) == "enough"
@@ -241,11 +260,16 @@ def test_a_flow_that_turns_a_replica_of_another_machine_away_is_named(broker: Br
     assert (
         told
         == why
-        == (f"the Flow at tcp://127.0.0.1:{port} refuses it: it does not know this key, or has too many connections")
+        == (
+            f"the Flow at tcp://127.0.0.1:{port} refuses it: it does not know this key, or has too "
+            "many connections"
+        )
     )
 
 
-def test_over_a_new_connection_it_is_ready_again_and_what_had_not_begun_is_forgotten(broker: Broker) -> None:
+def test_over_a_new_connection_it_is_ready_again_and_what_had_not_begun_is_forgotten(
+    broker: Broker,
+) -> None:
     link = broker.registered()
     broker.tasks(1, 2)
     broker.back.send_multipart([broker.identity, b""])
@@ -265,7 +289,7 @@ def test_one_that_is_not_in_the_pool_any_more_ends_and_says_so(
     assert caplog.messages == ["not in the pool any more: it binds something else"]
 
 
-# -- tasks ------------------------------------------------------------------------------------------------------------
+# -- tasks -----------------------------------------------------------------------------------------
 
 
 def test_tasks_are_begun_in_the_order_in_which_they_came(broker: Broker) -> None:
@@ -352,7 +376,7 @@ def test_who_does_several_things_at_once_or_is_elsewhere_has_no_tickets(
     registering.result(PATIENCE)
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def test_answers_wait_until_they_are_flushed_and_go_together(broker: Broker) -> None:
@@ -387,8 +411,12 @@ def test_large_frames_go_through_the_memory_that_is_shared(broker: Broker) -> No
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
-def test_tasks_that_cannot_be_done_in_one_go_are_named_the_last_ones_first(broker: Broker, first: int) -> None:
-    """Each message puts its tasks in front of all that wait. None names a single one: that would be an error of it."""
+def test_tasks_that_cannot_be_done_in_one_go_are_named_the_last_ones_first(
+    broker: Broker, first: int
+) -> None:
+    """Each message puts its tasks in front of all that wait. None names a single one:
+    that would be an error of it.
+    """
     link = broker.registered()
     tasks = [Assignment(id, "/a", None, ()) for id in range(MOST_FAILED + first)]
     link.answer([Answer(tasks, [b"why"], None)], 0.25)
@@ -402,7 +430,7 @@ def test_tasks_that_cannot_be_done_in_one_go_are_named_the_last_ones_first(broke
     assert heard == [Error(ids, 250_000, [b"why"]) for ids in named]
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def test_one_that_leaves_says_so_after_its_last_answers(broker: Broker) -> None:
@@ -424,7 +452,9 @@ def test_being_told_to_end_cuts_waiting_short_but_not_working() -> None:
     stop.ask()  # once is enough
 
 
-def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_to_end_is_not_taken_for_a_malformed_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It may come while a message is decoded, where any other exception says that this is none."""
     stop = Stop()
     stop.waiting = True
@@ -433,7 +463,9 @@ def test_a_signal_to_end_is_not_taken_for_a_malformed_message(monkeypatch: pytes
         bundles.read(said(Accepted(7)), 0, messages.TO_REPLICA)
 
 
-def test_what_no_broker_says_is_passed_over(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_broker_says_is_passed_over(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     """One bad message ends no replica, and whatever comes after it is done."""
     link = broker.registered(slots=4)
     task = KINDS[Task]

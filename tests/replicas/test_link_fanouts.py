@@ -1,4 +1,6 @@
-"""What is published to a replica of an Executor with shards, what it missed of that, and where it answers."""
+"""What is published to a replica of an Executor with shards, what it missed of that,
+and where it answers.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_a_shard_answers_over_the_collector(broker: Broker, shard: Link) -> None
     assert broker.identity == identity("work/shard-1/rep-2", os.getpid())
 
 
-def test_a_shard_says_what_it_missed_and_does_not_do_it_when_it_comes_late(broker: Broker, shard: Link) -> None:
+def test_a_shard_says_what_it_missed_and_does_not_do_it_when_it_comes_late(
+    broker: Broker, shard: Link
+) -> None:
     broker.publish(fanout(3))
     broker.publish(fanout(2))
     broker.publish(fanout(4))

@@ -71,10 +71,19 @@ def test_of_what_is_no_list_of_tasks_none_is_begun(
     broker: Broker, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], frames: list[bytes]
 ) -> None:
     link = broker.registered()
-    fields = {"first": 5, "total": 2, "endpoint": "/a", "parts": None, "ticket": 0, "payload": [b"a", b"b"]}
+    fields = {
+        "first": 5,
+        "total": 2,
+        "endpoint": "/a",
+        "parts": None,
+        "ticket": 0,
+        "payload": [b"a", b"b"],
+    }
     bad = header(VERSION, KINDS[Task], *{**fields, **changes}.values())
     broker.back.send_multipart([broker.identity, bad, *frames])
     broker.tasks(3)
     settled(broker, link)
     assert ids(link) == [[3]]
-    assert any(record.exc_info and record.exc_info[0] is messages.Malformed for record in caplog.records)
+    assert any(
+        record.exc_info and record.exc_info[0] is messages.Malformed for record in caplog.records
+    )

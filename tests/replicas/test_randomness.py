@@ -1,4 +1,6 @@
-"""Random numbers of replicas: each has its own, and the same ones in each run where that is asked for."""
+"""Random numbers of replicas: each has its own,
+and the same ones in each run where that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Draw(Executor):
 
     @requests
     def tell(self, docs: DocumentArray, **kwargs: Any) -> None:
-        docs[0].tags.update(name=self.runtime_args.name, seed=self.runtime_args.seed, drawn=self.drawn)
+        docs[0].tags.update(
+            name=self.runtime_args.name, seed=self.runtime_args.seed, drawn=self.drawn
+        )
 
 
 def drawn(flow: Flow, count: int) -> dict[str, tuple[Any, list[float]]]:
@@ -62,6 +66,8 @@ def test_with_a_seed_runs_are_alike_and_replicas_are_not() -> None:
 
 
 def test_a_seed_of_ones_own_is_what_numpy_takes() -> None:
-    seeds = {randomness.derived(seed, 0, replica) for seed in (0, 1, 2**64 - 1) for replica in range(100)}
+    seeds = {
+        randomness.derived(seed, 0, replica) for seed in (0, 1, 2**64 - 1) for replica in range(100)
+    }
     assert len(seeds) == 300
     assert all(0 <= seed < 2**32 for seed in (*seeds, randomness.fresh()))

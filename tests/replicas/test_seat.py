@@ -12,7 +12,13 @@ from zflow.topology.topology import ExecutorSpec
 
 def seat(shards: int = 1, **changes: Any) -> Seat:
     spec = ExecutorSpec("encoder", ("gateway",), shards=shards)
-    fields: dict[str, Any] = {"node": 0, "shard_id": 0, "replica_id": 2, "back": "ipc://b", "fan": None}
+    fields: dict[str, Any] = {
+        "node": 0,
+        "shard_id": 0,
+        "replica_id": 2,
+        "back": "ipc://b",
+        "fan": None,
+    }
     return Seat(spec, **{**fields, "collector": None, "max_message_bytes": 1000, **changes})
 
 

@@ -1,4 +1,6 @@
-"""An Executor between requests and answers: what it is called with, what becomes of results, errors and its end."""
+"""An Executor between requests and answers: what it is called with, what becomes of results,
+errors and its end.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def task(*texts: str, endpoint: str = "/one", id: int = 1, **parameters: Any) ->
 
 def met(*branches: tuple[str, list[DocumentArray]], endpoint: str = "/one") -> Assignment:
     """A request in which branches meet."""
-    parts, frames = flat([(name, [codec.pack(each) for each in payloads]) for name, payloads in branches])
+    parts, frames = flat(
+        [(name, [codec.pack(each) for each in payloads]) for name, payloads in branches]
+    )
     return Assignment(1, endpoint, parts, frames)
 
 
@@ -98,13 +102,20 @@ def error_in(answer: Answer) -> dict[str, Any]:
     return dict(msgpack.unpackb(answer.frames[0]))
 
 
-# -- making the Executor ----------------------------------------------------------------------------------------------
+# -- making the Executor ---------------------------------------------------------------------------
 
 
 def test_the_executor_is_made_with_what_its_seat_says() -> None:
     made = service(uses_with={"end": "?"}, uses_metas={"colour": "red"}, workspace="/somewhere")
     args = vars(made.executor.runtime_args)
-    seat = {"name": NAME, "shard_id": 1, "shards": 3, "replica_id": 2, "replicas": 4, "workspace": "/somewhere"}
+    seat = {
+        "name": NAME,
+        "shard_id": 1,
+        "shards": 3,
+        "replica_id": 2,
+        "replicas": 4,
+        "workspace": "/somewhere",
+    }
     assert {name: args[name] for name in seat} == seat
     assert made.name == NAME
     assert vars(made.executor.metas) == {"colour": "red"}
@@ -121,7 +132,9 @@ def test_it_tells_what_the_executor_binds_and_how_much_it_does_at_once() -> None
 
 
 def test_what_the_flow_says_of_endpoints_and_batches_counts_over_the_decorators() -> None:
-    made = service(uses_requests={"/named": "one"}, uses_dynamic_batching={"/many": Batching(2, 0.5)})
+    made = service(
+        uses_requests={"/named": "one"}, uses_dynamic_batching={"/many": Batching(2, 0.5)}
+    )
     assert "/named" in made.endpoints
     assert made.batching == {"/many": Batching(2, 0.5)}
 
@@ -133,7 +146,7 @@ def test_what_loading_or_making_it_raises_comes_through() -> None:
         service(CannotStart)
 
 
-# -- what it is called with -------------------------------------------------------------------------------------------
+# -- what it is called with ------------------------------------------------------------------------
 
 
 def test_a_request_is_decoded() -> None:
@@ -168,12 +181,17 @@ def test_an_executor_that_wants_them_apart_gets_them_apart() -> None:
     assert call.docs_matrix is not None
     assert call.docs_map is not None
     assert [list(each.texts) for each in call.docs_matrix] == [["a", "b"], ["b", "c"]]
-    assert {name: list(each.texts) for name, each in call.docs_map.items()} == {"left": ["a", "b"], "right": ["b", "c"]}
+    assert {name: list(each.texts) for name, each in call.docs_map.items()} == {
+        "left": ["a", "b"],
+        "right": ["b", "c"],
+    }
     assert list(call.docs.texts) == ["a", "b", "b", "c"]
 
 
 def test_parts_that_do_not_fit_are_a_bad_request() -> None:
-    with pytest.raises(errors.BadRequest, match="a message cannot be decoded: parts do not fit the frames"):
+    with pytest.raises(
+        errors.BadRequest, match="a message cannot be decoded: parts do not fit the frames"
+    ):
         service().prepare(Assignment(1, "/one", [["left", [3]]], task("a").frames))
 
 
@@ -184,12 +202,15 @@ def test_a_request_whose_memory_is_gone_is_stale() -> None:
         made.prepare(Assignment(1, "/one", None, [b"first", Reference(1, 0, 0, 100, 5)]))
 
 
-# -- several at once --------------------------------------------------------------------------------------------------
+# -- several at once -------------------------------------------------------------------------------
 
 
 def test_requests_that_are_alike_are_one_job_and_what_cannot_be_decoded_fails_alone() -> None:
     bad = Assignment(9, "/many", None, [b"\xc1"])
-    tasks = [task(text, endpoint="/many", id=id, n=n) for id, (text, n) in enumerate([("a", 1), ("b", 2), ("c", 1)])]
+    tasks = [
+        task(text, endpoint="/many", id=id, n=n)
+        for id, (text, n) in enumerate([("a", 1), ("b", 2), ("c", 1)])
+    ]
     jobs = service().jobs([tasks[0], bad, tasks[1], tasks[2]])
     assert [[each.id for each in some] for some, _ in jobs] == [[9], [0, 2], [1]]
     assert [len(calls) for _, calls in jobs] == [0, 2, 1], "it is still to be decoded, and to fail"
@@ -202,7 +223,9 @@ def test_a_single_request_is_decoded_when_it_is_its_turn() -> None:
 
 def test_of_a_call_for_several_requests_each_gets_its_own() -> None:
     made = service()
-    ((tasks, calls),) = made.jobs([task("a", "b", endpoint="/many", id=1), task("c", endpoint="/many", id=2)])
+    ((tasks, calls),) = made.jobs(
+        [task("a", "b", endpoint="/many", id=1), task("c", endpoint="/many", id=2)]
+    )
     working = made.begin(tasks, calls)
     assert list(working.made.docs.texts) == ["a", "b", "c"]
     answers = made.end(working, working.made.start())
@@ -216,17 +239,23 @@ def test_a_dict_is_the_result_of_each_of_them() -> None:
     made = service()
     ((tasks, calls),) = made.jobs([task(text, endpoint="/many") for text in "ab"])
     answers = made.end(made.begin(tasks, calls), {"n": 1})
-    assert [codec.unpack(answer.frames)[1]["__results__"] for answer in answers] == [{NAME: {"n": 1}}] * 2
+    assert [codec.unpack(answer.frames)[1]["__results__"] for answer in answers] == [
+        {NAME: {"n": 1}}
+    ] * 2
 
 
-def test_too_few_documents_for_several_requests_are_an_error_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_documents_for_several_requests_are_an_error_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     made = service()
     for _ in range(2):
         ((tasks, calls),) = made.jobs([task(text, endpoint="/many") for text in "ab"])
         with pytest.raises(Miscounted, match="1 Documents came back for 2 of 2 requests"):
             made.end(made.begin(tasks, calls), docs("a"))
     (said,) = caplog.messages
-    assert said.startswith("Worker.many: 1 Documents came back for 2 of 2 requests; a method that takes several")
+    assert said.startswith(
+        "Worker.many: 1 Documents came back for 2 of 2 requests; a method that takes several"
+    )
 
 
 def test_a_result_that_cannot_be_sent_fails_its_request_only() -> None:
@@ -237,7 +266,7 @@ def test_a_result_that_cannot_be_sent_fails_its_request_only() -> None:
     assert error_in(large)["type"] == "RequestTooLarge"
 
 
-# -- results and errors -----------------------------------------------------------------------------------------------
+# -- results and errors ----------------------------------------------------------------------------
 
 
 def test_what_is_returned_is_the_result_and_none_keeps_the_documents() -> None:
@@ -279,7 +308,11 @@ def test_an_error_says_who_raised_it_where_and_with_the_users_own_traceback() ->
     with pytest.raises(KeyError) as caught:
         made.prepare(one).start()
     error = error_in(made.failure([one], caught.value))
-    assert (error["type"], error["executor"], error["exception"]) == ("ExecutorError", NAME, "KeyError")
+    assert (error["type"], error["executor"], error["exception"]) == (
+        "ExecutorError",
+        NAME,
+        "KeyError",
+    )
     assert error["message"] == f"{NAME} raised at '/raise': KeyError: 'a'"
     assert 'raise KeyError("a")' in error["traceback"]
     assert error["traceback"].startswith("Traceback")
@@ -287,7 +320,9 @@ def test_an_error_says_who_raised_it_where_and_with_the_users_own_traceback() ->
 
 def test_the_error_of_a_call_for_several_says_for_how_many() -> None:
     answer = service().failure([task("a"), task("b")], ValueError("no"))
-    assert f"{NAME} raised at '/one' (called for 2 requests at once): " in error_in(answer)["message"]
+    assert (
+        f"{NAME} raised at '/one' (called for 2 requests at once): " in error_in(answer)["message"]
+    )
     assert len(answer.tasks) == 2
 
 
@@ -298,7 +333,11 @@ def test_the_error_of_a_call_for_several_says_for_how_many() -> None:
         (errors.SerializationError("a set"), errors.SerializationError, "me: a set"),
         (errors.InvalidExecutor("no such class"), errors.InvalidExecutor, "no such class"),
         (errors.NotSupported("not yet"), errors.NotSupported, "not yet"),
-        (errors.FlowUnreachable("gone"), errors.ExecutorError, "me did: FlowUnreachable: gone (try)"),
+        (
+            errors.FlowUnreachable("gone"),
+            errors.ExecutorError,
+            "me did: FlowUnreachable: gone (try)",
+        ),
         (SystemExit(3), errors.ExecutorError, "me did: SystemExit: 3 (try)"),
         (ValueError(), errors.ExecutorError, "me did: ValueError (try)"),
     ],
@@ -319,10 +358,12 @@ def test_errors_that_are_endless_or_have_no_text_can_be_sent_all_the_same() -> N
     assert len(as_error(ValueError("x" * 10**6), "me", "did").traceback) < 65_000
     assert as_error(Mute(), "me", "did").message == "me did: Mute: <its str() fails>"
     for half in ("\udcff", "\ud800"):
-        assert ascii(half)[1:-1].encode() in service().failure([task("a")], ValueError(half)).frames[0]
+        assert (
+            ascii(half)[1:-1].encode() in service().failure([task("a")], ValueError(half)).frames[0]
+        )
 
 
-# -- how long it takes ------------------------------------------------------------------------------------------------
+# -- how long it takes -----------------------------------------------------------------------------
 
 
 def test_an_endpoint_is_brief_when_its_last_requests_were() -> None:
@@ -345,7 +386,7 @@ def test_endpoints_that_nothing_is_bound_to_are_one() -> None:
     assert made.is_brief("/b")
 
 
-# -- its end ----------------------------------------------------------------------------------------------------------
+# -- its end ---------------------------------------------------------------------------------------
 
 
 def test_an_async_close_is_awaited_on_the_executors_loop() -> None:

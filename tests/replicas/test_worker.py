@@ -1,4 +1,6 @@
-"""Replicas: what an Executor finds in its process, sync and async endpoints, and how its process ends."""
+"""Replicas: what an Executor finds in its process, sync and async endpoints,
+and how its process ends.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, TESTS, Upper, alive, in_background, kill, pid_of, replicas, run_script, texts, wait_for
+from helpers import (
+    PATIENCE,
+    TESTS,
+    Upper,
+    alive,
+    in_background,
+    kill,
+    pid_of,
+    replicas,
+    run_script,
+    texts,
+    wait_for,
+)
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
 
@@ -56,7 +70,9 @@ class Tell(Executor):
 
     @requests(on="/interrupt")
     def interrupt(self, **kwargs: Any) -> dict[str, Any]:
-        """Ctrl-C reaches all processes of a terminal; programs that are started here take it as usual."""
+        """Ctrl-C reaches all processes of a terminal;
+        programs that are started here take it as usual.
+        """
         os.kill(os.getpid(), signal.SIGINT)
         code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
         return {"child": subprocess.check_output([sys.executable, "-c", code], text=True).strip()}
@@ -94,7 +110,9 @@ class Together(Executor):
         self.all: asyncio.Event | None = None
 
     @requests
-    async def meet(self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    async def meet(
+        self, docs: DocumentArray, parameters: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
         self.all = self.all or asyncio.Event()
         self.arrived += 1
         if self.arrived == parameters["n"]:
@@ -161,12 +179,16 @@ class Closing(Executor):
             sys.exit(9)
 
 
-def told(flow: Flow, endpoint: str = "/", parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+def told(
+    flow: Flow, endpoint: str = "/", parameters: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What one replica of each Executor returned as a dict, by replica."""
-    return dict(flow.post(endpoint, None, parameters, return_responses=True)[0].parameters["__results__"])
+    return dict(
+        flow.post(endpoint, None, parameters, return_responses=True)[0].parameters["__results__"]
+    )
 
 
-# -- what an Executor finds -------------------------------------------------------------------------------------------
+# -- what an Executor finds ------------------------------------------------------------------------
 
 
 def test_what_an_executor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +217,9 @@ def test_what_an_executor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert tell["more"] == {"a": [1, None, 2.5]}
     assert tell["env"] == {"ZF_ONE": "1", "ZF_TWO": "2", "ZF_OUTER": "outer"}
     assert (tell["child_env"], tell["thread"], tell["stdin"]) == ("1", True, "")
-    assert other["env"] == {"ZF_ONE": None, "ZF_TWO": None, "ZF_OUTER": "outer"}, "an Executor's env is its own"
+    assert other["env"] == {"ZF_ONE": None, "ZF_TWO": None, "ZF_OUTER": "outer"}, (
+        "an Executor's env is its own"
+    )
     assert "ZF_ONE" not in os.environ
     assert (other["metas"], other["more"], other["pid"] == tell["pid"]) == ({}, None, False)
 
@@ -212,7 +236,8 @@ def test_each_replica_is_a_process_and_an_instance_of_its_own() -> None:
     assert set(found) == set(pids), "all of them get their share"
     for name, results in found.items():
         assert {result["pid"] for result in results} == {pids[name]}
-        # On a busy machine a request may be taken back although it has begun: then a number is left out.
+        # On a busy machine a request may be taken back although it has begun: then a number is left
+        # out.
         assert len({result["count"] for result in results}) == len(results)
         seats = {(result["args"]["replica_id"], result["args"]["replicas"]) for result in results}
         assert seats == {(int(name[-1]), 3)}
@@ -233,10 +258,14 @@ def test_executors_from_files_and_yaml(tmp_path: Path) -> None:
         "    @requests\n    def add(self, docs, **kwargs):\n"
         "        docs.texts = [text + parts.suffix + self.end for text in docs.texts]\n"
     )
-    (tmp_path / "mine.yml").write_text("jtype: Mine\nwith:\n  end: '!'\npy_modules:\n- parts.py\n- mine.py\n")
+    (tmp_path / "mine.yml").write_text(
+        "jtype: Mine\nwith:\n  end: '!'\npy_modules:\n- parts.py\n- mine.py\n"
+    )
     with Flow().add(uses=str(tmp_path / "mine.yml")) as flow:
         assert flow.post("/", Document(text="a")).texts == ["a from a file!"]
-    with Flow().add(uses=f"{tmp_path}/mine.py:Mine", py_modules=[str(tmp_path / "parts.py")]) as flow:
+    with Flow().add(
+        uses=f"{tmp_path}/mine.py:Mine", py_modules=[str(tmp_path / "parts.py")]
+    ) as flow:
         assert flow.post("/", Document(text="a")).texts == ["a from a file"]
     with Flow().add(uses={"jtype": "Upper"}).add(uses="Upper") as flow:
         assert flow.post("/", Document(text="a")).texts == ["A"]
@@ -254,7 +283,7 @@ def test_an_executor_that_is_defined_in_a_function() -> None:
         assert flow.post("/", Document(tags={"n": 1}))[0].tags["n"] == 4
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def test_an_executor_may_reuse_the_memory_of_its_results() -> None:
@@ -266,7 +295,9 @@ def test_an_executor_may_reuse_the_memory_of_its_results() -> None:
 def test_arrays_can_be_changed_in_place() -> None:
     small, large = np.zeros(3), np.zeros(300_000)
     with Flow().add(uses=Arrays).add(uses=Arrays) as flow:
-        result = flow.post("/in-place", [Document(tensor=small), Document(tensor=large)], request_size=1)
+        result = flow.post(
+            "/in-place", [Document(tensor=small), Document(tensor=large)], request_size=1
+        )
         assert [set(doc.tensor.tolist()) for doc in result] == [{2.0}, {2.0}]
         result[1].tensor += 1
         again = flow.post("/in-place", result)
@@ -274,7 +305,7 @@ def test_arrays_can_be_changed_in_place() -> None:
     assert not large.any()
 
 
-# -- async endpoints --------------------------------------------------------------------------------------------------
+# -- async endpoints -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -287,18 +318,26 @@ def test_async_endpoints_work_on_many_requests_at_once(together: Flow) -> None:
     (pid,) = replicas("together").values()
     for _ in range(3):
         responses = together.post("/", texts(20), {"n": 20}, request_size=1, return_responses=True)
-        assert [response.docs.texts for response in responses] == [[f"{number}!"] for number in range(20)]
-        pids = {response.parameters["__results__"]["together/rep-0"]["pid"] for response in responses}
+        assert [response.docs.texts for response in responses] == [
+            [f"{number}!"] for number in range(20)
+        ]
+        pids = {
+            response.parameters["__results__"]["together/rep-0"]["pid"] for response in responses
+        }
         assert pids == {pid}
 
 
 def test_async_requests_of_different_posts_meet(together: Flow) -> None:
     posts = [in_background(together.post, "/", Document(text=str(n)), {"n": 12}) for n in range(12)]
-    assert [each.result(PATIENCE).texts for each in posts] == [[f"{number}!"] for number in range(12)]
+    assert [each.result(PATIENCE).texts for each in posts] == [
+        [f"{number}!"] for number in range(12)
+    ]
 
 
 def test_sync_endpoints_of_an_executor_with_async_ones(together: Flow) -> None:
-    assert together.post("/sync", texts(100), request_size=1).texts == [f"{number}?" for number in range(100)]
+    assert together.post("/sync", texts(100), request_size=1).texts == [
+        f"{number}?" for number in range(100)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -325,12 +364,19 @@ def test_close_may_be_async_and_tasks_of_the_executor_do_not_hinder_it(tmp_path:
     assert (tmp_path / "closed").read_text() == "closed"
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", ["", "raise", "exit", "thread", "process"])
-def test_close_is_called_in_every_replica_and_the_flow_ends_whatever_it_does(tmp_path: Path, wrong: str) -> None:
-    flow = Flow().add(name="closing", uses=Closing, uses_with={"folder": str(tmp_path), "wrong": wrong}, replicas=2)
+def test_close_is_called_in_every_replica_and_the_flow_ends_whatever_it_does(
+    tmp_path: Path, wrong: str
+) -> None:
+    flow = Flow().add(
+        name="closing",
+        uses=Closing,
+        uses_with={"folder": str(tmp_path), "wrong": wrong},
+        replicas=2,
+    )
     with flow:
         pids = replicas("closing")
         started = told(flow)
@@ -348,7 +394,10 @@ def test_sigterm_lets_an_idle_replica_close_and_another_takes_its_place(tmp_path
         before = pid_of("closing/rep-0")
         os.kill(before, signal.SIGTERM)
         wait_for((tmp_path / "closing-rep-0").exists, what="it closes")
-        wait_for(lambda: replicas("closing").get("closing/rep-0", before) != before, what="another one comes")
+        wait_for(
+            lambda: replicas("closing").get("closing/rep-0", before) != before,
+            what="another one comes",
+        )
         assert int((tmp_path / "closing-rep-0").read_text()) == before
         assert told(flow)
 
@@ -385,13 +434,16 @@ class AsyncKeeps(Keeps):
 
 
 @pytest.mark.parametrize(
-    ("kind", "way"), [(AsyncKeeps, "close"), (AsyncKeeps, "spawn"), (Keeps, "restart"), (AsyncKeeps, "SIGTERM")]
+    ("kind", "way"),
+    [(AsyncKeeps, "close"), (AsyncKeeps, "spawn"), (Keeps, "restart"), (AsyncKeeps, "SIGTERM")],
 )
 def test_what_an_executor_has_open_is_written_and_removed_when_its_process_ends(
     tmp_path: Path, kind: type[Executor], way: str
 ) -> None:
     start = "spawn" if way == "spawn" else "fork"
-    with Flow(start_method=start).add(name="keeps", uses=kind, uses_with={"folder": str(tmp_path)}) as flow:
+    with Flow(start_method=start).add(
+        name="keeps", uses=kind, uses_with={"folder": str(tmp_path)}
+    ) as flow:
         flow.post("/")
         first = pid_of("keeps/rep-0")
         if way == "restart":
@@ -429,7 +481,9 @@ class AsyncSlowToClose(SlowToClose):
 
 
 @pytest.mark.parametrize("kind", [SlowToClose, AsyncSlowToClose])
-def test_being_told_to_end_again_does_not_cut_close_short(tmp_path: Path, kind: type[Executor]) -> None:
+def test_being_told_to_end_again_does_not_cut_close_short(
+    tmp_path: Path, kind: type[Executor]
+) -> None:
     with Flow().add(name="slow", uses=kind, uses_with={"folder": str(tmp_path)}) as flow:
         flow.post("/")
         pid = pid_of("slow/rep-0")
@@ -471,7 +525,9 @@ class Talker(Executor):
 
 
 def test_results_of_a_chain_are_found_by_replica() -> None:
-    with Flow().add(name="a", uses=Tell).add(name="up", uses=Upper).add(name="b", uses=Tell) as flow:
+    with (
+        Flow().add(name="a", uses=Tell).add(name="up", uses=Upper).add(name="b", uses=Tell) as flow
+    ):
         assert sorted(told(flow)) == ["a/rep-0", "b/rep-0"]
         assert json.dumps(told(flow))
 
@@ -489,7 +545,9 @@ class Forking(Executor):
         docs.texts = [str(results.get() == os.getppid())]
 
 
-def test_in_a_daemon_process_of_multiprocessing_executors_may_have_children_all_the_same(tmp_path: Path) -> None:
+def test_in_a_daemon_process_of_multiprocessing_executors_may_have_children_all_the_same(
+    tmp_path: Path,
+) -> None:
     source = """
 import multiprocessing
 from test_worker import Forking
@@ -505,4 +563,8 @@ daemon.join()
 print(daemon.exitcode)
 """
     path = os.pathsep.join([str(Path(__file__).parent), str(TESTS)])
-    assert run_script(source, tmp_path, env={**os.environ, "PYTHONPATH": path}) == (0, "['True']\n0\n", "")
+    assert run_script(source, tmp_path, env={**os.environ, "PYTHONPATH": path}) == (
+        0,
+        "['True']\n0\n",
+        "",
+    )

@@ -220,7 +220,20 @@ class _Whole(Tasks):
 
 
 ALL = (
-    *(Forgetful, Greedy, Doubling, Shardless, Timeless, Generous, Careless, Lazy, Unfair, Patient, Hasty, Cramming),
+    *(
+        Forgetful,
+        Greedy,
+        Doubling,
+        Shardless,
+        Timeless,
+        Generous,
+        Careless,
+        Lazy,
+        Unfair,
+        Patient,
+        Hasty,
+        Cramming,
+    ),
     *(Wasteful, Grasping, Stubborn),
 )
 BROKEN = {kind.__name__: kind for kind in ALL}

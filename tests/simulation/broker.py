@@ -1,6 +1,7 @@
 """The real broker, with queues of frames instead of sockets and virtual time instead of the clock.
 
-All that `zflow.devices.broker.broker.Broker` does between reading a message and sending one is its own code.
+All that `zflow.devices.broker.broker.Broker` does between reading a message
+and sending one is its own code.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ class Queue:
         return [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send each message that these frames say, of a list each one, or say that their receiver is gone."""
+        """Send each message that these frames say, of a list each one,
+        or say that their receiver is gone.
+        """
         for message in bundles.read(frames, 1, SAID):
-            for one in messages.singles(message) if isinstance(message, messages.LISTED) else (message,):
+            for one in (
+                messages.singles(message) if isinstance(message, messages.LISTED) else (message,)
+            ):
                 if not self.to(frames[0], one):
                     raise zmq.ZMQError(zmq.EHOSTUNREACH)
 
@@ -110,7 +115,9 @@ class OpenGate:
         """Nothing changes."""
 
 
-def _listen(context: Any, kind: int, addresses: Iterable[str], max_bytes: int | None = None) -> tuple[Queue, list[str]]:
+def _listen(
+    context: Any, kind: int, addresses: Iterable[str], max_bytes: int | None = None
+) -> tuple[Queue, list[str]]:
     return Queue(), list(addresses)
 
 
@@ -135,7 +142,12 @@ class VirtualBroker(Broker):
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, ledger: Ledger, turn: float, balancer: Callable[..., Any]
+        self,
+        settings: Settings,
+        clock: Clock,
+        ledger: Ledger,
+        turn: float,
+        balancer: Callable[..., Any],
     ) -> None:
         self._clock = clock
         self._ledger = ledger
@@ -173,10 +185,11 @@ class VirtualBroker(Broker):
             "public": self._public,
         }
         self._handlers = {**self._back.handlers(self._read), **self._front.handlers()}
-        self._whole_check = [0] * len(self.pools)  # the turn in which each pool is gone through again
+        # The turn in which each pool is gone through again.
+        self._whole_check = [0] * len(self.pools)
         self._wait_check = [0] * len(self.pools)
 
-    # -- turns ----------------------------------------------------------------------------------------------------
+    # -- turns -------------------------------------------------------------------------------------
 
     def arrive(self, port: str, frames: list[Any]) -> None:
         """A message has arrived at that socket."""
@@ -224,15 +237,21 @@ class VirtualBroker(Broker):
             if turn >= self._whole_check[number]:
                 checks.agrees(pool, now)
                 checks.bounded(pool)
-                self._whole_check[number] = turn + 16 + 4 * (size + len(pool.open)) // CHECKED_PER_TURN
+                self._whole_check[number] = (
+                    turn + 16 + 4 * (size + len(pool.open)) // CHECKED_PER_TURN
+                )
 
     def check_clients(self) -> None:
         """The front has counted right what those who connect from elsewhere have in flight."""
-        flying = Counter(walk.client for walk in self._walks.values() if walk.origin[0] is self._public)
+        flying = Counter(
+            walk.client for walk in self._walks.values() if walk.origin[0] is self._public
+        )
         if flying != self._front._in_flight:
-            raise Violation(f"in flight are {flying}, but the front has counted {self._front._in_flight}")
+            raise Violation(
+                f"in flight are {flying}, but the front has counted {self._front._in_flight}"
+            )
 
-    # -- requests -------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the answer."""
@@ -273,12 +292,15 @@ def _outcome(error: bytes) -> str:
 
 @contextlib.contextmanager
 def virtual_time(clock: Clock, find: Callable[[str, bytes], Any]) -> Iterator[None]:
-    """Within this, brokers live by that clock, find their ends of replicas' pipes by that, and log nothing."""
+    """Within this, brokers live by that clock, find their ends of replicas' pipes by that,
+    and log nothing.
+    """
     quiet = logging.getLogger("zflow.simulation")
     quiet.setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch.object(tickets, "find", find))
-        patches.enter_context(mock.patch.object(replica, "LONG", 0.0))  # nothing costs anything here
+        # Nothing costs anything here.
+        patches.enter_context(mock.patch.object(replica, "LONG", 0.0))
         patches.enter_context(mock.patch.object(draining, "time", clock))
         for module in (real, back):
             patches.enter_context(mock.patch.object(module, "time", clock))

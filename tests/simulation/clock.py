@@ -1,4 +1,6 @@
-"""Virtual time: a heap of what is to happen when, and lines that deliver in order. Knows nothing of the cluster."""
+"""Virtual time: a heap of what is to happen when, and lines that deliver in order.
+Knows nothing of the cluster.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Clock:
         return self.now
 
     def at(self, time: float, function: Callable[..., None], *arguments: Any) -> None:
-        """Call the function at that time; what is to happen at the same time happens in the order of these calls."""
+        """Call the function at that time; what is to happen at the same time
+        happens in the order of these calls.
+        """
         self._order += 1
         heapq.heappush(self._events, (time, self._order, function, arguments))
 

@@ -1,7 +1,7 @@
 """A scenario played in virtual time: clients, a network, replicas and a manager around the broker.
 
-What the broker says is carried to processes that work on it and answer; replicas die, leave and come back as the
-scenario has it. Everything that is drawn here is drawn from the scenario's seed.
+What the broker says is carried to processes that work on it and answer; replicas die, leave and
+come back as the scenario has it. Everything that is drawn here is drawn from the scenario's seed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from .scenario import ENDPOINTS, POLLING, Fault, Scenario, Stage
 
 NOTICE = 0.002  # seconds, at most, until sockets or the manager notice that a process has ended
 GATHERED = 0.001  # seconds that an answer waits for others, at most
-STILL = 600.0  # seconds of virtual time without the end of a request after which the load has come to a stand
+# Seconds of virtual time without the end of a request after which the load has come to a stand.
+STILL = 600.0
 TAIL, SELDOM = 100.0, 0.01  # of a heavy tail: how much longer, how often
 RAISED = msgpack.packb({"type": "ExecutorError", "message": "it did not like it"})
 
@@ -54,11 +55,22 @@ class Account:
     ahead: int = 0  # tasks that were sent ahead
     reclaimed: int = 0  # of these, how many were taken back
     seconds: float = 0.0  # of virtual time
-    moves: Counter[tuple[State, State, str]] = field(default_factory=Counter)  # of tasks, between states, by what
+    # Of tasks, between states, by what.
+    moves: Counter[tuple[State, State, str]] = field(default_factory=Counter)
 
     def add(self, other: Account) -> None:
         """Add another run's account."""
-        for name in ("requests", "begun", "repeated", "deaths", "turns", "bulks", "ahead", "reclaimed", "seconds"):
+        for name in (
+            "requests",
+            "begun",
+            "repeated",
+            "deaths",
+            "turns",
+            "bulks",
+            "ahead",
+            "reclaimed",
+            "seconds",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
@@ -98,7 +110,10 @@ class Cluster:
         settings = Settings(
             nodes=nodes,
             retries=[stage.retries for stage in scenario.stages],
-            limits=[Limits(stage.timeout, stage.run, stage.queue, stage.queue_bytes) for stage in scenario.stages],
+            limits=[
+                Limits(stage.timeout, stage.run, stage.queue, stage.queue_bytes)
+                for stage in scenario.stages
+            ],
             front="",
             public="",
             back="",
@@ -107,7 +122,9 @@ class Cluster:
             max_message_bytes=2**20,
             max_requests_per_client=scenario.most,
         )
-        self.broker = VirtualBroker(settings, self.clock, self.ledger, scenario.network.turn, balancer)
+        self.broker = VirtualBroker(
+            settings, self.clock, self.ledger, scenario.network.turn, balancer
+        )
         self.broker.line.to = self._to_manager
         self.broker.ports["front"].to = self.broker.ports["public"].to = self._to_client
         self.broker.ports["back"].to = self._to_replica
@@ -117,14 +134,16 @@ class Cluster:
         self._subscribers: dict[bytes, dict[bytes, Process]] = {}  # by topic
         self._encode = messages.encoder()
         self._births = 0
-        self._seats: set[tuple[int, int, int]] = set()  # stage, shard and group of those that are there, or will be
+        # Stage, shard and group of those that are there, or will be.
+        self._seats: set[tuple[int, int, int]] = set()
         self._poison = dict(scenario.poison)
         self._faults = list(scenario.faults)
         self._clients = list(scenario.clients)
         self._client_lines = [(Line(), Line()) for _ in scenario.clients]
         self._shares = [list(accumulate(client.endpoints)) for client in scenario.clients]
         self._to_post = [client.requests for client in scenario.clients]
-        self._owed = [0 for _ in scenario.clients]  # how many of those in flight have ended since it posted last
+        # How many of those in flight have ended since it posted last.
+        self._owed = [0 for _ in scenario.clients]
         self._ended_at = 0.0
 
     def run(self) -> Account:
@@ -155,7 +174,9 @@ class Cluster:
         return account
 
     def _tickets(self, back: str, identity: bytes) -> Tickets | None:
-        """The broker's end of the pipe that it shares with a replica, which may have died already."""
+        """The broker's end of the pipe that it shares with a replica,
+        which may have died already.
+        """
         process = self.processes.get(identity)
         return process.pipe.end() if process is not None and process.pipe is not None else None
 
@@ -185,9 +206,11 @@ class Cluster:
             if ledger.ended > ended:
                 ended, self._ended_at = ledger.ended, clock.now
             elif clock.now > self._ended_at + STILL and broker._walks:
-                raise Violation(f"no request has ended for {STILL} s, and {len(broker._walks)} are under way")
+                raise Violation(
+                    f"no request has ended for {STILL} s, and {len(broker._walks)} are under way"
+                )
 
-    # -- the network ----------------------------------------------------------------------------------------------
+    # -- the network -------------------------------------------------------------------------------
 
     def _delay(self) -> float:
         network, draw = self._network, self._random.random
@@ -197,7 +220,9 @@ class Cluster:
         return delay
 
     def _say(self, process: Process, port: str, line: Line, frames: list[Any]) -> None:
-        self.clock.at(line.arrival(self.clock.now, self._delay()), self._arrive, process, port, frames)
+        self.clock.at(
+            line.arrival(self.clock.now, self._delay()), self._arrive, process, port, frames
+        )
 
     def _arrive(self, process: Process, port: str, frames: list[Any]) -> None:
         if not process.cut:
@@ -217,7 +242,9 @@ class Cluster:
             if network.lost and draw() < network.lost:
                 continue
             if network.late and draw() < network.late:  # another way, past others
-                self.clock.at(now + self._delay() + network.held_up * draw(), self._hear, process, message)
+                self.clock.at(
+                    now + self._delay() + network.held_up * draw(), self._hear, process, message
+                )
                 continue
             at = process.fan.arrival(now, self._delay())
             self.clock.at(at, self._hear, process, message)
@@ -225,7 +252,7 @@ class Cluster:
                 self.clock.at(at + self._delay(), self._hear, process, message)
         return True
 
-    # -- clients --------------------------------------------------------------------------------------------------
+    # -- clients -----------------------------------------------------------------------------------
 
     def _post_when_it_likes(self, number: int) -> None:
         if self._to_post[number]:
@@ -257,7 +284,9 @@ class Cluster:
         while self._faults and self._faults[0].after <= request.number:
             self._happen(self._faults.pop(0))
         id, docs = request.number, [1 + request.number % 3]
-        return messages.Request(id, endpoint, client.targets, None, client.timeout, again, docs, [payload(id, -1, 0)])
+        return messages.Request(
+            id, endpoint, client.targets, None, client.timeout, again, docs, [payload(id, -1, 0)]
+        )
 
     def _ask(self, number: int, outgoing: list[Message]) -> None:
         """A client says something to the broker."""
@@ -277,7 +306,9 @@ class Cluster:
             request.awaited = False
             client = self._clients[request.client]
             self._owed[request.client] += 1
-            if client.in_flight and self._owed[request.client] >= min(client.together, client.in_flight):
+            if client.in_flight and self._owed[request.client] >= min(
+                client.together, client.in_flight
+            ):
                 self._owed[request.client] = 0
                 self._post_some(request.client, min(client.together, client.in_flight))
 
@@ -297,14 +328,16 @@ class Cluster:
             self.ledger.reply(request, msgpack.unpackb(message.payload[0])["type"])
         self._over(request)
 
-    # -- replicas -------------------------------------------------------------------------------------------------
+    # -- replicas ----------------------------------------------------------------------------------
 
     def _start(self, number: int, shard: int, group: int) -> None:
         stage = self.scenario.stages[number]
         self._births += 1
         self._seats.add((number, shard, group))
         identity = f"{stage.name}/shard-{shard}/rep-{group}#{self._births}".encode()
-        process = self.processes[identity] = Process(identity, number, shard, group, stage.slots, stage.shards > 1)
+        process = self.processes[identity] = Process(
+            identity, number, shard, group, stage.slots, stage.shards > 1
+        )
         endpoints = None if stage.endpoints is None else list(stage.endpoints)
         batching = {name: [stage.batch, int(stage.batch_timeout * 1e6)] for name in stage.batched}
         ready = messages.Ready(stage.name, endpoints, stage.slots, shard, group, batching)
@@ -348,7 +381,9 @@ class Cluster:
                 mine = not to_all or request % stage.shards == process.shard
                 if self._poison.get(request) == process.stage and mine:
                     pool.culprits[process.identity] = id
-                results.append((id, payload(request, process.stage, process.shard if to_all else 0)))
+                results.append(
+                    (id, payload(request, process.stage, process.shard if to_all else 0))
+                )
             if process.identity in pool.culprits:
                 self._die(process, self._random.random() < 0.5)
                 return
@@ -376,7 +411,9 @@ class Cluster:
         for id, result in results:
             failed = stage.raises and self._random.random() < stage.raises
             process.answers.append(
-                messages.Error([id], took, [RAISED]) if failed else messages.Done(id, took, [1], [result])
+                messages.Error([id], took, [RAISED])
+                if failed
+                else messages.Done(id, took, [1], [result])
             )
         if process.leaving:
             self._leave_if_idle(process)
@@ -395,11 +432,15 @@ class Cluster:
         for frames in bundles.frames_of(answers if process.alive else [], self._encode):
             self._say(process, port, line, [process.identity, *frames])
 
-    # -- what goes wrong ------------------------------------------------------------------------------------------
+    # -- what goes wrong ---------------------------------------------------------------------------
 
     def _happen(self, fault: Fault) -> None:
         stage = self.scenario.stages[fault.stage]
-        living = [process for process in self.processes.values() if process.stage == fault.stage and _well(process)]
+        living = [
+            process
+            for process in self.processes.values()
+            if process.stage == fault.stage and _well(process)
+        ]
         if fault.kind == "grow":
             shard, group = fault.which % stage.shards, fault.which % stage.replicas
             if stage.shards == 1 or (fault.stage, shard, group) not in self._seats:
@@ -451,7 +492,9 @@ class Cluster:
 
     def _vanish(self, process: Process) -> None:
         process.gone = True
-        if self._subscribers.get(messages.topic(process.stage, process.group), {}).pop(process.identity, None):
+        if self._subscribers.get(messages.topic(process.stage, process.group), {}).pop(
+            process.identity, None
+        ):
             self.broker.arrive("fan", [b"\x00" + messages.own_topic(process.identity)])
 
     def _bury(self, process: Process) -> None:

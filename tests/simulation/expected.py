@@ -1,4 +1,6 @@
-"""What a request should meet on its walk, worked out from the graph alone: the plainest way there is."""
+"""What a request should meet on its walk, worked out from the graph alone:
+the plainest way there is.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def visited(node: Node, endpoint: str, targets: frozenset[str] | None) -> bool:
 
 
 def shapes(
-    nodes: Sequence[Node], endpoint: str, targets: frozenset[str] | None, failed: Mapping[int, frozenset[int]]
+    nodes: Sequence[Node],
+    endpoint: str,
+    targets: frozenset[str] | None,
+    failed: Mapping[int, frozenset[int]],
 ) -> dict[int, Shape]:
     """Return what each visited node gets, by its number, and under `END` what the client gets.
 
@@ -37,7 +42,9 @@ def shapes(
     for number, node in enumerate(nodes):
         arrives = [entry for need in node.needs for entry in leaves[need]]
         if not visited(node, endpoint, targets):
-            leaves[node.name] = [(node.name, list(dict.fromkeys(key for _, keys in arrives for key in keys)))]
+            leaves[node.name] = [
+                (node.name, list(dict.fromkeys(key for _, keys in arrives for key in keys)))
+            ]
             continue
         found[number] = arrives
         if node.shards > 1 and (node.polling.get(endpoint) or node.polling.get("*")) == "ALL":
@@ -45,7 +52,9 @@ def shapes(
             if len(alive) == node.shards:
                 leaves[node.name] = [(node.name + EACH_SHARD, [(number, shard) for shard in alive])]
             else:
-                leaves[node.name] = [(f"{node.name}/shard-{shard}", [(number, shard)]) for shard in alive]
+                leaves[node.name] = [
+                    (f"{node.name}/shard-{shard}", [(number, shard)]) for shard in alive
+                ]
         else:
             leaves[node.name] = [(node.name, [(number, 0)])]
     needed = {need for node in nodes for need in node.needs}

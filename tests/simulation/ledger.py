@@ -1,4 +1,6 @@
-"""What became of each request: it ends once, as it should, with what it should carry. Knows nothing of replicas."""
+"""What became of each request: it ends once, as it should, with what it should carry.
+Knows nothing of replicas.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from .expected import END, shapes
 
 OUTCOMES = ("answered", "crashed", "expired", "overran", "overloaded", "raised", "cancelled")
 Targets = frozenset[str] | None
-Suffixes = list[tuple[str, list[bytes]]]  # a shape, each key as the end of the payload that it stands for
+# A shape, each key as the end of the payload that it stands for.
+Suffixes = list[tuple[str, list[bytes]]]
 
 
 class Violation(AssertionError):
@@ -40,7 +43,9 @@ class Request:
         "targets",
     )
 
-    def __init__(self, number: int, client: int, endpoint: str, targets: Targets, again: bool) -> None:
+    def __init__(
+        self, number: int, client: int, endpoint: str, targets: Targets, again: bool
+    ) -> None:
         self.number = number
         self.client = client
         self.endpoint = endpoint
@@ -49,7 +54,8 @@ class Request:
         self.awaited = True  # by its client
         self.open = 0  # tasks under way for it
         self.raised = False  # a replica has answered with an exception
-        self.failed: dict[int, frozenset[int]] | None = None  # shards, by node, that failed without ending it
+        # Shards, by node, that failed without ending it.
+        self.failed: dict[int, frozenset[int]] | None = None
         self.outcome = ""
         self.replies = 0
 
@@ -88,7 +94,9 @@ class Ledger:
         if len(requests) == 1:
             return [(requests[0], inputs)]
         ((name, (frames,)),) = inputs
-        return [(request, [(name, [[frame]])]) for request, frame in zip(requests, frames, strict=True)]
+        return [
+            (request, [(name, [[frame]])]) for request, frame in zip(requests, frames, strict=True)
+        ]
 
     def post(self, client: int, endpoint: str, targets: Targets, again: bool) -> Request:
         """A client posts a request."""
@@ -99,7 +107,9 @@ class Ledger:
     def visit(self, request: Request, node: int, inputs: Inputs) -> None:
         """The request comes to a node, with these inputs."""
         if request.outcome:
-            raise Violation(f"request {request.number} was {request.outcome}, and goes on to node {node}")
+            raise Violation(
+                f"request {request.number} was {request.outcome}, and goes on to node {node}"
+            )
         self._compare(request, node, inputs)
 
     def answered(self, request: Request, inputs: Inputs) -> None:
@@ -112,14 +122,19 @@ class Ledger:
         if request.outcome:
             raise Violation(f"request {request.number} was {request.outcome}, and then {outcome}")
         if outcome == "raised" and not request.raised:
-            raise Violation(f"request {request.number} failed as if its Executor had raised something")
+            raise Violation(
+                f"request {request.number} failed as if its Executor had raised something"
+            )
         request.outcome = outcome
         self.outcomes[outcome] += 1
 
     def closed(self, request: Request) -> None:
         """The broker has cleared away what was under way for the request."""
         if request.open:
-            raise Violation(f"request {request.number} was {request.outcome}, but {request.open} of its tasks go on")
+            raise Violation(
+                f"request {request.number} was {request.outcome}, but {request.open} of its tasks "
+                "go on"
+            )
 
     def reply(self, request: Request, outcome: str) -> None:
         """The client has got a reply."""
@@ -129,7 +144,9 @@ class Ledger:
         if request.replies > 1:
             raise Violation(f"request {request.number} was answered {request.replies} times")
         if (request.outcome == "answered") != (outcome == "answered"):
-            raise Violation(f"request {request.number} was {request.outcome}, but the client was told {outcome}")
+            raise Violation(
+                f"request {request.number} was {request.outcome}, but the client was told {outcome}"
+            )
 
     def finish(self) -> None:
         """Nothing more will happen."""
@@ -137,20 +154,30 @@ class Ledger:
             if not request.outcome:
                 raise Violation(f"request {request.number} ({request.endpoint}) never ended")
             if request.replies != (request.outcome != "cancelled"):
-                raise Violation(f"request {request.number} was {request.outcome}, with {request.replies} replies")
+                raise Violation(
+                    f"request {request.number} was {request.outcome}, with {request.replies} "
+                    "replies"
+                )
 
     def _compare(self, request: Request, node: int, inputs: Inputs) -> None:
         expected = self._expected(request).get(node)
         if expected is None:
-            raise Violation(f"request {request.number} ({request.endpoint}) should pass by node {node}")
+            raise Violation(
+                f"request {request.number} ({request.endpoint}) should pass by node {node}"
+            )
         begin = b"%d" % request.number
         if len(inputs) == len(expected):
             for (name, payloads), (wanted, suffixes) in zip(inputs, expected, strict=True):
-                if name != wanted or [part[0] for part in payloads] != [begin + suffix for suffix in suffixes]:
+                if name != wanted or [part[0] for part in payloads] != [
+                    begin + suffix for suffix in suffixes
+                ]:
                     break
             else:
                 return
-        raise Violation(f"request {request.number} ({request.endpoint}) at {node}: {inputs} instead of {expected}")
+        raise Violation(
+            f"request {request.number} ({request.endpoint}) at {node}: {inputs} instead of "
+            f"{expected}"
+        )
 
     def _expected(self, request: Request) -> dict[int, Suffixes]:
         if request.failed:
@@ -160,8 +187,11 @@ class Ledger:
             self._shapes[key] = self._suffixes(request, {})
         return self._shapes[key]
 
-    def _suffixes(self, request: Request, failed: Mapping[int, frozenset[int]]) -> dict[int, Suffixes]:
+    def _suffixes(
+        self, request: Request, failed: Mapping[int, frozenset[int]]
+    ) -> dict[int, Suffixes]:
         found = shapes(self._nodes, request.endpoint, request.targets, failed)
         return {
-            node: [(name, [b".%d.%d" % key for key in keys]) for name, keys in shape] for node, shape in found.items()
+            node: [(name, [b".%d.%d" % key for key in keys]) for name, keys in shape]
+            for node, shape in found.items()
         }

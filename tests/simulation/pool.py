@@ -1,8 +1,10 @@
-"""One balancer under load in virtual time, without faults of the network: how well it deals out, in exact figures.
+"""One balancer under load in virtual time, without faults of the network: how well it deals out,
+in exact figures.
 
-Real are only the balancer's decisions. A message to a replica or back takes half a *way*; a replica is a process
-that works on what has arrived in the order in which it came, skips what was recalled before it began, and tells how
-long it worked. Nothing here depends on the machine's speed, so the figures are exact and the same every time.
+Real are only the balancer's decisions. A message to a replica or back takes half a *way*; a replica
+is a process that works on what has arrived in the order in which it came, skips what was recalled
+before it began, and tells how long it worked. Nothing here depends on the machine's speed, so the
+figures are exact and the same every time.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Server:
 
 @dataclass
 class Report:
-    """What came of a run; times are in seconds of virtual time, requests are meant by their numbers."""
+    """What came of a run; times are in seconds of virtual time,
+    requests are meant by their numbers.
+    """
 
     makespan: float = 0.0
     latencies: dict[int, float] = field(default_factory=dict)
@@ -70,7 +74,8 @@ class Simulation:
         balancer: whose decisions are looked at.
         way: seconds to a replica and back.
         slots: how many requests a replica works on at once.
-        back_after: seconds from a crash, of which the broker hears after a millisecond, until a successor is there.
+        back_after: seconds from a crash, of which the broker hears after a millisecond, until a
+            successor is there.
         replica: what the balancer knows of a replica.
     """
 
@@ -103,7 +108,7 @@ class Simulation:
         """Seconds since the beginning."""
         return self._clock.now
 
-    # -- what a test does -----------------------------------------------------------------------------------------
+    # -- what a test does --------------------------------------------------------------------------
 
     def start(self, name: str, work: Work) -> None:
         """Start a replica; it joins the pool at once."""
@@ -126,7 +131,9 @@ class Simulation:
             self.at(self.now + self._back_after, self.start, process.name + "'", process.work)
 
     def run(self, requests: int, in_flight: int | None = None, timeout: float = math.inf) -> Report:
-        """Post so many requests, `in_flight` at a time (all at once if None), until all have ended."""
+        """Post so many requests, `in_flight` at a time (all at once if None),
+        until all have ended.
+        """
         self._waiting = iter(range(requests))
         for _ in range(requests if in_flight is None else in_flight):
             self._post_next(timeout)
@@ -138,7 +145,7 @@ class Simulation:
             self.at(time, self._post, number, timeout)
         return self._go_on(len(times))
 
-    # -- the machinery --------------------------------------------------------------------------------------------
+    # -- the machinery -----------------------------------------------------------------------------
 
     def _go_on(self, requests: int) -> Report:
         report = self.report
@@ -229,8 +236,9 @@ class Simulation:
 def list_schedule(works: Sequence[Work], times: Sequence[float], way: float = 400e-6) -> Report:
     """One central queue and no prefetching: each request goes to the replica that is free first.
 
-    That is the best that can be done without knowing how long requests take. A replica is taken for the work and for
-    the way to it and back; with `way=0` that is what nobody can reach. `times` are when the requests come.
+    That is the best that can be done without knowing how long requests take. A replica is taken for
+    the work and for the way to it and back; with `way=0` that is what nobody can reach.
+    `times` are when the requests come.
     """
     report = Report()
     free = [(0.0, number) for number in range(len(works))]

@@ -1,6 +1,8 @@
-"""A replica's process in the simulation: its lines to the broker, what has arrived, what it works on.
+"""A replica's process in the simulation: its lines to the broker, what has arrived,
+what it works on.
 
-It does what `zflow.replicas.worker` and `zflow.replicas.link` do, with the real `Listener`; time passes elsewhere.
+It does what `zflow.replicas.worker` and `zflow.replicas.link` do, with the real `Listener`;
+time passes elsewhere.
 """
 
 from __future__ import annotations
@@ -9,7 +11,15 @@ from collections import deque
 from typing import Any
 
 from zflow.devices.local.tickets import Tickets
-from zflow.devices.protocol.messages import Accepted, Beacon, Fanout, Message, Recall, Task, Together
+from zflow.devices.protocol.messages import (
+    Accepted,
+    Beacon,
+    Fanout,
+    Message,
+    Recall,
+    Task,
+    Together,
+)
 from zflow.devices.routing.fanout import Listener
 
 from .clock import Line
@@ -54,7 +64,9 @@ class Process:
         sharded: whether it is one of several shards.
     """
 
-    def __init__(self, identity: bytes, stage: int, shard: int, group: int, slots: int, sharded: bool) -> None:
+    def __init__(
+        self, identity: bytes, stage: int, shard: int, group: int, slots: int, sharded: bool
+    ) -> None:
         self.identity = identity
         self.stage = stage
         self.shard = shard
@@ -77,7 +89,8 @@ class Process:
         self.leaving = False
         self.cut = False  # nothing that it says arrives any more, nor what it is sent
         self.gone = False  # the broker's sockets have noticed
-        self.back_after: float | None = 0.01  # seconds from its end until a successor is there, if one is to come
+        # Seconds from its end until a successor is there, if one is to come.
+        self.back_after: float | None = 0.01
         self.accepted = False
         self._listener = Listener()
         self._heard: list[Message] = []  # before it was accepted

@@ -1,4 +1,5 @@
-"""How long requests wait in clusters of 10, 100 and 1,000 replicas, next to one central queue: for docs/scaling.md.
+"""How long requests wait in clusters of 10, 100 and 1,000 replicas, next to one central queue:
+for docs/scaling.md.
 
 python -m tests.simulation.scaling
 """
@@ -32,21 +33,29 @@ def arrivals(count: int, every: float, seed: int) -> list[float]:
 
 
 def slowdown(replicas: int, mean: float, load: float) -> tuple[float, float, float, float]:
-    """Return mean and 99th percentile of the latency, ours and the ideal's, in units of the mean work.
+    """Return mean and 99th percentile of the latency, ours and the ideal's,
+    in units of the mean work.
 
-    The ideal is one central queue from which each request gets to a replica the moment that one is free; only its
-    latency counts the way. Nothing real can do that.
+    The ideal is one central queue from which each request gets to a replica the moment that one is
+    free; only its latency counts the way. Nothing real can do that.
     """
     count = max(10_000, EACH * replicas)
     works = [exponential(count, mean, seed=replicas).__getitem__] * replicas
     come = arrivals(count, mean / replicas / load, seed=1)
     ours = Simulation(works, Balancer(), way=WAY).run_open(come)
     ideal = list_schedule(works, come, way=0.0)
-    return ours.mean / mean, _tail(ours) / mean, (ideal.mean + WAY) / mean, (_tail(ideal) + WAY) / mean
+    return (
+        ours.mean / mean,
+        _tail(ours) / mean,
+        (ideal.mean + WAY) / mean,
+        (_tail(ideal) + WAY) / mean,
+    )
 
 
 def burst(replicas: int, mean: float) -> float:
-    """Return how much longer a heap of requests that are all there at once takes than without any way."""
+    """Return how much longer a heap of requests that are all there at
+    once takes than without any way.
+    """
     count = EACH * replicas
     works = [exponential(count, mean, seed=replicas).__getitem__] * replicas
     ours = Simulation(works, Balancer(), way=WAY).run(count)
@@ -60,12 +69,18 @@ def _tail(report: Report) -> float:
 
 def main() -> None:
     """Print both as rows of a Markdown table."""
-    print("| replicas | work | load | mean: ours, ideal | p99: ours, ideal |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| replicas | work | load | mean: ours, ideal | p99: ours, ideal |\n| --- | --- | --- | "
+        "--- | --- |"
+    )
     for replicas in REPLICAS:
         for mean in (0.001, 0.02):
             for load in LOADS:
                 mine, tail, best, best_tail = slowdown(replicas, mean, load)
-                row = f"{mean * 1e3:.0f} ms | {load} | {mine:.2f}, {best:.2f} | {tail:.2f}, {best_tail:.2f}"
+                row = (
+                    f"{mean * 1e3:.0f} ms | {load} | {mine:.2f}, {best:.2f} | {tail:.2f}, "
+                    f"{best_tail:.2f}"
+                )
                 print(f"| {replicas:,} | {row} |")
     for mean in (0.001, 0.02):
         bursts = [f"{replicas:,}: {burst(replicas, mean):.3f}" for replicas in REPLICAS]

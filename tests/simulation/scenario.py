@@ -1,4 +1,6 @@
-"""What there is in a cluster and what goes wrong there, as plain data, all of it drawn from one number."""
+"""What there is in a cluster and what goes wrong there, as plain data,
+all of it drawn from one number.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Stage:
         work: `'constant'`, `'exponential'` or `'heavy'`: how long requests take.
         mean: seconds; a heavy tail is a hundred times as long, once in a hundred requests.
         raises: share of requests that end in an exception.
-        batch: how many Documents are given in one go at the endpoints of `BATCHED` that it binds; 0 for one request.
+        batch: how many Documents are given in one go at the endpoints of `BATCHED` that it binds; 0
+            for one request.
         batch_timeout: seconds that requests may wait for others.
         apart: share of batches that cannot be done in one go.
         gathers: share of answers that wait for those of the tasks to come.
@@ -83,7 +86,8 @@ class Client:
         cancels: share of requests that are cancelled.
         patience: mean seconds until they are.
         timeout: ms that each request may take, 0 for any time.
-        again: share of requests that are posted as if they had been posted before, to a broker that died.
+        again: share of requests that are posted as if they had been posted before, to a broker that
+            died.
         public: whether it connects from elsewhere.
         together: how many requests it posts in one go.
     """
@@ -107,8 +111,9 @@ class Fault:
 
     Args:
         after: how many requests were posted when it happens.
-        kind: `'crash'`, `'mute'` (a crash that swallows what was on its way), `'cut'` (the connection is lost, the
-            process lives on and is killed later), `'leave'` (in good order), `'shrink'` (leaves for good), `'grow'`.
+        kind: `'crash'`, `'mute'` (a crash that swallows what was on its way), `'cut'` (the
+            connection is lost, the process lives on and is killed later), `'leave'` (in good
+            order), `'shrink'` (leaves for good), `'grow'`.
         stage: the Executor's number.
         which: chooses the replica.
         back: seconds until a successor is there.
@@ -131,7 +136,8 @@ class Network:
         slow: share of messages that are held up.
         held_up: by how many seconds, at most.
         turn: seconds between two turns of the broker's loop.
-        lost, twice, late: shares of the publications to one subscriber that are lost, repeated, out of order.
+        lost, twice, late: shares of the publications to one subscriber that are lost, repeated,
+            out of order.
     """
 
     way: float = 100e-6
@@ -148,8 +154,8 @@ class Network:
 class Scenario:
     """All of it.
 
-    `poison` are requests, by number, that kill whatever replica of that Executor begins them. `most` is how many
-    requests a client that connects from elsewhere may have in flight.
+    `poison` are requests, by number, that kill whatever replica of that Executor begins them.
+    `most` is how many requests a client that connects from elsewhere may have in flight.
     """
 
     seed: int
@@ -167,9 +173,13 @@ class Scenario:
 
 
 def draw(seed: int, requests: int) -> Scenario:
-    """Draw a scenario with so many requests. One seed in 50 has 1,000 replicas, another one 64 shards."""
+    """Draw a scenario with so many requests. One seed in 50 has 1,000 replicas,
+    another one 64 shards.
+    """
     rng = random.Random(seed)
-    size = {0: "replicas", 25: "shards"}.get(seed % 50) or rng.choices(["small", "middle"], [3, 1])[0]
+    size = {0: "replicas", 25: "shards"}.get(seed % 50) or rng.choices(["small", "middle"], [3, 1])[
+        0
+    ]
     stages = _stages(rng, size)
     clients = _clients(rng, stages, requests)
     faults = _faults(rng, stages, requests)
@@ -184,7 +194,9 @@ def draw(seed: int, requests: int) -> Scenario:
 
 
 def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
-    count = rng.choices([1, 2, 3, 4, 5], [35, 30, 18, 10, 7] if size in ("small", "middle") else [60, 30, 10, 0, 0])[0]
+    count = rng.choices(
+        [1, 2, 3, 4, 5], [35, 30, 18, 10, 7] if size in ("small", "middle") else [60, 30, 10, 0, 0]
+    )[0]
     mean = 10 ** rng.uniform(-4.5, -1.5)
     giant = rng.randrange(count)
     stages: list[Stage] = []
@@ -192,7 +204,9 @@ def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
         names = ["gateway", *(stage.name for stage in stages)]
         needs = [names[-1]]
         if rng.random() < 0.3:
-            needs = sorted(rng.sample(names, min(len(names), rng.choice([1, 2, 2, 3]))), key=names.index)
+            needs = sorted(
+                rng.sample(names, min(len(names), rng.choice([1, 2, 2, 3]))), key=names.index
+            )
         shards, replicas = _extent(rng, size if number == giant or size == "small" else "middle")
         if size == "replicas" and number != giant:
             replicas *= 4
@@ -202,7 +216,9 @@ def _stages(rng: random.Random, size: str) -> tuple[Stage, ...]:
                 needs=tuple(needs),
                 process=number == giant or len(needs) == 1 or rng.random() < 0.7,
                 no_reduce=rng.random() < 0.2,
-                endpoints=None if rng.random() < 0.8 else tuple(rng.sample(BOUND, rng.choice([1, 2]))),
+                endpoints=None
+                if rng.random() < 0.8
+                else tuple(rng.sample(BOUND, rng.choice([1, 2]))),
                 shards=shards,
                 replicas=replicas,
                 slots=rng.choice([1, 1, 1, 2, 4, 32]) if replicas < 100 else 1,
@@ -231,13 +247,24 @@ def _with_batches(rng: random.Random, stage: Stage) -> Stage:
     if rng.random() < 0.6:
         return stage
     timeout = stage.mean * rng.choice([0.0, 0.0, 0.5, 5.0])
-    return replace(stage, batch=rng.choice([2, 4, 30]), batch_timeout=timeout, apart=rng.choice([0.0, 0.0, 0.1]))
+    return replace(
+        stage,
+        batch=rng.choice([2, 4, 30]),
+        batch_timeout=timeout,
+        apart=rng.choice([0.0, 0.0, 0.1]),
+    )
 
 
 def _with_bundles(
-    rng: random.Random, stages: tuple[Stage, ...], clients: tuple[Client, ...], way: float, may_be_plain: bool
+    rng: random.Random,
+    stages: tuple[Stage, ...],
+    clients: tuple[Client, ...],
+    way: float,
+    may_be_plain: bool,
 ) -> tuple[tuple[Stage, ...], tuple[Client, ...]]:
-    """Clients post several requests in one go; at times everything is as bulks need it, and work short."""
+    """Clients post several requests in one go; at times everything is as bulks need it,
+    and work short.
+    """
     stages = tuple(replace(stage, gathers=rng.choice([0.0, 0.5, 0.9])) for stage in stages)
     if may_be_plain and rng.random() < 0.6 and all(stage.process for stage in stages):
         plain = {"run": None, "queue_bytes": None, "batch": 0, "shards": 1}
@@ -247,7 +274,10 @@ def _with_bundles(
             replace(stage, needs=(before,), mean=mean, retries=max(1, stage.retries), **plain)
             for before, stage in zip(names, stages, strict=False)
         )
-        clients = tuple(replace(client, in_flight=client.in_flight and 3 + 2 * client.in_flight) for client in clients)
+        clients = tuple(
+            replace(client, in_flight=client.in_flight and 3 + 2 * client.in_flight)
+            for client in clients
+        )
     return stages, tuple(replace(client, together=rng.choice([1, 3, 10, 70])) for client in clients)
 
 
@@ -258,7 +288,11 @@ def _extent(rng: random.Random, size: str) -> tuple[int, int]:
     if size == "shards":
         return 64, rng.choice([1, 2, 4])
     if size == "middle":
-        return (rng.randint(2, 16), rng.randint(1, 4)) if rng.random() < 0.4 else (1, rng.randint(4, 64))
+        return (
+            (rng.randint(2, 16), rng.randint(1, 4))
+            if rng.random() < 0.4
+            else (1, rng.randint(4, 64))
+        )
     return (rng.randint(2, 4), rng.randint(1, 3)) if rng.random() < 0.4 else (1, rng.randint(1, 8))
 
 
@@ -267,7 +301,11 @@ def _clients(rng: random.Random, stages: tuple[Stage, ...], requests: int) -> tu
     parts = sum(stage.shards for stage in stages)
     to_all = min(0.5, 3 / parts) if any(stage.shards > 1 for stage in stages) else 0.1
     capacity = min(stage.replicas * stage.slots * stage.shards / stage.mean for stage in stages)
-    rate = capacity * rng.choice([0.3, 0.7, 0.95, 1.3]) / (1 + to_all * max(stage.shards for stage in stages))
+    rate = (
+        capacity
+        * rng.choice([0.3, 0.7, 0.95, 1.3])
+        / (1 + to_all * max(stage.shards for stage in stages))
+    )
     is_open = rng.choice([0.0, 0.5, 1.0])
     crowd = max(1.0, 1.2 * max(stage.replicas * stage.shards for stage in stages) / count)
     cancels = rng.choice([0.0, 0.0, 0.01, 0.2])
@@ -281,7 +319,9 @@ def _clients(rng: random.Random, stages: tuple[Stage, ...], requests: int) -> tu
         clients.append(
             Client(
                 requests=requests // count + (number < requests % count),
-                in_flight=0 if rng.random() < is_open else max(1, round(crowd * rng.choice([0.2, 0.5, 1.0, 3.0]))),
+                in_flight=0
+                if rng.random() < is_open
+                else max(1, round(crowd * rng.choice([0.2, 0.5, 1.0, 3.0]))),
                 every=count / rate,
                 endpoints=(0.8 * (1 - to_all), to_all, 0.2 * (1 - to_all)),
                 targets=targets,
@@ -302,7 +342,13 @@ def _faults(rng: random.Random, stages: tuple[Stage, ...], requests: int) -> tup
     workers = [number for number, stage in enumerate(stages) if stage.process]
     back = rng.choice([0.001, 0.02, 0.5])
     return tuple(
-        Fault(after, rng.choice(kinds), rng.choice(workers), rng.randrange(10_000), back * rng.uniform(0.5, 2))
+        Fault(
+            after,
+            rng.choice(kinds),
+            rng.choice(workers),
+            rng.randrange(10_000),
+            back * rng.uniform(0.5, 2),
+        )
         for after in sorted(rng.randrange(requests) for _ in range(min(count, requests // 10)))
     )
 
@@ -321,7 +367,7 @@ def _network(rng: random.Random) -> Network:
     )
 
 
-# -- as text ----------------------------------------------------------------------------------------------------------
+# -- as text ---------------------------------------------------------------------------------------
 
 
 def to_json(scenario: Scenario) -> str:
@@ -349,7 +395,11 @@ def _plain(value: Any) -> Any:
     if not hasattr(value, "__dataclass_fields__"):
         return value
     kept = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
-    return {name: _plain(each) for name, (each, default) in kept.items() if default is MISSING or each != default}
+    return {
+        name: _plain(each)
+        for name, (each, default) in kept.items()
+        if default is MISSING or each != default
+    }
 
 
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Makes a scenario that fails small: takes out whatever it still fails without.
 
-A smaller scenario need not fail in the same way, or for the same reason; any failure is worth a look.
+A smaller scenario need not fail in the same way, or for the same reason;
+any failure is worth a look.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ def failure(scenario: Scenario, balancer: Callable[[int], Any] = Balancer) -> st
     return None
 
 
-def shrink(scenario: Scenario, balancer: Callable[[int], Any] = Balancer, runs: int = RUNS) -> Scenario:
-    """Return a scenario that fails, and to which nothing can be done any more that `_smaller` knows.
+def shrink(
+    scenario: Scenario, balancer: Callable[[int], Any] = Balancer, runs: int = RUNS
+) -> Scenario:
+    """Return a scenario that fails, and to which nothing can be done
+    any more that `_smaller` knows.
 
     Args:
         scenario: one that fails.
@@ -52,8 +56,14 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
         if clients:
             yield replace(scenario, clients=clients)
     for number, client in enumerate(scenario.clients):
-        for requests in {client.requests // 4, client.requests // 2, client.requests - 1} - {0, client.requests}:
-            yield replace(scenario, clients=_with(scenario.clients, number, replace(client, requests=requests)))
+        for requests in {client.requests // 4, client.requests // 2, client.requests - 1} - {
+            0,
+            client.requests,
+        }:
+            yield replace(
+                scenario,
+                clients=_with(scenario.clients, number, replace(client, requests=requests)),
+            )
     for faults in _shorter(scenario.faults):
         yield replace(scenario, faults=faults)
     for poison in _shorter(scenario.poison):
@@ -82,7 +92,9 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
     plain = Network(scenario.network.way, jitter=0.0)
     for name in ("lost", "twice", "late", "slow", "jitter", "turn"):
         if getattr(scenario.network, name):
-            yield replace(scenario, network=replace(scenario.network, **{name: getattr(plain, name)}))
+            yield replace(
+                scenario, network=replace(scenario.network, **{name: getattr(plain, name)})
+            )
 
 
 def _shorter(some: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -129,7 +141,11 @@ def _without(scenario: Scenario, number: int) -> Scenario:
     stages = []
     for stage in scenario.stages:
         if gone.name in stage.needs:
-            needs = [need for each in stage.needs for need in (gone.needs if each == gone.name else (each,))]
+            needs = [
+                need
+                for each in stage.needs
+                for need in (gone.needs if each == gone.name else (each,))
+            ]
             stage = replace(stage, needs=tuple(dict.fromkeys(needs)))
         stages.append(stage)
     clients = [
@@ -147,5 +163,9 @@ def _without(scenario: Scenario, number: int) -> Scenario:
             for fault in scenario.faults
             if fault.stage != number
         ),
-        poison=tuple((request, stage - (stage > number)) for request, stage in scenario.poison if stage != number),
+        poison=tuple(
+            (request, stage - (stage > number))
+            for request, stage in scenario.poison
+            if stage != number
+        ),
     )

@@ -1,4 +1,6 @@
-"""Whole clusters in virtual time: some dozens of seeds, of all sizes, and each way of being wrong is noticed."""
+"""Whole clusters in virtual time: some dozens of seeds, of all sizes,
+and each way of being wrong is noticed.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ from .scenario import Client, Fault, Network, Scenario, Stage, draw, from_json, 
 from .shrink import failure, shrink
 
 
-def run(*stages: Stage, clients: int = 1, network: Network | None = None, **rest: object) -> Account:
+def run(
+    *stages: Stage, clients: int = 1, network: Network | None = None, **rest: object
+) -> Account:
     each = Client(requests=200, in_flight=4, endpoints=(0.0, 1.0, 0.0))
-    return Cluster(Scenario(1, stages, (each,) * clients, network=network or Network(), **rest)).run()  # type: ignore[arg-type]
+    return Cluster(
+        Scenario(1, stages, (each,) * clients, network=network or Network(), **rest)
+    ).run()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("first", [1, 26, 51, 76])
@@ -55,13 +61,17 @@ def test_a_scenario_is_the_same_after_a_while_as_text() -> None:
 
 
 def test_without_faults_each_request_is_answered_after_one_task_per_executor_and_shard() -> None:
-    account = run(Stage("a", ("gateway",), replicas=3), Stage("b", ("a",), shards=4, replicas=2), clients=3)
+    account = run(
+        Stage("a", ("gateway",), replicas=3), Stage("b", ("a",), shards=4, replicas=2), clients=3
+    )
     assert account.outcomes["answered"] == account.requests == 600
     assert (account.begun, account.repeated, account.deaths) == (600 * 5, 0, 0)
 
 
 def test_a_request_that_kills_replicas_fails_and_no_other_one_does() -> None:
-    account = run(Stage("a", ("gateway",), replicas=3, retries=2), poison=((20, 0), (21, 0), (90, 0)))
+    account = run(
+        Stage("a", ("gateway",), replicas=3, retries=2), poison=((20, 0), (21, 0), (90, 0))
+    )
     assert account.outcomes["crashed"] == 3
     assert account.outcomes["answered"] == 197
     assert account.deaths == 9
@@ -81,7 +91,9 @@ def test_a_lost_fan_out_whose_request_has_ended_does_not_occupy_its_replica() ->
 
 
 def test_a_fan_out_does_not_wait_for_nothing_when_the_one_before_it_ends_in_a_crash() -> None:
-    stage = Stage("a", ("gateway",), shards=2, retries=0, partial=True, work="exponential", mean=0.005)
+    stage = Stage(
+        "a", ("gateway",), shards=2, retries=0, partial=True, work="exponential", mean=0.005
+    )
     faults = tuple(Fault(after, "crash", 0, after, 0.01) for after in range(5, 400, 5))
     account = run(stage, clients=2, faults=faults)
     assert account.outcomes["answered"] + account.outcomes["crashed"] == 400
@@ -91,20 +103,35 @@ def test_a_replica_that_has_died_before_it_could_join_never_does() -> None:
     """The manager's word that it is dead comes before its own that it is ready."""
     stage = Stage("a", ("gateway",), shards=2)
     client = Client(requests=50, in_flight=0, every=0.002, endpoints=(0.0, 1.0, 0.0))
-    scenario = Scenario(1, (stage,), (client,), (Fault(0, "crash", 0, 0, 0.05),), network=Network(way=0.01, jitter=0.0))
+    scenario = Scenario(
+        1,
+        (stage,),
+        (client,),
+        (Fault(0, "crash", 0, 0, 0.05),),
+        network=Network(way=0.01, jitter=0.0),
+    )
     assert Cluster(scenario).run().outcomes["answered"] == 50
 
 
 def test_parts_of_fan_outs_that_their_clients_have_given_up_do_not_count_as_waiting() -> None:
     stage = Stage("a", ("gateway",), shards=2, replicas=2, queue=5, mean=0.02)
-    client = Client(requests=300, in_flight=0, every=0.005, endpoints=(0.0, 1.0, 0.0), cancels=0.9, patience=0.001)
+    client = Client(
+        requests=300,
+        in_flight=0,
+        every=0.005,
+        endpoints=(0.0, 1.0, 0.0),
+        cancels=0.9,
+        patience=0.001,
+    )
     outcomes = Cluster(Scenario(1, (stage,), (client,))).run().outcomes
     assert outcomes["overloaded"] < outcomes["answered"] < outcomes["cancelled"]
 
 
 def test_a_full_queue_refuses_and_a_queue_with_room_does_not() -> None:
     """Of the 32 in flight two are worked on, so 30 wait at most."""
-    assert run(Stage("a", ("gateway",), replicas=2, queue=30), clients=8).outcomes["overloaded"] == 0
+    assert (
+        run(Stage("a", ("gateway",), replicas=2, queue=30), clients=8).outcomes["overloaded"] == 0
+    )
     outcomes = run(Stage("a", ("gateway",), replicas=2, queue=3), clients=8).outcomes
     assert outcomes["overloaded"] > 0
     assert outcomes["overloaded"] + outcomes["answered"] == 8 * 200
@@ -154,7 +181,9 @@ def test_a_broken_balancer_is_caught_within_a_hundred_seeds(name: str) -> None:
 
 
 def test_a_failing_scenario_is_made_small() -> None:
-    scenario = next(draw(seed, 300) for seed in range(14, 100) if failure(draw(seed, 300), Forgetful))
+    scenario = next(
+        draw(seed, 300) for seed in range(14, 100) if failure(draw(seed, 300), Forgetful)
+    )
     small = shrink(scenario, Forgetful)
     assert failure(small, Forgetful) is not None
     assert failure(small) is None
@@ -166,7 +195,9 @@ def test_a_failing_scenario_is_made_small() -> None:
 
 def module(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.simulation", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_the_command_prints_the_account() -> None:
@@ -177,7 +208,9 @@ def test_the_command_prints_the_account() -> None:
 
 
 def test_the_command_prints_what_fails_small_and_how_to_play_it_again() -> None:
-    done = module("--seeds", "50", "--first", "1", "--requests", "60", "--processes", "1", "--broken", "Lazy")
+    done = module(
+        "--seeds", "50", "--first", "1", "--requests", "60", "--processes", "1", "--broken", "Lazy"
+    )
     assert done.returncode == 1, done.stderr
     found = re.search(r"--replay (\S+) --broken Lazy", done.stdout)
     assert found is not None

@@ -1,4 +1,6 @@
-"""How well the balancer deals out load, measured in virtual time against the best that could be done."""
+"""How well the balancer deals out load, measured in virtual time
+against the best that could be done.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,12 @@ class TestIdleFirst:
         assert report.repeated == 0
 
     @pytest.mark.parametrize("replicas", [2, 4, 16])
-    @pytest.mark.parametrize(("mean", "sigma"), [(0.050, 0.5), (0.050, 1.5), (0.020, 1.0), (0.005, 1.0), (0.002, 1.0)])
-    def test_requests_are_of_very_different_length(self, mean: float, sigma: float, replicas: int) -> None:
+    @pytest.mark.parametrize(
+        ("mean", "sigma"), [(0.050, 0.5), (0.050, 1.5), (0.020, 1.0), (0.005, 1.0), (0.002, 1.0)]
+    )
+    def test_requests_are_of_very_different_length(
+        self, mean: float, sigma: float, replicas: int
+    ) -> None:
         times = lognormal(2000, mean, sigma, seed=replicas)
         works = [times.__getitem__] * replicas
         report = Simulation(works).run(2000, in_flight=64)
@@ -75,7 +81,9 @@ class TestIdleFirst:
 
     @pytest.mark.parametrize("replicas", [2, 4])
     @pytest.mark.parametrize("work", [0.001, 0.005, 0.050])
-    def test_equal_requests_cost_a_tenth_more_at_most_than_without_any_way(self, work: float, replicas: int) -> None:
+    def test_equal_requests_cost_a_tenth_more_at_most_than_without_any_way(
+        self, work: float, replicas: int
+    ) -> None:
         works = [constant(work)] * replicas
         report = Simulation(works).run(1000, in_flight=128)
         assert report.makespan <= 1.1 * list_schedule(works, [0.0] * 1000, way=0.0).makespan
@@ -104,9 +112,13 @@ class TestIdleFirst:
 class TestWindow:
     @pytest.mark.parametrize("work", [15e-6, 60e-6, 200e-6])
     @pytest.mark.parametrize("way", [100e-6, 400e-6, 1e-3, 5e-3])
-    def test_short_work_is_as_quick_as_with_a_large_fixed_window(self, way: float, work: float) -> None:
+    def test_short_work_is_as_quick_as_with_a_large_fixed_window(
+        self, way: float, work: float
+    ) -> None:
         adaptive = Simulation([constant(work)], way=way).run(10_000, in_flight=128)
-        fixed = Simulation([constant(work)], way=way, replica=FixedWindow).run(10_000, in_flight=128)
+        fixed = Simulation([constant(work)], way=way, replica=FixedWindow).run(
+            10_000, in_flight=128
+        )
         assert adaptive.throughput >= 0.9 * fixed.throughput
 
     def test_it_is_no_larger_than_it_must_be(self) -> None:
@@ -140,7 +152,9 @@ class TestStuck:
         assert self.run(in_flight=12)[0] < 4 * PATIENCE
 
     def test_it_does_not_hold_up_others_even_when_nobody_is_ever_idle(self) -> None:
-        """But a little longer: what is parked there is not worth a repetition as long as it may be a hiccup."""
+        """But a little longer: what is parked there is not worth a repetition
+        as long as it may be a hiccup.
+        """
         latencies = self.run(in_flight=128)
         assert latencies[0] < 2 * STUCK
         assert latencies[32] < 0.02
@@ -166,13 +180,16 @@ class TestCrashes:
         assert report.crashes > 200
         assert not report.failed
         assert len(report.latencies) == 20_000
-        # A crash costs what was under way, and the replica until its successor is there; the rest is still good.
+        # A crash costs what was under way, and the replica until its successor is there; the rest
+        # is still good.
         assert report.throughput >= 0.5 * 4 / 200e-6
 
     @pytest.mark.parametrize("work", [60e-6, 0.01])
     def test_requests_that_kill_replicas_end_alone(self, work: float) -> None:
         deadly = {100, 101, 500, 900}
-        works: list[Callable[[int], float]] = [lambda request: DEADLY if request in deadly else work] * 4
+        works: list[Callable[[int], float]] = [
+            lambda request: DEADLY if request in deadly else work
+        ] * 4
         report = Simulation(works).run(1000, in_flight=64)
         assert report.failed == dict.fromkeys(deadly, "crashed")
         assert report.crashes == len(deadly) * 4

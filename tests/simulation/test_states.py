@@ -1,4 +1,6 @@
-"""The table of a request's states: the simulator sees what stands in it, all of that and nothing else."""
+"""The table of a request's states: the simulator sees what stands in it,
+all of that and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ def pool_of(*replicas: Replica, requests: int, node: Node) -> WatchedPool:
         pool.join(replica, 0, 0.0)
     for number in range(requests):
         ledger.post(0, "/", None, False)
-        pool.submit(Walk((None, b"client", number), "/"), [("gateway", [[payload(number, -1, 0)]])], number, 0.0)
+        pool.submit(
+            Walk((None, b"client", number), "/"),
+            [("gateway", [[payload(number, -1, 0)]])],
+            number,
+            0.0,
+        )
     return pool
 
 
@@ -69,7 +76,11 @@ def test_what_the_simulator_sees_is_the_table() -> None:
     account = Account()
     for seed in SEEDS:
         account.add(Cluster(draw(seed, 200)).run())
-    for happens in (an_address_dies, a_replica_begins_afresh, what_is_suspected_is_answered_by_who_had_it_before):
+    for happens in (
+        an_address_dies,
+        a_replica_begins_afresh,
+        what_is_suspected_is_answered_by_who_had_it_before,
+    ):
         account.moves.update(happens().moves)
     assert set(account.moves) == IN_TABLE
 
@@ -95,4 +106,6 @@ def test_the_page_shows_the_table() -> None:
         }
         said = "; ".join(f"{after.name.lower()}: {words}" for after, words in follows.items())
         rows.append(f"| {state.name.lower()} | {state.value} | {said or 'nothing'} |")
-    assert "\n".join(rows) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), "\n".join(rows)
+    assert "\n".join(rows) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), (
+        "\n".join(rows)
+    )

@@ -1,4 +1,6 @@
-"""Whether clients take turns at an Executor: kept from what waits and what is begun, knowing nothing of the queue."""
+"""Whether clients take turns at an Executor: kept from what waits and what is begun,
+knowing nothing of the queue.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from .ledger import Violation
 class Turns:
     """Who waits at one Executor, and whose turn it was when.
 
-    Nobody who waits may see another one served twice. What was sent before goes first, and does not count.
+    Nobody who waits may see another one served twice. What was sent before goes first,
+    and does not count.
     """
 
     def __init__(self) -> None:
         self._number = 0
         self._waiting: dict[Any, int] = {}  # requests, by client
-        self._since: OrderedDict[Any, int] = OrderedDict()  # of those who wait: their last turn, or when it began
+        # Of those who wait: their last turn, or when it began.
+        self._since: OrderedDict[Any, int] = OrderedDict()
         self._turn: dict[Any, int] = {}  # the number of each one's last turn
 
     def waits(self, client: Any, again: bool) -> None:
@@ -49,5 +53,7 @@ class Turns:
             return
         longest = next(iter(self._since), client)
         if self._since.get(longest, self._number) < self._turn.get(client, 0):
-            raise Violation(f"it was the turn of client {client!r} twice while client {longest!r} was waiting")
+            raise Violation(
+                f"it was the turn of client {client!r} twice while client {longest!r} was waiting"
+            )
         self._turn[client] = self._number

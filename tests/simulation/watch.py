@@ -1,7 +1,8 @@
-"""A pool that is watched: what it holds is kept a second time, from its actions alone, and must agree.
+"""A pool that is watched: what it holds is kept a second time, from its actions alone,
+and must agree.
 
-The balancer decides, and this says whether it may. What it looks at is what a pool is told and what it answers;
-looks into its insides are in `checks`.
+The balancer decides, and this says whether it may. What it looks at is what a pool is told and what
+it answers; looks into its insides are in `checks`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Part:
         "suspect",
     )
 
-    def __init__(self, id: int, base: int, request: Request, deadline: float, shard: int | None, size: int) -> None:
+    def __init__(
+        self, id: int, base: int, request: Request, deadline: float, shard: int | None, size: int
+    ) -> None:
         self.id = id
         self.base = base
         self.request = request
@@ -75,7 +78,18 @@ class Part:
 class Holding:
     """What a replica holds, as the broker must see it."""
 
-    __slots__ = ("answered", "given_up", "group", "held", "killed", "lost", "name", "replica", "slots", "together")
+    __slots__ = (
+        "answered",
+        "given_up",
+        "group",
+        "held",
+        "killed",
+        "lost",
+        "name",
+        "replica",
+        "slots",
+        "together",
+    )
 
     def __init__(self, replica: Replica, group: int, slots: int) -> None:
         self.name = replica.name
@@ -136,7 +150,9 @@ class WatchedPool(Pool):
         super().__init__(index, node, retries, limits, cut)
         if balancer is not Balancer:
             self.balancer = balancer(retries, cut)
-            self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
+            self.fanout = (
+                Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
+            )
         self.retries = retries
         self.slack = slack
         self.open: dict[int, Part] = {}  # tasks that have not ended
@@ -151,13 +167,16 @@ class WatchedPool(Pool):
         self.ahead = 0  # tasks that were sent ahead
         self.reclaimed = 0  # of these, how many were taken back
         self._ahead: set[tuple[bytes, int]] = set()  # which replica was sent which task ahead
-        self._taken: set[tuple[bytes, int]] = set()  # and of these, what was taken back, or withdrawn
-        self._begun: set[tuple[bytes, int]] = set()  # which replica has begun which task since it was sent there last
+        # And of these, what was taken back, or withdrawn.
+        self._taken: set[tuple[bytes, int]] = set()
+        # Which replica has begun which task since it was sent there last.
+        self._begun: set[tuple[bytes, int]] = set()
         self.bulks = 0  # requests that came in bulks
-        self.moves: Counter[tuple[State, State, str]] = Counter()  # from which state to which, by what
+        # From which state to which, by what.
+        self.moves: Counter[tuple[State, State, str]] = Counter()
         self._ledger = ledger
 
-    # -- replicas -------------------------------------------------------------------------------------------------
+    # -- replicas ----------------------------------------------------------------------------------
 
     def join(self, replica: Replica, group: int, now: float) -> tuple[int, Actions]:
         """A replica comes; or one that is there begins afresh."""
@@ -236,7 +255,9 @@ class WatchedPool(Pool):
             self.turns.waits(part.request.client, again=part.sent is not None)
 
     def _blame(self, holding: Holding) -> None:
-        """Count a crash for what the replica was working on; with `retries=0` for all that it held."""
+        """Count a crash for what the replica was working on;
+        with `retries=0` for all that it held.
+        """
         culprit = self.culprits.get(holding.name)
         working = holding.working
         for at, part in enumerate(holding.held.values()):
@@ -246,9 +267,12 @@ class WatchedPool(Pool):
             part.crashes += at < working or not self.retries
             part.shared += culprit in holding.held and culprit != part.id
             if part.shared > 1 and self.retries:
-                raise Violation(f"task {part.id} lost two replicas to other requests; it should have travelled alone")
+                raise Violation(
+                    f"task {part.id} lost two replicas to other requests; it should have travelled "
+                    "alone"
+                )
 
-    # -- requests -------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def submit(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
         """A request comes."""
@@ -260,15 +284,21 @@ class WatchedPool(Pool):
         actions = super().submit(walk, inputs, id, now)
         refused = actions[0].reason if actions and isinstance(actions[0], Fail) else None
         if refused not in may_be:
-            raise Violation(f"request {request.number} should be refused as {may_be}, and is as {refused}")
+            raise Violation(
+                f"request {request.number} should be refused as {may_be}, and is as {refused}"
+            )
         if refused is not None:
             self.moves[State.NEW, State.REFUSED, "submit"] += 1
             return actions
-        deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
+        deadline = min(
+            walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout
+        )
         if self.ids_for(walk) > 1:
             self.standing[id] = self.node.shards
             for shard in range(self.node.shards):
-                part = self.open[id + shard] = Part(id + shard, id, request, deadline, shard, walk.size)
+                part = self.open[id + shard] = Part(
+                    id + shard, id, request, deadline, shard, walk.size
+                )
                 self._goes(part, State.UNPUBLISHED, "submit")
             request.open += self.node.shards
         else:
@@ -284,12 +314,16 @@ class WatchedPool(Pool):
         return self._note(actions, now)
 
     def _submit_bulk(self, walk: Walk, inputs: Inputs, id: int, now: float) -> Actions:
-        deadline = min(walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout)
+        deadline = min(
+            walk.deadline, math.inf if self.limits.timeout is None else now + self.limits.timeout
+        )
         self.bulks += walk.count
         for at, (request, own) in enumerate(self._ledger.each(walk, inputs)):
             self._ledger.visit(request, self.index, own)
             if self._refusal(walk, request, now) != {None}:
-                raise Violation(f"request {request.number} should be refused, and is taken with a bulk")
+                raise Violation(
+                    f"request {request.number} should be refused, and is taken with a bulk"
+                )
             self.open[id + at] = part = Part(id + at, id + at, request, deadline, None, walk.size)
             request.open += 1
             part.since = now
@@ -302,8 +336,9 @@ class WatchedPool(Pool):
     def learn(self) -> None:
         """Take in what goes without actions.
 
-        A fan-out to a group without members is not published: its parts just go to others, or wait for them. And what
-        was sent ahead and is given up is free as soon as the broker has its ticket.
+        A fan-out to a group without members is not published: its parts just go to others, or wait
+        for them. And what was sent ahead and is given up is free as
+        soon as the broker has its ticket.
         """
         for holding in self.holdings.values():
             self._let_go(holding)
@@ -316,7 +351,9 @@ class WatchedPool(Pool):
                             self._release(self.open[id])
 
     def _release(self, part: Part) -> None:
-        """A part of a fan-out goes to its group without being published, as its member is not there."""
+        """A part of a fan-out goes to its group without being published,
+        as its member is not there.
+        """
         part.released = True
         if part.state is State.UNPUBLISHED:
             self._goes(part, State.QUEUED, "Publish")
@@ -331,7 +368,8 @@ class WatchedPool(Pool):
             waiting = sum(part.holder is None and part.released for part in self.open.values())
             parts = [part for part in self.open.values() if not part.released]
             waiting += len({part.base for part in parts if part.deadline > now})
-            late = len({part.base for part in parts if part.deadline <= now})  # in this turn: it may count, or not
+            # In this turn: it may count, or not.
+            late = len({part.base for part in parts if part.deadline <= now})
             if waiting + late >= limits.queue:
                 return {"overloaded"} if waiting >= limits.queue else {"overloaded", None}
         if limits.queue_bytes is not None:
@@ -341,7 +379,14 @@ class WatchedPool(Pool):
         return {None}
 
     def answered(
-        self, name: Any, id: int, service: float, payload: Sequence[Any], failed: bool, now: float, count: int = 1
+        self,
+        name: Any,
+        id: int,
+        service: float,
+        payload: Sequence[Any],
+        failed: bool,
+        now: float,
+        count: int = 1,
     ) -> tuple[Outcome | None, Actions]:
         """A replica answers."""
         if count > 1:
@@ -356,7 +401,9 @@ class WatchedPool(Pool):
             if failed:
                 part.request.raised = True
             if now > part.deadline + self.slack:
-                raise Violation(f"task {id} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
+                raise Violation(
+                    f"task {id} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}"
+                )
             self._end(part, State.ANSWERED, "answered")
         outcome, actions = super().answered(name, id, service, payload, failed, now)
         if part is None and outcome is not None:
@@ -378,11 +425,15 @@ class WatchedPool(Pool):
             part = self.open.get(each)
             if part is None or part.holder is not holding:
                 raise Violation(
-                    f"{count} tasks from {id} on were answered as one, but {each} is not {name!r}'s any more"
+                    f"{count} tasks from {id} on were answered as one, but {each} is not "
+                    f"{name!r}'s any more"
                 )
             part.holder = None
             if now > part.deadline + self.slack:
-                raise Violation(f"task {each} was to expire at {part.deadline:.6f}, and is answered at {now:.6f}")
+                raise Violation(
+                    f"task {each} was to expire at {part.deadline:.6f}, and is answered at "
+                    f"{now:.6f}"
+                )
             self._end(part, State.ANSWERED, "answered")
         outcome, actions = super().answered(name, id, service, payload, False, now, count)
         if outcome is None or outcome.walk.count != count:
@@ -412,25 +463,35 @@ class WatchedPool(Pool):
     def cancel(self, id: int, now: float) -> Actions:
         """Nobody wants a result any more."""
         part = self.open.get(id)
-        shards = self.node.shards if id in self.standing or (part is not None and part.shard is not None) else 1
+        shards = (
+            self.node.shards
+            if id in self.standing or (part is not None and part.shard is not None)
+            else 1
+        )
         for each in range(id, id + shards):
             if each in self.open:
                 self._end(self.open[each], State.CANCELLED, "cancel")
         return self._note(super().cancel(id, now), now)
 
     def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
-        """A replica has not seen some fan-outs: it gets what it is to do of them, and lets go of what has ended."""
+        """A replica has not seen some fan-outs: it gets what it is to do of them,
+        and lets go of what has ended.
+        """
         holding = self.holdings.get(name)
         again = [] if holding is None else self._missing(holding, first, last)
         actions = super().missed(name, first, last, now)
         sent = [action.task.id for action in actions[: len(again)] if isinstance(action, Send)]
         if sent != again:
-            raise Violation(f"{name!r} missed {first} to {last}, that is {again}, and gets {actions}")
+            raise Violation(
+                f"{name!r} missed {first} to {last}, that is {again}, and gets {actions}"
+            )
         if holding is not None:
             for id in holding.given_up - holding.replica.held.keys():
                 part = holding.release(id)
                 if part is not None and part.direct:
-                    raise Violation(f"{name!r} was sent task {id}, and is believed never to have seen it")
+                    raise Violation(
+                        f"{name!r} was sent task {id}, and is believed never to have seen it"
+                    )
         self._note(actions[len(again) :], now)
         return actions
 
@@ -439,7 +500,12 @@ class WatchedPool(Pool):
         found = []
         for base, (group, number) in self.published.items():
             part = self.open.get(base + holding.replica.shard)
-            if group != holding.group or not first <= number <= last or part is None or part.holder is not holding:
+            if (
+                group != holding.group
+                or not first <= number <= last
+                or part is None
+                or part.holder is not holding
+            ):
                 continue
             if not part.direct:
                 part.direct = True
@@ -477,7 +543,9 @@ class WatchedPool(Pool):
             raise Violation(f"task {id} for shard {part.shard} is begun by shard {shard}")
 
     def _end(self, part: Part, state: State, by: str) -> None:
-        """A task has ended; a replica that holds it keeps it until it answers, or is told to skip it."""
+        """A task has ended; a replica that holds it keeps it until it answers,
+        or is told to skip it.
+        """
         self._goes(part, state, by)
         del self.open[part.id]
         part.request.open -= 1
@@ -492,10 +560,12 @@ class WatchedPool(Pool):
                 del self.standing[part.base]
                 self.published.pop(part.base, None)
 
-    # -- actions --------------------------------------------------------------------------------------------------
+    # -- actions -----------------------------------------------------------------------------------
 
     def _note(self, actions: Actions, now: float) -> Actions:
-        """Take down what the pool says, all of it at once: carrying it out may bring it to say more."""
+        """Take down what the pool says, all of it at once:
+        carrying it out may bring it to say more.
+        """
         for action in actions:
             if isinstance(action, Send):
                 task = action.task
@@ -522,7 +592,9 @@ class WatchedPool(Pool):
                 self._taken.add((holding.name, id))
                 holding.release(id)
 
-    def _sent(self, action: Send | SendAhead | SendBatch, ids: list[int], now: float, bulk: int = 1) -> None:
+    def _sent(
+        self, action: Send | SendAhead | SendBatch, ids: list[int], now: float, bulk: int = 1
+    ) -> None:
         """The replica is sent a task, or a bulk, or a batch of them."""
         replica = action.replica
         parts = [self._hold(replica.name, id, now, leads=id == ids[0]).held[id] for id in ids]
@@ -534,16 +606,22 @@ class WatchedPool(Pool):
         self._let_go(holding)
         first = parts[0]
         if holding.together:
-            raise Violation(f"{replica.name!r} is sent {ids}, but is at the batch {holding.together}")
+            raise Violation(
+                f"{replica.name!r} is sent {ids}, but is at the batch {holding.together}"
+            )
         for part in parts:
             part.direct = True
             if part.shard not in (None, replica.shard):
-                raise Violation(f"task {part.id} for shard {part.shard} goes to {replica.name!r} of {replica.shard}")
+                raise Violation(
+                    f"task {part.id} for shard {part.shard} goes to {replica.name!r} of "
+                    f"{replica.shard}"
+                )
         if first.batching is not None and not first.suspect:
             self._together(holding, parts)
         elif len(parts) > bulk or len(holding.held) > (1 if first.suspect else replica.window):
             raise Violation(
-                f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its window is"
+                f"{replica.name!r} has no room for {ids}: it holds {list(holding.held)}, its "
+                "window is"
                 f" {replica.window}, and the first is {'a suspect' if first.suspect else 'none'}"
             )
 
@@ -553,24 +631,35 @@ class WatchedPool(Pool):
         self.ahead += 1
         self._ahead.add(key)
         if len(holding.held) <= holding.slots or not self.retries:
-            raise Violation(f"task {action.task.id} is sent ahead to {holding.name!r}, which holds {holding.held}")
+            raise Violation(
+                f"task {action.task.id} is sent ahead to {holding.name!r}, which holds "
+                f"{holding.held}"
+            )
 
     def _together(self, holding: Holding, parts: list[Part]) -> None:
         """A replica is given a batch, be it a small one."""
         kind = parts[0].batching
         holding.together.update(part.id for part in parts)
         if list(holding.held.values()) != parts:
-            raise Violation(f"{holding.name!r} gets a batch of {len(parts)}, but holds {list(holding.held)}")
+            raise Violation(
+                f"{holding.name!r} gets a batch of {len(parts)}, but holds {list(holding.held)}"
+            )
         if any(part.batching != kind or part.suspect for part in parts):
-            raise Violation(f"{holding.name!r} gets in one go what does not go together: {[part.id for part in parts]}")
+            raise Violation(
+                f"{holding.name!r} gets in one go what does not go together: "
+                f"{[part.id for part in parts]}"
+            )
         if len(parts) > 1 and (kind is None or sum(part.docs for part in parts) > kind.size):
             raise Violation(
-                f"{holding.name!r} gets a batch of {sum(part.docs for part in parts)} Documents, for {kind}"
+                f"{holding.name!r} gets a batch of {sum(part.docs for part in parts)} Documents, "
+                f"for {kind}"
             )
 
     @property
     def _in_turn(self) -> bool:
-        """Whether it is known from outside whose turn it is: not where some wait for others to fill their batch."""
+        """Whether it is known from outside whose turn it is:
+        not where some wait for others to fill their batch.
+        """
         return self.node.shards == 1 and not any(said.timeout for said in self.batching.values())
 
     def _hold(self, name: Any, id: int, now: float, leads: bool = True) -> Holding:
@@ -584,11 +673,14 @@ class WatchedPool(Pool):
             raise Violation(f"task {id} goes to {name!r}, but {part.holder.name!r} has it")
         for other in holding.held.values():
             if other.suspect and other.id not in holding.given_up:
-                raise Violation(f"task {id} goes to {name!r}, which should be alone with suspect {other.id}")
+                raise Violation(
+                    f"task {id} goes to {name!r}, which should be alone with suspect {other.id}"
+                )
             break  # a suspect is alone, so the first is the only one
         if part.queued:
             part.queued = False
-            if not self._in_turn:  # it was when it came: replicas that put requests together are there by now
+            # It was when it came: replicas that put requests together are there by now.
+            if not self._in_turn:
                 self.turns.forget()
             if leads:
                 self.turns.served(part.request.client, again=part.sent is not None)
@@ -609,13 +701,18 @@ class WatchedPool(Pool):
         for shard in range(self.node.shards):
             part = self.open.get(base + shard)
             if part is None or part.released:
-                raise Violation(f"fan-out {base} is published, but its part {shard} has ended or was published")
+                raise Violation(
+                    f"fan-out {base} is published, but its part {shard} has ended or was published"
+                )
             if shard in action.skip:
                 self._release(part)
             else:
                 member = self.members.get((action.group, shard))
                 if member is None:
-                    raise Violation(f"fan-out {base} counts on shard {shard} of group {action.group}: nobody is there")
+                    raise Violation(
+                        f"fan-out {base} counts on shard {shard} of group {action.group}: nobody "
+                        "is there"
+                    )
                 self._hold(member.name, base + shard, now)
                 self._goes(part, State.GIVEN, "Publish")
 
@@ -625,11 +722,17 @@ class WatchedPool(Pool):
         if id not in holding.held:
             raise Violation(f"task {id} is recalled from {holding.name!r}, which does not have it")
         ahead = (holding.name, id) in self._ahead  # then it was made sure of that
-        if not ahead and id not in holding.given_up and list(holding.held).index(id) < holding.working:
+        if (
+            not ahead
+            and id not in holding.given_up
+            and list(holding.held).index(id) < holding.working
+        ):
             raise Violation(f"task {id} is recalled from {holding.name!r}, which has begun it")
         if ahead:
             if (holding.name, id) in self._begun:
-                raise Violation(f"task {id} is taken back from {holding.name!r}, which has begun it")
+                raise Violation(
+                    f"task {id} is taken back from {holding.name!r}, which has begun it"
+                )
             self._ahead.discard((holding.name, id))
             self._taken.add((holding.name, id))
             self.reclaimed += 1
@@ -643,8 +746,12 @@ class WatchedPool(Pool):
         holding = self.holdings[action.replica.name]
         working = islice(holding.held.values(), holding.working)
         begun = [part for part in working if part.id in holding.given_up | holding.together]
-        if self.limits.run is None or not any(holding.at_it_for(part, now) > self.limits.run for part in begun):
-            raise Violation(f"{holding.name!r} is to be killed, and has been at nothing for {self.limits.run} s")
+        if self.limits.run is None or not any(
+            holding.at_it_for(part, now) > self.limits.run for part in begun
+        ):
+            raise Violation(
+                f"{holding.name!r} is to be killed, and has been at nothing for {self.limits.run} s"
+            )
         holding.killed = True
 
     def _failed(self, fail: Fail, now: float) -> None:
@@ -653,13 +760,24 @@ class WatchedPool(Pool):
             raise Violation(f"task {fail.task.id} has ended, and is now {fail.reason}")
         if fail.reason == "crashed":
             if part.crashes != self.retries + 1:
-                raise Violation(f"task {part.id} is given up after {part.crashes} crashes, with retries={self.retries}")
+                raise Violation(
+                    f"task {part.id} is given up after {part.crashes} crashes, with "
+                    f"retries={self.retries}"
+                )
         elif fail.reason == "overran":
             holding = part.holder
-            if holding is None or self.limits.run is None or holding.at_it_for(part, now) <= self.limits.run:
-                raise Violation(f"task {part.id} has not been at {fail.held_by!r} for {self.limits.run} s")
+            if (
+                holding is None
+                or self.limits.run is None
+                or holding.at_it_for(part, now) <= self.limits.run
+            ):
+                raise Violation(
+                    f"task {part.id} has not been at {fail.held_by!r} for {self.limits.run} s"
+                )
         elif not 0 <= now - part.deadline <= self.slack:
-            raise Violation(f"task {part.id} was to expire at {part.deadline:.6f}, and does so at {now:.6f}")
+            raise Violation(
+                f"task {part.id} was to expire at {part.deadline:.6f}, and does so at {now:.6f}"
+            )
         elif fail.held_by != (part.holder and part.holder.name):
             raise Violation(f"task {part.id} expires at {fail.held_by!r}, but {part.holder} has it")
         self._end(part, State.FAILED, "Fail")

@@ -1,4 +1,6 @@
-"""CUDA_VISIBLE_DEVICES=RR...: what is chosen and who gets it, by tables and properties; and how devices are found."""
+"""CUDA_VISIBLE_DEVICES=RR...: what is chosen and who gets it, by tables and properties;
+and how devices are found.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ def dealt(value: str, devices: Devices, processes: int) -> list[str]:
     return cuda.deal(cuda.select(value, devices, "executor 'encoder'"), processes)
 
 
-# -- the tables -------------------------------------------------------------------------------------------------------
+# -- the tables ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,11 @@ def dealt(value: str, devices: Devices, processes: int) -> list[str]:
         ("RR", machine(3), {0: "0", 1: "1", 2: "2", 3: "0", 4: "1"}),
         ("RR0:2", machine(3), {0: "0", 1: "1", 2: "0", 3: "1", 4: "0"}),
         ("RR1,3", machine(4), {0: "1", 1: "3", 2: "1", 3: "3", 4: "1"}),
-        ("RR" + ",".join(UUIDS), machine(4), {0: UUIDS[0], 1: UUIDS[1], 2: UUIDS[2], 3: UUIDS[3], 4: UUIDS[0]}),
+        (
+            "RR" + ",".join(UUIDS),
+            machine(4),
+            {0: UUIDS[0], 1: UUIDS[1], 2: UUIDS[2], 3: UUIDS[3], 4: UUIDS[0]},
+        ),
     ],
 )
 def test_the_tables_of_the_manual(value: str, devices: Devices, table: dict[int, str]) -> None:
@@ -90,16 +96,36 @@ def test_what_a_value_chooses(value: str, chosen: str) -> None:
 @pytest.mark.parametrize(
     ("value", "devices", "message"),
     [
-        ("RR3", machine(3), "names device 3, which does not exist; nvidia-smi lists 0 to 2, and 'GPU-0aaaaaaa-"),
+        (
+            "RR3",
+            machine(3),
+            "names device 3, which does not exist; nvidia-smi lists 0 to 2, and 'GPU-0aaaaaaa-",
+        ),
         ("RR0,9", machine(3), "names device 9, which does not exist"),
-        ("RR4", Devices(2, "CUDA_TOTAL_DEVICES"), "does not exist; CUDA_TOTAL_DEVICES counts 2, from 0 to 1"),
+        (
+            "RR4",
+            Devices(2, "CUDA_TOTAL_DEVICES"),
+            "does not exist; CUDA_TOTAL_DEVICES counts 2, from 0 to 1",
+        ),
         ("RR3:", machine(3), "chooses no device; nvidia-smi lists 0 to 2"),
         ("RR2:1", machine(3), "chooses no device"),
-        ("RRGPU-0f", machine(3), "has 'GPU-0f', which is no UUID of this machine; nvidia-smi lists 0 to 2, and"),
+        (
+            "RRGPU-0f",
+            machine(3),
+            "has 'GPU-0f', which is no UUID of this machine; nvidia-smi lists 0 to 2, and",
+        ),
         ("RRMIG-1a", machine(3), "has 'MIG-1a', which is no UUID of this machine"),
-        ("RRGPU-0", machine(2), f"has 'GPU-0', which begins more than one UUID: '{UUIDS[0]}', '{UUIDS[1]}'"),
+        (
+            "RRGPU-0",
+            machine(2),
+            f"has 'GPU-0', which begins more than one UUID: '{UUIDS[0]}', '{UUIDS[1]}'",
+        ),
         ("RRMIG-GPU-0aaa", machine(1, *OLD_MIGS), "which begins more than one UUID"),
-        ("RRx", machine(3), "has 'x', which is no device: write RR, RR0:2, RR1,3, RR0,1:3 or RRGPU-<uuid>"),
+        (
+            "RRx",
+            machine(3),
+            "has 'x', which is no device: write RR, RR0:2, RR1,3, RR0,1:3 or RRGPU-<uuid>",
+        ),
         ("RR-1", machine(3), "has '-1', which is no device"),
         ("RR1,,3", machine(3), "has '', which is no device"),
         ("RR1,", machine(3), "has '', which is no device"),
@@ -112,7 +138,9 @@ def test_what_a_value_chooses(value: str, chosen: str) -> None:
         ("RR" + "9" * 5000, machine(3), "which is no device"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_it(value: str, devices: Devices, message: str) -> None:
+def test_what_cannot_be_is_an_error_that_names_it(
+    value: str, devices: Devices, message: str
+) -> None:
     with pytest.raises(InvalidFlow) as raised:
         cuda.select(value, devices, "executor 'encoder'")
     assert raised.value.message.startswith("CUDA_VISIBLE_DEVICES='RR")
@@ -122,9 +150,17 @@ def test_what_cannot_be_is_an_error_that_names_it(value: str, devices: Devices, 
 
 @pytest.mark.parametrize(
     ("value", "chosen"),
-    [("RR", []), ("RR0:2", []), ("RR0,1:3", []), ("RR1,3", ["1", "3"]), ("RRGPU-0a,MIG-x", ["GPU-0a", "MIG-x"])],
+    [
+        ("RR", []),
+        ("RR0:2", []),
+        ("RR0,1:3", []),
+        ("RR1,3", ["1", "3"]),
+        ("RRGPU-0a,MIG-x", ["GPU-0a", "MIG-x"]),
+    ],
 )
-def test_without_devices_a_list_is_trusted_and_a_slice_is_nothing(value: str, chosen: list[str]) -> None:
+def test_without_devices_a_list_is_trusted_and_a_slice_is_nothing(
+    value: str, chosen: list[str]
+) -> None:
     assert cuda.select(value, NONE, "Flow") == chosen
 
 
@@ -132,7 +168,9 @@ def test_uuids_are_trusted_where_only_the_number_is_known() -> None:
     assert cuda.select("RRGPU-0a,1", Devices(2, "CUDA_TOTAL_DEVICES"), "Flow") == ["GPU-0a", "1"]
 
 
-@pytest.mark.parametrize("value", ["", "0", "0,1", "all", "rr", " RR", "R", "NoDevFiles", "GPU-0aaaaaaa", "-1"])
+@pytest.mark.parametrize(
+    "value", ["", "0", "0,1", "all", "rr", " RR", "R", "NoDevFiles", "GPU-0aaaaaaa", "-1"]
+)
 def test_any_other_value_asks_for_nothing(value: str) -> None:
     assert not cuda.asks(value)
 
@@ -143,7 +181,7 @@ def test_devices_in_few_words() -> None:
     )
 
 
-# -- properties -------------------------------------------------------------------------------------------------------
+# -- properties ------------------------------------------------------------------------------------
 
 bounds = st.none() | st.integers(-12, 12)
 slices = st.builds(slice, bounds, bounds, bounds.filter(lambda step: step != 0))
@@ -152,7 +190,9 @@ slices = st.builds(slice, bounds, bounds, bounds.filter(lambda step: step != 0))
 def written(part: slice | int) -> str:
     if isinstance(part, int):
         return str(part)
-    return ":".join("" if bound is None else str(bound) for bound in (part.start, part.stop, part.step))
+    return ":".join(
+        "" if bound is None else str(bound) for bound in (part.start, part.stop, part.step)
+    )
 
 
 @given(st.integers(1, 10), slices, st.integers(1, 30))
@@ -168,7 +208,11 @@ def test_a_slice_is_python_s(count: int, part: slice, processes: int) -> None:
 
 @given(st.integers(1, 10), st.lists(st.integers(0, 9) | slices, min_size=1, max_size=5))
 def test_a_list_is_its_parts_one_after_the_other(count: int, parts: list[int | slice]) -> None:
-    indices = [parts_of for part in parts for parts_of in ([part] if isinstance(part, int) else range(count)[part])]
+    indices = [
+        parts_of
+        for part in parts
+        for parts_of in ([part] if isinstance(part, int) else range(count)[part])
+    ]
     value = "RR" + ",".join(map(written, parts))
     if indices and all(index < count for index in indices):
         assert cuda.select(value, Devices(count, "x"), "Flow") == list(map(str, indices))
@@ -208,7 +252,7 @@ def test_the_beginning_of_a_uuid_is_that_uuid(count: int, uuid: str, length: int
             cuda.select("RR" + uuid[:length], machine(count), "Flow")
 
 
-# -- the machine ------------------------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 LISTING = f"""\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: {UUIDS[0]})
@@ -235,7 +279,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_listing_is_read() -> None:
-    assert cuda.read_listing(LISTING) == Devices(2, "nvidia-smi", (UUIDS[0], MIGS[0], OLD_MIGS[0], UUIDS[1]))
+    assert cuda.read_listing(LISTING) == Devices(
+        2, "nvidia-smi", (UUIDS[0], MIGS[0], OLD_MIGS[0], UUIDS[1])
+    )
     assert cuda.read_listing("No devices found.\n").count == 0
 
 
@@ -254,17 +300,24 @@ def test_nvidia_smi_is_asked_first(stand_in: Any) -> None:
         ("printf '\\377\\376'", "nvidia-smi lists none"),
     ],
 )
-def test_where_it_lists_nothing_the_variable_counts(stand_in: Any, body: str | None, why: str) -> None:
+def test_where_it_lists_nothing_the_variable_counts(
+    stand_in: Any, body: str | None, why: str
+) -> None:
     stand_in(body)
     assert cuda.discover({"CUDA_TOTAL_DEVICES": " 4 "}) == Devices(4, "CUDA_TOTAL_DEVICES")
-    assert str(cuda.discover({"CUDA_TOTAL_DEVICES": "0"})) == f"there is no device ({why}; CUDA_TOTAL_DEVICES is 0)"
+    assert (
+        str(cuda.discover({"CUDA_TOTAL_DEVICES": "0"}))
+        == f"there is no device ({why}; CUDA_TOTAL_DEVICES is 0)"
+    )
     assert str(cuda.discover({})) == f"there is no device ({why}; CUDA_TOTAL_DEVICES is not set)"
 
 
 @pytest.mark.parametrize("total", ["four", "-1", "1.5", "99999"])
 def test_a_number_of_devices_that_is_none(stand_in: Any, total: str) -> None:
     stand_in(None)
-    with pytest.raises(InvalidFlow, match="CUDA_TOTAL_DEVICES must be a whole number of 0 or more, not"):
+    with pytest.raises(
+        InvalidFlow, match="CUDA_TOTAL_DEVICES must be a whole number of 0 or more, not"
+    ):
         cuda.discover({"CUDA_TOTAL_DEVICES": total})
 
 
@@ -274,7 +327,7 @@ def test_an_nvidia_smi_that_hangs_is_ended(stand_in: Any, monkeypatch: pytest.Mo
     assert "nvidia-smi gave no answer in 0 s" in str(cuda.discover({}))
 
 
-# -- is CUDA in use? --------------------------------------------------------------------------------------------------
+# -- is CUDA in use? -------------------------------------------------------------------------------
 
 
 def module(name: str, **contents: Any) -> types.ModuleType:
@@ -307,9 +360,15 @@ def numba(initialised: bool, error: OSError | None) -> types.SimpleNamespace:
         (
             "numba",
             module("numba.cuda.cudadrv.driver", driver=numba(True, None)),
-            module("numba.cuda.cudadrv.driver", driver=numba(True, OSError("there is no libcuda.so"))),
+            module(
+                "numba.cuda.cudadrv.driver", driver=numba(True, OSError("there is no libcuda.so"))
+            ),
         ),
-        ("jax", module("jax._src.xla_bridge", _backends={"cpu": 1, "cuda": 2}), module("x", _backends={"cpu": 1})),
+        (
+            "jax",
+            module("jax._src.xla_bridge", _backends={"cpu": 1, "cuda": 2}),
+            module("x", _backends={"cpu": 1}),
+        ),
     ],
 )
 def test_a_library_that_has_initialised_cuda_is_found(
@@ -340,12 +399,23 @@ print(cuda.initialised_by())
 """
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, for a stand-in of the driver")
+@pytest.mark.skipif(
+    shutil.which("cc") is None, reason="needs a C compiler, for a stand-in of the driver"
+)
 def test_whoever_initialises_the_driver_is_found(tmp_path: Path) -> None:
     (tmp_path / "driver.c").write_text(DRIVER)
     library = tmp_path / "libcuda.so.1"
     subprocess.run(
-        ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, tmp_path / "driver.c"], check=True
+        [
+            "cc",
+            "-shared",
+            "-fPIC",
+            "-Wl,-soname,libcuda.so.1",
+            "-o",
+            library,
+            tmp_path / "driver.c",
+        ],
+        check=True,
     )
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, text=True)

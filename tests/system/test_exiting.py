@@ -1,4 +1,6 @@
-"""The end of a forked process: what was begun in it is finished, and what its parent has to do is left to that."""
+"""The end of a forked process: what was begun in it is finished, and what its parent has to do is
+left to that.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import pytest
 from helpers import run_script
 
 SCRIPT = """
-import atexit, gc, logging, logging.handlers, multiprocessing, os, sys, tempfile, threading, time, weakref
+import atexit, gc, logging, logging.handlers, multiprocessing
+import os, sys, tempfile, threading, time, weakref
 from pathlib import Path
 from zflow.system import exiting, process
 
@@ -36,17 +39,24 @@ def child():
 gc.freeze()  # as the process manager does
 pid = process.fork(run)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-print(sorted(path.name for path in folder.iterdir() if path.name not in ("script.py", "parent's log")))
+mine = ("script.py", "parent's log")
+print(sorted(path.name for path in folder.iterdir() if path.name not in mine))
 """
 
 
 def _ended(folder: Path, child: str, before: str = "") -> str:
     """Run a process that is forked, does something and ends; what was there then, in one line."""
     lines = "\n".join(f"    {line}" for line in child.strip().splitlines())
-    code, out, err = run_script(SCRIPT.replace("{before}", before).replace("{child}", lines), folder, folder)
+    code, out, err = run_script(
+        SCRIPT.replace("{before}", before).replace("{child}", lines), folder, folder
+    )
     assert (code, err) == (0, ""), err
     assert (folder / "parent's log").read_text() == "once\n"
-    assert (folder / "parent's exit").read_text() == (folder / "finalized by the parent").read_text() == "x"
+    assert (
+        (folder / "parent's exit").read_text()
+        == (folder / "finalized by the parent").read_text()
+        == "x"
+    )
     status, found = out.splitlines()
     assert status == "0"
     return found
@@ -58,14 +68,20 @@ def _ended(folder: Path, child: str, before: str = "") -> str:
         ("atexit.register(told, 'mine')", "['mine']"),
         ("sys.mine = Thing()\nweakref.finalize(sys.mine, told, 'mine')", "['mine']"),
         ("sys.mine = tempfile.TemporaryDirectory(dir=folder)", "[]"),
-        ("sys.stderr = None\natexit.register(told, 'mine')\natexit.register(sys.exit, 3)", "['mine']"),
         (
-            "handler = logging.handlers.MemoryHandler(9, target=logging.FileHandler(folder / 'mine', delay=True))\n"
-            "sys.mine = handler\nhandler.handle(logging.makeLogRecord({'msg': 'x', 'levelno': 20}))",
+            "sys.stderr = None\natexit.register(told, 'mine')\natexit.register(sys.exit, 3)",
             "['mine']",
         ),
         (
-            "if os.fork() == 0:\n    exiting.end()\n    os._exit(0)\natexit.register(told, 'mine')\nos.wait()",
+            "handler = logging.handlers.MemoryHandler(9, target=logging.FileHandler(folder / "
+            "'mine', delay=True))\n"
+            "sys.mine = handler\nhandler.handle(logging.makeLogRecord({'msg': 'x', 'levelno': "
+            "20}))",
+            "['mine']",
+        ),
+        (
+            "if os.fork() == 0:\n    exiting.end()\n    os._exit(0)\natexit.register(told, "
+            "'mine')\nos.wait()",
             "['mine']",
         ),
     ],
@@ -86,7 +102,9 @@ thing[0].write("all of it")
     assert (tmp_path / "mine").read_text() == (tmp_path / "cycle").read_text() == "all of it"
 
 
-def test_no_thread_and_no_process_is_waited_for_but_daemon_processes_are_ended(tmp_path: Path) -> None:
+def test_no_thread_and_no_process_is_waited_for_but_daemon_processes_are_ended(
+    tmp_path: Path,
+) -> None:
     child = """
 threading.Thread(target=time.sleep, args=(3600,)).start()
 multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,), daemon=True).start()
@@ -98,13 +116,17 @@ sys.mine = multiprocessing.get_context("fork").Pool(2)
     before = "process.adopt_orphans()\n"
     after = """
 import psutil
-while len(left := [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]) > 1:
+def children():
+    return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+while len(left := children()) > 1:
     time.sleep(0.001)
 print([each.pid for each in left])
 left[0].kill()
 """
     code, out, err = run_script(
-        SCRIPT.replace("{before}", before).replace("{child}", "\n".join("    " + line for line in child.splitlines()))
+        SCRIPT.replace("{before}", before).replace(
+            "{child}", "\n".join("    " + line for line in child.splitlines())
+        )
         + after,
         tmp_path,
         tmp_path,

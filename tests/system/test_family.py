@@ -14,7 +14,8 @@ from zflow.system import family
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
 
-# A process that starts others: in its session, in one of its own without any environment, and a daemon.
+# A process that starts others: in its session, in one of its own without any environment, and a
+# daemon.
 STARTS = """
 import os, subprocess, sys, time
 from zflow.system import family
@@ -51,9 +52,13 @@ def started(tmp_path: Path) -> tuple[int, int, list[int]]:
     return leader.pid, mark, [int(pid) for pid in leader.stdout.readline().split()]
 
 
-def test_what_a_dead_child_has_left_is_found_whatever_it_did(started: tuple[int, int, list[int]]) -> None:
+def test_what_a_dead_child_has_left_is_found_whatever_it_did(
+    started: tuple[int, int, list[int]],
+) -> None:
     pid, mark, others = started
-    assert family.left_by(pid, mark, [pid]) == [others[2]], "it was let go of, and is the child's all the same"
+    assert family.left_by(pid, mark, [pid]) == [others[2]], (
+        "it was let go of, and is the child's all the same"
+    )
     assert family.left_by(0, family.new_mark()) == []
     os.kill(pid, 9)
     os.waitpid(pid, 0)

@@ -1,4 +1,6 @@
-"""What stands in the way of a fork: threads of OpenMP, imports under way, greenlets, clocks that stand still."""
+"""What stands in the way of a fork: threads of OpenMP, imports under way, greenlets,
+clocks that stand still.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,22 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no gcc to compile a library that uses OpenMP")
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "work.c").write_text(PARALLEL)
-    command = ["gcc", "-fopenmp", "-shared", "-fPIC", "-o", str(folder / "work.so"), str(folder / "work.c")]
+    command = [
+        "gcc",
+        "-fopenmp",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(folder / "work.so"),
+        str(folder / "work.c"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"gcc cannot compile what uses OpenMP: {done.stderr}")
     return folder / "work.so"
 
 
-# -- OpenMP -----------------------------------------------------------------------------------------------------------
+# -- OpenMP ----------------------------------------------------------------------------------------
 
 
 def test_who_has_used_openmp_can_be_forked_all_the_same(parallel: Path, tmp_path: Path) -> None:
@@ -60,7 +70,9 @@ for _ in range(2):
     assert run_script(source, tmp_path, parallel) == (0, "3\n['3']\n" * 2, "")
 
 
-def test_what_keeps_threads_is_named_where_they_cannot_be_ended(parallel: Path, tmp_path: Path) -> None:
+def test_what_keeps_threads_is_named_where_they_cannot_be_ended(
+    parallel: Path, tmp_path: Path
+) -> None:
     source = """
 import ctypes, sys
 from zflow.system import forking
@@ -85,7 +97,7 @@ print(forking._other_threads())
     assert run_script(source, tmp_path) == (0, "False\n", "")
 
 
-# -- imports ----------------------------------------------------------------------------------------------------------
+# -- imports ---------------------------------------------------------------------------------------
 
 SLOW = """
 import pathlib, time
@@ -138,11 +150,12 @@ def test_one_that_takes_too_long_is_named(
     assert "module 'slow' is still being imported in another thread" in caplog.text
 
 
-# -- what others have replaced ----------------------------------------------------------------------------------------
+# -- what others have replaced ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("module", "asking"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+    ("module", "asking"),
+    [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")],
 )
 def test_who_has_put_greenlets_in_the_place_of_threads_is_named(
     monkeypatch: pytest.MonkeyPatch, module: str, asking: str

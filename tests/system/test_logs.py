@@ -1,4 +1,6 @@
-"""Log lines with the name of their process: in the user's own form, or in a plain one where there is none."""
+"""Log lines with the name of their process: in the user's own form,
+or in a plain one where there is none.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from helpers import run_script
 
 from zflow.system.logs import Named
 
-LOGGING = "import logging, sys\nfrom zflow.system.logs import name_lines\nlog = logging.getLogger('mine')\n"
+LOGGING = (
+    "import logging, sys\nfrom zflow.system.logs import name_lines\nlog = "
+    "logging.getLogger('mine')\n"
+)
 
 
 def logged(folder: Path, source: str) -> list[str]:
@@ -31,7 +36,9 @@ def test_a_line_of_another_formatter_gets_a_name() -> None:
 
 
 def test_without_another_formatter_a_line_tells_its_level() -> None:
-    assert Named("encoder/rep-0", None).format(record("50% left")) == "encoder/rep-0: WARNING 50% left"
+    assert (
+        Named("encoder/rep-0", None).format(record("50% left")) == "encoder/rep-0: WARNING 50% left"
+    )
 
 
 def test_what_the_other_formatter_does_with_a_traceback_stays() -> None:
@@ -45,19 +52,31 @@ def test_what_the_other_formatter_does_with_a_traceback_stays() -> None:
 
 
 def test_where_nothing_is_configured_warnings_go_to_stderr(tmp_path: Path) -> None:
-    source = "name_lines('encoder/rep-0')\nlog.info('hidden')\nlog.warning('%d left', 3)\nlogging.error('none')\n"
-    assert logged(tmp_path, source) == ["encoder/rep-0: WARNING 3 left", "encoder/rep-0: ERROR none"]
+    source = (
+        "name_lines('encoder/rep-0')\nlog.info('hidden')\nlog.warning('%d left', "
+        "3)\nlogging.error('none')\n"
+    )
+    assert logged(tmp_path, source) == [
+        "encoder/rep-0: WARNING 3 left",
+        "encoder/rep-0: ERROR none",
+    ]
 
 
 def test_the_users_own_form_and_level_stay(tmp_path: Path) -> None:
-    source = "logging.basicConfig(format='[%(name)s] %(message)s', level='INFO')\nname_lines('encoder/rep-0')\n"
+    source = (
+        "logging.basicConfig(format='[%(name)s] %(message)s', "
+        "level='INFO')\nname_lines('encoder/rep-0')\n"
+    )
     source += "log.info('ready')\nlog.debug('hidden')\n"
     assert logged(tmp_path, source) == ["encoder/rep-0: [mine] ready"]
 
 
 @pytest.mark.parametrize("configured", ["", "logging.basicConfig(format='%(message)s!')\n"])
 def test_a_name_takes_the_place_of_the_one_inherited(tmp_path: Path, configured: str) -> None:
-    source = configured + "for name in ('zflow', 'zflow', 'encoder/rep-0'): name_lines(name)\nlog.warning('here')\n"
+    source = (
+        configured
+        + "for name in ('zflow', 'zflow', 'encoder/rep-0'): name_lines(name)\nlog.warning('here')\n"
+    )
     line = "here!" if configured else "WARNING here"
     assert logged(tmp_path, source) == [f"encoder/rep-0: {line}"]
 

@@ -1,4 +1,6 @@
-"""What a process does about itself: the memory that messages need, and the cores that it may use."""
+"""What a process does about itself: the memory that messages need,
+and the cores that it may use.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_memory_is_kept_until_it_is_given_back(tmp_path: Path) -> None:
 def test_a_process_that_may_use_one_core_knows_it() -> None:
     script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     script += "from zflow.system import process; print(process.cores())"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert 0 < float(found.stdout) <= 1
     assert process.cores() >= float(found.stdout)
 
@@ -61,5 +65,8 @@ while len(found) < 2:
 print([os.waitstatus_to_exitcode(found[child]) for child in children])
 """
     assert (
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[0, 3]\n"
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        == "[0, 3]\n"
     )

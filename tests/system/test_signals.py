@@ -21,7 +21,10 @@ def note(number, _):
 
 def state():
     return {
-        "handled": [signal.getsignal(number) is note for number in (signal.SIGTERM, signals.END, signal.SIGUSR1)],
+        "handled": [
+            signal.getsignal(number) is note
+            for number in (signal.SIGTERM, signals.END, signal.SIGUSR1)
+        ],
         "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "wakes": signal.set_wakeup_fd(-1) != -1,
     }
@@ -59,7 +62,11 @@ def test_what_is_forked_handles_nothing_and_is_not_deaf_either(tmp_path: Path) -
     assert (code, err) == (0, "")
     before, child, child_of_a_thread, parent, came = json.loads(out)
     assert before == {"handled": [False] * 3, "blocked": 0, "wakes": False}
-    assert child == child_of_a_thread == {"handled": [False, False, True], "blocked": 0, "wakes": False}
+    assert (
+        child
+        == child_of_a_thread
+        == {"handled": [False, False, True], "blocked": 0, "wakes": False}
+    )
     assert parent == {"handled": [True] * 3, "blocked": 0, "wakes": True}
     assert came == [signal.SIGTERM]
 
@@ -107,6 +114,9 @@ def test_a_process_of_ours_is_ended_by_its_own_signal_alone(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("code", "status"), [("3", 3), ("None", 0), ("'gone'", 1)])
 def test_a_process_that_leaves_ends_as_python_ends(tmp_path: Path, code: str, status: int) -> None:
-    source = f"from zflow.system import process\nprint('said', end='')\nprocess.leave(SystemExit({code}))"
+    source = (
+        "from zflow.system import process\nprint('said', "
+        f"end='')\nprocess.leave(SystemExit({code}))"
+    )
     assert run_script(source, tmp_path) == (status, "said", "gone\n" if status == 1 else "")
     assert os.getpid() > 0

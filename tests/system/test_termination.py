@@ -1,4 +1,6 @@
-"""SIGTERM in the user's process: raised, noted or waited with, and as deadly as ever when nothing runs."""
+"""SIGTERM in the user's process: raised, noted or waited with,
+and as deadly as ever when nothing runs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from zflow.system.termination import Terminated
 
 @pytest.fixture(autouse=True)
 def nothing_runs() -> None:
-    """Who closes a Flow in another thread leaves the handler to the next one, as a test before may have done."""
+    """Who closes a Flow in another thread leaves the handler to the next one,
+    as a test before may have done.
+    """
     signals.forget(signal.SIGTERM)
 
 
@@ -124,7 +128,9 @@ with termination.handled():
 """
 
 
-def test_it_is_as_deadly_as_before_when_another_thread_has_closed_the_last_one(tmp_path: Path) -> None:
+def test_it_is_as_deadly_as_before_when_another_thread_has_closed_the_last_one(
+    tmp_path: Path,
+) -> None:
     assert run_script(DEADLY, tmp_path) == (-signal.SIGTERM, "", "")
 
 

@@ -27,7 +27,9 @@ def flow_file(tmp_path, text, name="flow.yaml"):
 
 def specs_of(config):
     topology = Topology()
-    defaults = check_defaults({key: value for key, value in config.flow_kwargs.items() if key != "port"})
+    defaults = check_defaults(
+        {key: value for key, value in config.flow_kwargs.items() if key != "port"}
+    )
     for entry in config.executors:
         getattr(topology, entry.method)(defaults, config.folder, **entry.kwargs)
     return topology.specs
@@ -60,8 +62,16 @@ def test_everything_that_add_takes_can_be_written(tmp_path):
     assert config.folder == str(tmp_path)
     assert [entry.method for entry in config.executors] == ["add", "add", "needs_all"]
     encoder, branch, end = specs_of(config)
-    assert (encoder.replicas, encoder.env, encoder.polling) == (3, {"THREADS": "4"}, {"/custom": "ALL", "*": "ANY"})
-    assert (encoder.py_modules, encoder.timeout_ready, encoder.folder) == (("a.py",), -1, str(tmp_path))
+    assert (encoder.replicas, encoder.env, encoder.polling) == (
+        3,
+        {"THREADS": "4"},
+        {"/custom": "ALL", "*": "ANY"},
+    )
+    assert (encoder.py_modules, encoder.timeout_ready, encoder.folder) == (
+        ("a.py",),
+        -1,
+        str(tmp_path),
+    )
     assert (branch.needs, branch.replicas) == (("gateway",), 2)
     assert (end.needs, end.pure_join) == (("encoder", "branch"), True)
 
@@ -81,7 +91,11 @@ def test_paths_texts_and_open_files_say_the_same(tmp_path):
 
 
 def test_a_flow_may_be_almost_empty():
-    for text in ("jtype: Flow", "jtype: Flow\nexecutors:", "jtype: Flow\nwith:\nexecutors: []\nversion: 1.0"):
+    for text in (
+        "jtype: Flow",
+        "jtype: Flow\nexecutors:",
+        "jtype: Flow\nwith:\nexecutors: []\nversion: 1.0",
+    ):
         config = load(text)
         assert (config.flow_kwargs, config.executors) == ({}, [])
     assert load("jtype: Flow\nexecutors:\n-\n- {}").executors == [ExecutorConfig("add", {})] * 2
@@ -143,25 +157,35 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "  replica: 2", "flow.yaml:5: executors[1]: unknown key 'replica'; did you mean 'replicas'? "
+        (HEAD + "  replica: 2", "flow.yaml:5: executors[1]: unknown key 'replica'; did you mean "
+                                "'replicas'? "
          "(executor 'b')"),
-        (HEAD + "  replicas: 0", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 or more, "
+        (HEAD + "  replicas: 0", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 "
+                                 "or more, "
          "not 0 (executor 'b')"),
-        (HEAD + "  replicas: '3'", "flow.yaml:5: executors[1]: replicas must be a whole number of 1 or more, "
+        (HEAD + "  replicas: '3'", "flow.yaml:5: executors[1]: replicas must be a whole number of "
+                                   "1 or more, "
          "not '3' (a text: leave the quotes out)"),
-        (HEAD + "  needs: c", "flow.yaml:5: executors[1]: needs names 'c', but there is no Executor of that name"),
-        (HEAD + "  env:\n    A: yes", "flow.yaml:6: executors[1]: env['A'] must be a text or a number, not True"),
-        (HEAD + "- replicas: 1\n  name: a", "flow.yaml:6: executors[2]: name 'a' is taken by another Executor"),
+        (HEAD + "  needs: c", "flow.yaml:5: executors[1]: needs names 'c', but there is no "
+                              "Executor of that name"),
+        (HEAD + "  env:\n    A: yes", "flow.yaml:6: executors[1]: env['A'] must be a text or a "
+                                      "number, not True"),
+        (HEAD + "- replicas: 1\n  name: a", "flow.yaml:6: executors[2]: name 'a' is taken by "
+                                            "another Executor"),
         (HEAD + "- c", "flow.yaml:5: executors[2] must be a mapping of keys to values, not 'c'"),
-        (HEAD + "- method: start", "flow.yaml:5: executors[2]: method must be one of 'add', 'needs', "
+        (HEAD + "- method: start", "flow.yaml:5: executors[2]: method must be one of 'add', "
+                                   "'needs', "
          "'needs_all', not 'start'"),
         (HEAD + "- {name: c, 5: x}", "flow.yaml:5: executors[2]: a key must be a text, not 5"),
         (HEAD + "  needs: b", "flow.yaml:2: executors: needs form a cycle: 'b' needs 'b'"),
         ("jtype: Flow\nexecutors: 5", "flow.yaml:2: executors must be a list, not 5"),
-        ("jtype: Flow\nexecuters: []", "flow.yaml:2: unknown key 'executers'; did you mean 'executors'?"),
-        ("jtype: Flow\nenv: {A: b}", "flow.yaml:2: unknown key 'env'; write env under 'with' for every Executor, or"),
+        ("jtype: Flow\nexecuters: []", "flow.yaml:2: unknown key 'executers'; did you mean "
+                                       "'executors'?"),
+        ("jtype: Flow\nenv: {A: b}", "flow.yaml:2: unknown key 'env'; write env under 'with' for "
+                                     "every Executor, or"),
         ("jtype: Flow\nport: 1", "flow.yaml:2: unknown key 'port'; write port under 'with'"),
-        ("jtype: Flow\nwith: [a]", "flow.yaml:2: with must be a mapping of keys to values, not ['a']"),
+        ("jtype: Flow\nwith: [a]", "flow.yaml:2: with must be a mapping of keys to values, not "
+                                   "['a']"),
         ("jtype: Executor", "flow.yaml:1: jtype must be Flow, not 'Executor'"),
         ("executors: []", "flow.yaml:1: jtype must be Flow, and is missing"),
         ("jtype: Flow\nversion: 2", "flow.yaml:2: version must be '1', not 2"),
@@ -178,7 +202,8 @@ def test_errors_name_file_line_and_key(tmp_path, monkeypatch, text, message):
 
 
 marks = (
-    "jtype: Flow|\n|executors:|\n- |\n  |name: a|{|}|[|]|: |&x |*x|<<: |!!int |${{ |}}|ENV.A|>|'|? |---|%|\t|0|=|~|1:2"
+    "jtype: Flow|\n|executors:|\n- |\n  |name: a|{|}|[|]|: |&x |*x|<<: |!!int |${{ "
+    "|}}|ENV.A|>|'|? |---|%|\t|0|=|~|1:2"
 )
 pieces = st.sampled_from(marks.split("|")) | st.text(max_size=3)
 
@@ -193,10 +218,14 @@ def test_no_text_gets_another_kind_of_error(text):
 def test_other_errors_get_their_line_too():
     with pytest.raises(NotSupported) as refused:
         load(HEAD + "  gpus: 1")
-    assert str(refused.value).startswith("YAML text:5: executors[1]: gpus is not supported by this version")
+    assert str(refused.value).startswith(
+        "YAML text:5: executors[1]: gpus is not supported by this version"
+    )
     with pytest.raises(InvalidConfig) as nowhere:
         load(HEAD + "  external: true")
-    assert str(nowhere.value).startswith("YAML text:5: executors[1]: external=True needs to know where: host=")
+    assert str(nowhere.value).startswith(
+        "YAML text:5: executors[1]: external=True needs to know where: host="
+    )
     with pytest.raises(InvalidExecutor) as wrong:
         load(HEAD + "  uses: 5")
     assert str(wrong.value).startswith("YAML text:5: executors[1]: uses must be a class, ")
@@ -235,7 +264,10 @@ def test_what_with_says_is_located_by_whoever_checks_it():
     with pytest.raises(InvalidConfig) as caught, config.located("with"):
         check_defaults({"replicas": 0})
     assert str(caught.value).startswith("YAML text:4: with: replicas must be a whole number")
-    with pytest.raises(InvalidFlow, match=r"^YAML text:2: with: something else$"), config.located("with"):
+    with (
+        pytest.raises(InvalidFlow, match=r"^YAML text:2: with: something else$"),
+        config.located("with"),
+    ):
         raise InvalidFlow("something else")
 
 
@@ -282,7 +314,11 @@ def test_a_value_that_differs_from_the_flows_default_is_written():
     for kwargs in ({}, {"replicas": 1}, {"env": {"A": 2}}):
         topology.add(check_defaults(defaults), **kwargs)
     text = dump(defaults, topology.specs)
-    assert [entry.kwargs for entry in load(text).executors] == [{}, {"replicas": 1}, {"env": {"A": "2"}}]
+    assert [entry.kwargs for entry in load(text).executors] == [
+        {},
+        {"replicas": 1},
+        {"env": {"A": "2"}},
+    ]
     assert specs_of(load(text)) == topology.specs
 
 
@@ -291,7 +327,9 @@ def test_classes_are_written_so_that_they_are_found_again():
         pass
 
     def uses(cls):
-        return load(dump({}, [ExecutorSpec("a", ("gateway",), uses=cls)])).executors[0].kwargs["uses"]
+        return (
+            load(dump({}, [ExecutorSpec("a", ("gateway",), uses=cls)])).executors[0].kwargs["uses"]
+        )
 
     assert uses(Importable) == f"{__name__}:Importable"
     assert uses(Local) == "Local"
@@ -302,7 +340,9 @@ def test_relative_paths_are_written_in_full_when_the_yaml_goes_elsewhere(tmp_pat
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     described = {"jtype": "x.py:Mine", "py_modules": ["y.py", "module"], "with": {"path": "z.py"}}
     specs = [
-        ExecutorSpec("a", ("gateway",), uses="x.py:Mine", py_modules=("y.py", "module"), folder=here),
+        ExecutorSpec(
+            "a", ("gateway",), uses="x.py:Mine", py_modules=("y.py", "module"), folder=here
+        ),
         ExecutorSpec("b", ("a",), uses="Mine", folder=here),
         ExecutorSpec("c", ("b",), uses=described, folder=here),
     ]
@@ -314,14 +354,23 @@ def test_relative_paths_are_written_in_full_when_the_yaml_goes_elsewhere(tmp_pat
     assert written(there) == [
         {"name": "a", "uses": f"{here}/x.py:Mine", "py_modules": [f"{here}/y.py", "module"]},
         {"name": "b", "uses": "Mine"},
-        {"name": "c", "uses": {**described, "jtype": f"{here}/x.py:Mine", "py_modules": [f"{here}/y.py", "module"]}},
+        {
+            "name": "c",
+            "uses": {
+                **described,
+                "jtype": f"{here}/x.py:Mine",
+                "py_modules": [f"{here}/y.py", "module"],
+            },
+        },
     ]
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2, object()}, lambda: None, "a${{ ENV.X }}"])
 def test_what_has_no_form_in_yaml_is_named(value):
     spec = ExecutorSpec("a", ("gateway",), uses_with={"model": value})
-    with pytest.raises(InvalidConfig, match=r"^uses_with cannot be written as YAML: .* \(executor 'a'\)"):
+    with pytest.raises(
+        InvalidConfig, match=r"^uses_with cannot be written as YAML: .* \(executor 'a'\)"
+    ):
         dump({}, [spec])
 
 
@@ -331,7 +380,9 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
-variables = st.dictionaries(st.from_regex(r"\A[A-Z]{1,4}\Z"), texts.filter(lambda text: "\0" not in text), max_size=2)
+variables = st.dictionaries(
+    st.from_regex(r"\A[A-Z]{1,4}\Z"), texts.filter(lambda text: "\0" not in text), max_size=2
+)
 added = st.fixed_dictionaries(
     {},
     optional={
@@ -354,7 +405,11 @@ added = st.fixed_dictionaries(
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(added, max_size=4), st.sampled_from([{}, {"replicas": 2, "no_reduce": True}]), st.booleans())
+@given(
+    st.lists(added, max_size=4),
+    st.sampled_from([{}, {"replicas": 2, "no_reduce": True}]),
+    st.booleans(),
+)
 def test_what_is_written_reads_back_the_same(entries, defaults, joined):
     topology = Topology()
     for kwargs in entries:

@@ -31,7 +31,7 @@ def refusal(function: Any, *arguments: Any) -> str:
     return str(caught.value).removesuffix(f" ({OWNER})")
 
 
-# -- in a Flow --------------------------------------------------------------------------------------------------------
+# -- in a Flow -------------------------------------------------------------------------------------
 
 
 def test_an_external_executor_is_its_addresses():
@@ -47,11 +47,17 @@ def test_an_external_executor_is_its_addresses():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"external": True}, "external=True needs to know where: host='localhost:12345', or host= and port="),
+        (
+            {"external": True},
+            "external=True needs to know where: host='localhost:12345', or host= and port=",
+        ),
         ({"host": "far"}, "host says where an external Executor runs: add external=True"),
         ({"port": 1234}, "port says where an external Executor runs: add external=True"),
         ({"curve": "keys"}, "curve says where an external Executor runs: add external=True"),
-        ({"external": True, "port": 1234, "uses": Mine}, "uses is the business of the Flow where an external Executor"),
+        (
+            {"external": True, "port": 1234, "uses": Mine},
+            "uses is the business of the Flow where an external Executor",
+        ),
     ],
 )
 def test_what_does_not_fit_an_external_executor_is_refused(kwargs, message):
@@ -64,7 +70,9 @@ def test_what_does_not_fit_an_external_executor_is_refused(kwargs, message):
 
 def test_no_reduce_with_several_predecessors_is_a_value_error() -> None:
     flow = Flow().add(name="a").add(name="b", needs="gateway")
-    with pytest.raises(ValueError, match="no_reduce=True is not for an external Executor with several predecessors"):
+    with pytest.raises(
+        ValueError, match="no_reduce=True is not for an external Executor with several predecessors"
+    ):
         flow.add(needs=["a", "b"], external=True, host="localhost:12345", no_reduce=True)
     flow.add(needs="a", external=True, host="localhost:12345", no_reduce=True)
 
@@ -85,7 +93,10 @@ def test_no_reduce_with_several_predecessors_is_a_value_error() -> None:
         ({}, "external=True needs to know where"),
         ({"host": "a:1", "replicas": 2}, "replicas is the business of the Flow where"),
         ({"host": "a:1", "uses": Upper}, "uses is the business of the Flow where"),
-        ({"external": False, "host": "a:1"}, "host says where an external Executor runs: add external=True"),
+        (
+            {"external": False, "host": "a:1"},
+            "host says where an external Executor runs: add external=True",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_at_once(said: dict[str, Any], message: str) -> None:
@@ -94,12 +105,16 @@ def test_what_cannot_be_is_said_at_once(said: dict[str, Any], message: str) -> N
     assert "executor 'far'" in str(refused.value)
 
 
-# -- the values -------------------------------------------------------------------------------------------------------
+# -- the values ------------------------------------------------------------------------------------
 
 
 def test_one_host_or_several() -> None:
     assert external.hosts("host", "a", OWNER) == ("a",)
-    assert external.hosts("host", [" a ", "b:1"], OWNER) == external.hosts("host", ("a", "b:1"), OWNER) == ("a", "b:1")
+    assert (
+        external.hosts("host", [" a ", "b:1"], OWNER)
+        == external.hosts("host", ("a", "b:1"), OWNER)
+        == ("a", "b:1")
+    )
     for wrong in ("", " ", [], (), ["a", ""], ["a", 5], 5, None, {"a": 1}):
         assert refusal(external.hosts, "host", wrong) == (
             f"host must be an address such as 'localhost:12345', or a list of them, not {wrong!r}"
@@ -112,10 +127,13 @@ def test_one_port_or_several() -> None:
     assert refusal(external.ports, "port", []) == "port must be a port or a list of ports, not []"
     for wrong in (0, 65536, -1, "0", "1.0", "", 1.0, True, None, "٣"):
         for value in (wrong, [1, wrong]):
-            assert refusal(external.ports, "port", value) == f"port must be a number from 1 to 65535, not {wrong!r}"
+            assert (
+                refusal(external.ports, "port", value)
+                == f"port must be a number from 1 to 65535, not {wrong!r}"
+            )
 
 
-# -- addresses --------------------------------------------------------------------------------------------------------
+# -- addresses -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -132,12 +150,16 @@ def test_one_port_or_several() -> None:
         (("a:1", "a:2"), (), ("a:1", "a:2")),
     ],
 )
-def test_hosts_and_ports_pair_up(host: tuple[str, ...], port: tuple[int, ...], found: tuple[str, ...]) -> None:
+def test_hosts_and_ports_pair_up(
+    host: tuple[str, ...], port: tuple[int, ...], found: tuple[str, ...]
+) -> None:
     assert external.addresses(host, port, OWNER) == found
 
 
 PORTS = st.lists(st.integers(1, 65535), min_size=1, max_size=5, unique=True).map(tuple)
-HOSTS = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True), min_size=1, max_size=5, unique=True).map(tuple)
+HOSTS = st.lists(
+    st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True), min_size=1, max_size=5, unique=True
+).map(tuple)
 
 
 @settings(max_examples=50)
@@ -147,7 +169,8 @@ def test_whatever_pairs_up_is_read_again_as_it_is_and_nothing_else_pairs_up(
 ) -> None:
     if len(host) != len(port) and 1 not in (len(host), len(port)):
         assert refusal(external.addresses, host, port) == (
-            f"host and port must be lists of the same length, but there are {len(host)} hosts and {len(port)} ports"
+            f"host and port must be lists of the same length, but there are {len(host)} hosts and "
+            f"{len(port)} ports"
         )
         return
     found = external.addresses(host, port, OWNER)
@@ -169,11 +192,13 @@ def test_whatever_pairs_up_is_read_again_as_it_is_and_nothing_else_pairs_up(
         (("udp://a",), (1,), "host: address 'udp://a': only tcp:// is spoken: write "),
     ],
 )
-def test_what_is_no_address_or_one_twice_is_named(host: tuple[str, ...], port: tuple[int, ...], message: str) -> None:
+def test_what_is_no_address_or_one_twice_is_named(
+    host: tuple[str, ...], port: tuple[int, ...], message: str
+) -> None:
     assert refusal(external.addresses, host, port).startswith(message)
 
 
-# -- what goes with it ------------------------------------------------------------------------------------------------
+# -- what goes with it -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", sorted(set(FIELDS) - set(external.TAKES)))
@@ -181,7 +206,8 @@ def test_what_is_the_business_of_the_far_flow_is_refused(key: str) -> None:
     with pytest.raises(InvalidFlow) as caught:
         external.check(["external", "host", key], True, ("gateway",), False, OWNER)
     assert str(caught.value).startswith(
-        f"{key} is the business of the Flow where an external Executor runs; this one takes 'name', 'needs', "
+        f"{key} is the business of the Flow where an external Executor runs; this one takes "
+        "'name', 'needs', "
     )
 
 
@@ -195,9 +221,17 @@ def test_where_it_is_can_be_said_by_host_or_port_and_must_be() -> None:
     for given_keys in (["host"], ["port"], ["host", "port", "curve"]):
         external.check(given_keys, True, ("gateway",), False, OWNER)
     for given_keys in ([], ["external", "curve", "timeout_send"]):
-        with pytest.raises(InvalidFlow, match=r"^external=True needs to know where: host='localhost:12345', or"):
+        with pytest.raises(
+            InvalidFlow, match=r"^external=True needs to know where: host='localhost:12345', or"
+        ):
             external.check(given_keys, True, ("gateway",), False, OWNER)
 
 
 def test_others_may_say_anything_but_where() -> None:
-    external.check([key for key in FIELDS if key not in ("host", "port", "curve")], False, ("a", "b"), True, OWNER)
+    external.check(
+        [key for key in FIELDS if key not in ("host", "port", "curve")],
+        False,
+        ("a", "b"),
+        True,
+        OWNER,
+    )

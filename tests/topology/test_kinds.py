@@ -74,7 +74,9 @@ def test_flags_are_true_or_false_and_nothing_that_counts_as_one(key: str) -> Non
         assert refusal(key, wrong).startswith(f"{key} must be True or False, not ")
 
 
-@pytest.mark.parametrize("key", ["uses_with", "uses_metas", "uses_requests", "env", "uses_dynamic_batching"])
+@pytest.mark.parametrize(
+    "key", ["uses_with", "uses_metas", "uses_requests", "env", "uses_dynamic_batching"]
+)
 def test_a_dict_is_copied(key: str) -> None:
     value: dict[str, Any] = {}
     assert checked(key, value) == {}
@@ -83,21 +85,34 @@ def test_a_dict_is_copied(key: str) -> None:
 
 
 def test_batches_go_by_endpoint() -> None:
-    said = {"/encode": {"preferred_batch_size": 32, "timeout": 100}, "/x": {"preferred_batch_size": 1}}
-    assert checked("uses_dynamic_batching", said) == {"/encode": Batching(32, 0.1), "/x": Batching(1)}
+    said = {
+        "/encode": {"preferred_batch_size": 32, "timeout": 100},
+        "/x": {"preferred_batch_size": 1},
+    }
+    assert checked("uses_dynamic_batching", said) == {
+        "/encode": Batching(32, 0.1),
+        "/x": Batching(1),
+    }
     assert refusal("uses_dynamic_batching", {"/x": {"preferred_batch_size": 0}}) == (
-        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number from 1 to 1000000, not 0"
+        "uses_dynamic_batching['/x']['preferred_batch_size'] must be a whole number from 1 to "
+        "1000000, not 0"
     )
 
 
 def test_one_need_or_several() -> None:
     assert checked("needs", "a") == ("a",)
     assert checked("needs", ["b", "a"]) == checked("needs", ("b", "a")) == ("b", "a")
-    assert refusal("needs", {"a"}) == "needs must be the name of an Executor, 'gateway', or a list of names, not {'a'}"
+    assert (
+        refusal("needs", {"a"})
+        == "needs must be the name of an Executor, 'gateway', or a list of names, not {'a'}"
+    )
 
 
 def test_names_of_methods_may_be_any_identifier() -> None:
-    assert checked("uses_requests", {"/": "_foo", "/a/b": "größer"}) == {"/": "_foo", "/a/b": "größer"}
+    assert checked("uses_requests", {"/": "_foo", "/a/b": "größer"}) == {
+        "/": "_foo",
+        "/a/b": "größer",
+    }
     for wrong in ("a b", "", "a.b", None):
         assert refusal("uses_requests", {"/x": wrong}) == (
             f"uses_requests['/x'] must be the name of a method, not {wrong!r}"
@@ -105,18 +120,31 @@ def test_names_of_methods_may_be_any_identifier() -> None:
 
 
 def test_what_a_shard_failure_comes_to() -> None:
-    assert [checked("on_shard_failure", word) for word in ("fail", "partial")] == ["fail", "partial"]
+    assert [checked("on_shard_failure", word) for word in ("fail", "partial")] == [
+        "fail",
+        "partial",
+    ]
     for wrong in ("FAIL", "", None, 1, ["fail"]):
-        assert refusal("on_shard_failure", wrong) == f"on_shard_failure must be 'fail' or 'partial', not {wrong!r}"
+        assert (
+            refusal("on_shard_failure", wrong)
+            == f"on_shard_failure must be 'fail' or 'partial', not {wrong!r}"
+        )
 
 
 def test_environment_variables_are_texts() -> None:
-    assert checked("env", {"A": "", "B": 1e3, "C": -1, "ä": "ö"}) == {"A": "", "B": "1000.0", "C": "-1", "ä": "ö"}
+    assert checked("env", {"A": "", "B": 1e3, "C": -1, "ä": "ö"}) == {
+        "A": "",
+        "B": "1000.0",
+        "C": "-1",
+        "ä": "ö",
+    }
     for name in ("", "A=B", "A\0"):
         assert refusal("env", {name: "x"}) == (
             f"env[{name!r}]: the name of an environment variable is a text without '='"
         )
-    assert refusal("env", {"A": "x\0"}).startswith("env['A'] must be a text or a number, not 'x\\x00'")
+    assert refusal("env", {"A": "x\0"}).startswith(
+        "env['A'] must be a text or a number, not 'x\\x00'"
+    )
     assert refusal("env", {1: "x"}) == "the keys of env must be texts, not 1"
 
 
@@ -132,12 +160,17 @@ def test_paths_may_be_objects_and_stay_as_they_are_written() -> None:
 
 @settings(max_examples=25)
 @given(
-    st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(lambda name: name != GATEWAY and len(name) <= 100)
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]*", fullmatch=True).filter(
+        lambda name: name != GATEWAY and len(name) <= 100
+    )
 )
 def test_a_name_is_letters_digits_and_dashes(name: str) -> None:
     assert checked("name", name) == name
     for wrong in (f"{name} ", f"{name}.a", f"-{name}", f"1{name}", f"{name}\n", f"{name}ä"):
-        with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_' and hold only letters, digits"):
+        with pytest.raises(
+            InvalidFlow,
+            match=r"^name must start with a letter or '_' and hold only letters, digits",
+        ):
             checked("name", wrong)
 
 
@@ -155,7 +188,11 @@ OF_THE_FLOW = {
     "max_requests_per_client": (1, 10**9, "a whole number of 1 or more"),
     "timeout_close": (0, MOST, "a whole number of 0 or more"),
     "max_message_bytes": (1024, MOST, "a whole number of 1024 or more"),
-    "shared_memory": (-1, MOST, "a number of bytes, 0 for none, or -1 for an eighth of the machine's memory"),
+    "shared_memory": (
+        -1,
+        MOST,
+        "a number of bytes, 0 for none, or -1 for an eighth of the machine's memory",
+    ),
 }
 
 
@@ -163,13 +200,19 @@ OF_THE_FLOW = {
 def test_numbers_of_the_flow_have_both_ends(key: str) -> None:
     least, most, words = OF_THE_FLOW[key]
     check = FLOW_FIELDS[key].check
-    assert [check(key, number, "Flow") for number in (least, most, np.int64(least))] == [least, most, least]
+    assert [check(key, number, "Flow") for number in (least, most, np.int64(least))] == [
+        least,
+        most,
+        least,
+    ]
     for wrong in (least - 1, most + 1, True, 5.0, "5", np.array([1])):
         with pytest.raises(InvalidFlow) as caught:
             check(key, wrong, "Flow")
         assert caught.value.key == (key,)
         past = isinstance(wrong, int) and wrong > most > 65535
-        assert caught.value.message.startswith(f"{key} must be {f'{most} or less' if past else words}, not ")
+        assert caught.value.message.startswith(
+            f"{key} must be {f'{most} or less' if past else words}, not "
+        )
 
 
 def test_words_of_the_flow() -> None:

@@ -1,4 +1,6 @@
-"""The tables of all options: they agree with signatures, docstrings and pages; what becomes of what is given."""
+"""The tables of all options: they agree with signatures, docstrings and pages;
+what becomes of what is given.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,14 @@ class Mine(Executor):
     pass
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def test_the_table_of_fields_agrees_with_the_spec():
     own = {"folder", "pure_join", "autoscale"}
-    fields = {field.name: field for field in dataclasses.fields(ExecutorSpec) if field.name not in own}
+    fields = {
+        field.name: field for field in dataclasses.fields(ExecutorSpec) if field.name not in own
+    }
     assert set(fields) == set(FIELDS)
     made = ExecutorSpec(name="x", needs=(GATEWAY,))
     for name in set(fields) - {"name", "needs"}:
@@ -50,7 +54,9 @@ def test_the_table_of_fields_agrees_with_the_spec():
 
 
 @pytest.mark.parametrize("table", [FIELDS, FLOW_FIELDS])
-def test_each_default_is_a_value_that_could_be_given_or_says_that_nothing_was(table: Mapping[str, Field]) -> None:
+def test_each_default_is_a_value_that_could_be_given_or_says_that_nothing_was(
+    table: Mapping[str, Field],
+) -> None:
     for key, field in table.items():
         if field.default not in (None, ()):
             assert field.check(key, field.default, OWNER) == field.default, key
@@ -72,11 +78,20 @@ def test_what_a_flow_takes_is_its_own_or_its_executors() -> None:
 
 def test_what_belongs_to_one_executor_is_no_default_for_all() -> None:
     assert {key for key in FIELDS if key not in SHARED} == {
-        *("name", "needs", "endpoints", "uses_dynamic_batching", "external", "host", "port", "curve"),
+        *(
+            "name",
+            "needs",
+            "endpoints",
+            "uses_dynamic_batching",
+            "external",
+            "host",
+            "port",
+            "curve",
+        ),
     }
 
 
-# -- who else names them ----------------------------------------------------------------------------------------------
+# -- who else names them ---------------------------------------------------------------------------
 
 #: By what the words of a kind say, what has to stand in the annotation of a keyword that takes it.
 TYPES = {
@@ -94,37 +109,56 @@ TYPES = {
 
 
 @pytest.mark.parametrize(("method", "table"), [(Flow.__init__, FLOW_FIELDS), (Flow.add, FIELDS)])
-def test_the_signature_names_all_with_their_types(method: Callable[..., Any], table: Mapping[str, Field]) -> None:
-    said = {key: one for key, one in inspect.signature(method).parameters.items() if one.kind is one.KEYWORD_ONLY}
+def test_the_signature_names_all_with_their_types(
+    method: Callable[..., Any], table: Mapping[str, Field]
+) -> None:
+    said = {
+        key: one
+        for key, one in inspect.signature(method).parameters.items()
+        if one.kind is one.KEYWORD_ONLY
+    }
     assert list(said) == list(table)
     for key, parameter in said.items():
-        assert parameter.default is None, key  # else what was given could not be told from what was not
+        # Else what was given could not be told from what was not.
+        assert parameter.default is None, key
         if parameter.annotation != "Any":
             types = {kind for word, kind in TYPES.items() if word in table[key].kind.words}
             types |= {"str"} if "os.PathLike[str]" in types else set()
-            assert all(kind in parameter.annotation for kind in types), (key, types, parameter.annotation)
+            assert all(kind in parameter.annotation for kind in types), (
+                key,
+                types,
+                parameter.annotation,
+            )
             assert ("int" in parameter.annotation.split(" | ")) == ("int" in types), key
             assert ("bool" in parameter.annotation) == ("bool" in types), key
 
 
 @pytest.mark.parametrize(("described", "table"), [(Flow, FLOW_FIELDS), (Flow.add, FIELDS)])
-def test_the_docstring_describes_all_in_the_same_order(described: Any, table: Mapping[str, Field]) -> None:
+def test_the_docstring_describes_all_in_the_same_order(
+    described: Any, table: Mapping[str, Field]
+) -> None:
     arguments = inspect.getdoc(described).split("Args:\n")[1].split("Raises:")[0]
     names = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
     assert [name for name in names if name != "defaults"] == list(table)
 
 
-@pytest.mark.parametrize(("heading", "table"), [("Of `Flow(...)`", FLOW_FIELDS), ("Of `add(...)`", FIELDS)])
-def test_the_page_has_a_row_for_each_that_begins_with_what_it_does(heading: str, table: Mapping[str, Field]) -> None:
+@pytest.mark.parametrize(
+    ("heading", "table"), [("Of `Flow(...)`", FLOW_FIELDS), ("Of `add(...)`", FIELDS)]
+)
+def test_the_page_has_a_row_for_each_that_begins_with_what_it_does(
+    heading: str, table: Mapping[str, Field]
+) -> None:
     page = (ROOT / "docs" / "flow.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", page.split(heading)[1].split("\n\n")[1], re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*) \|$", page.split(heading)[1].split("\n\n")[1], re.MULTILINE
+    )
     assert [key for key, _, _ in rows] == list(table)
     for key, default, about in rows:
         assert default.strip("`") == (table[key].left_out.strip("`") or "none"), key
         assert about.startswith(table[key].about), key
 
 
-# -- through a plan ---------------------------------------------------------------------------------------------------
+# -- through a plan --------------------------------------------------------------------------------
 
 
 def test_values_come_out_in_their_final_type():
@@ -171,32 +205,66 @@ def test_values_come_out_in_their_final_type():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"replicas": 0}, "replicas must be a whole number of 1 or more, not 0 (executor 'encoder')"),
-        ({"replicas": -2}, "replicas must be a whole number of 1 or more, not -2 (executor 'encoder')"),
-        ({"replicas": 2.0}, "replicas must be a whole number of 1 or more, not 2.0 (executor 'encoder')"),
-        ({"replicas": True}, "replicas must be a whole number of 1 or more, not True (executor 'encoder')"),
+        (
+            {"replicas": 0},
+            "replicas must be a whole number of 1 or more, not 0 (executor 'encoder')",
+        ),
+        (
+            {"replicas": -2},
+            "replicas must be a whole number of 1 or more, not -2 (executor 'encoder')",
+        ),
+        (
+            {"replicas": 2.0},
+            "replicas must be a whole number of 1 or more, not 2.0 (executor 'encoder')",
+        ),
+        (
+            {"replicas": True},
+            "replicas must be a whole number of 1 or more, not True (executor 'encoder')",
+        ),
         (
             {"replicas": "3"},
-            "replicas must be a whole number of 1 or more, not '3' (a text: leave the quotes out) (executor 'encoder')",
+            "replicas must be a whole number of 1 or more, not '3' (a text: leave the quotes out) "
+            "(executor 'encoder')",
         ),
-        ({"replicas": np.array([1, 2])}, "replicas must be a whole number of 1 or more, not array([1, 2])"),
+        (
+            {"replicas": np.array([1, 2])},
+            "replicas must be a whole number of 1 or more, not array([1, 2])",
+        ),
         ({"shards": 0}, "shards must be a whole number of 1 or more, not 0"),
-        ({"replica": 3}, "unknown keyword 'replica'; did you mean 'replicas'? (executor 'encoder')"),
+        (
+            {"replica": 3},
+            "unknown keyword 'replica'; did you mean 'replicas'? (executor 'encoder')",
+        ),
         ({"folder": "x"}, "unknown keyword 'folder'; known are 'name', 'uses', "),
         ({"polling": "SOME"}, "polling must be ANY or ALL, not 'SOME' (executor 'encoder')"),
         ({"needs": []}, "needs must name at least one Executor, or 'gateway' (executor 'encoder')"),
-        ({"needs": ["a", "b", "a"]}, "needs names 'a' more than once: name it once (executor 'encoder')"),
-        ({"needs": 5}, "needs must be the name of an Executor, 'gateway', or a list of names, not 5"),
-        ({"needs": ["a", 5]}, "needs must be the name of an Executor, 'gateway', or a list of names, not ['a', 5]"),
+        (
+            {"needs": ["a", "b", "a"]},
+            "needs names 'a' more than once: name it once (executor 'encoder')",
+        ),
+        (
+            {"needs": 5},
+            "needs must be the name of an Executor, 'gateway', or a list of names, not 5",
+        ),
+        (
+            {"needs": ["a", 5]},
+            "needs must be the name of an Executor, 'gateway', or a list of names, not ['a', 5]",
+        ),
         ({"uses_with": ["a"]}, "uses_with must be a dict, not ['a'] (executor 'encoder')"),
         ({"uses_with": {1: 2}}, "the keys of uses_with must be texts, not 1 (executor 'encoder')"),
-        ({"endpoints": []}, "endpoints must be a list of 1 to 1000 endpoints, as in ['/index', '/search'], not []"),
+        (
+            {"endpoints": []},
+            "endpoints must be a list of 1 to 1000 endpoints, as in ['/index', '/search'], not []",
+        ),
         ({"endpoints": "/a"}, "endpoints must be a list of 1 to 1000 endpoints"),
         ({"endpoints": ["a"]}, "endpoints must be texts that start with '/', not 'a'"),
         ({"endpoints": ["/" * 1025]}, "an endpoint has at most 1024 characters, not 1025"),
         ({"endpoints": ["/\udc80"]}, "an endpoint is a text that can be sent as UTF-8"),
         ({"uses_metas": "x"}, "uses_metas must be a dict, not 'x'"),
-        ({"uses_requests": {"x": "foo"}}, "uses_requests goes by endpoints, which start with '/', not by 'x'"),
+        (
+            {"uses_requests": {"x": "foo"}},
+            "uses_requests goes by endpoints, which start with '/', not by 'x'",
+        ),
         ({"uses_requests": {"/x": 1}}, "uses_requests['/x'] must be the name of a method, not 1"),
         ({"py_modules": [1]}, "py_modules must be a path, not 1"),
         ({"workspace": ""}, "workspace must be a path, not ''"),
@@ -205,9 +273,18 @@ def test_values_come_out_in_their_final_type():
         ({"env": ["A=1"]}, "env must be a dict, not ['A=1']"),
         ({"env": {"A": True}}, "env['A'] must be a text or a number, not True: put it in quotes"),
         ({"env": {"A": None}}, "env['A'] must be a text or a number, not None: put it in quotes"),
-        ({"env": {"A=B": "1"}}, "env['A=B']: the name of an environment variable is a text without '='"),
-        ({"env": {"CUDA_VISIBLE_DEVICES": "RR0-2"}}, "env['CUDA_VISIBLE_DEVICES']='RR0-2' has '0-2', which is no"),
-        ({"timeout_send": 0}, "timeout_send must be a whole number of milliseconds of 1 or more, or -1 for no limit"),
+        (
+            {"env": {"A=B": "1"}},
+            "env['A=B']: the name of an environment variable is a text without '='",
+        ),
+        (
+            {"env": {"CUDA_VISIBLE_DEVICES": "RR0-2"}},
+            "env['CUDA_VISIBLE_DEVICES']='RR0-2' has '0-2', which is no",
+        ),
+        (
+            {"timeout_send": 0},
+            "timeout_send must be a whole number of milliseconds of 1 or more, or -1 for no limit",
+        ),
         (
             {"timeout_ready": 1.5},
             "timeout_ready must be a whole number of milliseconds of 1 or more, or -1 for no limit",
@@ -216,7 +293,10 @@ def test_values_come_out_in_their_final_type():
             {"timeout_ready": -2},
             "timeout_ready must be a whole number of milliseconds of 1 or more, or -1 for no limit",
         ),
-        ({"retries": -2}, "retries must be a whole number of 0 or more, or -1 for max(3, replicas), not -2"),
+        (
+            {"retries": -2},
+            "retries must be a whole number of 0 or more, or -1 for max(3, replicas), not -2",
+        ),
         ({"no_reduce": 1}, "no_reduce must be True or False, not 1 (executor 'encoder')"),
     ],
 )
@@ -231,11 +311,15 @@ def test_a_wrong_value_is_named_with_the_way_out(kwargs, message):
 def test_a_name_has_at_most_a_hundred_characters():
     assert Topology().add({}, name="x" * 100).name == "x" * 100
     for length in (101, 300):
-        with pytest.raises(InvalidFlow, match=f"^name has at most 100 characters, not {length}: 'xxx"):
+        with pytest.raises(
+            InvalidFlow, match=f"^name has at most 100 characters, not {length}: 'xxx"
+        ):
             Topology().add({}, name="x" * length)
 
 
-@pytest.mark.parametrize("name", ["", " ", "my exec", "1st", "-x", "a/b", "a.b", "ünï", "a\n", 5, ["a"]])
+@pytest.mark.parametrize(
+    "name", ["", " ", "my exec", "1st", "-x", "a/b", "a.b", "ünï", "a\n", 5, ["a"]]
+)
 def test_a_wrong_name_is_an_error(name):
     with pytest.raises(InvalidFlow, match=r"^name must start with a letter or '_'"):
         Topology().add({}, name=name)
@@ -244,7 +328,11 @@ def test_a_wrong_name_is_an_error(name):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"gpus": "all"}, "gpus is not supported by this version of zflow: set env={'CUDA_VISIBLE_DEVICES': 'RR'}"),
+        (
+            {"gpus": "all"},
+            "gpus is not supported by this version of zflow: set env={'CUDA_VISIBLE_DEVICES': "
+            "'RR'}",
+        ),
         ({"uses": "docker://image"}, "uses='docker://image': containers are not supported"),
     ],
 )
@@ -256,11 +344,15 @@ def test_what_is_not_carried_out_is_refused(kwargs, message):
 
 @pytest.mark.parametrize("value", ["0,1", "RR", "RR0:2", "rr-2"])
 def test_devices_may_be_named_or_dealt_out(value):
-    assert Topology().add({}, env={"CUDA_VISIBLE_DEVICES": value}).env == {"CUDA_VISIBLE_DEVICES": value}
+    assert Topology().add({}, env={"CUDA_VISIBLE_DEVICES": value}).env == {
+        "CUDA_VISIBLE_DEVICES": value
+    }
 
 
 def test_uses_is_checked_when_it_is_said():
-    with pytest.raises(InvalidExecutor, match=r"uses must be a class.* not 5 of type int \(executor 'x'\)"):
+    with pytest.raises(
+        InvalidExecutor, match=r"uses must be a class.* not 5 of type int \(executor 'x'\)"
+    ):
         Topology().add({}, name="x", uses=5)
 
 
@@ -292,15 +384,30 @@ def test_a_dict_says_from_where_to_where(said, limits):
         ({"min": 0, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not 0"),
         ({"min": 1, "max": 8.0}, "replicas['max'] must be a whole number of 1 or more, not 8.0"),
         ({"min": True, "max": 8}, "replicas['min'] must be a whole number of 1 or more, not True"),
-        ({"min": 1, "max": "8"}, "replicas['max'] must be a whole number of 1 or more, not '8' (a text: leave the q"),
+        (
+            {"min": 1, "max": "8"},
+            "replicas['max'] must be a whole number of 1 or more, not '8' (a text: leave the q",
+        ),
         ({"min": 1, "max": None}, "replicas['max'] must be a whole number of 1 or more, not None"),
-        ({"min": 1, "max": 8, "wait": 0.5}, "replicas['wait'] must be a whole number of 1 or more, not 0.5"),
-        ({"min": 1, "max": 8, "idle": -1}, "replicas['idle'] must be a whole number of 1 or more, not -1"),
+        (
+            {"min": 1, "max": 8, "wait": 0.5},
+            "replicas['wait'] must be a whole number of 1 or more, not 0.5",
+        ),
+        (
+            {"min": 1, "max": 8, "idle": -1},
+            "replicas['idle'] must be a whole number of 1 or more, not -1",
+        ),
         ({"min": 3, "max": 2}, "replicas['max'] must be 3 or more, as 'min' is, not 2"),
-        ({"min": 1}, "replicas must say how many there may be, as in {'min': 1, 'max': 8}, not {'min': 1}"),
+        (
+            {"min": 1},
+            "replicas must say how many there may be, as in {'min': 1, 'max': 8}, not {'min': 1}",
+        ),
         ({}, "replicas must say how many there may be"),
         ({"min": 1, "maxx": 8}, "replicas has an unknown key 'maxx'; did you mean 'max'?"),
-        ({"from": 1, "to": 8}, "replicas has an unknown key 'from'; known are 'min', 'max', 'wait', 'idle'"),
+        (
+            {"from": 1, "to": 8},
+            "replicas has an unknown key 'from'; known are 'min', 'max', 'wait', 'idle'",
+        ),
         ({1: 8}, "replicas has an unknown key 1; known are"),
         ([1, 8], "replicas must be a whole number of 1 or more, not [1, 8]"),
     ],
@@ -312,7 +419,7 @@ def test_a_wrong_range_is_named_with_the_way_out(said, message):
     assert str(caught.value).endswith("(executor 'encoder')")
 
 
-# -- which there are --------------------------------------------------------------------------------------------------
+# -- which there are -------------------------------------------------------------------------------
 
 
 def test_known_keywords_pass_and_others_are_named_with_the_nearest() -> None:
@@ -338,9 +445,14 @@ def test_defaults_of_none_are_left_out_and_given_ones_are_not_changed() -> None:
 def test_what_belongs_to_one_executor_is_refused_as_a_default(key: str) -> None:
     with pytest.raises(InvalidFlow) as caught:
         check_defaults({key: None})
-    assert str(caught.value) == f"{key} belongs to one Executor: give it to add({key}=...), not to Flow(...)"
+    assert (
+        str(caught.value)
+        == f"{key} belongs to one Executor: give it to add({key}=...), not to Flow(...)"
+    )
 
 
 def test_what_is_not_carried_out_is_refused_as_a_default_too() -> None:
-    with pytest.raises(NotSupported, match=r"^gpus is not supported by this version of zflow: set env=.* \(Flow\)$"):
+    with pytest.raises(
+        NotSupported, match=r"^gpus is not supported by this version of zflow: set env=.* \(Flow\)$"
+    ):
         check_defaults({"gpus": "all"})

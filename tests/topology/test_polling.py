@@ -34,8 +34,14 @@ def test_an_endpoint_that_is_named_wins_and_index_and_search_keep_their_defaults
         (["ANY"], "polling must be ANY or ALL, not ['ANY'] (executor 'x')"),
         ({"/x": "SOME"}, "polling must be ANY or ALL, not 'SOME' (executor 'x', endpoint '/x')"),
         ({"/x": 1}, "polling must be ANY or ALL, not 1 (executor 'x', endpoint '/x')"),
-        ({"x": "ANY"}, "polling goes by endpoints, which start with '/', or by '*', not by 'x' (executor 'x')"),
-        ({1: "ANY"}, "polling goes by endpoints, which start with '/', or by '*', not by 1 (executor 'x')"),
+        (
+            {"x": "ANY"},
+            "polling goes by endpoints, which start with '/', or by '*', not by 'x' (executor 'x')",
+        ),
+        (
+            {1: "ANY"},
+            "polling goes by endpoints, which start with '/', or by '*', not by 1 (executor 'x')",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_endpoint(polling, message):

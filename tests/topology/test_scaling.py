@@ -15,7 +15,9 @@ from zflow.topology.scaling import ReplicaRange
 
 
 def test_a_range_may_be_a_default_of_the_flow_and_be_overridden():
-    flow = Flow(replicas={"min": 2, "max": 4}).add().add(replicas=3).add(replicas={"min": 1, "max": 9})
+    flow = (
+        Flow(replicas={"min": 2, "max": 4}).add().add(replicas=3).add(replicas={"min": 1, "max": 9})
+    )
     assert [(spec.replicas, spec.autoscale) for spec in flow.executors] == [
         (2, ReplicaRange(2, 4)),
         (3, None),
@@ -25,10 +27,16 @@ def test_a_range_may_be_a_default_of_the_flow_and_be_overridden():
 
 def test_yaml_holds_a_range_and_gives_it_back(tmp_path):
     path = tmp_path / "flow.yaml"
-    text = "jtype: Flow\nexecutors:\n- name: encoder\n  replicas: {min: 1, max: 8}\n- replicas: {max: 3, idle: 5000}\n"
+    text = (
+        "jtype: Flow\nexecutors:\n- name: encoder\n  replicas: {min: 1, max: 8}\n- replicas: "
+        "{max: 3, idle: 5000}\n"
+    )
     path.write_text(text)
     flow = Flow.load_config(path)
-    assert [spec.autoscale for spec in flow.executors] == [ReplicaRange(1, 8), ReplicaRange(1, 3, idle=5000)]
+    assert [spec.autoscale for spec in flow.executors] == [
+        ReplicaRange(1, 8),
+        ReplicaRange(1, 3, idle=5000),
+    ]
     flow.save_config(tmp_path / "copy.yaml")
     assert Flow.load_config(tmp_path / "copy.yaml").executors == flow.executors
     shared = Flow(replicas={"min": 1, "max": 4}).add().add(replicas=1)
@@ -40,7 +48,10 @@ def test_yaml_holds_a_range_and_gives_it_back(tmp_path):
 
 
 def test_yaml_with_a_wrong_range_is_an_error_with_its_line():
-    with pytest.raises(InvalidConfig, match=r"YAML text:4: executors\[0\]: replicas has an unknown key 'mx'; did you"):
+    with pytest.raises(
+        InvalidConfig,
+        match=r"YAML text:4: executors\[0\]: replicas has an unknown key 'mx'; did you",
+    ):
         Flow.load_config("jtype: Flow\nexecutors:\n- name: a\n  replicas: {min: 1, mx: 8}\n")
 
 
@@ -54,7 +65,9 @@ def test_yaml_with_a_wrong_range_is_an_error_with_its_line():
         (ReplicaRange(3, 500, wait=3, idle=500), {"min": 3, "max": 500, "wait": 3, "idle": 500}),
     ],
 )
-def test_what_goes_without_saying_is_not_written(limits: ReplicaRange, written: dict[str, int]) -> None:
+def test_what_goes_without_saying_is_not_written(
+    limits: ReplicaRange, written: dict[str, int]
+) -> None:
     assert limits.written == written
     assert list(limits.written) == list(written)
 

@@ -87,13 +87,17 @@ def test_needs_all_waits_for_every_loose_end():
     topology.add({}, name="b", needs="gateway")
     topology.add({}, name="c", needs="a")
     assert topology.leaves() == ["b", "c"]
-    assert topology.needs_all({}, name="end") == ExecutorSpec(name="end", needs=("b", "c"), pure_join=True)
+    assert topology.needs_all({}, name="end") == ExecutorSpec(
+        name="end", needs=("b", "c"), pure_join=True
+    )
     assert topology.leaves() == ["end"]
 
 
 def test_needs_and_needs_all_refuse_what_makes_no_sense():
     topology = Topology()
-    with pytest.raises(InvalidFlow, match=r"needs_all\(\) has nothing to wait for: add\(\) an Executor first"):
+    with pytest.raises(
+        InvalidFlow, match=r"needs_all\(\) has nothing to wait for: add\(\) an Executor first"
+    ):
         topology.needs_all({})
     topology.add({})
     with pytest.raises(InvalidFlow, match=r"leave needs= out, or call needs\(\) instead"):
@@ -120,7 +124,8 @@ def test_order_names_what_does_not_exist():
     with pytest.raises(InvalidFlow) as caught:
         topology.order()
     assert str(caught.value) == (
-        "needs names 'encder', but there is no Executor of that name; did you mean 'encoder'? (executor 'indexer')"
+        "needs names 'encder', but there is no Executor of that name; did you mean 'encoder'? "
+        "(executor 'indexer')"
     )
 
 
@@ -143,9 +148,13 @@ def test_order_names_a_cycle_in_order():
         alone.order()
 
 
-@given(st.lists(st.sets(st.integers(0, 9), max_size=4), max_size=10), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.sets(st.integers(0, 9), max_size=4), max_size=10), st.randoms(use_true_random=False)
+)
 def test_order_puts_each_after_what_it_needs(edges, shuffler: random.Random):
-    graph = {f"n{i}": [f"n{j}" for j in sorted(js) if j < i] or ["gateway"] for i, js in enumerate(edges)}
+    graph = {
+        f"n{i}": [f"n{j}" for j in sorted(js) if j < i] or ["gateway"] for i, js in enumerate(edges)
+    }
     topology = Topology()
     added = list(graph)
     shuffler.shuffle(added)
@@ -155,4 +164,6 @@ def test_order_puts_each_after_what_it_needs(edges, shuffler: random.Random):
     assert sorted(ordered) == sorted(graph)
     for position, name in enumerate(ordered):
         assert set(graph[name]) <= {"gateway", *ordered[:position]}
-    assert set(topology.leaves()) == set(graph) - {need for needs in graph.values() for need in needs}
+    assert set(topology.leaves()) == set(graph) - {
+        need for needs in graph.values() for need in needs
+    }

@@ -1,4 +1,5 @@
-"""`zflow-run`: the command line. The first word names a command; without one it is the YAML file of a Flow to serve.
+"""`zflow-run`: the command line. The first word names a command;
+without one it is the YAML file of a Flow to serve.
 
 What a command takes and does is in the module of its name; here is only how one is found.
 """
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first not in COMMANDS:
         _check_not_mistyped(first)
     command = COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"zflow-run {name}", description=command.about, usage=command.usage)
+    parser = argparse.ArgumentParser(
+        prog=f"zflow-run {name}", description=command.about, usage=command.usage
+    )
     command.add_arguments(parser)
     try:
         return command.run(parser, parser.parse_args(words))
@@ -60,9 +63,15 @@ def _overview() -> argparse.ArgumentParser:
         prog="zflow-run",
         usage="zflow-run FLOW.yaml [options]\n       zflow-run COMMAND ...",
         description="\n".join(
-            ["Without a command: serve the Flow that a YAML file describes.", "", "commands:", *lines]
+            [
+                "Without a command: serve the Flow that a YAML file describes.",
+                "",
+                "commands:",
+                *lines,
+            ]
         ),
-        epilog="`zflow-run COMMAND --help` tells more. A file that is called like a command is ./COMMAND.",
+        epilog="`zflow-run COMMAND --help` tells more. A file that is called like a command is "
+        "./COMMAND.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"zflow {__version__}")

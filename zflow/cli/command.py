@@ -43,13 +43,17 @@ def serve(flow: Flow) -> int:
 
 @contextlib.contextmanager
 def until_interrupted() -> Iterator[None]:
-    """What is done inside is ended in order by Ctrl-C and by SIGTERM, also while it starts; neither is an error."""
+    """What is done inside is ended in order by Ctrl-C and by SIGTERM, also while it starts;
+    neither is an error.
+    """
     with contextlib.suppress(KeyboardInterrupt, termination.Terminated), termination.handled():
         yield
 
 
 def _copies(spec: ExecutorSpec) -> str:
-    """Tell where an Executor runs: `3 replicas`, `2 shards of 3 replicas`, `external, at localhost:12345`."""
+    """Tell where an Executor runs: `3 replicas`, `2 shards of 3 replicas`,
+    `external, at localhost:12345`.
+    """
     if spec.external:
         return f"external, at {', '.join(spec.addresses)}"
     shards = f"{spec.shards} shards of " if spec.shards > 1 else ""

@@ -14,13 +14,17 @@ from zflow.network import address
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="HOST:PORT", help="where the Flow listens; a port alone is of 127.0.0.1")
+    parser.add_argument(
+        "address", metavar="HOST:PORT", help="where the Flow listens; a port alone is of 127.0.0.1"
+    )
     parser.add_argument("--curve", metavar="DIR", help="the key folder that lets a client in")
 
 
 def _client(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Client:
     try:
-        client: Client = Client(*address.parse(given.address, default_host="127.0.0.1"), curve=given.curve)
+        client: Client = Client(
+            *address.parse(given.address, default_host="127.0.0.1"), curve=given.curve
+        )
     except BadRequest as error:
         parser.error(error.message)
     return client
@@ -28,19 +32,26 @@ def _client(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Clien
 
 def _add_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--timeout", type=float, metavar="MS", help="ms that each change may take; any time when left out"
+        "--timeout",
+        type=float,
+        metavar="MS",
+        help="ms that each change may take; any time when left out",
     )
 
 
 def _add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="kill who does not end in timeout_close of the Flow")
+    parser.add_argument(
+        "--force", action="store_true", help="kill who does not end in timeout_close of the Flow"
+    )
 
 
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     _add_timeout(parser)
     _add_force(parser)
-    parser.add_argument("wanted", nargs="+", metavar="EXECUTOR=REPLICAS", help="how many replicas, of each shard")
+    parser.add_argument(
+        "wanted", nargs="+", metavar="EXECUTOR=REPLICAS", help="how many replicas, of each shard"
+    )
 
 
 def _scale(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
@@ -53,7 +64,11 @@ def _scale(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     with _client(parser, given) as client:
         for executor, replicas in wanted.items():
             result = client.scale(executor, replicas, timeout=given.timeout, force=given.force)
-            print(f"{executor}: {counted(result['replicas'], 'replica')} instead of {result['before']}", flush=True)
+            print(
+                f"{executor}: {counted(result['replicas'], 'replica')} instead of "
+                f"{result['before']}",
+                flush=True,
+            )
     return 0
 
 
@@ -71,7 +86,9 @@ def _named(
 
 def _each(change: Callable[..., dict[str, Any]], said: str) -> Callable[..., int]:
     def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-        options = {name: value for name, value in vars(given).items() if name in ("timeout", "force")}
+        options = {
+            name: value for name, value in vars(given).items() if name in ("timeout", "force")
+        }
         with _client(parser, given) as client:
             for name in given.names:
                 result = change(client, name, **options)

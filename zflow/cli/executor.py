@@ -1,4 +1,6 @@
-"""`zflow-run executor`: serve one Executor alone. It has an option for every keyword of `Executor.serve`."""
+"""`zflow-run executor`: serve one Executor alone.
+It has an option for every keyword of `Executor.serve`.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,11 @@ def _source(parser: argparse.ArgumentParser, files: list[str], uses: str | None)
     """The one YAML file that the command line names."""
     files = [*files, uses] if uses is not None else files
     if len(files) != 1:
-        parser.error("name one YAML file, such as: zflow-run flow.yaml" if not files else f"one YAML file, not {files}")
+        parser.error(
+            "name one YAML file, such as: zflow-run flow.yaml"
+            if not files
+            else f"one YAML file, not {files}"
+        )
     return files[0]
 
 

@@ -1,6 +1,8 @@
-"""Options of the command line for keywords of Python: one for each, read as YAML would read its value.
+"""Options of the command line for keywords of Python: one for each,
+read as YAML would read its value.
 
-Which keywords there are, what they do, and what their values may be, is what the tables of options say.
+Which keywords there are, what they do, and what their values may be,
+is what the tables of options say.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def add(
     required: Iterable[str] = (),
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Give a parser an option for each keyword of `Flow` or `Flow.add`; what both have is the Flow's.
+    """Give a parser an option for each keyword of `Flow` or `Flow.add`;
+    what both have is the Flow's.
 
     Args:
         required: the keywords that must be said.
@@ -30,11 +33,17 @@ def add(
     for key in keys:
         help = (about or {}).get(key) or _help(_field(key), key in required)
         form = _form(key, _field(key))
-        parser.add_argument(option(key), dest=key, help=help.replace("%", "%%"), required=key in required, **form)
+        parser.add_argument(
+            option(key), dest=key, help=help.replace("%", "%%"), required=key in required, **form
+        )
 
 
-def read(parser: argparse.ArgumentParser, given: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any]:
-    """Return what was said of these keywords, each in the form that Python's has; exit if it has none."""
+def read(
+    parser: argparse.ArgumentParser, given: argparse.Namespace, keys: Iterable[str]
+) -> dict[str, Any]:
+    """Return what was said of these keywords, each in the form that Python's has;
+    exit if it has none.
+    """
     said = {key: getattr(given, key) for key in keys}
     return {key: _read(parser, key, text) for key, text in said.items() if text is not None}
 
@@ -49,7 +58,9 @@ def option(key: str) -> str:
 
 
 def pairs(parser: argparse.ArgumentParser, option: str, given: Iterable[str]) -> dict[str, str]:
-    """Return what an option written NAME=VALUE, perhaps several times, says; exit if it is written otherwise."""
+    """Return what an option written NAME=VALUE, perhaps several times, says;
+    exit if it is written otherwise.
+    """
     found = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -87,7 +98,9 @@ def _help(field: Field, required: bool) -> str:
 
 
 def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> Any:
-    """Return what the text of an option stands for: values are read as in YAML, but names and paths are texts."""
+    """Return what the text of an option stands for: values are read as in YAML,
+    but names and paths are texts.
+    """
     written = _field(key).kind.written
     if written == "value":
         return _value(parser, option(key), given)

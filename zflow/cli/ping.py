@@ -1,4 +1,6 @@
-"""`zflow-run ping`: ask a running Flow, or an Executor that is served alone, whether it is there and how it is."""
+"""`zflow-run ping`: ask a running Flow, or an Executor that is served alone,
+whether it is there and how it is.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,21 @@ from zflow.suggest import LINES, printable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="HOST:PORT", help="where it listens; a port alone is one of 127.0.0.1")
     parser.add_argument(
-        "--timeout", type=float, default=5000, metavar="MS", help="ms that its answer may take (default: 5000)"
+        "address", metavar="HOST:PORT", help="where it listens; a port alone is one of 127.0.0.1"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=5000,
+        metavar="MS",
+        help="ms that its answer may take (default: 5000)",
     )
     parser.add_argument("--count", type=int, default=5, help="round trips to measure (default: 5)")
     parser.add_argument("--curve", metavar="DIR", help="the key folder that lets a client in")
-    parser.add_argument("--quiet", "-q", action="store_true", help="print nothing; the exit status tells")
+    parser.add_argument(
+        "--quiet", "-q", action="store_true", help="print nothing; the exit status tells"
+    )
 
 
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
@@ -70,14 +80,17 @@ def _lines(where: str, info: dict[str, Any], trips: list[float]) -> list[str]:
 def _line(name: str, executor: dict[str, Any]) -> str:
     replicas, addresses = executor.get("replicas", []), executor.get("addresses", [])
     copies = (
-        f"{len(replicas)} of {counted(len(addresses), 'address')}" if addresses else counted(len(replicas), "replica")
+        f"{len(replicas)} of {counted(len(addresses), 'address')}"
+        if addresses
+        else counted(len(replicas), "replica")
     )
     names = f" ({', '.join(replicas)})" if replicas else ""
     return f"{name}: {copies}{names}, {executor.get('queued', 0)} queued"
 
 
 COMMAND = Command(
-    "Ask whether a Flow is there: version, latency, Executors; exit status 0 if it answers, 1 if not.",
+    "Ask whether a Flow is there: version, latency, Executors; exit status 0 if it answers, 1 if "
+    "not.",
     "zflow-run ping HOST:PORT [options]",
     _add_arguments,
     _run,

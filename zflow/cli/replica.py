@@ -10,9 +10,15 @@ from zflow.cli.command import Command, counted, until_interrupted
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--broker", required=True, metavar="HOST:PORT", help="where the Flow takes replicas")
-    parser.add_argument("--executor", required=True, metavar="NAME", help="whose replicas these are")
-    parser.add_argument("--shard", type=int, default=0, help="which shard they are replicas of (default: 0)")
+    parser.add_argument(
+        "--broker", required=True, metavar="HOST:PORT", help="where the Flow takes replicas"
+    )
+    parser.add_argument(
+        "--executor", required=True, metavar="NAME", help="whose replicas these are"
+    )
+    parser.add_argument(
+        "--shard", type=int, default=0, help="which shard they are replicas of (default: 0)"
+    )
     parser.add_argument("--curve", metavar="DIR", help="the key folder that lets them in")
     options.add(parser, remote.TAKES, required=["uses"])
 
@@ -20,14 +26,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     def started(count: int) -> None:
         print(
-            f"{given.executor} of the Flow at {given.broker}: {counted(count, 'replica')} here, until Ctrl-C",
+            f"{given.executor} of the Flow at {given.broker}: {counted(count, 'replica')} here, "
+            "until Ctrl-C",
             flush=True,
         )
 
     said = options.read(parser, given, remote.TAKES)
     where = {"shard": given.shard, "curve": given.curve}
     with until_interrupted():
-        remote.join(given.broker, given.executor, said.pop("uses"), started=started, **where, **said)
+        remote.join(
+            given.broker, given.executor, said.pop("uses"), started=started, **where, **said
+        )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""`AsyncClient`: posts to a running Flow from asyncio, many posts at once over one socket per event loop."""
+"""`AsyncClient`: posts to a running Flow from asyncio,
+many posts at once over one socket per event loop.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,13 @@ from zflow.network.keys import Folder, Keys, keys_of
 
 
 class AsyncResults:
-    """What `AsyncClient.post` returns: `async for` yields results as they come, `await` collects them all."""
+    """What `AsyncClient.post` returns: `async for` yields results as they come,
+    `await` collects them all.
+    """
 
-    def __init__(self, responses: AsyncIterator[Response], callbacks: Callbacks, whole: bool) -> None:
+    def __init__(
+        self, responses: AsyncIterator[Response], callbacks: Callbacks, whole: bool
+    ) -> None:
         self._responses = responses
         self._callbacks = callbacks
         self._whole = whole
@@ -65,7 +71,8 @@ class AsyncClient(Shortcuts):
     """Posts to a Flow from asyncio. One may be shared by tasks, and used on several event loops.
 
     Args:
-        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
+        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left
+            out.
         port: its port.
         curve: the key folder that lets it in, if the Flow asks for keys.
 
@@ -75,13 +82,16 @@ class AsyncClient(Shortcuts):
     Example:
         client = AsyncClient(port=5555)
         docs = await client.post("/search", Document(text="hello"))
-        async for docs in client.post("/index", documents):  # one DocumentArray per request, in order
+        async for docs in client.post("/index", documents):  # one DocumentArray per request, in
+        order
             ...
     """
 
     __module__ = "zflow"
 
-    def __init__(self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None
+    ) -> None:
         self._setup(Membership(address_of(host, port, "AsyncClient")), curve)
 
     @classmethod
@@ -118,7 +128,9 @@ class AsyncClient(Shortcuts):
         return await connection.hello(max(0.001, deadline - monotonic()))
 
     async def is_flow_ready(self, timeout: float = 5000) -> bool:
-        """Whether a Flow answers, and all its Executors have a replica; as `Client.is_flow_ready`."""
+        """Whether a Flow answers, and all its Executors have a replica;
+        as `Client.is_flow_ready`.
+        """
         limit = seconds(timeout)
         try:
             with self._new(self._keys) as connection:
@@ -132,8 +144,12 @@ class AsyncClient(Shortcuts):
         """Give an Executor so many replicas (of each shard); as `Client.scale`."""
         return await self._command("scale", timeout, force, executor=executor, replicas=replicas)
 
-    async def restart(self, executor: str, *, timeout: float | None = None, force: bool = False) -> dict[str, Any]:
-        """Put a new process in the place of each replica, one after the other; as `Client.restart`."""
+    async def restart(
+        self, executor: str, *, timeout: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Put a new process in the place of each replica, one after the other;
+        as `Client.restart`.
+        """
         return await self._command("restart", timeout, force, executor=executor)
 
     async def drain(self, replica: str, *, timeout: float | None = None) -> dict[str, Any]:
@@ -195,9 +211,10 @@ class AsyncClient(Shortcuts):
         """As `Client.post`, from asyncio; inputs may be an async iterable too.
 
         Returns:
-            Something to await, for all results in one DocumentArray (or the list of responses, or None if there is
-            an `on_done` or `on_always`); or to iterate over with `async for`, for one DocumentArray (or response)
-            per request, in the order of the inputs, in constant memory.
+            Something to await, for all results in one DocumentArray (or the list of responses, or
+            None if there is an `on_done` or `on_always`); or to iterate over with `async for`, for
+            one DocumentArray (or response) per request, in the order of the inputs,
+            in constant memory.
 
         Raises: as `Client.post`, when it is awaited or iterated.
         """
@@ -225,7 +242,9 @@ class AsyncClient(Shortcuts):
             targets = choose_targets(target_executor, names)
             source = _cut(inputs, request_size) if hasattr(inputs, "__aiter__") else None
             requests = batches(None if source is not None else inputs, request_size)
-            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
+            exchange = Exchange(
+                on, requests, parameters, targets, limits, limit, connection.ids, connection.memory
+            )
             stream = Stream(exchange)
             connection.begin(stream)
             stack.callback(connection.forget, stream)
@@ -238,7 +257,9 @@ class AsyncClient(Shortcuts):
                     yield response
 
 
-async def _send_some(connection: AsyncConnection, stream: Stream, source: AsyncIterator[DocumentArray] | None) -> None:
+async def _send_some(
+    connection: AsyncConnection, stream: Stream, source: AsyncIterator[DocumentArray] | None
+) -> None:
     """Send requests as long as there is room and nobody may write to what was sent before."""
     exchange, trackers = stream.exchange, stream.trackers
     while exchange.has_room:

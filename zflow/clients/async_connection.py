@@ -1,4 +1,6 @@
-"""One connection of an AsyncClient to a Flow's broker: one for each event loop, for all posts there at once."""
+"""One connection of an AsyncClient to a Flow's broker: one for each event loop,
+for all posts there at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from zflow.network.keys import Keys
 
 
 class Stream:
-    """An exchange on an event loop: woken when an answer for it has arrived, or there will be none."""
+    """An exchange on an event loop: woken when an answer for it has arrived,
+    or there will be none.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -54,7 +58,9 @@ class AsyncConnection:
         FlowUnreachable: its address is none.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, membership: Membership, keys: Keys | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, membership: Membership, keys: Keys | None = None
+    ) -> None:
         self._loop = loop
         self._check = membership.check
         self._pid = os.getpid()
@@ -66,11 +72,13 @@ class AsyncConnection:
         self._streams: dict[int, Stream] = {}  # by request that was sent and not answered
         self._orders: dict[int, tuple[Control, asyncio.Future[dict[str, Any]]]] = {}  # commands
         self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}  # who is there, by token
-        self._waiting: list[Message] = []  # requests that are sent together with others of this moment
+        # Requests that are sent together with others of this moment.
+        self._waiting: list[Message] = []
         self._used = monotonic()
         loop.add_reader(self._wire.socket.fileno(), self._drain)
         self._timer = loop.call_later(wire.PING_AFTER / 1000, self._look)
-        # Were a context collected as garbage together with its socket, it might wait for that for ever.
+        # Were a context collected as garbage together with its socket, it might wait for that for
+        # ever.
         self._shut = weakref.finalize(self, _shut, self._context, self._wire)
         self._shut.atexit = False
 
@@ -91,7 +99,8 @@ class AsyncConnection:
         return bool(self._wire.socket.closed)
 
     def is_usable(self) -> bool:
-        """Whether the Flow has not refused it, nothing else is wrong with it, and this process has made it.
+        """Whether the Flow has not refused it, nothing else is wrong with it,
+        and this process has made it.
 
         After a fork, the sockets are the other process's.
         """
@@ -106,10 +115,12 @@ class AsyncConnection:
     def _is_own(self) -> bool:
         return self._pid == os.getpid()
 
-    # -- who is there ---------------------------------------------------------------------------------------------
+    # -- who is there ------------------------------------------------------------------------------
 
     async def refresh(self, timeout: float | None = None) -> None:
-        """Ask anew who the broker is if there is news or the last use was long ago: it may be another Flow's by now."""
+        """Ask anew who the broker is if there is news or the last use was long ago:
+        it may be another Flow's by now.
+        """
         unused = not self._open and monotonic() - self._used > wire.PING_AFTER / 1000
         if unused or not self.info or self._wire.session.unsure:
             try:
@@ -121,7 +132,9 @@ class AsyncConnection:
         self._used = monotonic()
 
     async def hello(self, timeout: float | None = None) -> dict[str, Any]:
-        """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
+        """Ask the broker who it is; wait for its answer at most `timeout` seconds,
+        `CONNECTING` when left out.
+        """
         self._check()
         token = self._wire.ask()
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -129,17 +142,19 @@ class AsyncConnection:
         deadline = monotonic() + (wire.CONNECTING if timeout is None else timeout)
         try:
             while (left := deadline - monotonic()) > 0:
-                self._drain()  # the descriptor signals changes only, and sending may have used one up
+                # The descriptor signals changes only, and sending may have used one up.
+                self._drain()
                 done, _ = await asyncio.wait([answer], timeout=min(wire.PING_AFTER / 1000, left))
                 if done:
                     return answer.result()
                 self._check()
-                self._wire.ask()  # a broker that has died meanwhile may have taken the question with it
+                # A broker that has died meanwhile may have taken the question with it.
+                self._wire.ask()
         finally:
             self._questions.pop(token, None)
         raise self._wire.nobody()
 
-    # -- sending --------------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def begin(self, stream: Stream) -> None:
         """Requests of the stream will be sent, until it is forgotten."""
@@ -200,7 +215,7 @@ class AsyncConnection:
         finally:
             self._orders.pop(order.id, None)
 
-    # -- receiving ------------------------------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Take in what has arrived."""
@@ -230,7 +245,8 @@ class AsyncConnection:
         if not welcome.same_flow:
             self._fail(self._wire.replaced())
         elif welcome.anew:
-            # Those that wait were not sent yet: the broker is to know them as new before it is told of all once more.
+            # Those that wait were not sent yet: the broker is to know them as new before it is told
+            # of all once more.
             self._say_waiting()
             for stream in set(self._streams.values()):
                 self._wire.say(list(stream.exchange.again()))
@@ -251,7 +267,9 @@ class AsyncConnection:
         try:
             self._check()
         except errors.ZflowError as error:  # its last answers may still be on their way
-            self._loop.call_later(wire.FINAL_READ / 1000, self._end, error, self._wire.session.heard)
+            self._loop.call_later(
+                wire.FINAL_READ / 1000, self._end, error, self._wire.session.heard
+            )
             return
         try:
             if self._wire.refused:
@@ -265,7 +283,7 @@ class AsyncConnection:
         if self._wire.session.heard == heard:
             self.close(error)
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def _fail(self, error: errors.ZflowError) -> None:
         """Tell those who wait for answers that there will be none."""
@@ -292,7 +310,9 @@ class AsyncConnection:
         self._shut()
 
 
-def _settle(future: asyncio.Future[dict[str, Any]], result: dict[str, Any] | errors.ZflowError) -> None:
+def _settle(
+    future: asyncio.Future[dict[str, Any]], result: dict[str, Any] | errors.ZflowError
+) -> None:
     """Give a future its result, if anybody still waits for it."""
     if future.done():
         return

@@ -1,7 +1,7 @@
 """`Client`: posts to a running Flow from threads and processes, and waits for the answers.
 
-Each post has a connection of its own while it lasts, from a pool, so threads never share a socket and the calling
-thread itself sends and receives. After a fork the new process makes its own.
+Each post has a connection of its own while it lasts, from a pool, so threads never share a socket
+and the calling thread itself sends and receives. After a fork the new process makes its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class _Pool:
         self.context: zmq.Context[Any] = zmq.Context()
         self.idle: list[Connection] = []
         self.lent = 0  # connections in use
-        # Were a context collected as garbage together with its sockets, it might wait for them for ever.
+        # Were a context collected as garbage together with its sockets, it might wait for them for
+        # ever.
         self._finalizer = weakref.finalize(owner, self.shut)
         self._finalizer.atexit = False
 
@@ -57,14 +58,17 @@ class _Pool:
 
 
 class Client(Shortcuts):
-    """Posts to a Flow that runs anywhere. One may be shared by threads, and is still good after a fork.
+    """Posts to a Flow that runs anywhere. One may be shared by threads,
+    and is still good after a fork.
 
     Args:
-        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left out.
+        host: where the Flow listens; with its port, as in `'127.0.0.1:5555'`, if `port` is left
+            out.
         port: its port, as `zflow-run` prints it and `Flow.port` has it.
         asyncio: True makes it an `AsyncClient`.
-        curve: the key folder that lets it in, if the Flow asks for keys. It posts with `client.key_secret`, and changes
-            the Flow with `admin.key_secret`; where only one of the two is there, that is for both.
+        curve: the key folder that lets it in, if the Flow asks for keys. It posts with
+            `client.key_secret`, and changes the Flow with `admin.key_secret`; where only one of the
+            two is there, that is for both.
 
     Raises:
         BadRequest: that is no address, or has no port.
@@ -152,7 +156,9 @@ class Client(Shortcuts):
                     connection = None
                 if connection is None:
                     flow = self._membership
-                    connection = Connection(pool.context, flow.address, flow.check, self._keys, timeout, flow.memory)
+                    connection = Connection(
+                        pool.context, flow.address, flow.check, self._keys, timeout, flow.memory
+                    )
                 else:
                     connection.refresh(timeout)
                 yield connection
@@ -176,7 +182,9 @@ class Client(Shortcuts):
             pool.shut()
 
     def close(self) -> None:
-        """Close the connections; those in use are closed when they are done with. Posting again connects anew."""
+        """Close the connections; those in use are closed when they are done with.
+        Posting again connects anew.
+        """
         with self._lock:
             pool, self._pool = self._pool, None
             unused = pool is not None and not pool.lent
@@ -189,7 +197,8 @@ class Client(Shortcuts):
         self._membership.end()
 
     def info(self, timeout: float = 1000 * wire.CONNECTING) -> dict[str, Any]:
-        """Ask the Flow about itself: `version`, `executors` with their replicas, `requests` in progress.
+        """Ask the Flow about itself: `version`, `executors` with their replicas,
+        `requests` in progress.
 
         Args:
             timeout: ms that its answer may take.
@@ -204,13 +213,15 @@ class Client(Shortcuts):
             return connection.hello(max(0.001, deadline - monotonic()))
 
     def is_flow_ready(self, timeout: float = 5000) -> bool:
-        """Whether a Flow answers that is not about to close, and every Executor in it has a replica.
+        """Whether a Flow answers that is not about to close,
+        and every Executor in it has a replica.
 
         Args:
             timeout: ms that its answer may take.
 
         Raises:
-            BadRequest: `timeout` is no number above 0. A Flow that does not answer is no error: it is not ready.
+            BadRequest: `timeout` is no number above 0. A Flow that does not answer is no error:
+                it is not ready.
         """
         limit = seconds(timeout)
         try:
@@ -222,32 +233,40 @@ class Client(Shortcuts):
     def scale(
         self, executor: str, replicas: int, *, timeout: float | None = None, force: bool = False
     ) -> dict[str, Any]:
-        """Give an Executor so many replicas (of each shard), and return when they serve, or the surplus has ended.
+        """Give an Executor so many replicas (of each shard), and return when they serve,
+        or the surplus has ended.
 
-        Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to others. Where how many
-        there are goes by the load, that begins from here; the number must lie in its range.
+        Nothing is lost: who is to end finishes what it is at, and what it has not begun goes to
+        others. Where how many there are goes by the load, that begins from here;
+        the number must lie in its range.
 
         Args:
-            timeout: the ms that it may take; any time when left out. Then nothing more is waited for: new replicas that
-                are not ready yet are ended, and who was told to end does so when it has finished what it is at.
-            force: kill who has not ended `timeout_close` ms (of the Flow) after it was told to; what it was at goes to
-                others, and so may be begun twice. Another change of this Executor that is under way is given up.
+            timeout: the ms that it may take; any time when left out. Then nothing more is waited
+                for: new replicas that are not ready yet are ended, and who was told to end does so
+                    when it has finished what it is at.
+            force: kill who has not ended `timeout_close` ms (of the Flow) after it was told to;
+                what it was at goes to others, and so may be begun twice. Another change of this
+                Executor that is under way is given up.
 
         Returns:
             `{'executor': name, 'replicas': now, 'before': then}`.
 
         Raises:
-            ChangeRefused: there is no such Executor, a new replica did not get ready, it took too long, or this client
-                may not do that.
+            ChangeRefused: there is no such Executor, a new replica did not get ready, it took too
+                long, or this client may not do that.
             BadRequest: `timeout` is no number above 0.
             FlowUnreachable, FlowNotRunning: there is no Flow to ask.
         """
         return self._command("scale", timeout, force, executor=executor, replicas=replicas)
 
-    def restart(self, executor: str, *, timeout: float | None = None, force: bool = False) -> dict[str, Any]:
-        """Put a new process in the place of each replica, one after the other; code in files is read anew.
+    def restart(
+        self, executor: str, *, timeout: float | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Put a new process in the place of each replica, one after the other;
+        code in files is read anew.
 
-        A new one is ready before the old one finishes what it is at and ends, so there are never fewer than asked for.
+        A new one is ready before the old one finishes what it is at and ends,
+        so there are never fewer than asked for.
 
         Args: `timeout` and `force` as in `scale`.
 
@@ -259,10 +278,12 @@ class Client(Shortcuts):
         return self._command("restart", timeout, force, executor=executor)
 
     def drain(self, replica: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Give a replica, such as `'encoder/rep-0'`, nothing more, and return when it has finished what it had.
+        """Give a replica, such as `'encoder/rep-0'`, nothing more,
+        and return when it has finished what it had.
 
         Args:
-            timeout: the ms that it may take; any time when left out. Then the replica competes again.
+            timeout: the ms that it may take; any time when left out.
+                Then the replica competes again.
 
         Raises: as `scale`; also if no other one could serve its requests.
         """
@@ -277,7 +298,11 @@ class Client(Shortcuts):
     ) -> dict[str, Any]:
         given = command_arguments(timeout, force, arguments)
         own = self._admin_keys == self._keys
-        with self._connection() if own else connected(self._membership.address, self._admin_keys) as connection:
+        with (
+            self._connection()
+            if own
+            else connected(self._membership.address, self._admin_keys) as connection
+        ):
             return changed(connection.command(command, given))
 
     def post(
@@ -297,28 +322,32 @@ class Client(Shortcuts):
         timeout: int | None = None,
         on_overload: str = "fail",
     ) -> Any:
-        """Send Documents to an endpoint and wait for the results, which come in the order of the inputs.
+        """Send Documents to an endpoint and wait for the results,
+        which come in the order of the inputs.
 
         Args:
             on: the endpoint, such as `'/index'`.
-            inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as it is needed,
-                however long it is), or None for one request without Documents.
+            inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
+                it is needed, however long it is), or None for one request without Documents.
             parameters: given to each Executor with each request.
             request_size: Documents in one request.
-            on_done: called with the `Response` of each request that succeeded; then nothing is returned.
-            on_error: called with the `Response` of each that failed; without it the first failure is raised.
+            on_done: called with the `Response` of each request that succeeded; then nothing is
+                returned.
+            on_error: called with the `Response` of each that failed; without it the first failure
+                is raised.
             on_always: called with every `Response`, after the others; then nothing is returned.
             return_responses: return the list of `Response` objects instead of their Documents.
-            target_executor: only Executors whose name matches this regular expression (from its start) are
-                visited; the others pass the request on.
+            target_executor: only Executors whose name matches this regular expression (from its
+                start) are visited; the others pass the request on.
             show_progress: show a progress bar on a terminal; needs the extra `progress`.
             prefetch: how many requests may be in flight.
             timeout: the ms that each request may take, waiting included; any time when left out.
-            on_overload: what becomes of a request for which the Flow has no room (`max_queue`): `'fail'`, or `'wait'`
-                to send it again after a pause.
+            on_overload: what becomes of a request for which the Flow has no room (`max_queue`):
+                `'fail'`, or `'wait'` to send it again after a pause.
 
         Returns:
-            One DocumentArray, or the list of responses, or None if there is an `on_done` or `on_always`.
+            One DocumentArray, or the list of responses, or None if there
+            is an `on_done` or `on_always`.
 
         Raises:
             ExecutorError: an Executor raised; with the remote traceback.
@@ -331,7 +360,9 @@ class Client(Shortcuts):
         callbacks = Callbacks(on_done, on_error, on_always)
         responses: list[Response] = []
         limits = prefetch, timeout, on_overload == "wait"
-        incoming = self._responses(on, inputs, parameters, request_size, target_executor, limits, show_progress)
+        incoming = self._responses(
+            on, inputs, parameters, request_size, target_executor, limits, show_progress
+        )
         with contextlib.closing(incoming):
             for response in incoming:
                 callbacks.deliver(response)
@@ -355,7 +386,9 @@ class Client(Shortcuts):
         with self._connection() as connection:
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
-            exchange = Exchange(on, requests, parameters, targets, limits, limit, connection.ids, connection.memory)
+            exchange = Exchange(
+                on, requests, parameters, targets, limits, limit, connection.ids, connection.memory
+            )
             responses = connection.run(exchange, hasattr(inputs, "__len__"))
             if show_progress:
                 from zflow.clients.progress import shown
@@ -372,7 +405,9 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """The sockets belong to the other process, and a thread of its may just have held the lock: begin anew."""
+    """The sockets belong to the other process, and a thread of its may just have held the lock:
+    begin anew.
+    """
     for client in list(_clients):
         client._begin()
 

@@ -1,4 +1,6 @@
-"""One connection of a client to a Flow's broker: used by one thread at a time, which itself sends and receives."""
+"""One connection of a client to a Flow's broker: used by one thread at a time,
+which itself sends and receives.
+"""
 
 from __future__ import annotations
 
@@ -66,18 +68,23 @@ class Connection:
         return self._wire.refused
 
     def refresh(self, timeout: float | None) -> None:
-        """Ask anew who the broker is if there is news or the last use was long ago: it may be another Flow's by now."""
+        """Ask anew who the broker is if there is news or the last use was long ago:
+        it may be another Flow's by now.
+        """
         if self._wire.port.readable() or monotonic() - self.used > wire.PING_AFTER / 1000:
             self.hello(timeout)
 
     def hello(self, timeout: float | None = None) -> dict[str, Any]:
-        """Ask the broker who it is; wait for its answer at most `timeout` seconds, `CONNECTING` when left out."""
+        """Ask the broker who it is; wait for its answer at most `timeout` seconds,
+        `CONNECTING` when left out.
+        """
         token = self._wire.ask()
         deadline = monotonic() + (wire.CONNECTING if timeout is None else timeout)
         while (left := deadline - monotonic()) > 0:
             if not self._wire.port.wait(min(wire.PING_AFTER / 1000, left)):
                 self._make_sure()
-                self._wire.ask()  # a broker that has died meanwhile may have taken the question with it
+                # A broker that has died meanwhile may have taken the question with it.
+                self._wire.ask()
                 continue
             for event in self._receive_some():
                 if type(event) is Welcomed and event.token <= token:
@@ -93,7 +100,9 @@ class Connection:
             return []
 
     def _make_sure(self) -> None:
-        """Raise if the Flow has refused the connection, or ended, unless its last answers are still on their way."""
+        """Raise if the Flow has refused the connection, or ended,
+        unless its last answers are still on their way.
+        """
         try:
             self._check()
         except errors.ZflowError:
@@ -107,7 +116,9 @@ class Connection:
 
         After `pause` seconds there may be nothing.
         """
-        if pause is not None and not self._wire.socket.poll(min(wire.PING_AFTER, int(pause * 1000) + 1)):
+        if pause is not None and not self._wire.socket.poll(
+            min(wire.PING_AFTER, int(pause * 1000) + 1)
+        ):
             self._wire.tick()
             return []
         while True:
@@ -117,10 +128,12 @@ class Connection:
             self._wire.tick()
 
     def run(self, exchange: Exchange, at_hand: bool) -> Iterator[Response]:
-        """Send and receive until the exchange is finished; yield responses in the order of the inputs.
+        """Send and receive until the exchange is finished;
+        yield responses in the order of the inputs.
 
-        `at_hand`: the inputs are there already, so that a request may wait for the next ones to be packed. A generator
-        might take its time, and even wait for what the first request brings about: then a thread sends that one.
+        `at_hand`: the inputs are there already, so that a request may wait for the next ones to be
+        packed. A generator might take its time, and even wait for what the first request brings
+        about: then a thread sends that one.
         """
         flusher = None if at_hand else Flusher(self._flush, LONGEST_HOLD)
         try:
@@ -144,13 +157,17 @@ class Connection:
             yield from exchange.ready()
 
     def _is_anew(self, welcome: Welcomed) -> bool:
-        """Whether the broker may have missed what it was sent; what it knows it does not do twice."""
+        """Whether the broker may have missed what it was sent;
+        what it knows it does not do twice.
+        """
         if not welcome.same_flow:
             raise self._wire.replaced()
         return welcome.anew
 
     def _send_some(self, exchange: Exchange, flusher: Flusher | None) -> None:
-        """Send the next requests: as many in one go as are there in no time, for each go wakes libzmq's thread."""
+        """Send the next requests: as many in one go as are there in no time,
+        for each go wakes libzmq's thread.
+        """
         clock = time.perf_counter
         begun = now = clock()
         while exchange.has_room:
@@ -160,7 +177,8 @@ class Connection:
                 break
             self._together.append(request)
             now = clock()
-            # Memory that is not copied is sent at once: the caller's generator may write to it again.
+            # Memory that is not copied is sent at once: the caller's generator may write to it
+            # again.
             if now - begun > GATHERING or not is_fixed(request.payload):
                 break
             if flusher is not None and (now - asked > PROMPT or exchange.made < STREAM):
@@ -177,11 +195,14 @@ class Connection:
             except zmq.NotDone:
                 self._make_sure()
                 if monotonic() - begun > wire.SILENCE:
-                    ask(self._address, self._keys)  # over another connection: this one may be busy sending
+                    # Over another connection: this one may be busy sending.
+                    ask(self._address, self._keys)
                     begun = monotonic()
 
     def _next(self, exchange: Exchange, flusher: Flusher) -> Request | None:
-        """Let a generator make the next request, while what waits can be sent without this thread."""
+        """Let a generator make the next request, while what waits can be sent without this
+        thread.
+        """
         if self._together:
             flusher.hold()
         flusher.turn.release()
@@ -217,7 +238,9 @@ class Connection:
 
 
 @contextlib.contextmanager
-def connected(address: str, keys: Keys | None = None, timeout: float | None = None) -> Iterator[Connection]:
+def connected(
+    address: str, keys: Keys | None = None, timeout: float | None = None
+) -> Iterator[Connection]:
     """A connection on its own; raises as `ask`."""
     context: zmq.Context[Any] = zmq.Context()
     try:
@@ -231,7 +254,8 @@ def connected(address: str, keys: Keys | None = None, timeout: float | None = No
 
 
 def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> dict[str, Any]:
-    """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds, `CONNECTING` when left out.
+    """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds,
+    `CONNECTING` when left out.
 
     Raises:
         AccessDenied: the Flow refuses the connection.

@@ -1,7 +1,8 @@
-"""One `post`: its inputs cut into requests, a bounded number of them in flight, results in the order of the inputs.
+"""One `post`: its inputs cut into requests, a bounded number of them in flight,
+results in the order of the inputs.
 
-Pure logic between the Documents and the wire; the sockets, sync and asyncio alike, are in `connection` and
-`async_connection`.
+Pure logic between the Documents and the wire; the sockets, sync and asyncio alike, are in
+`connection` and `async_connection`.
 """
 
 from __future__ import annotations
@@ -52,12 +53,13 @@ class Exchange:
         batches: the Documents of each request.
         parameters: sent with each request.
         targets: the names of the Executors to visit, or None for all.
-        limits: how many requests may be in flight, 1 or more (those answered out of order count until the ones
-            before them are answered); the ms that each may take, or None; and whether what the Flow has no room
-            for is sent again, after a pause.
+        limits: how many requests may be in flight, 1 or more (those answered out of order count
+            until the ones before them are answered); the ms that each may take, or None; and
+            whether what the Flow has no room for is sent again, after a pause.
         max_message_bytes: the largest request that the Flow takes.
         ids: where the requests' ids come from.
-        memory: the memory shared with the Flow, if there is any; what is put there is freed with the answer.
+        memory: the memory shared with the Flow, if there is any;
+            what is put there is freed with the answer.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class Exchange:
         self._targets = targets
         self._prefetch, self._timeout, self._wait = limits
         self._limit = max_message_bytes
-        self._held_back: dict[int, float] = {}  # requests that the Flow had no room for, and when to send them again
+        # Requests that the Flow had no room for, and when to send them again.
+        self._held_back: dict[int, float] = {}
         self._ids = ids
         self._memory = memory
         self._sent: dict[int, _Sent] = {}
@@ -127,8 +130,10 @@ class Exchange:
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
-                f"a request of {len(docs)} Documents has {size} bytes, over the Flow's limit of {self._limit}"
-                f" (max_message_bytes); the largest is {codec.largest(docs)}; send fewer with request_size=,"
+                f"a request of {len(docs)} Documents has {size} bytes, over the Flow's limit of "
+                f"{self._limit}"
+                f" (max_message_bytes); the largest is {codec.largest(docs)}; send fewer with "
+                "request_size=,"
                 " or raise the limit"
             )
         if self._memory is not None and len(frames) > 1:
@@ -138,10 +143,14 @@ class Exchange:
         self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
         self._places += 1
         self._bytes += size
-        return Request(id, self._endpoint, self._targets, None, self._timeout or 0, False, [len(docs)], frames)
+        return Request(
+            id, self._endpoint, self._targets, None, self._timeout or 0, False, [len(docs)], frames
+        )
 
     def again(self) -> Iterator[Request]:
-        """The messages of the requests that were not answered, for a broker that may not have got them."""
+        """The messages of the requests that were not answered,
+        for a broker that may not have got them.
+        """
         now = monotonic()
         for id, sent in self._sent.items():
             if id not in self._held_back:
@@ -155,12 +164,16 @@ class Exchange:
         """The ms that are left of a request's time; 0: it may take any."""
         return 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
 
-    # -- too much at a time ---------------------------------------------------------------------------------------
+    # -- too much at a time ------------------------------------------------------------------------
 
     def _hold_back(self, id: int, sent: _Sent) -> None:
-        """Send it again when there may be room: after a pause that doubles, and that differs between clients."""
+        """Send it again when there may be room: after a pause that doubles,
+        and that differs between clients.
+        """
         sent.refusals += 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(sent.refusals - 1, 16)) * random.uniform(0.5, 1.5)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(sent.refusals - 1, 16)) * random.uniform(
+            0.5, 1.5
+        )
         self._held_back[id] = monotonic() + pause
 
     @property
@@ -184,7 +197,9 @@ class Exchange:
             yield Cancel(id)
 
     def expire(self, address: str) -> bool:
-        """Fail the requests to which nobody has said anything long after their time was over; whether there are any."""
+        """Fail the requests to which nobody has said anything long after their time was over;
+        whether there are any.
+        """
         if self._timeout is None:
             return False
         late = monotonic() - LATE
@@ -192,9 +207,12 @@ class Exchange:
         for id in expired:
             sent = self._end(id)
             error = errors.DeadlineExceeded(
-                f"not answered within timeout={self._timeout} ms; the Flow at {address} does not say why"
+                f"not answered within timeout={self._timeout} ms; the Flow at {address} does not "
+                "say why"
             )
-            self._answered[sent.place] = Response(sent.docs, dict(self._parameters or {}), self._endpoint, error)
+            self._answered[sent.place] = Response(
+                sent.docs, dict(self._parameters or {}), self._endpoint, error
+            )
         return bool(expired)
 
     def take(self, answer: Reply | Failed) -> bool:
@@ -211,7 +229,8 @@ class Exchange:
             try:
                 whole = self._memory.fetch(frames)
             except Stale:
-                return False  # of a broker that is gone; the request is sent again to the one that is there now
+                # Of a broker that is gone; the request is sent again to the one that is there now.
+                return False
             self._free(frames)
             frames = whole
         if self._wait and type(answer) is Failed and _is_overload(frames):
@@ -233,7 +252,9 @@ class Exchange:
             self._free(sent.payload)
         return sent
 
-    def _response(self, answer: Reply | Failed, frames: Sequence[Any], sent: DocumentArray) -> Response:
+    def _response(
+        self, answer: Reply | Failed, frames: Sequence[Any], sent: DocumentArray
+    ) -> Response:
         try:
             if type(answer) is not Reply:
                 return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
@@ -243,11 +264,14 @@ class Exchange:
                 arrays, parameters = gather(split(answer.parts, frames))
                 docs = reduce(list(arrays.values()))
             if answer.notes:
-                parameters["__shards__"] = {name: _shards_note(note) for name, note in answer.notes.items()}
+                parameters["__shards__"] = {
+                    name: _shards_note(note) for name, note in answer.notes.items()
+                }
             return Response(docs, parameters, self._endpoint)
         except errors.BadRequest as error:
             return Response(sent, {}, self._endpoint, error)
-        except Exception as error:  # whatever a malformed answer sets off, only its own request fails by it
+        # Whatever a malformed answer sets off, only its own request fails by it.
+        except Exception as error:
             undecodable = errors.BadRequest(f"the answer cannot be decoded: {short(error)}")
             return Response(sent, {}, self._endpoint, undecodable)
 
@@ -271,6 +295,8 @@ def _error(frames: Sequence[Any]) -> errors.ZflowError:
 
 
 def _shards_note(note: Any) -> dict[str, Any]:
-    """What the broker says of an ALL request of which some shards have failed; on the wire, keys are texts."""
+    """What the broker says of an ALL request of which some shards have failed; on the wire,
+    keys are texts.
+    """
     failed = {int(shard): message for shard, message in dict(note.get("failed", {})).items()}
     return {"shards": note.get("shards"), "succeeded": note.get("succeeded"), "failed": failed}

@@ -1,4 +1,6 @@
-"""What a post or a command is given: options checked, inputs cut into requests, targets found. Pure functions."""
+"""What a post or a command is given: options checked, inputs cut into requests, targets found.
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ REQUEST_SIZE = 100  # Documents in one request
 MOST = 2**53  # of anything that is counted, and of ms: what a float still holds exactly
 
 
-def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any) -> None:
+def check_options(
+    on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any
+) -> None:
     """Check what is given to `post`, before anything is sent.
 
     Raises:
@@ -26,11 +30,15 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
     if not isinstance(on, str) or not on.startswith("/"):
         raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
     if len(on) > messages.MAX_ENDPOINT:
-        raise errors.BadRequest(f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(on)}")
+        raise errors.BadRequest(
+            f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(on)}"
+        )
     try:
         on.encode()
     except UnicodeEncodeError:
-        raise errors.BadRequest(f"an endpoint is a text that can be sent as UTF-8, not {short(on)}") from None
+        raise errors.BadRequest(
+            f"an endpoint is a text that can be sent as UTF-8, not {short(on)}"
+        ) from None
     if parameters is not None and not isinstance(parameters, dict):
         raise errors.BadRequest(f"parameters must be a dict, not {short(parameters)}")
     if on_overload not in ("fail", "wait"):
@@ -38,13 +46,18 @@ def check_options(on: Any, parameters: Any, request_size: Any, prefetch: Any, ti
     limit = 1 if timeout is None else timeout
     for name, value in (("request_size", request_size), ("prefetch", prefetch), ("timeout", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise errors.BadRequest(f"{name} must be a whole number of 1 or more, not {short(value)}")
+            raise errors.BadRequest(
+                f"{name} must be a whole number of 1 or more, not {short(value)}"
+            )
         if value > MOST:
-            raise errors.BadRequest(f"{name} must be a whole number of {MOST} or less, not {short(value)}")
+            raise errors.BadRequest(
+                f"{name} must be a whole number of {MOST} or less, not {short(value)}"
+            )
 
 
 def told(info: Mapping[str, Any]) -> tuple[list[str], int]:
-    """The names of a Flow's Executors, and the largest message that it takes, by what it says; it may say anything.
+    """The names of a Flow's Executors, and the largest message that it takes, by what it says;
+    it may say anything.
 
     >>> told({"executors": {"encoder": {}}, "max_message_bytes": 1000}), told({"executors": 7})
     ((['encoder'], 1000), ([], 9223372036854775808))
@@ -55,7 +68,8 @@ def told(info: Mapping[str, Any]) -> tuple[list[str], int]:
 
 
 def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | None:
-    """The Executors that `target_executor` means: those whose name it matches from the start, as `re.match` does.
+    """The Executors that `target_executor` means: those whose name it matches from the start,
+    as `re.match` does.
 
     Raises:
         BadRequest: it is no regular expression, or matches no Executor.
@@ -66,22 +80,29 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     if pattern is None:
         return None
     if not isinstance(pattern, str):
-        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: it is no text")
+        raise errors.BadRequest(
+            f"target_executor {short(pattern)} is not a regular expression: it is no text"
+        )
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise errors.BadRequest(f"target_executor {short(pattern)} is not a regular expression: {error}") from None
+        raise errors.BadRequest(
+            f"target_executor {short(pattern)} is not a regular expression: {error}"
+        ) from None
     known = list(names)
     found = [name for name in known if compiled.match(name)]
     if not found:
-        raise errors.BadRequest(f"target_executor {short(pattern)} matches no Executor; there are {listed(known)}")
+        raise errors.BadRequest(
+            f"target_executor {short(pattern)} matches no Executor; there are {listed(known)}"
+        )
     return found
 
 
 def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
-    None is one request without Documents; a Document is one request; an iterable is read as it is needed.
+    None is one request without Documents; a Document is one request;
+    an iterable is read as it is needed.
 
     Raises:
         BadRequest: something that is not a Document, with its place.
@@ -94,7 +115,8 @@ def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
         return _slices(inputs, size)
     if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
         raise errors.BadRequest(
-            f"inputs must be a Document, a DocumentArray or an iterable of Documents, not {short(inputs)}"
+            "inputs must be a Document, a DocumentArray or an iterable of Documents, not "
+            f"{short(inputs)}"
         )
     return _cut(iter(inputs), size)
 
@@ -120,21 +142,33 @@ def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
 def check_document(document: Any, place: int) -> None:
     """Raise BadRequest if the input at this place is not a Document."""
     if not isinstance(document, Document):
-        raise errors.BadRequest(f"inputs must be Documents, but the one at {place} is {short(document)}")
+        raise errors.BadRequest(
+            f"inputs must be Documents, but the one at {place} is {short(document)}"
+        )
 
 
 def seconds(timeout: float) -> float:
     """Return the seconds of so many ms; raises BadRequest if that cannot be how long to wait."""
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, (int, float))
+        or not 0 < timeout < float("inf")
+    ):
         raise errors.BadRequest(f"timeout must be a number of ms above 0, not {short(timeout)}")
     if timeout > MOST:
-        raise errors.BadRequest(f"timeout must be a number of ms of {MOST} or less, not {short(timeout)}")
+        raise errors.BadRequest(
+            f"timeout must be a number of ms of {MOST} or less, not {short(timeout)}"
+        )
     if timeout < 1:
-        raise errors.BadRequest(f"timeout is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)}")
+        raise errors.BadRequest(
+            f"timeout is in milliseconds: {timeout} is less than one; {seconds_meant(timeout)}"
+        )
     return timeout / 1000
 
 
-def command_arguments(timeout: float | None, force: bool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def command_arguments(
+    timeout: float | None, force: bool, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a command is sent with; raises BadRequest if `timeout` cannot be how long to wait."""
     told = dict(arguments)
     if timeout is not None:

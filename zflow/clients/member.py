@@ -1,4 +1,6 @@
-"""What clients know of a Flow: its address; and in the process that has started it, its state and its memory, too."""
+"""What clients know of a Flow: its address; and in the process that has started it,
+its state and its memory, too.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ KEPT = 128 * 1024 * 1024  # bytes of shared memory that are kept for the next po
 
 
 class Membership:
-    """A Flow, for clients of threads and of asyncio; all in the process that has started it have the same one.
+    """A Flow, for clients of threads and of asyncio;
+    all in the process that has started it have the same one.
 
     Args:
         address: where its broker listens for them.
@@ -22,10 +25,13 @@ class Membership:
         memory: the memory shared with it, if there is any.
 
     Attributes:
-        memory: None after a fork: only the process that started the Flow writes to its part of that.
+        memory: None after a fork: only the process that started the
+            Flow writes to its part of that.
     """
 
-    def __init__(self, address: str, check: Callable[[], None] = lambda: None, memory: Arena | None = None) -> None:
+    def __init__(
+        self, address: str, check: Callable[[], None] = lambda: None, memory: Arena | None = None
+    ) -> None:
         self.address = address
         self.check = check
         self.memory = memory

@@ -20,9 +20,12 @@ def bar(inputs: Any) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise MissingExtra("show_progress=True needs tqdm: pip install tqdm (zflow's extra 'progress')") from None
+        raise MissingExtra(
+            "show_progress=True needs tqdm: pip install tqdm (zflow's extra 'progress')"
+        ) from None
     total = len(inputs) if hasattr(inputs, "__len__") else None
-    return tqdm(total=total, unit="doc", disable=None)  # disable=None: nothing where stderr is no terminal
+    # Disable=None: nothing where stderr is no terminal.
+    return tqdm(total=total, unit="doc", disable=None)
 
 
 def shown(responses: Iterable[Response], inputs: Any) -> Iterator[Response]:

@@ -1,4 +1,6 @@
-"""What a post brings back: a Response for each request, the callbacks that get it, all Documents in one array."""
+"""What a post brings back: a Response for each request, the callbacks that get it,
+all Documents in one array.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ class Response:
 
     Attributes:
         docs: the Documents; those sent, not changed, if there is an error.
-        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica. If shards failed
-            and the results of the others are here all the same, `'__shards__'` says so by Executor: `{'shards': 3,
-            'succeeded': 2, 'failed': {1: why}}`.
+        parameters: those sent; under `'__results__'` what Executors returned as a dict, by replica.
+            If shards failed and the results of the others are here all the same, `'__shards__'`
+            says so by Executor: `{'shards': 3, 'succeeded': 2, 'failed': {1: why}}`.
         endpoint: where it was posted.
         error: None, or why there is no result.
     """
@@ -36,7 +38,9 @@ Callback = Callable[[Response], Any]
 
 @dataclass
 class Callbacks:
-    """What to call with each response: `done` with a good one, `error` with a failed one, `always` with both."""
+    """What to call with each response: `done` with a good one, `error` with a failed one,
+    `always` with both.
+    """
 
     done: Callback | None = None
     error: Callback | None = None
@@ -65,11 +69,15 @@ class Callbacks:
 
 
 def ready(info: dict[str, Any]) -> bool:
-    """Whether a Flow that told this about itself takes requests, and has a replica of every Executor."""
+    """Whether a Flow that told this about itself takes requests,
+    and has a replica of every Executor.
+    """
     executors = info.get("executors")
     if info.get("closing") or not isinstance(executors, dict):
         return False
-    return all(isinstance(executor, dict) and executor.get("replicas") for executor in executors.values())
+    return all(
+        isinstance(executor, dict) and executor.get("replicas") for executor in executors.values()
+    )
 
 
 def changed(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A client's socket to a broker with the session over it. It never waits: that is done by threads or on event loops."""
+"""A client's socket to a broker with the session over it. It never waits:
+that is done by threads or on event loops.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,14 @@ from zflow.network.keys import Keys
 
 Said = Welcomed | Reply | Failed | Controlled
 
-PING_AFTER = 1000  # ms of silence after which a waiting client makes sure that the Flow is still there
-SMALL_FRAMES = 2  # of a message that are received as bytes: the header, and as a rule the only one of the payload
+# ms of silence after which a waiting client makes sure that the Flow is still there.
+PING_AFTER = 1000
+# Of a message that are received as bytes: the header, and as a rule the only one of the payload.
+SMALL_FRAMES = 2
 FINAL_READ = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
-SILENCE = 10.0  # seconds without a word from a broker that was asked for one, until it counts as gone
+# Seconds without a word from a broker that was asked for one, until it counts as gone.
+SILENCE = 10.0
 
 
 class Wire:
@@ -40,12 +45,18 @@ class Wire:
     """
 
     def __init__(
-        self, context: zmq.Context[Any], address: str, keys: Keys | None = None, memory: Arena | None = None
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        keys: Keys | None = None,
+        memory: Arena | None = None,
     ) -> None:
         self.address = address
         self.memory = memory
         self._keys = keys
-        self.socket = _open(context, address, keys, messages.STRANGER if memory is None else messages.MEMBER)
+        self.socket = _open(
+            context, address, keys, messages.STRANGER if memory is None else messages.MEMBER
+        )
         self.port = Port(self.socket, SMALL_FRAMES)
         direction = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
         self.session = Session(PING_AFTER / 1000, SILENCE, direction)
@@ -58,7 +69,9 @@ class Wire:
         return not self.socket.closed and self.port.refused
 
     def say(self, outgoing: Sequence[Message]) -> list[zmq.MessageTracker]:
-        """Send; where the Flow has refused the connection there is nobody to send it to, as whoever waits finds out."""
+        """Send; where the Flow has refused the connection there is nobody to send it to,
+        as whoever waits finds out.
+        """
         try:
             return self.port.say(outgoing, self._encode)
         except zmq.Again:
@@ -91,9 +104,13 @@ class Wire:
                     elif event.question is not None:
                         self.say([event.question])
         except NotUnderstood:
-            raise errors.BadRequest(f"the Flow at {self.address} speaks another version of zflow's protocol") from None
+            raise errors.BadRequest(
+                f"the Flow at {self.address} speaks another version of zflow's protocol"
+            ) from None
         except messages.Malformed as error:
-            raise errors.FlowUnreachable(f"what answers at {self.address} is no zflow Flow: {error}") from None
+            raise errors.FlowUnreachable(
+                f"what answers at {self.address} is no zflow Flow: {error}"
+            ) from None
         return events
 
     def tick(self) -> None:
@@ -104,29 +121,44 @@ class Wire:
         """
         found = self.session.tick(monotonic())
         if isinstance(found, Silent):
-            raise errors.FlowUnreachable(f"the Flow at {self.address} stopped answering {found.seconds:.0f} s ago")
+            raise errors.FlowUnreachable(
+                f"the Flow at {self.address} stopped answering {found.seconds:.0f} s ago"
+            )
         if found is not None:
             self.say([found])
 
-    # -- what goes wrong ------------------------------------------------------------------------------------------
+    # -- what goes wrong ---------------------------------------------------------------------------
 
     def nobody(self) -> errors.FlowUnreachable:
-        """What to raise where there is no answer; a Flow that does not like a client's keys says nothing."""
-        about_keys = "are the keys (curve=) those it knows?" if self._keys else "does it ask for keys (curve=)?"
+        """What to raise where there is no answer; a Flow that does not
+        like a client's keys says nothing.
+        """
+        about_keys = (
+            "are the keys (curve=) those it knows?"
+            if self._keys
+            else "does it ask for keys (curve=)?"
+        )
         return errors.FlowUnreachable(
             f"no Flow answers at {self.address}: is it running, is the port right, and {about_keys}"
         )
 
     def refusal(self) -> errors.AccessDenied:
         """What to raise where the connection is refused; whoever does that says no more."""
-        about_keys = "are the keys (curve=) those it knows" if self._keys else "does it ask for keys (curve=)"
+        about_keys = (
+            "are the keys (curve=) those it knows"
+            if self._keys
+            else "does it ask for keys (curve=)"
+        )
         return errors.AccessDenied(
-            f"{self.address} refuses the connection: {about_keys}, has it room for more (max_connections), and is it a"
+            f"{self.address} refuses the connection: {about_keys}, has it room for more "
+            "(max_connections), and is it a"
             " Flow? Its log says why"
         )
 
     def replaced(self) -> errors.FlowUnreachable:
-        """What to raise where another Flow, or the same one started anew, has taken the place of a Flow."""
+        """What to raise where another Flow, or the same one started anew,
+        has taken the place of a Flow.
+        """
         return errors.FlowUnreachable(
             f"the Flow at {self.address} has ended; another one listens there now: post again"
         )
@@ -136,24 +168,30 @@ class Wire:
         self.socket.close(FINAL_READ)
 
 
-def _open(context: zmq.Context[Any], address: str, keys: Keys | None, kind: bytes) -> zmq.Socket[bytes]:
+def _open(
+    context: zmq.Context[Any], address: str, keys: Keys | None, kind: bytes
+) -> zmq.Socket[bytes]:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = factory.dealer(context, kind)
     socket.set(zmq.RCVTIMEO, PING_AFTER)
-    socket.set(zmq.SNDTIMEO, 0)  # where the Flow has refused the connection, there will never be anybody to send to
+    # Where the Flow has refused the connection, there will never be anybody to send to.
+    socket.set(zmq.SNDTIMEO, 0)
     if keys is not None:
         zap.secure(socket, *keys)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close()
-        raise errors.FlowUnreachable(f"{address} is no address that can be connected to: {error}") from None
+        raise errors.FlowUnreachable(
+            f"{address} is no address that can be connected to: {error}"
+        ) from None
     return socket
 
 
 def end(context: zmq.Context[Any]) -> None:
     """End a context, with all sockets that nobody uses any more.
 
-    Ctrl-C may have come while a socket was just being made: nobody has closed that one, and the end would wait for it.
+    Ctrl-C may have come while a socket was just being made: nobody has closed that one,
+    and the end would wait for it.
     """
     context.destroy(FINAL_READ)

@@ -1,9 +1,9 @@
 """Documents and parameters as frames, and back.
 
-Frame 0 is msgpack: `[version, parameters, columns]`, one list per field in use instead of one dict per
-Document. Arrays of one field with one dtype and shape are one block of memory; small blocks and blobs lie
-in frame 0, every large one is a frame of its own, in the order in which frame 0 speaks of them. This module
-must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
+Frame 0 is msgpack: `[version, parameters, columns]`, one list per field in use instead of one dict
+per Document. Arrays of one field with one dtype and shape are one block of memory; small blocks and
+blobs lie in frame 0, every large one is a frame of its own, in the order in which frame 0 speaks of
+them. This module must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["INLINE", "WIRE_VERSION", "largest", "pack", "unpack"]
 #: Changes with the format; both ends must have the same.
 WIRE_VERSION = 1
 
-#: Blobs and blocks of arrays up to so many bytes are copied into frame 0 instead of being frames of their own.
-#: Over two ipc hops a frame of its own began to pay between 32 and 64 KiB.
+#: Blobs and blocks of arrays up to so many bytes are copied into frame 0 instead of being frames of
+#: their own. Over two ipc hops a frame of its own began to pay between 32 and 64 KiB.
 INLINE = 16 * 1024
 
 Frame = bytes | memoryview
@@ -49,9 +49,11 @@ _PLAIN = frozenset((*STRINGS, *INTEGERS, "weight"))
 # Fields whose values are what arrives.
 _SIMPLE = {name: _ALLOWED[name] for name in (*_PLAIN, "tags")}
 _SCORE_VALUES = (float, int, type(None))
-# Where matches of matches begin: deeper, Documents that contain themselves would multiply with every level.
+# Where matches of matches begin: deeper, Documents that contain themselves would multiply with
+# every level.
 _CHECKED_DEPTH = 2
-# Levels of which a single Document is made together with those that it belongs to: each is some calls deeper.
+# Levels of which a single Document is made together with those that it belongs to: each is some
+# calls deeper.
 _MADE_AT_ONCE = 3
 
 
@@ -61,8 +63,8 @@ _MADE_AT_ONCE = 3
 def pack(docs: DocumentArray | None, parameters: Parameters | None = None) -> list[Frame]:
     """Return Documents and parameters as frames; a small request is exactly one.
 
-    Large arrays and blobs are not copied: their frames show the memory of the Documents, which must not be changed
-    until the frames are sent.
+    Large arrays and blobs are not copied: their frames show the memory of the Documents, which must
+    not be changed until the frames are sent.
 
     Raises:
         SerializationError: a value cannot be sent; the message names the Document and the field.
@@ -77,7 +79,8 @@ def pack(docs: DocumentArray | None, parameters: Parameters | None = None) -> li
             parameters = _as_dict(parameters)
         columns = _pack_columns(docs._as_columns(), frames, 0) if docs is not None else {}
         frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
-    except Exception as error:  # foreign tensors may raise anything; which value it was is searched only now
+    # Foreign tensors may raise anything; which value it was is searched only now.
+    except Exception as error:
         raise SerializationError(diagnosis.explain(docs, parameters, error)) from error
     return frames
 
@@ -104,10 +107,14 @@ def _pack_columns(columns: Columns, frames: list[Frame], depth: int) -> Columns:
 def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> list[object] | None:
     """Return the column of a field that is not a plain value, or None if it is empty everywhere."""
     if name in ARRAYS:
-        return _pack_arrays(column, frames) if type(column) is list else [_pack_block(column, frames)]
+        return (
+            _pack_arrays(column, frames) if type(column) is list else [_pack_block(column, frames)]
+        )
     if type(column) is Nested:
         columns = column.together()
-        return [column.counts(), _pack_columns(columns, frames, depth + 1)] if columns["id"] else None
+        return (
+            [column.counts(), _pack_columns(columns, frames, depth + 1)] if columns["id"] else None
+        )
     if not any(column):
         return None
     if name == "blob":
@@ -119,7 +126,9 @@ def _pack_column(name: str, column: Any, frames: list[Frame], depth: int) -> lis
     return _pack_nested(column, frames, depth + 1)
 
 
-def _pack_nested(column: list[DocumentArray | None], frames: list[Frame], depth: int) -> list[object]:
+def _pack_nested(
+    column: list[DocumentArray | None], frames: list[Frame], depth: int
+) -> list[object]:
     docs = [doc for nested in column if nested for doc in nested]
     if depth == _CHECKED_DEPTH:
         diagnosis.refuse_wrong_nesting(docs)
@@ -136,11 +145,15 @@ def _pack_blob(blob: bytes | None, frames: list[Frame]) -> bytes | None:
 
 
 def _pack_arrays(column: list[object], frames: list[Frame]) -> list[object] | None:
-    """Return a list of `[positions or None for all, dtype, shape, order, memory or None for the next frame]`."""
+    """Return a list of
+    `[positions or None for all, dtype, shape, order, memory or None for the next frame]`.
+    """
     positions = [number for number, value in enumerate(column) if value is not None]
     if not positions:
         return None
-    arrays = tensor.as_arrays(column if len(positions) == len(column) else [column[number] for number in positions])
+    arrays = tensor.as_arrays(
+        column if len(positions) == len(column) else [column[number] for number in positions]
+    )
     packed: list[object] = []
     for numbers, header, memory in tensor.groups(positions, arrays):
         where = None if len(numbers) == len(column) else numbers
@@ -149,7 +162,9 @@ def _pack_arrays(column: list[object], frames: list[Frame]) -> list[object] | No
 
 
 def _pack_block(rows: Array, frames: list[Frame]) -> list[object]:
-    """Return the same for an array with a row for each Document, as the only item of such a list."""
+    """Return the same for an array with a row for each Document,
+    as the only item of such a list.
+    """
     first = tensor.rows(rows[:1])[0]
     return [None, *tensor.header(first), _pack_memory(tensor.block_memory(rows), frames)]
 
@@ -168,8 +183,9 @@ def _pack_memory(memory: Array, frames: list[Frame]) -> bytes | None:
 def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, Parameters]:
     """Return the Documents and the parameters that `pack` made into frames.
 
-    Types are kept, but for tuples, which become lists, and numpy scalars, which become Python's. Large arrays are
-    views of their frames, writable if the frame is; small ones are always writable.
+    Types are kept, but for tuples, which become lists, and numpy scalars, which become Python's.
+    Large arrays are views of their frames, writable if the frame is;
+    small ones are always writable.
 
     Raises:
         BadRequest: the frames are not what `pack` makes, or of another version of it.
@@ -179,7 +195,9 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, Parameters]:
             raise ValueError("no frames")
         version, *rest = values.load(frames[0])
         if version != WIRE_VERSION:
-            raise ValueError(f"format version {short(version, 20)}, but this zflow speaks {WIRE_VERSION}")
+            raise ValueError(
+                f"format version {short(version, 20)}, but this zflow speaks {WIRE_VERSION}"
+            )
         parameters, columns = rest
         if type(parameters) is not dict:
             raise ValueError(f"parameters are {type(parameters).__name__}, not dict")
@@ -189,14 +207,17 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, Parameters]:
         docs = DocumentArray._of(_columns(columns, blocks)) if columns else DocumentArray()
         if next(blocks, None) is not None:
             raise ValueError(f"{len(frames)} frames are more than the first one speaks of")
-    except Exception as error:  # whatever malformed input sets off, in msgpack and numpy too, has one meaning
+    # Whatever malformed input sets off, in msgpack and numpy too, has one meaning.
+    except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadRequest(f"malformed Documents received: {reason[:300]}") from error
     return docs, parameters
 
 
 def _only_row(packed: object) -> Row | None:
-    """Return the fields of a single Document of simple values; None if there is more to be looked at."""
+    """Return the fields of a single Document of simple values;
+    None if there is more to be looked at.
+    """
     if type(packed) is not dict or "id" not in packed:
         return None
     row = {}
@@ -250,13 +271,18 @@ def _frame(blocks: Iterator[Frame]) -> Frame:
 def _unpack_scores(packed: dict[str, list[Any]]) -> Scores:
     scores = Scores()
     for name, (value, op_name, description) in packed.items():
-        if type(value) not in _SCORE_VALUES or not type(name) is type(op_name) is type(description) is str:
+        if (
+            type(value) not in _SCORE_VALUES
+            or not type(name) is type(op_name) is type(description) is str
+        ):
             raise ValueError(f"score {short(name, 40)} is malformed")
         dict.__setitem__(scores, name, NamedScore(value, op_name, description))
     return scores
 
 
-def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | list[DocumentArray | None]:
+def _unpack_nested(
+    column: Any, size: int, blocks: Iterator[Frame]
+) -> Nested | list[DocumentArray | None]:
     counts, packed = column
     columns = _columns(packed, blocks)
     if len(counts) != size or not all(type(count) is int and count >= 0 for count in counts):
@@ -265,18 +291,24 @@ def _unpack_nested(column: Any, size: int, blocks: Iterator[Frame]) -> Nested | 
         raise ValueError("matches or chunks do not add up")
     if size == 1:
         return [DocumentArray._of(columns) if columns["id"] else None]
-    levels = 1 + max((inner.levels for inner in columns.values() if type(inner) is Nested), default=0)
+    levels = 1 + max(
+        (inner.levels for inner in columns.values() if type(inner) is Nested), default=0
+    )
     make = DocumentArray._of if levels <= _MADE_AT_ONCE else DocumentArray._put_off
     return Nested(make, columns, array("q", accumulate(counts, initial=0)), levels)
 
 
-def _unpack_arrays(name: object, packed: Any, size: int, blocks: Iterator[Frame]) -> Array | list[Array | None]:
+def _unpack_arrays(
+    name: object, packed: Any, size: int, blocks: Iterator[Frame]
+) -> Array | list[Array | None]:
     """Return a list of arrays and None, or one array with a row for each Document."""
     cells: list[Array | None] = [None] * size
-    left = size  # Documents that may still be spoken of: else a few bytes could stand for any number of arrays
+    # Documents that may still be spoken of: else a few bytes could stand for any number of arrays.
+    left = size
     for where, dtype, shape, order, inline in packed:
         if where is not None and not (
-            type(where) is list and all(type(number) is int and 0 <= number < size for number in where)
+            type(where) is list
+            and all(type(number) is int and 0 <= number < size for number in where)
         ):
             raise ValueError(f"column {name!r} speaks of Documents that are not there")
         count = size if where is None else len(where)

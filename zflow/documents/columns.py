@@ -1,10 +1,11 @@
-"""Documents as columns: one list of values for each field in use, or one array whose rows are the values.
+"""Documents as columns: one list of values for each field in use,
+or one array whose rows are the values.
 
 Matches and chunks are the columns of all of them, and where the part of each Document ends.
 
-Columns are how Documents travel, and what a DocumentArray holds of those that arrived until one of them is asked for.
-They are never changed in place once they are made, so whoever has them may go on reading. This module must not know
-Documents, only the dicts of their fields, and no frames.
+Columns are how Documents travel, and what a DocumentArray holds of those that arrived until one of
+them is asked for. They are never changed in place once they are made, so whoever has them may go on
+reading. This module must not know Documents, only the dicts of their fields, and no frames.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS, Row
 if TYPE_CHECKING:
     from zflow.documents.tensor import Array
 
-    #: By field, the rows of an array as views, in the order in which Documents have got them, and the array.
+    #: By field, the rows of an array as views, in the order in which Documents have got them, and
+    #: the array.
     Blocks = dict[str, tuple[list[Array], Array]]
 
-#: By field a list, an array or a `Nested`. `id` is always there, and its length is the number of Documents; None stands
-#: for a value that is not set.
+#: By field a list, an array or a `Nested`. `id` is always there, and its length is the number of
+#: Documents; None stands for a value that is not set.
 Columns = dict[str, Any]
 
 # What those Documents get that have not set a field which others have; None for all other fields.
 _UNSET: dict[str, object] = {**dict.fromkeys(STRINGS, ""), **dict.fromkeys(INTEGERS, 0)}
-# What can be read without making Documents, and what is read where nothing is set; the values of the other fields can
-# be changed in place, so they have to belong to a Document.
+# What can be read without making Documents, and what is read where nothing is set; the values of
+# the other fields can be changed in place, so they have to belong to a Document.
 _DEFAULTS: dict[str, object] = {**_UNSET, "blob": b"", "weight": None, **dict.fromkeys(ARRAYS)}
 
 
 class Nested:
-    """The matches or chunks of Documents that arrived: the columns of all, cut up only where they are asked for.
+    """The matches or chunks of Documents that arrived: the columns of all,
+    cut up only where they are asked for.
 
     A Document can be sent in three bytes, with one match; an array of its own takes hundreds.
 
@@ -49,14 +52,18 @@ class Nested:
 
     __slots__ = ("_bounds", "_columns", "_make", "levels")
 
-    def __init__(self, make: Callable[[Columns], object], columns: Columns, bounds: array[int], levels: int) -> None:
+    def __init__(
+        self, make: Callable[[Columns], object], columns: Columns, bounds: array[int], levels: int
+    ) -> None:
         self._make, self._columns, self._bounds, self.levels = make, columns, bounds, levels
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
     def __getitem__(self, part: slice) -> Nested:
-        return Nested(self._make, self._columns, self._bounds[part.start : part.stop + 1], self.levels)
+        return Nested(
+            self._make, self._columns, self._bounds[part.start : part.stop + 1], self.levels
+        )
 
     def __iter__(self) -> Iterator[object]:
         """Make the array of each Document; None where there is nothing."""
@@ -98,7 +105,9 @@ def _column(name: str, rows: Sequence[Row]) -> list[object]:
 
 
 def scatter(columns: Columns, rows: Sequence[Row]) -> Blocks:
-    """Put the values of columns into as many rows as there are Documents, and return the arrays among them."""
+    """Put the values of columns into as many rows as there are Documents,
+    and return the arrays among them.
+    """
     blocks: Blocks = {}
     for name, column in columns.items():
         values = cells(column)
@@ -111,7 +120,8 @@ def scatter(columns: Columns, rows: Sequence[Row]) -> Blocks:
 
 
 def restored(columns: Columns, blocks: Blocks) -> Columns:
-    """Return columns with arrays instead of their rows, where each Document still has the very row it has got.
+    """Return columns with arrays instead of their rows,
+    where each Document still has the very row it has got.
 
     So arrays need not be put together, and copied, only because somebody looked at a Document.
     """
@@ -125,7 +135,9 @@ def restored(columns: Columns, blocks: Blocks) -> Columns:
 
 
 def read(columns: Columns, name: str) -> Array | list[object] | None:
-    """Return the values of a field that `readable` names: a new list, a new array, or None if no array is set."""
+    """Return the values of a field that `readable` names: a new list, a new array,
+    or None if no array is set.
+    """
     column = columns.get(name)
     if name not in ARRAYS:
         return [_DEFAULTS[name]] * len(columns["id"]) if column is None else column.copy()
@@ -140,12 +152,18 @@ def readable(name: str) -> bool:
 
 
 def replaced(columns: Columns, name: str, values: object) -> Columns | None:
-    """Return columns with other values for one field: a list of str, or one array with a row for each Document.
+    """Return columns with other values for one field: a list of str,
+    or one array with a row for each Document.
 
     None: these values have to be looked at one by one.
     """
     size = len(columns["id"])
-    if name in STRINGS and type(values) is list and set(map(type, values)) == {str} and len(values) == size:
+    if (
+        name in STRINGS
+        and type(values) is list
+        and set(map(type, values)) == {str}
+        and len(values) == size
+    ):
         return {**columns, name: values.copy()}
     if name in ARRAYS and tensor.is_block(values) and len(values) == size > 0:
         return {**columns, name: values[:]}  # a view of their own: its shape stays what it is

@@ -1,4 +1,5 @@
-"""Which Document, and which of its fields, is to blame: for what cannot be sent, and for what is too large.
+"""Which Document, and which of its fields, is to blame: for what cannot be sent,
+and for what is too large.
 
 Only used once something has gone wrong, or just before it would. It must not know frames.
 """
@@ -26,11 +27,15 @@ class WrongNesting(ValueError):
 
 
 def explain(docs: Iterable[Document] | None, parameters: object, error: Exception) -> str:
-    """Return the message for a request that cannot be packed: the first value that cannot, and why."""
+    """Return the message for a request that cannot be packed: the first value that cannot,
+    and why.
+    """
     if isinstance(error, WrongNesting):
         return str(error)
     try:
-        found = next(_in_parameters(parameters), None) or next(_in_documents(docs or (), "Document ", ""), None)
+        found = next(_in_parameters(parameters), None) or next(
+            _in_documents(docs or (), "Document ", ""), None
+        )
     except RecursionError:
         found = None
     return found or f"these Documents cannot be sent: {error}"
@@ -43,7 +48,9 @@ def _in_parameters(parameters: object) -> Iterator[str]:
 
 
 def _in_documents(docs: Iterable[Document], before: str, after: str) -> Iterator[str]:
-    """Yield a message for every value that cannot be sent; a Document's number is shown between the two texts."""
+    """Yield a message for every value that cannot be sent;
+    a Document's number is shown between the two texts.
+    """
     for number, doc in enumerate(docs):
         name = f"{before}{number}{after} (id {short(doc.id, 40)})"
         for field, value in doc.__dict__.items():
@@ -106,16 +113,26 @@ def refuse_wrong_nesting(docs: Iterable[Document]) -> None:
 
 
 def _levels_below(doc: Document, above: set[int], below: dict[int, int]) -> int:
-    """Return how many levels there are below a Document; `below` remembers it, for it may stand in several places."""
+    """Return how many levels there are below a Document; `below` remembers it,
+    for it may stand in several places.
+    """
     if id(doc) in above:
-        raise WrongNesting(f"Document {short(doc.id, 40)} contains itself through its matches or chunks; give copies")
+        raise WrongNesting(
+            f"Document {short(doc.id, 40)} contains itself through its matches or chunks; give "
+            "copies"
+        )
     levels = below.get(id(doc))
     if len(above) + (levels or 0) > DEEPEST_DOCUMENTS:
-        raise WrongNesting(f"matches and chunks are nested too deeply: at most {DEEPEST_DOCUMENTS} levels can be sent")
+        raise WrongNesting(
+            f"matches and chunks are nested too deeply: at most {DEEPEST_DOCUMENTS} levels can be "
+            "sent"
+        )
     if levels is None:
         above.add(id(doc))
         nested = [doc.__dict__.get(name) or () for name in NESTED]
-        levels = max((1 + _levels_below(one, above, below) for some in nested for one in some), default=0)
+        levels = max(
+            (1 + _levels_below(one, above, below) for some in nested for one in some), default=0
+        )
         above.discard(id(doc))
         below[id(doc)] = levels
     return levels
@@ -138,7 +155,11 @@ def largest(docs: Sequence[Document]) -> str:
 
 def _sizes(doc: Document) -> dict[str, int]:
     """Return the bytes that each field takes on the wire, to about one percent."""
-    return {name: _size(name, doc.__dict__[name]) for name in FIELDS if not is_empty(name, doc.__dict__.get(name))}
+    return {
+        name: _size(name, doc.__dict__[name])
+        for name in FIELDS
+        if not is_empty(name, doc.__dict__.get(name))
+    }
 
 
 def _size(name: str, value: Any) -> int:
@@ -146,8 +167,16 @@ def _size(name: str, value: Any) -> int:
         if name in NESTED:
             return sum(sum(_sizes(doc).values()) for doc in value)
         if isinstance(value, (str, bytes)):
-            return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else len(value)
-        return int(tensor.as_array(value).nbytes) if name in ARRAYS else len(values.dump(_plain(value)))
+            return (
+                len(value.encode("utf-8", "surrogatepass"))
+                if isinstance(value, str)
+                else len(value)
+            )
+        return (
+            int(tensor.as_array(value).nbytes)
+            if name in ARRAYS
+            else len(values.dump(_plain(value)))
+        )
     except Exception:  # what cannot be sent has no size on the wire
         return 0
 

@@ -1,7 +1,7 @@
 """How Documents and DocumentArrays look in a prompt and in a notebook.
 
-It knows Documents as rows, which are dicts of the fields that are set. It shows arrays by dtype and shape only, never
-raises for what a field holds, and never imports numpy.
+It knows Documents as rows, which are dicts of the fields that are set. It shows arrays by dtype and
+shape only, never raises for what a field holds, and never imports numpy.
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ def array_html(rows: Sequence[Row]) -> str:
     """Return a table of the first Documents, one a row, with the fields in use as columns."""
     names = _in_use(rows)
     cells = [
-        ["" if is_empty(name, row.get(name)) else _short(name, row[name]) for name in names] for row in rows[:_ROWS]
+        ["" if is_empty(name, row.get(name)) else _short(name, row[name]) for name in names]
+        for row in rows[:_ROWS]
     ]
     count = _count(rows)
-    return _table(names, cells, count if len(rows) <= _ROWS else f"{count}, the first {_ROWS} shown")
+    return _table(
+        names, cells, count if len(rows) <= _ROWS else f"{count}, the first {_ROWS} shown"
+    )
 
 
 def _count(rows: Sequence[Row]) -> str:
@@ -72,9 +75,13 @@ def _short(name: str, value: Any) -> str:
     if name == "id":
         return str(value)
     if name == "scores":
-        return _cut("{" + ", ".join(f"{key}: {short(score.value)}" for key, score in value.items()) + "}")
+        return _cut(
+            "{" + ", ".join(f"{key}: {short(score.value)}" for key, score in value.items()) + "}"
+        )
     if name == "tags":
-        return _cut("{" + ", ".join(f"{short(key)}: {_tag(tag)}" for key, tag in value.items()) + "}")
+        return _cut(
+            "{" + ", ".join(f"{short(key)}: {_tag(tag)}" for key, tag in value.items()) + "}"
+        )
     if isinstance(value, (str, bytes)):
         return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r}..."
     return short(value)
@@ -83,7 +90,9 @@ def _short(name: str, value: Any) -> str:
 def _tag(value: object) -> str:
     if isinstance(value, (str, bytes)):
         return repr(value[:_LONGEST])
-    return short(value) if value is None or isinstance(value, (bool, int, float)) else describe(value)
+    return (
+        short(value) if value is None or isinstance(value, (bool, int, float)) else describe(value)
+    )
 
 
 def _short_id(name: str) -> str:
@@ -100,5 +109,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> 
     lines = ["<table>", f"<caption>{html.escape(caption)}</caption>"]
     if head:
         lines.append("<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>")
-    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    lines += [
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    ]
     return "\n".join([*lines, "</table>"])

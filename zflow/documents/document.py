@@ -1,8 +1,8 @@
 """Document and DocumentArray, the data that travels through a Flow.
 
-A Document's `__dict__` holds only the fields that were set, so that a small one is cheap to make, to
-compare and to send; classes and lazily made containers supply the rest. This module must not know how
-Documents travel.
+A Document's `__dict__` holds only the fields that were set, so that a small one is cheap to make,
+to compare and to send; classes and lazily made containers supply the rest. This module must not
+know how Documents travel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, overload
 
 from zflow.documents import display, subscript
 from zflow.documents import tensor as _tensor
-from zflow.documents.fields import ARRAYS, FIELDS, NESTED, TYPES, NamedScore, Scores, converted, is_empty, unknown_field
+from zflow.documents.fields import (
+    ARRAYS,
+    FIELDS,
+    NESTED,
+    TYPES,
+    NamedScore,
+    Scores,
+    converted,
+    is_empty,
+    unknown_field,
+)
 from zflow.documents.ids import random_id
 from zflow.documents.storage import Column, Storage
 from zflow.suggest import short
@@ -55,7 +65,8 @@ __all__ = ["Document", "DocumentArray", "NamedScore"]
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
 
-# How often the id of an existing Document was changed: an index that is older than this may be wrong.
+# How often the id of an existing Document was changed: an index that is older than this may be
+# wrong.
 _renames = 0
 
 
@@ -66,12 +77,13 @@ class Document:
         id: names the Document; 32 random hex digits when not given.
         text: a str, by default `''`.
         blob: bytes, by default `b''`.
-        tensor: the content as an array: numpy, nested lists of numbers, or a tensor of another library
-            (which arrives as numpy). By default None.
+        tensor: the content as an array: numpy, nested lists of numbers, or a tensor of another
+            library (which arrives as numpy). By default None.
         embedding: a vector that stands for the content, as `tensor`.
         uri, mime_type, modality, parent_id: str, by default `''`.
         weight: a float, by default None.
-        granularity, adjacency: int, how deep in `chunks` and in `matches` this Document belongs; by default 0.
+        granularity, adjacency: int, how deep in `chunks` and in `matches` this Document belongs; by
+            default 0.
         tags: a dict of your own values: None, bool, int, float, str, bytes, lists, dicts, arrays.
         scores: numbers by name; reading one gives a `NamedScore` with `.value`.
         matches, chunks: DocumentArrays, empty by default.
@@ -122,7 +134,9 @@ class Document:
             # Only called for what is neither set nor has a default in the class.
             make = _LAZY.get(name)
             if make is None:
-                raise AttributeError(f"Document.{name}" if name.startswith("__") else unknown_field(name))
+                raise AttributeError(
+                    f"Document.{name}" if name.startswith("__") else unknown_field(name)
+                )
             return self.__dict__.setdefault(name, make())
 
         def __setattr__(self, name: str, value: object) -> None:
@@ -144,7 +158,9 @@ class Document:
 
     @property
     def content(self) -> Any:
-        """The first of `text`, `blob` and `tensor` that is set, or None; setting it sets one and unsets the others."""
+        """The first of `text`, `blob` and `tensor` that is set, or None;
+        setting it sets one and unsets the others.
+        """
         return self.text or self.blob or self.tensor
 
     @content.setter
@@ -155,7 +171,8 @@ class Document:
             setattr(self, name, value if name == field else None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are set as a dict; `matches` and `chunks` as lists of dicts, scores as dicts.
+        """Return the fields that are set as a dict; `matches` and `chunks` as lists of dicts,
+        scores as dicts.
 
         Arrays and bytes stay what they are, so `Document.from_dict` gives an equal Document.
         """
@@ -190,7 +207,10 @@ class Document:
         if self is other:
             return True
         mine, theirs = self.__dict__, other.__dict__
-        return all(_same_field(name, mine.get(name), theirs.get(name)) for name in mine.keys() | theirs.keys())
+        return all(
+            _same_field(name, mine.get(name), theirs.get(name))
+            for name in mine.keys() | theirs.keys()
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -241,9 +261,10 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
     Args:
         docs: a Document, any iterable of Documents, or None for an empty one.
 
-    `da[0]` and `da['some id']` give a Document; `da[1:3]`, `da[[0, 2]]`, `da[['id1', 'id2']]` and a mask of
-    booleans give a DocumentArray; `da[:, 'text']` gives that field of each, `da[:, ['id', 'text']]` a list per
-    field. All can be assigned to and deleted the same ways. Of several Documents with one id, the first is found.
+    `da[0]` and `da['some id']` give a Document; `da[1:3]`, `da[[0, 2]]`, `da[['id1', 'id2']]` and a
+    mask of booleans give a DocumentArray; `da[:, 'text']` gives that field of each,
+    `da[:, ['id', 'text']]` a list per field. All can be assigned to and deleted the same ways. Of
+    several Documents with one id, the first is found.
 
     Raises:
         TypeError: something in `docs` is not a Document.
@@ -260,16 +281,21 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
 
     _item = Document
 
-    ids = Column[list[str]]("id", "The ids; setting takes one value for each Document, or None to unset it everywhere.")
+    ids = Column[list[str]](
+        "id", "The ids; setting takes one value for each Document, or None to unset it everywhere."
+    )
     texts = Column[list[str]]("text", "The texts, to read or to set.")
     blobs = Column[list[bytes]]("blob", "The blobs, to read or to set.")
     contents = Column[list[Any]]("content", "What `content` gives for each, to read or to set.")
     tensors = Column[Any](
-        "tensor", "One new array if all tensors are set and have one dtype and shape, None if none is set, else a list."
+        "tensor",
+        "One new array if all tensors are set and have one dtype and shape, None if none is set, "
+        "else a list.",
     )
     embeddings = Column[Any](
         "embedding",
-        "One new array if all embeddings are set and have one dtype and shape, None if none is set, else a list.",
+        "One new array if all embeddings are set and have one dtype and shape, None if none is "
+        "set, else a list.",
     )
 
     def __init__(self, docs: Iterable[Document] | Document | None = None) -> None:
@@ -312,9 +338,8 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         if self._offsets is None or self._stamp != _renames:
             self._stamp = _renames
             ids = self.ids
-            self._offsets = dict(
-                zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True)
-            )  # the first of an id wins
+            # The first of an id wins.
+            self._offsets = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
         return self._offsets
 
     def _position(self, key: Key) -> int:
@@ -351,7 +376,10 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         names = [fields] if isinstance(fields, str) else list(fields)
         columns = [values] if isinstance(fields, str) else list(values)
         if len(names) != len(columns):
-            raise ValueError(f"{len(names)} fields to set ({', '.join(names)}), but {len(columns)} lists of values")
+            raise ValueError(
+                f"{len(names)} fields to set ({', '.join(names)}), but {len(columns)} lists of "
+                "values"
+            )
         for name, column in zip(names, columns, strict=True):
             docs._set_column(name, [column] if subscript.is_single(rows) else column)
 
@@ -395,7 +423,9 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         self._docs.reverse()
         self._offsets = None
 
-    def sort(self, *, key: Callable[[Document], SupportsRichComparison], reverse: bool = False) -> None:
+    def sort(
+        self, *, key: Callable[[Document], SupportsRichComparison], reverse: bool = False
+    ) -> None:
         """Sort in place by `key(doc)`; Documents with equal keys keep their order.
 
         >>> da = DocumentArray([Document(text="bb"), Document(text="a")])
@@ -440,7 +470,9 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
 
 def _document(value: object) -> Document:
     if not isinstance(value, Document):
-        raise TypeError(f"a DocumentArray holds Documents, not {type(value).__name__} ({short(value, 40)})")
+        raise TypeError(
+            f"a DocumentArray holds Documents, not {type(value).__name__} ({short(value, 40)})"
+        )
     return value
 
 
@@ -454,7 +486,9 @@ def _documents(values: object) -> list[Document]:
         if type(values) is DocumentArray:
             return values._docs.copy()
         if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
-            raise TypeError(f"expected Documents, not {type(values).__name__} ({short(values, 40)})")
+            raise TypeError(
+                f"expected Documents, not {type(values).__name__} ({short(values, 40)})"
+            )
     docs = list(values)
     if not _DOCUMENT.issuperset(map(type, docs)):
         for number, doc in enumerate(docs):

@@ -1,6 +1,7 @@
 """The fields of a Document: their names, what they hold when unset, and what may be put into them.
 
-The one table that `document`, `wire` and `show` share. It must not know Documents, arrays or frames.
+The one table that `document`, `wire` and `show` share. It must not know Documents,
+arrays or frames.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ NESTED = ("matches", "chunks")
 
 #: Every field, in the order in which they are shown.
 FIELDS = (
-    *("id", "text", "blob", "tensor", "embedding", "uri", "mime_type", "modality", "weight", "tags", "scores"),
+    *(
+        "id",
+        "text",
+        "blob",
+        "tensor",
+        "embedding",
+        "uri",
+        "mime_type",
+        "modality",
+        "weight",
+        "tags",
+        "scores",
+    ),
     *("matches", "chunks", "parent_id", "granularity", "adjacency"),
 )
 
@@ -54,7 +67,11 @@ class NamedScore:
     description: str = ""
 
     def __repr__(self) -> str:
-        named = [f"{name}={getattr(self, name)!r}" for name in ("op_name", "description") if getattr(self, name)]
+        named = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("op_name", "description")
+            if getattr(self, name)
+        ]
         return f"NamedScore({', '.join([repr(self.value), *named])})"
 
 
@@ -65,7 +82,8 @@ Score = NamedScore | SupportsFloat | Mapping[str, Any]
 class Scores(dict[str, NamedScore]):
     """The scores of a Document by name; a plain number put in becomes a `NamedScore`.
 
-    A name that is not there yet gets a `NamedScore` without value, so both ways of setting one work:
+    A name that is not there yet gets a `NamedScore` without value,
+    so both ways of setting one work:
 
     >>> scores = Scores()
     >>> scores["cos"] = 0.3
@@ -86,7 +104,9 @@ class Scores(dict[str, NamedScore]):
 
     def __setitem__(self, name: str, score: Score) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"the name of a score must be str, not {type(name).__name__} ({name!r})")
+            raise TypeError(
+                f"the name of a score must be str, not {type(name).__name__} ({name!r})"
+            )
         super().__setitem__(name, _named_score(name, score))
 
     def setdefault(self, name: str, score: Score | None = None) -> NamedScore:
@@ -121,7 +141,9 @@ def _named_score(name: str, score: Score) -> NamedScore:
     try:
         return NamedScore(_number(score))
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"score {name!r} must be a number or a NamedScore, not {_kind(score)}") from None
+        raise TypeError(
+            f"score {name!r} must be a number or a NamedScore, not {_kind(score)}"
+        ) from None
 
 
 def is_empty(name: str, value: object) -> bool:
@@ -130,7 +152,8 @@ def is_empty(name: str, value: object) -> bool:
 
 
 def converted(name: str, value: object) -> object:
-    """Return `value` as a field stores it, for every field but `matches` and `chunks`; None stays None.
+    """Return `value` as a field stores it, for every field but `matches` and `chunks`;
+    None stays None.
 
     Raises:
         TypeError: the field cannot hold such a value; the message names the field and the type.
@@ -142,13 +165,19 @@ def converted(name: str, value: object) -> object:
     except (TypeError, ValueError, OverflowError) as error:
         if name == "scores" and isinstance(value, Mapping):
             raise
-        raise TypeError(f"Document.{name} must be {_WANTED.get(name, 'an array')}, not {_kind(value)}") from error
+        raise TypeError(
+            f"Document.{name} must be {_WANTED.get(name, 'an array')}, not {_kind(value)}"
+        ) from error
 
 
 def unknown_field(name: str) -> str:
-    """Return the message for a field that Documents do not have: the nearest that they do, and the way out."""
+    """Return the message for a field that Documents do not have: the nearest that they do,
+    and the way out.
+    """
     guess = did_you_mean(name, (*FIELDS, "content"))
-    return f"a Document has no field {name!r}{guess} (your own values go into tags={{{name!r}: ...}})"
+    return (
+        f"a Document has no field {name!r}{guess} (your own values go into tags={{{name!r}: ...}})"
+    )
 
 
 def _kind(value: object) -> str:
@@ -191,7 +220,8 @@ def _array_like(value: object) -> object:
     return value
 
 
-#: The type that a field's value has once it is stored; arrays may be of any type that numpy can read.
+#: The type that a field's value has once it is stored; arrays may be of any type that numpy can
+#: read.
 TYPES: dict[str, type] = {
     **dict.fromkeys(STRINGS, str),
     **dict.fromkeys(INTEGERS, int),

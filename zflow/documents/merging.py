@@ -1,6 +1,7 @@
 """Merging: how the results of several branches or shards become one.
 
-It must not know where they came from, and no messages; the order in which they are given is all it goes by.
+It must not know where they came from, and no messages;
+the order in which they are given is all it goes by.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ Payload = Sequence[Frame]  # frames, as `codec.pack` makes them
 
 
 def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
-    """Return one DocumentArray of all; the first is changed in place and returned, the others may share its Documents.
+    """Return one DocumentArray of all; the first is changed in place and returned,
+    the others may share its Documents.
 
-    Documents with the same id become one: what is set on the left stays, what is empty there is taken from the
-    right, and `matches` and `chunks` reduce in the same way, at every level. Documents that are only on the right
-    are appended, in their order. An id that occurs several times within one array stays several Documents: its
-    first occurrence meets the first one of the others, its second the second.
+    Documents with the same id become one: what is set on the left stays, what is empty there is
+    taken from the right, and `matches` and `chunks` reduce in the same way, at every level.
+    Documents that are only on the right are appended, in their order. An id that occurs several
+    times within one array stays several Documents: its first occurrence meets the first one of the
+    others, its second the second.
 
     Raises:
         ValueError: there is nothing to reduce.
 
     >>> from zflow import Document, DocumentArray
-    >>> left, right = DocumentArray(Document(id="a", text="x")), DocumentArray(Document(id="a", uri="y"))
-    >>> doc = reduce([left, right])["a"]
+    >>> left = DocumentArray(Document(id="a", text="x"))
+    >>> doc = reduce([left, DocumentArray(Document(id="a", uri="y"))])["a"]
     >>> doc.text, doc.uri
     ('x', 'y')
     """
@@ -54,7 +57,9 @@ def _numbered(docs: DocumentArray) -> Iterator[tuple[tuple[str, int], Document]]
         yield (doc.id, count), doc
 
 
-def _reduce_into(left: DocumentArray, known: dict[tuple[str, int], Document], right: DocumentArray) -> None:
+def _reduce_into(
+    left: DocumentArray, known: dict[tuple[str, int], Document], right: DocumentArray
+) -> None:
     new = []
     for key, doc in _numbered(right):
         mine = known.get(key)
@@ -77,16 +82,19 @@ def _merge(left: Document, right: Document) -> None:
             reduce([mine[name], value])
 
 
-def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, DocumentArray], Parameters]:
+def gather(
+    pieces: Iterable[tuple[str, Sequence[Payload]]],
+) -> tuple[dict[str, DocumentArray], Parameters]:
     """Decode the payloads of several predecessors.
 
-    The broker carries payloads side by side without looking into them; here they become Documents again.
+    The broker carries payloads side by side without looking into them;
+    here they become Documents again.
 
     Args:
         pieces: the name of a predecessor, or of a shard of one, and its payloads.
 
-    Returns the Documents by predecessor, in the order of `needs`, and their merged parameters: where two differ the
-    earlier one counts, and the `__results__` of all are kept.
+    Returns the Documents by predecessor, in the order of `needs`, and their merged parameters:
+    where two differ the earlier one counts, and the `__results__` of all are kept.
 
     Raises:
         BadRequest: the payloads cannot be decoded.
@@ -106,6 +114,9 @@ def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> tuple[dict[str, D
 def _merge_parameters(left: Parameters, right: Parameters) -> None:
     for key, value in right.items():
         if key == "__results__" and isinstance(left.get(key), dict) and isinstance(value, dict):
-            left[key] = {**left[key], **{name: result for name, result in value.items() if name not in left[key]}}
+            left[key] = {
+                **left[key],
+                **{name: result for name, result in value.items() if name not in left[key]},
+            }
         else:
             left.setdefault(key, value)

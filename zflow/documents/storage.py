@@ -1,7 +1,8 @@
-"""What a DocumentArray holds: columns as they arrived, or, from when the first item is asked for, a list of items.
+"""What a DocumentArray holds: columns as they arrived, or, from when the first item is asked for,
+a list of items.
 
-It makes the one into the other, once and never back. It must not know Documents, only that they keep their fields in
-`__dict__`: what it makes items of is for the class above to say.
+It makes the one into the other, once and never back. It must not know Documents, only that they
+keep their fields in `__dict__`: what it makes items of is for the class above to say.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from itertools import repeat
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, overload
 
 from zflow.documents import tensor
-from zflow.documents.columns import Columns, cells, cut, gather, read, readable, replaced, restored, scatter
+from zflow.documents.columns import (
+    Columns,
+    cells,
+    cut,
+    gather,
+    read,
+    readable,
+    replaced,
+    restored,
+    scatter,
+)
 from zflow.documents.fields import ARRAYS, Row
 
 if TYPE_CHECKING:
@@ -33,26 +44,31 @@ def _renew_lock() -> None:
     _changing_form = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # the thread that holds it may be one that only the parent has
+# The thread that holds it may be one that only the parent has.
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Storage(Generic[Item]):
-    """Items in one of two forms. It is most of what an array of Documents is, without what users call.
+    """Items in one of two forms. It is most of what an array of Documents is,
+    without what users call.
 
     Attributes:
-        _item: the class of the items; what it sets up is up to the fields, so its `__init__` is not called.
+        _item: the class of the items; what it sets up is up to the fields,
+            so its `__init__` is not called.
     """
 
     __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
 
     _item: ClassVar[type]
     _docs: list[Item]
-    _columns: Columns | None  # what the items are made of, until the first of them is asked for; then None
-    _blocks: Blocks | None  # arrays whose rows the items have got, for as long as they still have them
+    # What the items are made of, until the first of them is asked for; then None.
+    _columns: Columns | None
+    # Arrays whose rows the items have got, for as long as they still have them.
+    _blocks: Blocks | None
     _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
     _stamp: int  # how often ids had been changed when that was
 
-    # -- making one -----------------------------------------------------------------------------------------------
+    # -- making one --------------------------------------------------------------------------------
 
     @classmethod
     def _of(cls, columns: Columns) -> Self:
@@ -84,17 +100,25 @@ class Storage(Generic[Item]):
     def _of_documents(cls, some: list[Item]) -> Self:
         """Return an array of this very list, in which there is nothing but items."""
         docs = cls.__new__(cls)
-        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = some, None, None, None, 0
+        docs._docs, docs._columns, docs._blocks, docs._offsets, docs._stamp = (
+            some,
+            None,
+            None,
+            None,
+            0,
+        )
         return docs
 
     def _part(self, begin: int, end: int) -> Self:
-        """Return these items; of an array that still holds columns, without making any of the others."""
+        """Return these items; of an array that still holds columns,
+        without making any of the others.
+        """
         columns = self._columns
         if columns is None:
             return self._of_documents(self._docs[begin:end])
         return self._of(cut(columns, begin, end))
 
-    # -- the two forms --------------------------------------------------------------------------------------------
+    # -- the two forms -----------------------------------------------------------------------------
 
     def _as_columns(self) -> Columns:
         """Return the fields of the items as columns; nothing at all if there are no items."""
@@ -104,7 +128,8 @@ class Storage(Generic[Item]):
         docs = self._docs
         if len(docs) == 1:
             columns = {}
-            for name, value in docs[0].__dict__.items():  # quicker than a comprehension, which is a call
+            # Quicker than a comprehension, which is a call.
+            for name, value in docs[0].__dict__.items():
                 columns[name] = [value]
             return columns
         if not docs:
@@ -119,14 +144,16 @@ class Storage(Generic[Item]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> object:
-            # Only called for what is not there: the items, once, in an array that was made of columns.
+            # Only called for what is not there: the items, once, in an array that was made of
+            # columns.
             if name != "_docs":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             with _changing_form:
                 if self._columns is not None:
                     docs = list(map(object.__new__, repeat(self._item, len(self._columns["id"]))))
                     self._blocks = scatter(self._columns, [doc.__dict__ for doc in docs])
-                    self._docs = docs  # before the columns are gone: other threads look at those first
+                    # Before the columns are gone: other threads look at those first.
+                    self._docs = docs
                     self._columns = None
             return self._docs
 
@@ -140,7 +167,7 @@ class Storage(Generic[Item]):
     def __reversed__(self) -> Iterator[Item]:
         return reversed(self._docs)
 
-    # -- one field of all -----------------------------------------------------------------------------------------
+    # -- one field of all --------------------------------------------------------------------------
 
     def _column(self, name: str) -> object:
         columns = self._columns
@@ -157,10 +184,15 @@ class Storage(Generic[Item]):
         if values is None:
             values = [None] * len(docs)
         if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-            raise TypeError(f"{name!r} of {len(docs)} Documents: give one value each, not one {type(values).__name__}")
+            raise TypeError(
+                f"{name!r} of {len(docs)} Documents: give one value each, not one "
+                f"{type(values).__name__}"
+            )
         rows = list(values)
         if len(rows) != len(docs):
-            raise ValueError(f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}")
+            raise ValueError(
+                f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}"
+            )
         if name in ARRAYS and tensor.is_block(values):
             scatter({name: rows}, self._rows())
             self._blocks = {**(self._blocks or {}), name: (rows, values[:])}

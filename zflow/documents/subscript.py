@@ -26,7 +26,11 @@ Rows = slice | range | list[int] | list[str] | list[bool] | Array
 
 def is_single(key: object) -> TypeGuard[Key]:
     """Say whether the key names one Document (an int or an id) rather than several."""
-    return type(key) is int or isinstance(key, str) or (hasattr(key, "__index__") and not getattr(key, "shape", ()))
+    return (
+        type(key) is int
+        or isinstance(key, str)
+        or (hasattr(key, "__index__") and not getattr(key, "shape", ()))
+    )
 
 
 def position(key: Key, size: int, index: Index) -> int:
@@ -47,7 +51,8 @@ def position(key: Key, size: int, index: Index) -> int:
 
 
 def positions(key: object, size: int, index: Index) -> list[int]:
-    """Return the positions that a slice, a list of ints or ids, or a mask of booleans picks, in its order.
+    """Return the positions that a slice, a list of ints or ids, or a mask of booleans picks,
+    in its order.
 
     Raises:
         TypeError: not a key at all.
@@ -57,8 +62,11 @@ def positions(key: object, size: int, index: Index) -> list[int]:
         return list(range(*key.indices(size)))
     keys = key.tolist() if hasattr(key, "tolist") else key
     if not isinstance(keys, (list, range)):
-        raise TypeError(f"a DocumentArray is indexed by int, id, slice, list or mask, not {type(key).__name__}")
-    keys = [item.tolist() if hasattr(item, "tolist") else item for item in keys]  # numpy's bools and numbers
+        raise TypeError(
+            f"a DocumentArray is indexed by int, id, slice, list or mask, not {type(key).__name__}"
+        )
+    # Numpy's bools and numbers.
+    keys = [item.tolist() if hasattr(item, "tolist") else item for item in keys]
     if not any(type(item) is bool for item in keys):
         return [position(item, size, index) for item in keys]
     if len(keys) != size or not all(type(item) is bool for item in keys):
@@ -66,7 +74,9 @@ def positions(key: object, size: int, index: Index) -> list[int]:
     return [number for number, wanted in enumerate(keys) if wanted]
 
 
-def rows_and_fields(key: tuple[Any, ...], known: Sequence[str]) -> tuple[Key | Rows, str | list[str]]:
+def rows_and_fields(
+    key: tuple[Any, ...], known: Sequence[str]
+) -> tuple[Key | Rows, str | list[str]]:
     """Split `rows, fields` of `da[rows, fields]`; `fields` is one name or a list of names.
 
     Raises:
@@ -79,7 +89,8 @@ def rows_and_fields(key: tuple[Any, ...], known: Sequence[str]) -> tuple[Key | R
         if isinstance(fields, (list, tuple)) and all(name in known for name in fields):
             return rows, list(fields)
     raise TypeError(
-        f"da[{', '.join(map(_shown, key))}]: expected da[rows, field] or da[rows, [field, ...]] with fields of a "
+        f"da[{', '.join(map(_shown, key))}]: expected da[rows, field] or da[rows, [field, ...]] "
+        "with fields of a "
         f"Document ({', '.join(known)}); several ids or positions go into a list: da[[...]]"
     )
 

@@ -1,7 +1,7 @@
 """Arrays: read as numpy, compared, described in a word, and turned into raw memory and back.
 
-The only module of the Document family that imports numpy, and only when an array is met. It must not
-know Documents. A dtype that arrives from outside is checked before numpy sees it.
+The only module of the Document family that imports numpy, and only when an array is met. It must
+not know Documents. A dtype that arrives from outside is checked before numpy sees it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ if TYPE_CHECKING:
 Header = tuple[str, tuple[int, ...], Literal["C", "F"]]
 Buffer = bytes | bytearray | memoryview
 
-#: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on (structured).
+#: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on
+#: (structured).
 KINDS = "biufcSUmM"
 _DTYPE = re.compile(r"[<>|=]?[biufcSUmM][1-9]\d{0,8}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?", re.ASCII)
-# numpy stops at 32 or 64 dimensions, depending on its version, and a stack has one more than its rows.
+# numpy stops at 32 or 64 dimensions, depending on its version, and a stack has one more than its
+# rows.
 _MOST_DIMENSIONS = 64
 _MOST_STACKABLE_DIMENSIONS = 16
-#: Rows that an array may have although there is nothing in them: they cost nothing to send, but much to go through.
+#: Rows that an array may have although there is nothing in them: they cost nothing to send, but
+#: much to go through.
 MOST_EMPTY_ROWS = 2**20
-_PATTERNS = {"b": "u1", "U": "u4", "M": "i8"}  # dtypes that have no value for some patterns of bits, as numbers
+# Dtypes that have no value for some patterns of bits, as numbers.
+_PATTERNS = {"b": "u1", "U": "u4", "M": "i8"}
 _LAST_CHARACTER = 0x10FFFF
 _NOT_A_TIME = -(2**63)
 
 
 def as_array(value: object) -> Array:
-    """Return an array, a tensor of another library or nested lists of numbers as a numpy array, uncopied if possible.
+    """Return an array, a tensor of another library or nested lists of numbers as a numpy array,
+    uncopied if possible.
 
     Raises:
-        TypeError, ValueError: `value` is not an array of plain numbers, strings or times; the message has the way out.
+        TypeError, ValueError: `value` is not an array of plain numbers, strings or times;
+            the message has the way out.
     """
     import numpy as np
 
@@ -50,7 +56,8 @@ def as_array(value: object) -> Array:
     else:
         if hasattr(value, "filled") and hasattr(value, "mask"):
             raise TypeError("a masked array would lose its mask: use array.filled(...)")
-        if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor that requires grad, or lives on a GPU
+        # A torch tensor that requires grad, or lives on a GPU.
+        if hasattr(value, "detach") and hasattr(value, "cpu"):
             value = value.detach().cpu()
         try:
             array = np.asarray(value)
@@ -58,7 +65,8 @@ def as_array(value: object) -> Array:
             raise ValueError(f"{type(value).__name__} is not an array: {error}") from None
     if array.dtype.kind not in KINDS:
         raise TypeError(_refusal(array.dtype))
-    if not array.dtype.itemsize:  # of text no character wide, which numpy itself takes for one character when it copies
+    # Of text no character wide, which numpy itself takes for one character when it copies.
+    if not array.dtype.itemsize:
         return array.astype(f"{array.dtype.kind}1")
     return array
 
@@ -67,7 +75,10 @@ def _refusal(dtype: np.dtype[np.generic]) -> str:
     if dtype.names:
         return f"structured arrays cannot be sent ({dtype}): use one array per column"
     if dtype.kind == "O":
-        return "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and sparse matrices too)"
+        return (
+            "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and "
+            "sparse matrices too)"
+        )
     return f"arrays of dtype {dtype} cannot be sent: convert it, as in array.astype('float32')"
 
 
@@ -100,11 +111,14 @@ def plain(value: np.generic) -> bool | int | float:
     if value.dtype.kind not in "biuf":
         raise TypeError(f"cannot send a single {type(value).__name__}; use str(value) or an array")
     number: bool | int | float = value.item()
-    return float(number) if value.dtype.kind == "f" else number  # numpy's widest floats are their own items
+    # Numpy's widest floats are their own items.
+    return float(number) if value.dtype.kind == "f" else number
 
 
 def same(left: object, right: object) -> bool:
-    """Compare two arrays by dtype, shape and values; NaN equals NaN. What is no array equals only itself."""
+    """Compare two arrays by dtype, shape and values; NaN equals NaN.
+    What is no array equals only itself.
+    """
     import numpy as np
 
     try:
@@ -123,7 +137,9 @@ def same_value(left: object, right: object) -> bool:
     if is_array(left) or is_array(right):
         return same(left, right)
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
+        return left.keys() == right.keys() and all(
+            same_value(left[key], right[key]) for key in left
+        )
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return len(left) == len(right) and all(map(same_value, left, right))
     return bool(left == right or (left != left and right != right))
@@ -139,7 +155,9 @@ def describe(value: object) -> str:
 
 
 def stacked(values: Sequence[object]) -> Array | list[object] | None:
-    """Return one new array if all values have one dtype and shape, None if all are None, else the values as a list."""
+    """Return one new array if all values have one dtype and shape, None if all are None,
+    else the values as a list.
+    """
     if all(value is None for value in values):
         return None
     if any(value is None for value in values):
@@ -187,15 +205,24 @@ def is_block(value: Any) -> TypeGuard[Array]:
 
 def rows(block: Array) -> list[Array]:
     """Return the rows of an array as views; those of an array with one dimension have none."""
-    return list(block) if block.ndim > 1 else [block[row : row + 1].reshape(()) for row in range(len(block))]
+    return (
+        list(block)
+        if block.ndim > 1
+        else [block[row : row + 1].reshape(()) for row in range(len(block))]
+    )
 
 
 def are_rows(views: Sequence[Array], block: Array) -> bool:
-    """Say whether views that `rows` has returned still are rows: dtype, shape and strides can be changed in place."""
+    """Say whether views that `rows` has returned still are rows: dtype,
+    shape and strides can be changed in place.
+    """
     if not views:
         return False
     row = rows(block[:1])[0]
-    return all(set(map(attrgetter(name), views)) == {getattr(row, name)} for name in ("shape", "dtype", "strides"))
+    return all(
+        set(map(attrgetter(name), views)) == {getattr(row, name)}
+        for name in ("shape", "dtype", "strides")
+    )
 
 
 def as_arrays(values: Sequence[Any]) -> Sequence[Array]:
@@ -215,8 +242,12 @@ def _is_sendable(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in KINDS and dtype.itemsize > 0
 
 
-def groups(numbers: list[int], arrays: Sequence[Array]) -> Iterator[tuple[list[int], Header, Array]]:
-    """Split numbered arrays into those that can travel as one block of memory, and yield numbers, header and memory."""
+def groups(
+    numbers: list[int], arrays: Sequence[Array]
+) -> Iterator[tuple[list[int], Header, Array]]:
+    """Split numbered arrays into those that can travel as one block of memory, and yield numbers,
+    header and memory.
+    """
     try:
         whole = memory(arrays)
     except (TypeError, ValueError):  # they differ
@@ -226,7 +257,11 @@ def groups(numbers: list[int], arrays: Sequence[Array]) -> Iterator[tuple[list[i
         return
     found: dict[object, tuple[list[int], list[Array]]] = {}
     for number, array in zip(numbers, arrays, strict=True):
-        key = number if array.ndim >= _MOST_STACKABLE_DIMENSIONS else (array.dtype, array.shape, _is_fortran(array))
+        key = (
+            number
+            if array.ndim >= _MOST_STACKABLE_DIMENSIONS
+            else (array.dtype, array.shape, _is_fortran(array))
+        )
         in_group, group = found.setdefault(key, ([], []))
         in_group.append(number)
         group.append(array)
@@ -250,7 +285,8 @@ def header(array: Array) -> Header:
 
 
 def memory(arrays: Sequence[Array]) -> Array:
-    """Return the memory of alike arrays, one after the other, as flat bytes: a view if there is only one, else a copy.
+    """Return the memory of alike arrays, one after the other, as flat bytes:
+    a view if there is only one, else a copy.
 
     A single array that is not contiguous is copied too.
 
@@ -261,13 +297,17 @@ def memory(arrays: Sequence[Array]) -> Array:
     fortran = _is_fortran(first)
     if len(arrays) == 1:
         return _flat(first.T if fortran else first)
-    if first.ndim >= _MOST_STACKABLE_DIMENSIONS or (first.ndim > 1 and set(map(_is_fortran, arrays)) != {fortran}):
+    if first.ndim >= _MOST_STACKABLE_DIMENSIONS or (
+        first.ndim > 1 and set(map(_is_fortran, arrays)) != {fortran}
+    ):
         raise ValueError("arrays that cannot be stacked")
     return _flat(_block([array.T for array in arrays] if fortran else arrays))
 
 
 def block_memory(block: Array) -> Array:
-    """Return the memory of the rows of an array as `memory` does, a view if they lie one after the other."""
+    """Return the memory of the rows of an array as `memory` does,
+    a view if they lie one after the other.
+    """
     return _flat(_mirrored(block) if _is_fortran(rows(block[:1])[0]) else block)
 
 
@@ -305,8 +345,11 @@ def from_memory(dtype: str, shape: Sequence[int], order: Literal["C", "F"], data
     return _aligned(np.ndarray(shape, plain, data or bytearray(), order=order))
 
 
-def block_from_memory(count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer) -> Array:
-    """Return an array whose rows are `count` arrays of that shape, as a view of `data`, writable if it is.
+def block_from_memory(
+    count: int, dtype: str, shape: Sequence[int], order: Literal["C", "F"], data: Buffer
+) -> Array:
+    """Return an array whose rows are `count` arrays of that shape, as a view of `data`,
+    writable if it is.
 
     Raises:
         ValueError: what is said about the memory is malformed, or does not fit its length.
@@ -319,7 +362,9 @@ def block_from_memory(count: int, dtype: str, shape: Sequence[int], order: Liter
     return block if order == "C" else _mirrored(block)
 
 
-def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer) -> np.dtype[np.generic]:
+def _checked(
+    count: int, dtype: str, shape: Sequence[int], order: str, data: Buffer
+) -> np.dtype[np.generic]:
     import numpy as np
 
     if not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)) or order not in ("C", "F"):
@@ -330,7 +375,9 @@ def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buf
         raise ValueError(f"an array cannot have shape {shape!r:.80}")
     plain = np.dtype(dtype)
     if count * math.prod(shape) * plain.itemsize != len(data):
-        raise ValueError(f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}")
+        raise ValueError(
+            f"{len(data)} bytes cannot be {count} arrays of dtype {dtype} and shape {shape!r:.80}"
+        )
     if not len(data):
         _check_empty(shape)
     elif plain.kind in _PATTERNS:
@@ -341,11 +388,15 @@ def _checked(count: int, dtype: str, shape: Sequence[int], order: str, data: Buf
 def _check_empty(shape: Sequence[int]) -> None:
     """Refuse shapes such as (10**18, 0)."""
     if 0 in shape and math.prod(shape[: shape.index(0)]) > MOST_EMPTY_ROWS:
-        raise ValueError(f"an array of shape {shape!r:.80} has more than {MOST_EMPTY_ROWS} rows with nothing in them")
+        raise ValueError(
+            f"an array of shape {shape!r:.80} has more than {MOST_EMPTY_ROWS} rows with nothing in "
+            "them"
+        )
 
 
 def _check_values(dtype: np.dtype[np.generic], data: Buffer) -> None:
-    """Refuse what is no value of a dtype of which not every pattern of bits is one: numpy fails at it, or worse, later.
+    """Refuse what is no value of a dtype of which not every pattern of bits is one:
+    numpy fails at it, or worse, later.
 
     Takes as long as a look at the memory does, which is little beside having received it.
     """
@@ -356,10 +407,15 @@ def _check_values(dtype: np.dtype[np.generic], data: Buffer) -> None:
         raise ValueError("a bool is 0 or 1")
     if dtype.kind == "U" and numbers.max() > _LAST_CHARACTER:
         raise ValueError("text has characters that are none")
-    if dtype.kind == "M" and np.datetime_data(dtype.str)[0] == "generic" and (numbers != _NOT_A_TIME).any():
+    if (
+        dtype.kind == "M"
+        and np.datetime_data(dtype.str)[0] == "generic"
+        and (numbers != _NOT_A_TIME).any()
+    ):
         raise ValueError("a time without a unit is none")
 
 
 def _aligned(array: Array) -> Array:
-    # A small frame may begin at any address of ZeroMQ's receive buffer; not every library reads that.
+    # A small frame may begin at any address of ZeroMQ's receive buffer; not every library reads
+    # that.
     return array if array.flags.aligned else array.copy(order="K")

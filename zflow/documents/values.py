@@ -1,4 +1,5 @@
-"""Plain values <-> msgpack: what msgpack knows, and also integers of any size, numpy scalars and arrays.
+"""Plain values <-> msgpack: what msgpack knows, and also integers of any size,
+numpy scalars and arrays.
 
 It must not know Documents. Nothing that arrives is trusted, unpickled or evaluated.
 """
@@ -16,8 +17,8 @@ from zflow.documents import tensor
 #: What goes with Documents: by name, anything that `dump` takes.
 Parameters = dict[str, Any]
 
-# Packers that no thread is using: making one takes as long as packing something small. One that has failed is not
-# used again, nor is one that had to grow, for it never shrinks.
+# Packers that no thread is using: making one takes as long as packing something small. One that has
+# failed is not used again, nor is one that had to grow, for it never shrinks.
 _idle: list[msgpack.Packer] = []
 _KEPT = 64 * 1024  # bytes
 
@@ -26,7 +27,8 @@ _SMALL = 4096  # bytes, in which there can't be so many that it takes long
 _READ: dict[str, object] = {
     "strict_map_key": False,
     "unicode_errors": "surrogatepass",
-    "timestamp": 1,  # as a number: `dump` makes none, and msgpack's own type has hashes that can be chosen
+    # As a number: `dump` makes none, and msgpack's own type has hashes that can be chosen.
+    "timestamp": 1,
 }
 
 _INTEGER, _ARRAY = 1, 2  # codes of the msgpack extension types
@@ -44,7 +46,8 @@ def dump(value: object) -> bytes:
         packer = msgpack.Packer(default=_encode)
     try:
         data: bytes = packer.pack(value)
-    except UnicodeEncodeError:  # half a surrogate pair, as os.listdir gives for names that are not UTF-8
+    # Half a surrogate pair, as os.listdir gives for names that are not UTF-8.
+    except UnicodeEncodeError:
         return msgpack.packb(value, default=_encode, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
     if len(data) <= _KEPT:
         _idle.append(packer)
@@ -52,7 +55,8 @@ def dump(value: object) -> bytes:
 
 
 def load(data: bytes | bytearray | memoryview) -> Any:
-    """Return what `dump` was given; tuples have become lists, except as keys, and numpy scalars Python's.
+    """Return what `dump` was given; tuples have become lists, except as keys,
+    and numpy scalars Python's.
 
     Raises:
         ValueError, TypeError, or whatever else malformed data sets off.
@@ -60,13 +64,20 @@ def load(data: bytes | bytearray | memoryview) -> Any:
     try:
         # As `_READ`: a dict of keywords would take as long as half of this.
         hook = _decode if len(data) <= _SMALL else _counting()
-        return msgpack.unpackb(data, ext_hook=hook, strict_map_key=False, unicode_errors="surrogatepass", timestamp=1)
-    except (TypeError, _Many):  # a dict with a tuple as key, which came as a list, or maybe with large integers
+        return msgpack.unpackb(
+            data, ext_hook=hook, strict_map_key=False, unicode_errors="surrogatepass", timestamp=1
+        )
+    # A dict with a tuple as key, which came as a list, or maybe with large integers.
+    except (TypeError, _Many):
         pass
     try:
         return msgpack.unpackb(data, ext_hook=_decode, object_pairs_hook=_dict, **_READ)
     except TypeError:
-        return _with_lists(msgpack.unpackb(data, ext_hook=_decode, object_pairs_hook=_dict, use_list=False, **_READ))
+        return _with_lists(
+            msgpack.unpackb(
+                data, ext_hook=_decode, object_pairs_hook=_dict, use_list=False, **_READ
+            )
+        )
 
 
 class _Many(Exception):
@@ -88,9 +99,11 @@ def _counting() -> Callable[[int, bytes], object]:
 
 
 def _dict(pairs: list[tuple[Hashable, object]]) -> dict[Hashable, object]:
-    """Make a dict, unless its keys are chosen so that they collide: that takes a time that goes by their square.
+    """Make a dict, unless its keys are chosen so that they collide:
+    that takes a time that goes by their square.
 
-    Whoever sends them can choose the hashes of large integers and of tuples, not those of texts and bytes.
+    Whoever sends them can choose the hashes of large integers and of tuples,
+    not those of texts and bytes.
     """
     if len(pairs) > _FEW and len(pairs) - len({hash(key) for key, _ in pairs}) > _FEW:
         raise ValueError(f"more than {_FEW} keys of one dict have the hash of another one")
@@ -109,12 +122,16 @@ def _with_lists(value: object) -> object:
 def _encode(value: object) -> object:
     """Return what msgpack can pack instead of a value that it does not know."""
     if isinstance(value, int):
-        return msgpack.ExtType(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
+        return msgpack.ExtType(
+            _INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        )
     if tensor.is_scalar(value):
         return tensor.plain(value)
     if tensor.is_array(value):
         array = tensor.as_array(value)
-        return msgpack.ExtType(_ARRAY, msgpack.packb([*tensor.header(array), tensor.memory([array]).tobytes()]))
+        return msgpack.ExtType(
+            _ARRAY, msgpack.packb([*tensor.header(array), tensor.memory([array]).tobytes()])
+        )
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"cannot send a value of type {type(value).__qualname__}; {_way_out(value)}")

@@ -1,7 +1,8 @@
 """Batching: what is said about it, by decorators, in Python and in YAML.
 
-A method that says how many Documents it likes to get at once is called with those of several requests, as many as wait
-for it. When a batch is made, and of what, is the broker's business; how it is called, that of `call`.
+A method that says how many Documents it likes to get at once is called with those of several
+requests, as many as wait for it. When a batch is made, and of what, is the broker's business; how
+it is called, that of `call`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Batching(NamedTuple):
     def written(self) -> dict[str, Any]:
         """As YAML holds it, in ms."""
         ms = round(self.timeout * 1000, 6)
-        return {"preferred_batch_size": self.size, **({"timeout": int(ms) if ms == int(ms) else ms} if ms else {})}
+        return {
+            "preferred_batch_size": self.size,
+            **({"timeout": int(ms) if ms == int(ms) else ms} if ms else {}),
+        }
 
 
 def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callable[[F], F]:
@@ -45,10 +49,10 @@ def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callab
     The same as `@requests(batch_size=..., batch_timeout=...)`, with the names that Jina has for it.
 
     Args:
-        preferred_batch_size: how many Documents a call gets at most; a single request with more is never cut. 1 for
-            one request at a time.
-        timeout: ms that a request may wait for others while a replica is idle and they are too few for a full batch; 0
-            for not at all.
+        preferred_batch_size: how many Documents a call gets at most; a single request with more is
+            never cut. 1 for one request at a time.
+        timeout: ms that a request may wait for others while a replica is idle and they are too few
+            for a full batch; 0 for not at all.
 
     Raises:
         InvalidExecutor: a value cannot be, or the method says it twice.
@@ -68,9 +72,13 @@ def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
     """
     if batch_size is None:
         if batch_timeout:
-            raise InvalidExecutor("batch_timeout says how long a batch may take to fill: add batch_size= (@requests)")
+            raise InvalidExecutor(
+                "batch_timeout says how long a batch may take to fill: add batch_size= (@requests)"
+            )
         return None
-    return _checked(batch_size, batch_timeout, "", ("batch_size", "batch_timeout"), "@requests", InvalidExecutor)
+    return _checked(
+        batch_size, batch_timeout, "", ("batch_size", "batch_timeout"), "@requests", InvalidExecutor
+    )
 
 
 def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> dict[str, Batching]:
@@ -85,25 +93,40 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
     checked = {}
     for endpoint, said in value.items():
         if not isinstance(endpoint, str) or not endpoint.startswith("/"):
-            raise error(f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})")
+            raise error(
+                f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})"
+            )
         with keyed(endpoint):
             check_sendable(endpoint, f"{key}, {owner}", error)
             checked[endpoint] = _of_endpoint(f"{key}[{endpoint!r}]", said, example, owner, error)
     return checked
 
 
-def _of_endpoint(label: str, said: Any, example: str, owner: str, error: type[ZflowError]) -> Batching:
+def _of_endpoint(
+    label: str, said: Any, example: str, owner: str, error: type[ZflowError]
+) -> Batching:
     if not isinstance(said, Mapping) or "preferred_batch_size" not in said:
-        raise error(f"{label} must be a dict with preferred_batch_size, as in {example}, not {short(said)} ({owner})")
+        raise error(
+            f"{label} must be a dict with preferred_batch_size, as in {example}, not {short(said)} "
+            f"({owner})"
+        )
     for name in said:
         if name not in _KEYS:
             hint = did_you_mean(name, _KEYS) or f"; known are {listed(_KEYS)}"
-            raise error(f"{label} has an unknown key {short(name)}{hint} ({owner})", key=(str(name),))
-    return _checked(said["preferred_batch_size"], said.get("timeout", 0), label, _KEYS, owner, error)
+            raise error(
+                f"{label} has an unknown key {short(name)}{hint} ({owner})", key=(str(name),)
+            )
+    return _checked(
+        said["preferred_batch_size"], said.get("timeout", 0), label, _KEYS, owner, error
+    )
 
 
 def check_fits(
-    said: Mapping[str, Batching], polling: Mapping[str, str], shards: int, no_reduce: bool, owner: str
+    said: Mapping[str, Batching],
+    polling: Mapping[str, str],
+    shards: int,
+    no_reduce: bool,
+    owner: str,
 ) -> None:
     """Check that what is to be put together can be.
 
@@ -111,36 +134,52 @@ def check_fits(
         polling: by endpoint, and under `'*'` for the others.
 
     Raises:
-        InvalidFlow: requests for an endpoint can't be put together, however many come; with the way out.
+        InvalidFlow: requests for an endpoint can't be put together, however many come;
+            with the way out.
     """
     for endpoint in (endpoint for endpoint, one in said.items() if one.size > 1):
         label, key = f"uses_dynamic_batching[{endpoint!r}]", ("uses_dynamic_batching", endpoint)
         if no_reduce:
             raise InvalidFlow(
-                f"{label}: with no_reduce=True the Executor is given docs_matrix, which belongs to one request; leave"
+                f"{label}: with no_reduce=True the Executor is given docs_matrix, which belongs to "
+                "one request; leave"
                 f" one of the two out ({owner})",
                 key=key,
             )
         if shards > 1 and polling.get(endpoint, polling.get("*")) == "ALL":
             raise InvalidFlow(
-                f"{label}: a request for all shards goes to each at once, and is not put together with others; say"
+                f"{label}: a request for all shards goes to each at once, and is not put together "
+                "with others; say"
                 f" polling={{{endpoint!r}: 'ANY'}}, or leave it out ({owner})",
                 key=key,
             )
 
 
-def _checked(size: Any, timeout: Any, of: str, names: tuple[str, str], owner: str, error: type[ZflowError]) -> Batching:
+def _checked(
+    size: Any, timeout: Any, of: str, names: tuple[str, str], owner: str, error: type[ZflowError]
+) -> Batching:
     """Check both values; the timeout is in ms. `of` is what the names are keys of, if they are."""
     first, second = (f"{of}[{name!r}]" if of else name for name in names)
     with keyed(names[0]):
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST:
-            raise error(f"{first} must be a whole number from 1 to {_MOST}, not {short(size)} ({owner})")
+            raise error(
+                f"{first} must be a whole number from 1 to {_MOST}, not {short(size)} ({owner})"
+            )
     with keyed(names[1]):
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= _LONGEST:
-            raise error(f"{second} must be milliseconds from 0 to {_LONGEST}, not {short(timeout)} ({owner})")
+        if (
+            isinstance(timeout, bool)
+            or not isinstance(timeout, (int, float))
+            or not 0 <= timeout <= _LONGEST
+        ):
+            raise error(
+                f"{second} must be milliseconds from 0 to {_LONGEST}, not {short(timeout)} "
+                f"({owner})"
+            )
         if 0 < timeout < 1:
             meant = seconds_meant(timeout)
-            raise error(f"{second} is in milliseconds: {timeout} is less than one; {meant} ({owner})")
+            raise error(
+                f"{second} is in milliseconds: {timeout} is less than one; {meant} ({owner})"
+            )
     return Batching(size, timeout / 1000)
 
 
@@ -153,7 +192,8 @@ def mark(function: F, said: Batching) -> F:
     before = marked(function)
     if before not in (None, said):
         raise InvalidExecutor(
-            f"{getattr(function, '__name__', 'a method')} has two batch sizes, {before.size} and {said.size}, or two"
+            f"{getattr(function, '__name__', 'a method')} has two batch sizes, {before.size} and "
+            f"{said.size}, or two"
             " timeouts: say it once, by batch_size= of @requests or by @dynamic_batching"
         )
     setattr(function, _MARK, said)

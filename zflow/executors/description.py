@@ -1,7 +1,8 @@
-"""What a `uses` says: the class or its name, and the arguments that come with it, from YAML, a dict or a folder.
+"""What a `uses` says: the class or its name, and the arguments that come with it, from YAML,
+a dict or a folder.
 
-It reads descriptions and checks their form. It imports nothing of the user's: whether there is such a class shows
-when it is loaded.
+It reads descriptions and checks their form. It imports nothing of the user's: whether there is such
+a class shows when it is loaded.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Description:
     place: str | None = None
 
 
-def describe(uses: Any, folder: str | None, environ: Mapping[str, str], reading: bool = True) -> Description:
+def describe(
+    uses: Any, folder: str | None, environ: Mapping[str, str], reading: bool = True
+) -> Description:
     """Return what a checked `uses` says.
 
     Args:
@@ -74,7 +77,8 @@ def describe(uses: Any, folder: str | None, environ: Mapping[str, str], reading:
 
 
 def place_of(uses: str, folder: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the Executor's folder that a text stands for, unless it is the name of a class already defined.
+    """Return the Executor's folder that a text stands for,
+    unless it is the name of a class already defined.
 
     Raises: as `hub.locate`.
     """
@@ -89,14 +93,19 @@ def module_list(modules: Any) -> tuple[str, ...]:
     """
     names = (modules,) if isinstance(modules, str) else modules
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise InvalidExecutor(f"py_modules must be a list of .py files or module names, not {short(modules)}")
+        raise InvalidExecutor(
+            f"py_modules must be a list of .py files or module names, not {short(modules)}"
+        )
     return tuple(names)
 
 
 def _from_source(source: YamlSource, folder: str | None, place: str | None = None) -> Description:
     described = _check_description(source)
     metas = described["metas"]
-    py_modules = (*module_list(described.get("py_modules", ())), *module_list(metas.pop("py_modules", None) or ()))
+    py_modules = (
+        *module_list(described.get("py_modules", ())),
+        *module_list(metas.pop("py_modules", None) or ()),
+    )
     if place is not None and not py_modules and os.path.isfile(os.path.join(place, hub.SOURCE)):
         py_modules = (hub.SOURCE,)
     return Description(
@@ -114,22 +123,30 @@ def _from_source(source: YamlSource, folder: str | None, place: str | None = Non
 def _check_description(source: YamlSource) -> dict[str, Any]:
     data = source.data
     if not isinstance(data, dict):
-        raise InvalidExecutor(f"{source.where()}: an Executor is described by a mapping with jtype, not {short(data)}")
+        raise InvalidExecutor(
+            f"{source.where()}: an Executor is described by a mapping with jtype, not {short(data)}"
+        )
     for key in data:
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
             raise InvalidExecutor(f"{_at(source, key)}: unknown key {key!r}{hint}")
     described = {key: value for key, value in data.items() if value is not None}
     if not isinstance(described.get("jtype"), str) or is_text(described["jtype"]):
-        raise InvalidExecutor(f"{_at(source, 'jtype')}: jtype must name the Executor class, not {data.get('jtype')!r}")
+        raise InvalidExecutor(
+            f"{_at(source, 'jtype')}: jtype must name the Executor class, not {data.get('jtype')!r}"
+        )
     for key in _MAPPINGS:
         value = described.get(key, {})
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise InvalidExecutor(f"{_at(source, key)}: {key} must map names to values, not {short(value)}")
+            raise InvalidExecutor(
+                f"{_at(source, key)}: {key} must map names to values, not {short(value)}"
+            )
         described[key] = dict(value)
     where = _at(source, "uses_dynamic_batching")
     said = described.get("uses_dynamic_batching", {})
-    described["uses_dynamic_batching"] = by_endpoint("uses_dynamic_batching", said, where, InvalidExecutor)
+    described["uses_dynamic_batching"] = by_endpoint(
+        "uses_dynamic_batching", said, where, InvalidExecutor
+    )
     return described
 
 

@@ -17,8 +17,13 @@ def check_sendable(endpoint: str, owner: str, error: type[ZflowError]) -> None:
         error: it is too long, or no text that can be sent.
     """
     if len(endpoint) > LONGEST:
-        raise error(f"an endpoint has at most {LONGEST} characters, not {len(endpoint)}: {short(endpoint)} ({owner})")
+        raise error(
+            f"an endpoint has at most {LONGEST} characters, not {len(endpoint)}: {short(endpoint)} "
+            f"({owner})"
+        )
     try:
         endpoint.encode()
     except UnicodeEncodeError:
-        raise error(f"an endpoint is a text that can be sent as UTF-8, not {short(endpoint)} ({owner})") from None
+        raise error(
+            f"an endpoint is a text that can be sent as UTF-8, not {short(endpoint)} ({owner})"
+        ) from None

@@ -1,8 +1,8 @@
 """Executor, the base class of what users write, and `@requests`, which binds methods to endpoints.
 
-An Executor is an ordinary class: it can be made and called without a Flow, and this module knows nothing of
-processes, sockets or requests on the wire. What a method takes is worked out once, when the class is defined
-and when a replica binds its handlers, never per request.
+An Executor is an ordinary class: it can be made and called without a Flow, and this module knows
+nothing of processes, sockets or requests on the wire. What a method takes is worked out once, when
+the class is defined and when a replica binds its handlers, never per request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def requests(func: F, /) -> F: ...
 
 @overload
 def requests(
-    *, on: str | Iterable[str] | None = None, batch_size: int | None = None, batch_timeout: float = 0
+    *,
+    on: str | Iterable[str] | None = None,
+    batch_size: int | None = None,
+    batch_timeout: float = 0,
 ) -> Callable[[F], F]: ...
 
 
@@ -42,19 +45,21 @@ def requests(
     batch_size: int | None = None,
     batch_timeout: float = 0,
 ) -> Any:
-    """Bind a method of an Executor, sync or `async def`, to endpoints. The method stays an ordinary one.
+    """Bind a method of an Executor, sync or `async def`, to endpoints.
+    The method stays an ordinary one.
 
     Args:
-        on: the endpoint, such as `'/index'`, or several of them; every request that no other method is bound
-            to when it is left out.
-        batch_size: how many Documents the method gets at most in one call, if those of several requests wait for it; a
-            single request with more is never cut. One request at a time when it is left out.
-        batch_timeout: ms that a request may wait for others while a replica is idle and they are too few for a full
-            batch.
+        on: the endpoint, such as `'/index'`, or several of them; every request that no other method
+            is bound to when it is left out.
+        batch_size: how many Documents the method gets at most in one call, if those of several
+            requests wait for it; a single request with more is never cut. One request at a time
+            when it is left out.
+        batch_timeout: ms that a request may wait for others while a replica is idle and they are
+            too few for a full batch.
 
     Raises:
-        InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function, or a batch cannot be
-            like that.
+        InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function,
+            or a batch cannot be like that.
 
     >>> class Shout(Executor):
     ...     @requests(on=["/shout", "/loud"])
@@ -74,21 +79,26 @@ requests.__module__ = "zflow"
 
 
 class Executor:
-    """Base class of Executors: subclass it, decorate methods with `@requests`, give the class to `Flow.add`.
+    """Base class of Executors: subclass it, decorate methods with `@requests`,
+    give the class to `Flow.add`.
 
-    In a replica these are in place before your `__init__` runs, whether or not it calls `super().__init__()`:
+    In a replica these are in place before your `__init__` runs,
+    whether or not it calls `super().__init__()`:
 
     Attributes:
-        runtime_args: where this instance runs: `name` (`'encoder/rep-0'`; the class name outside a Flow), `shard_id`,
-            `shards`, `replica_id`, `replicas`, `workspace`, `seed` (of its random numbers, if `seed=` was given), and
-            `cuda_visible_devices`: the GPUs that CUDA shows this process, as the variable CUDA_VISIBLE_DEVICES
+        runtime_args: where this instance runs: `name` (`'encoder/rep-0'`; the class name outside a
+            Flow), `shard_id`, `shards`, `replica_id`, `replicas`, `workspace`, `seed` (of its
+            random numbers, if `seed=` was given), and
+            `cuda_visible_devices`: the GPUs that CUDA shows this process, as the variable
+                CUDA_VISIBLE_DEVICES
             says; None if it is not set.
         metas: what `uses_metas` and the Executor's YAML say about it, as attributes.
         requests: a dict from endpoint to the bound method that serves it.
         logger: a `logging.Logger` named `zflow.` and the replica's name.
 
     Args:
-        metas, requests, runtime_args: replace those attributes when given; a Flow sets them by itself.
+        metas, requests, runtime_args: replace those attributes when given; a Flow sets them by
+            itself.
         workspace: the folder under which `self.workspace` lies.
         kwargs: anything else is ignored, so that `super().__init__(**kwargs)` always works.
 
@@ -109,7 +119,8 @@ class Executor:
     runtime_args: SimpleNamespace
     metas: SimpleNamespace
     _uses_requests: Mapping[str, str]
-    _serve_alone: ClassVar[Callable[..., None]]  # builds a Flow, which is above this module: `zflow.serve` puts it here
+    # Builds a Flow, which is above this module: `zflow.serve` puts it here.
+    _serve_alone: ClassVar[Callable[..., None]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,7 +157,9 @@ class Executor:
             self._uses_requests = dict(requests)
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
-            self.runtime_args = SimpleNamespace(**{**vars(self.runtime_args), **_plain(runtime_args)})
+            self.runtime_args = SimpleNamespace(
+                **{**vars(self.runtime_args), **_plain(runtime_args)}
+            )
         if workspace is not None:
             self.runtime_args.workspace = os.fspath(workspace)
 
@@ -162,11 +175,14 @@ class Executor:
 
     @property
     def workspace(self) -> str | None:
-        """This Executor's own folder, `<workspace>/<executor name>/<shard_id>`, created when first asked for.
+        """This Executor's own folder, `<workspace>/<executor name>/<shard_id>`,
+        created when first asked for.
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
-        base = getattr(self.runtime_args, "workspace", None) or getattr(self.metas, "workspace", None)
+        base = getattr(self.runtime_args, "workspace", None) or getattr(
+            self.metas, "workspace", None
+        )
         if not base:
             return None
         name = self.runtime_args.name.partition("/")[0]
@@ -176,19 +192,22 @@ class Executor:
 
     @classmethod
     def serve(cls, *, stop_event: Any = None, **options: Any) -> None:
-        """Serve this Executor alone, as a Flow of nothing else, until it is told to end; then close in good order.
+        """Serve this Executor alone, as a Flow of nothing else, until it is told to end;
+        then close in good order.
 
-        What it listens with is what any Flow has: Clients can post to it, and another Flow can have it as an external
-        Executor. It ends by Ctrl-C, by SIGTERM (if this is the main thread), or when `stop_event` is set. The log says
-        where it serves.
+        What it listens with is what any Flow has: Clients can post to it, and another Flow can have
+        it as an external Executor. It ends by Ctrl-C, by SIGTERM (if this is the main thread), or
+        when `stop_event` is set. The log says where it serves.
 
         Args:
             stop_event: of threading or multiprocessing.
-            options: any keyword of `Flow.add` that concerns one Executor (`replicas`, `shards`, `uses_with`, ...), and
-                any of `Flow` (`port`, `host`, `timeout_close`, ...). `name` is that of the class when left out.
+            options: any keyword of `Flow.add` that concerns one Executor (`replicas`, `shards`,
+                `uses_with`, ...), and any of `Flow` (`port`, `host`, `timeout_close`, ...). `name`
+                is that of the class when left out.
 
         Raises:
-            InvalidFlow, InvalidExecutor, NotSupported: a wrong keyword or value; nothing was started.
+            InvalidFlow, InvalidExecutor, NotSupported: a wrong keyword or value; nothing was
+                started.
             StartupFailed, PortInUse: it cannot start; nothing is left running.
             FlowNotRunning: it came down by itself.
 
@@ -199,7 +218,9 @@ class Executor:
         cls._serve_alone(cls, stop_event=stop_event, **options)
 
     def close(self) -> None:
-        """Called once when the replica shuts down: override it to give back files, connections, devices."""
+        """Called once when the replica shuts down: override it to give back files, connections,
+        devices.
+        """
 
 
 def find_class(name: str) -> type[Executor] | None:
@@ -221,7 +242,8 @@ def instantiate(
     runtime_args: Mapping[str, Any] | SimpleNamespace | None = None,
     workspace: str | None = None,
 ) -> Executor:
-    """Make an Executor as a replica does: first its runtime attributes, then its own `__init__(**uses_with)`.
+    """Make an Executor as a replica does: first its runtime attributes,
+    then its own `__init__(**uses_with)`.
 
     Raises whatever the constructor raises.
 
@@ -239,6 +261,8 @@ def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
 
 
 class BaseExecutor(Executor):
-    """What runs where `uses` is left out: it binds no endpoint, so every request passes through unchanged."""
+    """What runs where `uses` is left out: it binds no endpoint,
+    so every request passes through unchanged.
+    """
 
     __module__ = "zflow"

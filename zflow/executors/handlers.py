@@ -18,7 +18,8 @@ from zflow.suggest import did_you_mean, listed, short
 #: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
 DEFAULT: Final = "/default"
 
-#: The keywords that a handler is called with; it may name any of them, or take them all by `**kwargs`.
+#: The keywords that a handler is called with; it may name any of them, or take them all by
+#: `**kwargs`.
 ARGUMENTS: Final = ("docs", "parameters", "docs_matrix", "docs_map")
 _MARK: Final = "__zflow_endpoints__"
 _RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "serve", "workspace")
@@ -46,7 +47,9 @@ class Handler:
     batching: Batching | None = None
 
     def bind(self, executor: object) -> Callable[..., Any]:
-        """Return a callable that takes every keyword of `ARGUMENTS` and passes on those that the method takes."""
+        """Return a callable that takes every keyword of `ARGUMENTS` and passes
+        on those that the method takes.
+        """
         import inspect
 
         method: Callable[..., Any] = getattr(executor, self.method)
@@ -67,16 +70,18 @@ def handlers(
     uses_requests: Mapping[str, str] | None = None,
     uses_dynamic_batching: Mapping[str, Batching] | None = None,
 ) -> dict[str, Handler]:
-    """Return the handler of every endpoint that an Executor serves; `DEFAULT` is the key of a bare `@requests`.
+    """Return the handler of every endpoint that an Executor serves;
+    `DEFAULT` is the key of a bare `@requests`.
 
     Args:
         executor: a class, or an instance (whose own `uses_requests` then count too).
-        uses_requests: endpoint -> method name, over what the decorators say; the method needs no decorator.
+        uses_requests: endpoint -> method name, over what the decorators say; the method needs no
+            decorator.
         uses_dynamic_batching: by endpoint, over what the decorators say.
 
     Raises:
-        InvalidExecutor: two methods for one endpoint, an unknown method or endpoint, or a method that cannot be called
-            with the keywords of `ARGUMENTS`.
+        InvalidExecutor: two methods for one endpoint, an unknown method or endpoint, or a method
+            that cannot be called with the keywords of `ARGUMENTS`.
     """
     cls = executor if isinstance(executor, type) else type(executor)
     bound = _decorated(cls)
@@ -87,45 +92,63 @@ def handlers(
     for endpoint in batched:
         if endpoint not in bound:
             hint = did_you_mean(endpoint, bound) or f"; it binds {listed(bound)}"
-            raise InvalidExecutor(f"uses_dynamic_batching names {endpoint!r}, which {cls.__name__} does not bind{hint}")
+            raise InvalidExecutor(
+                f"uses_dynamic_batching names {endpoint!r}, which {cls.__name__} does not "
+                f"bind{hint}"
+            )
     found = {}
     for endpoint, method in bound.items():
         _check_endpoint(endpoint, f"{cls.__name__}.{method}")
         handler = _handler(cls, endpoint, method)
         said = batched.get(endpoint) or _batching(cls, method)
-        found[endpoint] = replace(handler, batching=said) if said is not None and said.size > 1 else handler
+        found[endpoint] = (
+            replace(handler, batching=said) if said is not None and said.size > 1 else handler
+        )
     return found
 
 
 def _check_endpoint(endpoint: object, owner: str) -> None:
     if not isinstance(endpoint, str) or not endpoint.startswith("/"):
         hint = f"; write '/{endpoint}'" if isinstance(endpoint, str) and endpoint else ""
-        raise InvalidExecutor(f"an endpoint must be a text that starts with '/', not {short(endpoint)}{hint} ({owner})")
+        raise InvalidExecutor(
+            f"an endpoint must be a text that starts with '/', not {short(endpoint)}{hint} "
+            f"({owner})"
+        )
     check_sendable(endpoint, owner, InvalidExecutor)
 
 
 def _decorated(cls: type) -> dict[str, str]:
-    """Endpoint -> method name by the decorators of the class and its parents; the class nearest to it wins."""
+    """Endpoint -> method name by the decorators of the class and its parents;
+    the class nearest to it wins.
+    """
     bound: dict[str, str] = {}
     for ancestor in reversed(cls.__mro__):
         own: dict[str, str] = {}
         for name, value, endpoints in _marked(ancestor):
-            # A method that a subclass decorates anew serves what the new decorator says, and that only.
+            # A method that a subclass decorates anew serves what the new decorator says, and that
+            # only.
             bound = {endpoint: method for endpoint, method in bound.items() if method != name}
             for endpoint in endpoints:
                 other = own.setdefault(endpoint, name)
                 if vars(ancestor)[other] is not value:
                     raise InvalidExecutor(
-                        f"{ancestor.__name__}.{other} and {ancestor.__name__}.{name} are both bound to "
+                        f"{ancestor.__name__}.{other} and {ancestor.__name__}.{name} are both "
+                        "bound to "
                         f"{_spoken(endpoint)}: give each a different `on`, or merge them"
                     )
         bound.update(own)
-    return {endpoint: method for endpoint, method in bound.items() if getattr(cls, method, None) is not None}
+    return {
+        endpoint: method
+        for endpoint, method in bound.items()
+        if getattr(cls, method, None) is not None
+    }
 
 
 def _marked(cls: type) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     for name, value in list(vars(cls).items()):
-        endpoints = getattr(value, _MARK, None) or getattr(getattr(value, "__func__", None), _MARK, None)
+        endpoints = getattr(value, _MARK, None) or getattr(
+            getattr(value, "__func__", None), _MARK, None
+        )
         if isinstance(endpoints, tuple):
             yield name, value, endpoints
 
@@ -142,7 +165,11 @@ def _batching(cls: type, method: str) -> Batching | None:
 
 
 def _spoken(endpoint: str) -> str:
-    return "every other endpoint (@requests without `on`)" if endpoint == DEFAULT else f"endpoint {endpoint!r}"
+    return (
+        "every other endpoint (@requests without `on`)"
+        if endpoint == DEFAULT
+        else f"endpoint {endpoint!r}"
+    )
 
 
 def _handler(cls: type, endpoint: str, method: str) -> Handler:
@@ -153,17 +180,22 @@ def _handler(cls: type, endpoint: str, method: str) -> Handler:
     if raw is None or not callable(getattr(cls, method)):
         known = [name for name in dir(cls) if not name.startswith("_") and name not in _RESERVED]
         raise InvalidExecutor(
-            f"{cls.__name__} has no method {short(method)} to serve {endpoint!r}{did_you_mean(method, known)}"
+            f"{cls.__name__} has no method {short(method)} to serve "
+            f"{endpoint!r}{did_you_mean(method, known)}"
         )
     if method in _RESERVED:
         raise InvalidExecutor(
-            f"{label} cannot serve {endpoint!r}: Executors use that name themselves; choose another one"
+            f"{label} cannot serve {endpoint!r}: Executors use that name themselves; choose "
+            "another one"
         )
-    # Bound to a stand-in, so that `self` (or `cls`, or nothing for a static method) is left out as in a call.
+    # Bound to a stand-in, so that `self` (or `cls`, or nothing for a static method) is left out as
+    # in a call.
     bound = raw.__get__(object(), cls) if hasattr(raw, "__get__") else raw
     inner = inspect.unwrap(getattr(bound, "__func__", bound))
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise InvalidExecutor(f"{label} is a generator (it uses yield): return the DocumentArray instead")
+        raise InvalidExecutor(
+            f"{label} is a generator (it uses yield): return the DocumentArray instead"
+        )
     if inspect.isfunction(raw) and next(iter(inspect.signature(raw).parameters), None) in ARGUMENTS:
         raise InvalidExecutor(f"{label} lacks self: write def {method}(self, docs, **kwargs)")
     is_async = inspect.iscoroutinefunction(bound) or inspect.iscoroutinefunction(inner)
@@ -171,7 +203,9 @@ def _handler(cls: type, endpoint: str, method: str) -> Handler:
 
 
 def _awaiting(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a sync decorator around an `async def`, which may return an awaitable or the result itself."""
+    """Wrap a sync decorator around an `async def`,
+    which may return an awaitable or the result itself.
+    """
 
     async def call(**given: Any) -> Any:
         result = method(**given)
@@ -196,13 +230,18 @@ def _takes(label: str, bound: Any) -> tuple[str, ...]:
         if parameter.kind is parameter.VAR_POSITIONAL:
             continue
         required = parameter.default is parameter.empty
-        if parameter.kind is parameter.POSITIONAL_ONLY and (required or parameter.name in ARGUMENTS):
-            raise InvalidExecutor(f"{label} takes {parameter.name!r} by position only, but {way_out}: remove the '/'")
+        if parameter.kind is parameter.POSITIONAL_ONLY and (
+            required or parameter.name in ARGUMENTS
+        ):
+            raise InvalidExecutor(
+                f"{label} takes {parameter.name!r} by position only, but {way_out}: remove the '/'"
+            )
         if parameter.name in ARGUMENTS:
             takes.append(parameter.name)
         elif required:
             raise InvalidExecutor(
-                f"{label} requires {parameter.name!r}, but {way_out}{did_you_mean(parameter.name, ARGUMENTS)}; "
+                f"{label} requires {parameter.name!r}, but "
+                f"{way_out}{did_you_mean(parameter.name, ARGUMENTS)}; "
                 "give it a default, or take **kwargs instead"
             )
     return tuple(takes)
@@ -225,7 +264,8 @@ def endpoints_of(on: Any) -> tuple[str, ...]:
         endpoints = (on,)
     if not endpoints:
         raise InvalidExecutor(
-            "@requests(on=[]) binds nothing: name an endpoint, or leave `on` out to get every request"
+            "@requests(on=[]) binds nothing: name an endpoint, or leave `on` out to get every "
+            "request"
         )
     for endpoint in endpoints:
         _check_endpoint(endpoint, "@requests")

@@ -1,7 +1,8 @@
-"""Folders that hold one Executor: `config.yml`, `executor.py` and `requirements.txt`, as Jina's Hub kept them.
+"""Folders that hold one Executor: `config.yml`, `executor.py` and `requirements.txt`,
+as Jina's Hub kept them.
 
-This module says which folder a `uses` stands for. It looks for files and reads none: loading is the business of
-`uses`, and installing that of `requirements`. Nothing is ever downloaded here.
+This module says which folder a `uses` stands for. It looks for files and reads none: loading is the
+business of `uses`, and installing that of `requirements`. Nothing is ever downloaded here.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ _SCHEMES: Final = ("jinaai", "jinahub")
 
 
 def scheme_of(uses: str) -> str:
-    """Return `'jinaai'` of `'jinaai://user/Name'`, in lower case, and `''` of what has no scheme."""
+    """Return `'jinaai'` of `'jinaai://user/Name'`, in lower case,
+    and `''` of what has no scheme.
+    """
     return uses.partition("://")[0].lower() if "://" in uses and not is_text(uses) else ""
 
 
 def names_in_hub(uses: str) -> list[str]:
-    """Return the folders, one in the other, that `'jinaai://user/Name'` stands for: `['user', 'Name']`.
+    """Return the folders, one in the other, that `'jinaai://user/Name'` stands for:
+    `['user', 'Name']`.
 
-    The tag `latest` is the same as none: a folder holds one version, which is all that is known of it.
+    The tag `latest` is the same as none: a folder holds one version,
+    which is all that is known of it.
 
     Raises:
         NotSupported: another scheme, or another tag.
@@ -54,14 +59,16 @@ def names_in_hub(uses: str) -> list[str]:
         raise InvalidExecutor(f"uses={uses!r} names no Executor: write '{scheme}://user/Name'")
     if tag not in ("", "latest"):
         raise NotSupported(
-            f"uses={uses!r}: tags are not supported, as the folder {'/'.join(names)} holds one version only: "
+            f"uses={uses!r}: tags are not supported, as the folder {'/'.join(names)} holds one "
+            "version only: "
             f"say uses='{scheme}://{'/'.join(names)}'"
         )
     return names
 
 
 def locate(uses: str, folder: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the full path of the Executor's folder that a text stands for, None if it is anything else.
+    """Return the full path of the Executor's folder that a text stands for,
+    None if it is anything else.
 
     Args:
         uses: the path of a folder, or of the `config.yml` in it, or `'jinaai://user/Name'`.
@@ -87,14 +94,17 @@ def locate(uses: str, folder: str | None, environ: Mapping[str, str]) -> str | N
 
 
 def home(uses: str, folder: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the folder that a text stands for, or that of the file it names; None if it is anything else.
+    """Return the folder that a text stands for, or that of the file it names;
+    None if it is anything else.
 
     Raises: as `locate`.
     """
     found = locate(uses, folder, environ)
     path = uses if uses.endswith(YAML_ENDINGS) else re.sub(r":[\w.]+$", "", uses)
     if found is None and not is_text(uses) and path.endswith((".py", *YAML_ENDINGS)):
-        return os.path.dirname(os.path.abspath(os.path.join(folder or "", os.path.expanduser(path))))
+        return os.path.dirname(
+            os.path.abspath(os.path.join(folder or "", os.path.expanduser(path)))
+        )
     return found
 
 
@@ -104,8 +114,10 @@ def _in_hub(uses: str, environ: Mapping[str, str]) -> str:
     root = environ.get(VARIABLE)
     if not root:
         raise InvalidExecutor(
-            f"uses={uses!r} is looked up in the folder that {VARIABLE} names, which is not set. Nothing is "
-            f"downloaded: put the Executor's {_FILES} into a folder such as ~/hub/{here} and export {VARIABLE}=~/hub"
+            f"uses={uses!r} is looked up in the folder that {VARIABLE} names, which is not set. "
+            "Nothing is "
+            f"downloaded: put the Executor's {_FILES} into a folder such as ~/hub/{here} and "
+            f"export {VARIABLE}=~/hub"
         )
     root = os.path.abspath(os.path.expanduser(root))
     full = os.path.join(root, *names)
@@ -113,7 +125,8 @@ def _in_hub(uses: str, environ: Mapping[str, str]) -> str:
         beside = os.path.dirname(full)
         known = sorted(os.listdir(beside)) if os.path.isdir(beside) else ()
         way_out = did_you_mean(names[-1], known) or (
-            f". Nothing is downloaded: put the Executor's {_FILES} there, or let {VARIABLE} (now {root}) name the "
+            f". Nothing is downloaded: put the Executor's {_FILES} there, or let {VARIABLE} (now "
+            f"{root}) name the "
             f"folder that holds {here}"
         )
         raise InvalidExecutor(f"uses={uses!r}: {_lacking(full)}{way_out}")
@@ -135,9 +148,16 @@ def _way_out(scheme: str) -> str:
     base = scheme.partition("+")[0]
     if base in _SCHEMES:
         return (
-            f"containers and sandboxes are not supported: say uses='{base}://user/Name', with the Executor's source "
+            f"containers and sandboxes are not supported: say uses='{base}://user/Name', with the "
+            "Executor's source "
             f"in the folder that {VARIABLE} names"
         )
     if base == "docker":
-        return "containers are not supported: name the folder of the Executor's source, such as uses='./MyExec'"
-    return f"{scheme}:// is not supported: name the folder of the Executor's source, such as uses='./MyExec'"
+        return (
+            "containers are not supported: name the folder of the Executor's source, such as "
+            "uses='./MyExec'"
+        )
+    return (
+        f"{scheme}:// is not supported: name the folder of the Executor's source, such as "
+        "uses='./MyExec'"
+    )

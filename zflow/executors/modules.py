@@ -1,9 +1,10 @@
 """Imports users' files and modules, each once per process, whatever name they go by.
 
-A lone file gets a module name of its own, and what lies beside it can be imported after all that is installed. An
-Executor's folder is imported as if Python had been started there: its files go by their plain names and come before
-modules of the same names elsewhere. So two such folders may both hold an `executor.py`; where both are loaded into
-one process, a plain name stands for the one loaded last. This module knows nothing of Executors.
+A lone file gets a module name of its own, and what lies beside it can be imported after all that is
+installed. An Executor's folder is imported as if Python had been started there: its files go by
+their plain names and come before modules of the same names elsewhere. So two such folders may both
+hold an `executor.py`; where both are loaded into one process, a plain name stands for the one
+loaded last. This module knows nothing of Executors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def import_all(modules: tuple[str, ...] | list[str], folder: str | None) -> list
     Raises:
         InvalidExecutor: one does not exist, or raises, which then is the error's `__cause__`.
     """
-    return [import_file(name, folder) if name.endswith(".py") else import_module(name, folder) for name in modules]
+    return [
+        import_file(name, folder) if name.endswith(".py") else import_module(name, folder)
+        for name in modules
+    ]
 
 
 def import_module(name: str, folder: str | None) -> ModuleType:
@@ -71,7 +75,8 @@ def import_file(path: str, folder: str | None = None) -> ModuleType:
 
 
 def import_in(place: str, modules: tuple[str, ...] | list[str]) -> list[ModuleType]:
-    """Import files and modules of an Executor's folder, with the folder before everything else on `sys.path`.
+    """Import files and modules of an Executor's folder,
+    with the folder before everything else on `sys.path`.
 
     Raises: as `import_all`.
     """
@@ -125,17 +130,25 @@ def _full(path: str, folder: str | None) -> str:
 
 
 def _plain_name(full: str, place: str) -> str | None:
-    """Return the name under which Python, started in `place`, would import a file; None if it cannot."""
+    """Return the name under which Python, started in `place`, would import a file;
+    None if it cannot.
+    """
     inside = os.path.relpath(full, os.path.realpath(place))[:-3].split(os.sep)
     if inside[-1] == "__init__":
         inside.pop()
-    if not inside or inside[0] in sys.stdlib_module_names or not all(part.isidentifier() for part in inside):
+    if (
+        not inside
+        or inside[0] in sys.stdlib_module_names
+        or not all(part.isidentifier() for part in inside)
+    ):
         return None
     return ".".join(inside)
 
 
 def _known(full: str) -> ModuleType | None:
-    """Return the module already imported from a file; `__main__` too, which must not run a second time."""
+    """Return the module already imported from a file; `__main__` too,
+    which must not run a second time.
+    """
     if full in _files:
         return _files[full]
     base = os.path.basename(full)
@@ -152,7 +165,8 @@ def _file_of(module: ModuleType | None) -> str | None:
 
 
 def _forget_namesakes(place: str) -> None:
-    """Take modules from elsewhere out of `sys.modules` that go by the names of modules in the folder `place`.
+    """Take modules from elsewhere out of `sys.modules` that go by the names of
+    modules in the folder `place`.
 
     Those who imported them keep them. Never so modules of Python itself, and zflow.
     """
@@ -160,7 +174,11 @@ def _forget_namesakes(place: str) -> None:
     for entry in os.listdir(place):
         name = entry.removesuffix(".py")
         package = os.path.isfile(os.path.join(place, entry, "__init__.py"))
-        if (name == entry and not package) or name in sys.stdlib_module_names or name in ("zflow", "__main__"):
+        if (
+            (name == entry and not package)
+            or name in sys.stdlib_module_names
+            or name in ("zflow", "__main__")
+        ):
             continue
         file = _file_of(sys.modules.get(name))
         if file is not None and not os.path.realpath(file).startswith(inside):
@@ -170,7 +188,8 @@ def _forget_namesakes(place: str) -> None:
 
 
 def _make_reachable(folder: str | None) -> None:
-    # At the end of the path: files beside an Executor can be imported, and hide nothing that is installed.
+    # At the end of the path: files beside an Executor can be imported, and hide nothing that is
+    # installed.
     full = os.path.abspath(folder) if folder else None
     if full and full not in sys.path:
         sys.path.append(full)

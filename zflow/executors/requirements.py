@@ -1,7 +1,9 @@
-"""Installs what an Executor's `requirements.txt` asks for, with pip, into the environment that runs.
+"""Installs what an Executor's `requirements.txt` asks for, with pip,
+into the environment that runs.
 
-It runs in the user's process, once per start of a Flow and before any process of it exists, under a lock that all
-processes of this environment share. It knows files and packages, and imports nothing of the user's.
+It runs in the user's process, once per start of a Flow and before any process of it exists, under a
+lock that all processes of this environment share. It knows files and packages,
+and imports nothing of the user's.
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ LONGEST_OUTPUT: Final = 8_000  # characters of what pip said, from its end
 
 
 def install(wanted: Mapping[str, str]) -> None:
-    """Install the requirements of several Executors, one file after the other; skip what is satisfied already.
+    """Install the requirements of several Executors, one file after the other;
+    skip what is satisfied already.
 
     Args:
-        wanted: the path of each `requirements.txt` -> whose it is, for messages: `"executor 'encoder'"`.
+        wanted: the path of each `requirements.txt` -> whose it is, for messages:
+            `"executor 'encoder'"`.
 
     Raises:
-        StartupFailed: pip failed, with what it said; there is no pip; or what one Executor asks for took away what
-            another needs.
+        StartupFailed: pip failed, with what it said; there is no pip; or what one Executor asks for
+            took away what another needs.
     """
     if not wanted:
         return
@@ -49,13 +53,16 @@ def install(wanted: Mapping[str, str]) -> None:
             if not _is_there(line):
                 others = ", ".join(other for other in wanted if other != path)
                 raise StartupFailed(
-                    f"{line} of {path} ({wanted[path]}) is not installed any more after pip installed other "
-                    f"requirements of this Flow ({others}): they exclude each other in one environment"
+                    f"{line} of {path} ({wanted[path]}) is not installed any more after pip "
+                    "installed other "
+                    f"requirements of this Flow ({others}): they exclude each other in one "
+                    "environment"
                 )
 
 
 def hint(error: BaseException | None, place: str | None, installed: bool) -> str:
-    """Return the way out, to be added to a message, if `error` is about a package that an Executor lacks.
+    """Return the way out, to be added to a message,
+    if `error` is about a package that an Executor lacks.
 
     Args:
         error: what was raised when the Executor was imported or made.
@@ -69,10 +76,17 @@ def hint(error: BaseException | None, place: str | None, installed: bool) -> str
     if name in ("jina", "docarray"):
         return f"; write `from zflow import ...` where the files in {place} import from {name}"
     if not os.path.isfile(path):
-        return f"; install {name!r}, or name its package in {path} and say install_requirements=True"
+        return (
+            f"; install {name!r}, or name its package in {path} and say install_requirements=True"
+        )
     if installed:
-        return f"; {path} was installed (install_requirements=True) and does not bring it: name its package there"
-    return f"; say install_requirements=True to install {path} with pip, or install {name!r} yourself"
+        return (
+            f"; {path} was installed (install_requirements=True) and does not bring it: name "
+            "its package there"
+        )
+    return (
+        f"; say install_requirements=True to install {path} with pip, or install {name!r} yourself"
+    )
 
 
 def _lines(path: str) -> list[str]:
@@ -82,9 +96,11 @@ def _lines(path: str) -> list[str]:
 
 
 def _is_there(line: str) -> bool:
-    """Tell whether what a line asks for is known to be installed, without pip, which takes a second to say so.
+    """Tell whether what a line asks for is known to be installed, without pip,
+    which takes a second to say so.
 
-    It is a plain name with its versions, then. Of anything else (options, extras, places) it is pip that decides.
+    It is a plain name with its versions, then. Of anything else (options, extras,
+    places) it is pip that decides.
     """
     from importlib import metadata
 
@@ -95,8 +111,13 @@ def _is_there(line: str) -> bool:
         if wanted.marker is not None and not wanted.marker.evaluate():
             return True
         version = metadata.version(wanted.name)
-        return not wanted.url and not wanted.extras and wanted.specifier.contains(version, prereleases=True)
-    except (ImportError, ValueError):  # no such package, or not a plain line; or no `packaging` to read it with
+        return (
+            not wanted.url
+            and not wanted.extras
+            and wanted.specifier.contains(version, prereleases=True)
+        )
+    # No such package, or not a plain line; or no `packaging` to read it with.
+    except (ImportError, ValueError):
         return False
 
 
@@ -106,18 +127,38 @@ def _pip_install(path: str, owner: str) -> None:
 
     if importlib.util.find_spec("pip") is None:
         raise StartupFailed(
-            f"the requirements of {owner} ({path}) cannot be installed: there is no pip in {sys.prefix}. Run "
+            f"the requirements of {owner} ({path}) cannot be installed: there is no pip in "
+            f"{sys.prefix}. Run "
             f"`{sys.executable} -m ensurepip`, or install them by other means"
         )
     _say(f"installing the requirements of {owner} with pip: {path}")
-    # Relative paths in the file are relative to where pip runs; -P keeps modules that lie there out of pip's way.
+    # Relative paths in the file are relative to where pip runs; -P keeps modules that lie there out
+    # of pip's way.
     safe = ["-P"] if sys.version_info >= (3, 11) else []
-    command = [sys.executable, *safe, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-r", path]
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, cwd=os.path.dirname(path), text=True, errors="replace", check=False, **options)
+    command = [
+        sys.executable,
+        *safe,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "-r",
+        path,
+    ]
+    options: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
+    done = subprocess.run(
+        command, cwd=os.path.dirname(path), text=True, errors="replace", check=False, **options
+    )
     if done.returncode:
         said = done.stdout.strip()[-LONGEST_OUTPUT:]
-        raise StartupFailed(f"pip could not install the requirements of {owner} ({path}); it said:\n{said}")
+        raise StartupFailed(
+            f"pip could not install the requirements of {owner} ({path}); it said:\n{said}"
+        )
     log.debug("%s", done.stdout)
 
 
@@ -141,13 +182,19 @@ def _site_folders() -> list[str]:
 
 
 def _path_files() -> set[str]:
-    """Files that Python reads at its start to find more packages, such as those installed with `-e`."""
-    names = (os.path.join(folder, name) for folder in _site_folders() for name in os.listdir(folder))
+    """Files that Python reads at its start to find more packages,
+    such as those installed with `-e`.
+    """
+    names = (
+        os.path.join(folder, name) for folder in _site_folders() for name in os.listdir(folder)
+    )
     return {name for name in names if name.endswith(".pth")}
 
 
 def _find_new(before: set[str]) -> None:
-    """Make what was just installed, here or by another process, importable in this process and those forked from it."""
+    """Make what was just installed, here or by another process,
+    importable in this process and those forked from it.
+    """
     import importlib
     import site
 
@@ -160,7 +207,9 @@ def _find_new(before: set[str]) -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Wait until no other process installs into this environment, and keep others out while inside."""
+    """Wait until no other process installs into this environment,
+    and keep others out while inside.
+    """
     import fcntl
 
     descriptor = _lockable()
@@ -173,14 +222,16 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # by hand: a process forked meanwhile may hold it open
+            # By hand: a process forked meanwhile may hold it open.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def _lockable() -> int:
     """Return a descriptor that is the same file in every process of this environment.
 
-    The environment's folder itself can be locked, and needs no right to write; but not on every file system.
+    The environment's folder itself can be locked, and needs no right to write;
+    but not on every file system.
     """
     import fcntl
     import tempfile

@@ -1,7 +1,8 @@
 """What `uses` may be, and how it becomes an Executor class with its arguments.
 
-It is given a value and a folder, and returns a class and what to call it with. It knows nothing of Flows and
-processes; importing is the business of `modules`, and finding Executors' folders that of `hub`.
+It is given a value and a folder, and returns a class and what to call it with. It knows nothing of
+Flows and processes; importing is the business of `modules`,
+and finding Executors' folders that of `hub`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, is_text
 
 ACCEPTED: Final = (
-    "a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, 'jinaai://user/Name', "
+    "a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, "
+    "'jinaai://user/Name', "
     "a YAML file, YAML text or a dict"
 )
 
@@ -68,21 +70,25 @@ def load(
     """Find the Executor class that `uses` stands for, and check that it can be made and called.
 
     Args:
-        uses: None (pass everything through), an Executor class, the name of one already defined, `'file.py'`,
-            `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in the Hub (`'jinaai://user/Name'`),
-            the name of an installed Executor, or a description: a YAML file, YAML text or a dict with the keys
+        uses: None (pass everything through), an Executor class, the name of one already defined,
+            `'file.py'`, `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in
+            the Hub (`'jinaai://user/Name'`),
+            the name of an installed Executor, or a description: a YAML file, YAML text or a dict
+                with the keys
             `jtype`, `with`, `metas`, `requests` and `py_modules`.
-        uses_with, uses_metas, uses_requests, uses_dynamic_batching: over what the description says, key by key.
+        uses_with, uses_metas, uses_requests, uses_dynamic_batching: over what the description says,
+            key by key.
         no_reduce: it wants the results of several predecessors apart.
         py_modules: `.py` files or module names to import first.
-        folder: what relative paths are relative to, and where modules are looked for last; None for the
-            working directory.
-        install_requirements: its requirements were installed before, which matters to messages only.
+        folder: what relative paths are relative to, and where modules are looked for last; None for
+            the working directory.
+        install_requirements: its requirements were installed before, which matters to messages
+            only.
         owner: whose `uses` it is, for messages: `"executor 'encoder'"`.
 
     Raises:
-        InvalidExecutor: it is not an Executor, cannot be found or imported, cannot be called with `uses_with`, or its
-            endpoints are not well defined.
+        InvalidExecutor: it is not an Executor, cannot be found or imported, cannot be called with
+            `uses_with`, or its endpoints are not well defined.
         NotSupported: it is a form of `uses` that this version does not know.
 
     >>> load("BaseExecutor").cls.__name__
@@ -97,7 +103,9 @@ def load(
         except InvalidExecutor as error:
             way_out = hint(error.__cause__, uses, folder, install_requirements)
             raise InvalidExecutor(error.message + way_out) from error.__cause__
-        return _complete(cls, described, uses_with, uses_metas, uses_requests, uses_dynamic_batching, no_reduce)
+        return _complete(
+            cls, described, uses_with, uses_metas, uses_requests, uses_dynamic_batching, no_reduce
+        )
 
 
 def check(
@@ -112,7 +120,8 @@ def check(
     environ: Mapping[str, str],
     owner: str = "",
 ) -> None:
-    """Raise what `load` would, as far as that can be told without importing, or reading, anything of the user's.
+    """Raise what `load` would, as far as that can be told without importing, or reading,
+    anything of the user's.
 
     A class, and the name of one already defined, is checked in full; a folder must be there.
 
@@ -125,22 +134,31 @@ def check(
         described = describe(check_kind(uses), folder, environ, reading=False)
         what = described.what
         if isinstance(what, str):
-            what = None if py_modules or described.py_modules or described.place else find_class(what)
+            what = (
+                None if py_modules or described.py_modules or described.place else find_class(what)
+            )
         elif what is None:
             what = BaseExecutor
         if what is not None:
-            _complete(what, described, uses_with, None, uses_requests, uses_dynamic_batching, no_reduce)
+            _complete(
+                what, described, uses_with, None, uses_requests, uses_dynamic_batching, no_reduce
+            )
 
 
-def hint(error: BaseException | None, uses: Any, folder: str | None, install_requirements: bool) -> str:
-    """Return the way out, to be added to a message, if an Executor's import or constructor lacks a package."""
+def hint(
+    error: BaseException | None, uses: Any, folder: str | None, install_requirements: bool
+) -> str:
+    """Return the way out, to be added to a message,
+    if an Executor's import or constructor lacks a package.
+    """
     if not isinstance(error, ModuleNotFoundError):
         return ""
     return requirements.hint(error, home(uses, folder, os.environ), install_requirements)
 
 
 def home(uses: Any, folder: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the folder that holds an Executor and its requirements, None where `uses` names no place.
+    """Return the folder that holds an Executor and its requirements,
+    None where `uses` names no place.
 
     Raises: as `hub.locate`.
     """
@@ -150,7 +168,8 @@ def home(uses: Any, folder: str | None, environ: Mapping[str, str]) -> str | Non
 
 
 def check_kind(uses: Any, owner: str = "") -> Any:
-    """Return `uses` if it could be an Executor as far as can be told without loading anything; raise otherwise.
+    """Return `uses` if it could be an Executor as far as can be told without loading anything;
+    raise otherwise.
 
     Raises:
         InvalidExecutor, NotSupported: as `load`.
@@ -167,19 +186,26 @@ def check_kind(uses: Any, owner: str = "") -> Any:
     elif isinstance(uses, type):
         if issubclass(uses, Executor):
             return uses
-        raise InvalidExecutor(f"uses={uses.__name__} is a class but not an Executor: derive it from Executor{where}")
+        raise InvalidExecutor(
+            f"uses={uses.__name__} is a class but not an Executor: derive it from Executor{where}"
+        )
     elif isinstance(uses, Executor):
         name = type(uses).__name__
-        raise InvalidExecutor(f"uses must be the class {name}, not an instance: give arguments by uses_with{where}")
+        raise InvalidExecutor(
+            f"uses must be the class {name}, not an instance: give arguments by uses_with{where}"
+        )
     elif isinstance(uses, Mapping):
         return dict(uses)
     elif uses is None:
         return None
-    raise InvalidExecutor(f"uses must be {ACCEPTED}, not {short(uses)} of type {type(uses).__name__}{where}")
+    raise InvalidExecutor(
+        f"uses must be {ACCEPTED}, not {short(uses)} of type {type(uses).__name__}{where}"
+    )
 
 
 def reference(cls: type[Executor]) -> str:
-    """Return how to write a class as `uses` in YAML: `'file.py:Class'` or `'module:Class'` where that finds it
+    """Return how to write a class as `uses` in YAML:
+    `'file.py:Class'` or `'module:Class'` where that finds it
     again, else its name alone."""
     module = sys.modules.get(cls.__module__)
     if module is None or module.__name__ == "__main__" or "<locals>" in cls.__qualname__:
@@ -188,7 +214,9 @@ def reference(cls: type[Executor]) -> str:
 
 
 def is_path(uses: str, folder: str | None = None) -> bool:
-    """Tell whether a text given as `uses` or in `py_modules` names a file or a folder, relative to `folder`."""
+    """Tell whether a text given as `uses` or in `py_modules` names a file or a folder,
+    relative to `folder`.
+    """
     if is_text(uses) or hub.scheme_of(uses) or uses.startswith("~"):
         return False
     if _split(uses)[0].endswith((".py", *YAML_ENDINGS)) or os.sep in uses:
@@ -228,8 +256,10 @@ def _complete(
     batched = [endpoint for endpoint, handler in found.items() if handler.batching is not None]
     if no_reduce and batched:
         raise InvalidExecutor(
-            f"{cls.__name__} takes {listed(batched)} in batches, but with no_reduce=True it is given docs_matrix, which"
-            " belongs to one request: leave no_reduce out, or say preferred_batch_size 1 in uses_dynamic_batching"
+            f"{cls.__name__} takes {listed(batched)} in batches, but with no_reduce=True it is "
+            "given docs_matrix, which"
+            " belongs to one request: leave no_reduce out, or say preferred_batch_size 1 in "
+            "uses_dynamic_batching"
         )
     _check_arguments(cls, loaded.uses_with)
     return loaded
@@ -244,7 +274,11 @@ def _load_class(described: Description, modules: Sequence[ModuleType]) -> type[E
         cls: type[Executor] = what
         return cls
     file, name = _split(what)
-    names = described.py_modules if file == what and not file.endswith(".py") else (*described.py_modules, file)
+    names = (
+        described.py_modules
+        if file == what and not file.endswith(".py")
+        else (*described.py_modules, file)
+    )
     modules = [*modules, *(import_all(names, folder) if place is None else import_in(place, names))]
     if len(names) > len(described.py_modules):
         return _member(modules[-1], name, os.path.join(place or "", file))
@@ -252,7 +286,8 @@ def _load_class(described: Description, modules: Sequence[ModuleType]) -> type[E
 
 
 def _by_name(name: str, described: Description, modules: Sequence[ModuleType]) -> type[Executor]:
-    """Return the Executor of that name: of the modules just imported, else of any, else an installed one.
+    """Return the Executor of that name: of the modules just imported, else of any,
+    else an installed one.
 
     An Executor's folder is asked alone: another folder may have a class of the same name.
     """
@@ -266,10 +301,13 @@ def _by_name(name: str, described: Description, modules: Sequence[ModuleType]) -
         if found is None:
             raise InvalidExecutor(_unknown(name))
     elif found is None or not _lies_in(found, place):
-        there = [key for module in modules for key, value in vars(module).items() if _is_executor(value)]
+        there = [
+            key for module in modules for key, value in vars(module).items() if _is_executor(value)
+        ]
         hint = did_you_mean(name, there) or f"; Executors there: {listed(there)}"
         raise InvalidExecutor(
-            f"{os.path.join(place, hub.CONFIG)}: jtype names {name!r}, which is in none of its py_modules "
+            f"{os.path.join(place, hub.CONFIG)}: jtype names {name!r}, which is in none of its "
+            "py_modules "
             f"({listed(described.py_modules)}){hint}"
         )
     return found
@@ -293,9 +331,12 @@ def _installed(name: str) -> type[Executor] | None:
     if not found:
         return None
     if len(found) > 1:
-        packages = listed(point.dist.name if point.dist else value for value, point in found.items())
+        packages = listed(
+            point.dist.name if point.dist else value for value, point in found.items()
+        )
         raise InvalidExecutor(
-            f"uses={name!r} names Executors of several packages ({packages}): say uses='module:Class', one of "
+            f"uses={name!r} names Executors of several packages ({packages}): say "
+            "uses='module:Class', one of "
             f"{listed(found)}"
         )
     value, point = next(iter(found.items()))
@@ -305,7 +346,8 @@ def _installed(name: str) -> type[Executor] | None:
         raise not_imported(value, error) from error
     if not _is_executor(cls):
         raise InvalidExecutor(
-            f"uses={name!r} is {short(cls)} ({value}), not an Executor: its package's entry point in the group "
+            f"uses={name!r} is {short(cls)} ({value}), not an Executor: its package's entry point "
+            "in the group "
             f"{GROUP!r} must name a class derived from Executor"
         )
     return cls
@@ -338,7 +380,11 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
     if not name:
         if len(inside) == 1:
             return next(iter(inside.values()))
-        which = f"several Executors ({listed(inside)}): choose one" if inside else "no Executor: define one"
+        which = (
+            f"several Executors ({listed(inside)}): choose one"
+            if inside
+            else "no Executor: define one"
+        )
         raise InvalidExecutor(f"uses={place!r} holds {which}, and say uses='{place}:Class'")
     found: Any = module
     for part in name.split("."):
@@ -348,7 +394,8 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
         raise InvalidExecutor(f"uses='{place}:{name}': {place} has no {name!r}{hint}")
     if not _is_executor(found):
         raise InvalidExecutor(
-            f"uses='{place}:{name}' is {short(found)}, not an Executor: derive the class from Executor"
+            f"uses='{place}:{name}' is {short(found)}, not an Executor: derive the class from "
+            "Executor"
         )
     return found
 
@@ -362,7 +409,8 @@ def _check_arguments(cls: type[Executor], uses_with: Mapping[str, Any]) -> None:
         if uses_with:
             first = next(iter(uses_with))
             raise InvalidExecutor(
-                f"uses_with gives {listed(uses_with)}, but {cls.__name__} has no __init__ of its own: "
+                f"uses_with gives {listed(uses_with)}, but {cls.__name__} has no __init__ of its "
+                "own: "
                 f"write def __init__(self, {first}, **kwargs), or leave uses_with out"
             )
         return
@@ -375,13 +423,18 @@ def _check_arguments(cls: type[Executor], uses_with: Mapping[str, Any]) -> None:
     for name in uses_with:
         if name not in by_keyword and not takes_all:
             hint = did_you_mean(name, by_keyword) or f"; it takes {listed(by_keyword)}"
-            raise InvalidExecutor(f"uses_with gives {name!r}, which {cls.__name__}.__init__ does not take{hint}")
+            raise InvalidExecutor(
+                f"uses_with gives {name!r}, which {cls.__name__}.__init__ does not take{hint}"
+            )
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or p.default is not p.empty:
             continue
         if p.kind is p.POSITIONAL_ONLY:
-            raise InvalidExecutor(f"{cls.__name__}.__init__ takes {p.name!r} by position only: remove the '/'")
+            raise InvalidExecutor(
+                f"{cls.__name__}.__init__ takes {p.name!r} by position only: remove the '/'"
+            )
         if p.name not in uses_with:
             raise InvalidExecutor(
-                f"{cls.__name__}.__init__ requires {p.name!r}: give it by uses_with={{{p.name!r}: ...}}"
+                f"{cls.__name__}.__init__ requires {p.name!r}: give it by uses_with={{{p.name!r}: "
+                "...}"
             )

@@ -1,6 +1,7 @@
 """Addresses as users write them, `'host:port'`, and as ZeroMQ wants them.
 
-Pure text: nothing is looked up and nothing is connected to, so a host's name need not be known anywhere.
+Pure text: nothing is looked up and nothing is connected to,
+so a host's name need not be known anywhere.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def parse(
     """Read an address.
 
     Args:
-        text: `'host:port'`, `'tcp://host:port'` or `'[v6]:port'`; with a default the part that it stands for may be
-            missing, and then an IPv6 address needs no brackets.
+        text: `'host:port'`, `'tcp://host:port'` or `'[v6]:port'`; with a default the part that it
+            stands for may be missing, and then an IPv6 address needs no brackets.
         default_port: the port where the text names none.
         default_host: the host where the text names none; then a bare `'5555'` is a port.
         error: the class of error to raise.
@@ -49,7 +50,9 @@ def parse(
     """
     where = f" ({owner})" if owner else ""
     if not isinstance(text, str):
-        raise error(f"an address must be a text such as 'localhost:12345', not {short(text)}{where}")
+        raise error(
+            f"an address must be a text such as 'localhost:12345', not {short(text)}{where}"
+        )
     scheme, separator, rest = text.partition("://")
     if separator and scheme != "tcp":
         raise error(f"address {short(text)}: only tcp:// is spoken: write {_FORMS}{where}")
@@ -59,7 +62,11 @@ def parse(
     wrong = _objection(host, port, default_port)
     if wrong:
         raise error(f"address {short(text)} {wrong}: write {_FORMS}{where}")
-    number = default_port if port is None else port_of(port, error=error, owner=f"address {short(text)}{where}")
+    number = (
+        default_port
+        if port is None
+        else port_of(port, error=error, owner=f"address {short(text)}{where}")
+    )
     assert number is not None  # else there was an objection
     return host, number
 
@@ -76,7 +83,8 @@ def port_of(value: Any, *, error: type[ZflowError] = BadRequest, owner: str = ""
     number = 0
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
         number = int(value)
-    elif hasattr(value, "__index__") and not isinstance(value, bool):  # numpy's whole numbers are welcome
+    # Numpy's whole numbers are welcome.
+    elif hasattr(value, "__index__") and not isinstance(value, bool):
         number = int(value.__index__())
     if not 0 < number < 65536:
         where = f" ({owner})" if owner else ""
@@ -96,8 +104,8 @@ def spell(host: str, port: int | str | None) -> str:
 def endpoint(host: str, port: int | str) -> str:
     """Return what ZeroMQ listens on or connects to; the port may be `'*'`.
 
-    `localhost` is 127.0.0.1: ZeroMQ tries one address of a name only, and with IPv6 switched on that would be ::1 on
-    many machines, where nobody listens who listens on 127.0.0.1.
+    `localhost` is 127.0.0.1: ZeroMQ tries one address of a name only, and with IPv6 switched on
+    that would be ::1 on many machines, where nobody listens who listens on 127.0.0.1.
 
     >>> endpoint("localhost", 12345)
     'tcp://127.0.0.1:12345'
@@ -139,11 +147,13 @@ def _is_ip(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return re.search(r"[^\w.:%-]", text) is None  # the part after '%' may be anything to the standard library
+    # The part after '%' may be anything to the standard library.
+    return re.search(r"[^\w.:%-]", text) is None
 
 
 def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
-    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`; without a port the host is to name it: `'127.0.0.1:5555'`.
+    """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`;
+    without a port the host is to name it: `'127.0.0.1:5555'`.
 
     Raises:
         BadRequest: there is no port, or it is no number from 1 to 65535.

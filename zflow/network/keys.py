@@ -1,13 +1,15 @@
-"""A folder of CURVE keys: who a Flow is, whose clients and replicas may connect to it over TCP, and who may change it.
+"""A folder of CURVE keys: who a Flow is, whose clients and replicas may connect to it over TCP,
+and who may change it.
 
     server.key       server.key_secret      the Flow's pair
-    client.key       client.key_secret      a pair for clients; NAME.key, NAME.key_secret for each one added
+    client.key       client.key_secret      a pair for clients; others are NAME.key ...
     admin.key        admin.key_secret       a pair for clients that may change the Flow
     replica.key      replica.key_secret     a pair for replicas on other machines
     clients/*.key    admins/*.key    replicas/*.key    the public keys that may connect, as what
 
-The files are those of `zmq.auth`. A machine of clients needs no more than `server.key` and `client.key_secret`.
-Keys are z85 text as bytes everywhere. A secret key never gets into a repr, a message or a log.
+The files are those of `zmq.auth`. A machine of clients needs no more than `server.key` and
+`client.key_secret`. Keys are z85 text as bytes everywhere. A secret key never gets into a repr,
+a message or a log.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ log = logging.getLogger("zflow")
 KINDS: Final = ("clients", "replicas", "admins")
 
 _OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
-_SETTLED: Final = 1.0  # seconds after which a folder's time of change would differ if it changed again
+# Seconds after which a folder's time of change would differ if it changed again.
+_SETTLED: Final = 1.0
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 Folder = str | os.PathLike[str]
@@ -61,22 +64,27 @@ class PeerKeys:
     secret: bytes = field(repr=False)
 
 
-# -- making -----------------------------------------------------------------------------------------------------------
+# -- making ----------------------------------------------------------------------------------------
 
 
 def new(folder: Folder) -> None:
-    """Make a key folder with the Flow's pair, and one for clients, admins and replicas each, all on their lists.
+    """Make a key folder with the Flow's pair, and one for clients, admins and replicas each,
+    all on their lists.
 
     Raises:
-        InvalidKeys: there is something in the folder already, or it cannot be written, or libzmq has no CURVE.
+        InvalidKeys: there is something in the folder already, or it cannot be written,
+            or libzmq has no CURVE.
     """
     _need_curve()
     path = Path(os.path.abspath(folder))
     try:
         if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-            raise InvalidKeys(f"{folder} exists already: name another folder, or remove it and what it lets in")
+            raise InvalidKeys(
+                f"{folder} exists already: name another folder, or remove it and what it lets in"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.mkdtemp(prefix=".keys-", dir=path.parent)  # nobody else may read it from the beginning
+        # Nobody else may read it from the beginning.
+        made = tempfile.mkdtemp(prefix=".keys-", dir=path.parent)
         try:
             for kind in KINDS:
                 os.mkdir(os.path.join(made, kind), 0o700)
@@ -88,7 +96,9 @@ def new(folder: Folder) -> None:
             shutil.rmtree(made, ignore_errors=True)
             raise
     except OSError as error:
-        raise InvalidKeys(f"cannot make the key folder {folder}: {error.filename}: {error.strerror}") from None
+        raise InvalidKeys(
+            f"cannot make the key folder {folder}: {error.filename}: {error.strerror}"
+        ) from None
 
 
 def add(folder: Folder, name: str, kind: str = "clients") -> None:
@@ -105,17 +115,27 @@ def add(folder: Folder, name: str, kind: str = "clients") -> None:
     if kind not in KINDS:
         raise InvalidKeys(f"a key is for one of {listed(KINDS)}, not for {short(kind)}")
     if not _NAME.fullmatch(name):
-        raise InvalidKeys(f"a key's name has 1 to 64 letters, digits, '_', '-' and '.', unlike {short(name)}")
-    taken = [path / f"{name}.key", path / f"{name}.key_secret", *(path / kind / f"{name}.key" for kind in KINDS)]
+        raise InvalidKeys(
+            f"a key's name has 1 to 64 letters, digits, '_', '-' and '.', unlike {short(name)}"
+        )
+    taken = [
+        path / f"{name}.key",
+        path / f"{name}.key_secret",
+        *(path / kind / f"{name}.key" for kind in KINDS),
+    ]
     found = [file for file in taken if os.path.lexists(file)]
     if found:
-        raise InvalidKeys(f"there is a key called {name!r} already, in {found[0]}: choose another name")
+        raise InvalidKeys(
+            f"there is a key called {name!r} already, in {found[0]}: choose another name"
+        )
     _own_pair(path, "server")  # else it is no key folder of a Flow's machine
     try:
         (path / kind).mkdir(0o700, exist_ok=True)
         _make_pair(path, name, kind)
     except OSError as error:
-        raise InvalidKeys(f"cannot write keys to {folder}: {error.filename}: {error.strerror}") from None
+        raise InvalidKeys(
+            f"cannot write keys to {folder}: {error.filename}: {error.strerror}"
+        ) from None
 
 
 def _make_pair(folder: Path, name: str, kind: str | None = None) -> None:
@@ -130,20 +150,22 @@ def _make_pair(folder: Path, name: str, kind: str | None = None) -> None:
         if kind is not None:
             listed_key = os.path.join(made, "listed")
             shutil.copyfile(public, listed_key)
-            os.rename(listed_key, folder / kind / f"{name}.key")  # at once whole: a running Flow may be reading
+            # At once whole: a running Flow may be reading.
+            os.rename(listed_key, folder / kind / f"{name}.key")
         os.rename(public, folder / f"{name}.key")
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def server_keys(folder: Folder) -> ServerKeys:
     """Read what a Flow needs.
 
     Raises:
-        InvalidKeys: a folder or a file is missing, unreadable or no key, or a client's key is a replica's too.
+        InvalidKeys: a folder or a file is missing, unreadable or no key,
+            or a client's key is a replica's too.
     """
     _need_curve()
     path = _folder(folder)
@@ -175,11 +197,12 @@ def replica_keys(folder: Folder, name: str = "replica") -> PeerKeys:
 
 
 class Lists:
-    """The public keys that may connect as what, such as `{b'clients': ...}`, as the folder has them now.
+    """The public keys that may connect as what, such as `{b'clients': ...}`,
+    as the folder has them now.
 
-    Called for each new connection and each command; it looks whether files were added or removed, and reads them anew
-    only then. A file that cannot be read lets nobody in, with a warning. A removal counts within a second. Can be
-    pickled.
+    Called for each new connection and each command; it looks whether files were added or removed,
+    and reads them anew only then. A file that cannot be read lets nobody in, with a warning. A
+    removal counts within a second. Can be pickled.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -202,7 +225,8 @@ class Lists:
             return None
 
     def _read(self, changed: tuple[int, ...] | None) -> None:
-        # Two changes within a tick of the file system's clock have the same time: what is so young is read once more.
+        # Two changes within a tick of the file system's clock have the same time: what is so young
+        # is read once more.
         settled = changed is not None and time.time() - max(changed) * 1e-9 > _SETTLED
         if changed is not None and changed == self._changed and not settled:
             return
@@ -231,7 +255,10 @@ def _read_lists(folder: Path) -> tuple[dict[bytes, frozenset[bytes]], list[str]]
     clients = {**found["admins"], **found["clients"]}
     for key in clients.keys() & found["replicas"].keys():
         file, other = clients[key], found["replicas"].pop(key)
-        problems.append(f"{file} and {other} are the same key: a client could pose as a replica; remove one of them")
+        problems.append(
+            f"{file} and {other} are the same key: a client could pose as a replica; remove one of "
+            "them"
+        )
     return {kind.encode(): frozenset(keys) for kind, keys in found.items()}, problems
 
 
@@ -241,7 +268,9 @@ def _read_list(folder: Path, problems: list[str]) -> Iterator[tuple[bytes, Path]
     except OSError as error:
         if folder.name == "admins" and isinstance(error, FileNotFoundError):
             return  # then nobody is one
-        problems.append(f"cannot read {folder}, the list of who may connect: {error.strerror}; make the folder")
+        problems.append(
+            f"cannot read {folder}, the list of who may connect: {error.strerror}; make the folder"
+        )
         return
     for file in files:
         try:
@@ -254,15 +283,22 @@ def _folder(folder: Folder) -> Path:
     path = Path(os.path.abspath(folder))
     if not os.path.isdir(path):  # the method raises where a name is too long
         shown = str(folder)[:300]
-        what = f"{shown} is no folder" if os.path.lexists(path) else f"there is no key folder {shown}"
-        raise InvalidKeys(f"{what}: make one with `zflow-run keys new {shown}`, or copy it from where it was made")
+        what = (
+            f"{shown} is no folder" if os.path.lexists(path) else f"there is no key folder {shown}"
+        )
+        raise InvalidKeys(
+            f"{what}: make one with `zflow-run keys new {shown}`, or copy it from where it was made"
+        )
     return path
 
 
 def _public_key(file: Path) -> bytes:
     public, secret = _load(file)
     if secret is not None:
-        log.warning("%s holds a secret key; only .key_secret files should: replace it by the public one", file)
+        log.warning(
+            "%s holds a secret key; only .key_secret files should: replace it by the public one",
+            file,
+        )
     return public
 
 
@@ -270,20 +306,31 @@ def _own_pair(folder: Path, name: str) -> tuple[bytes, bytes]:
     file = folder / f"{name}.key_secret"
     public, secret = _load(file)
     if secret is None:
-        raise InvalidKeys(f"{file} holds no secret key: copy the .key_secret file, not the .key file")
+        raise InvalidKeys(
+            f"{file} holds no secret key: copy the .key_secret file, not the .key file"
+        )
     if zmq.curve_public(secret) != public:
-        raise InvalidKeys(f"{file} is damaged: its two keys are no pair; copy it anew, or make new keys")
+        raise InvalidKeys(
+            f"{file} is damaged: its two keys are no pair; copy it anew, or make new keys"
+        )
     if file.stat().st_mode & _OTHERS_MAY:
-        log.warning("%s may be read or changed by other users of this machine: chmod 600 %s", file, file)
+        log.warning(
+            "%s may be read or changed by other users of this machine: chmod 600 %s", file, file
+        )
     return public, secret
 
 
 def _load(file: Path) -> tuple[bytes, bytes | None]:
-    """A key file's public and secret key. No message shows what is in it, for that may be a secret."""
+    """A key file's public and secret key. No message shows what is in it,
+    for that may be a secret.
+    """
     from zmq.auth import load_certificate
 
     if not file.exists():
-        raise InvalidKeys(f"there is no {file}: copy it from the key folder of the machine where the keys were made")
+        raise InvalidKeys(
+            f"there is no {file}: copy it from the key folder of the machine where the keys were "
+            "made"
+        )
     try:
         public, secret = load_certificate(str(file))
     except OSError as error:
@@ -292,7 +339,9 @@ def _load(file: Path) -> tuple[bytes, bytes | None]:
         raise InvalidKeys(f"{file} is no key file: `zflow-run keys` makes them") from None
     for key in (public, secret):
         if key is not None and not _is_key(key):
-            raise InvalidKeys(f"{file} is damaged: what it calls a key is none; copy it anew, or make new keys")
+            raise InvalidKeys(
+                f"{file} is damaged: what it calls a key is none; copy it anew, or make new keys"
+            )
     return public, secret
 
 

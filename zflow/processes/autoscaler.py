@@ -2,19 +2,23 @@
 
 The caller tells twice a second or so what it sees, and makes what comes back true. What holds here:
 
-- Load is counted in replicas: the busy ones, and what the queue grows by. It is smoothed over two seconds, or over
-  two requests where they take longer, because a look at a few requests says little.
-- It grows when what waits takes longer than half of `wait` to drain, and still would when new replicas are ready:
-  a queue that falls and is gone by then is sat out. How long they take to get ready is measured.
-- It grows to what the load needs and what drains the queue in time, to twice as many at most, and by one step at a
-  time: the next one has to wait until the last one's replicas are there.
-- What a load needs is the load, a tenth, and a margin against chance: the square root of the load times 1.5, or less
-  where requests are short against `wait`, since a queue may take that up. The first is the square-root staffing of
-  telephone exchanges (Erlang; Halfin and Whitt 1981), the second the tail of the wait in an M/M/c queue, which
-  falls by e for each work / (replicas - load) seconds.
-- It shrinks to what the highest load of the last `idle` seconds needs, to half at most, never while anything waits.
-- A shrink that has to be taken back soon doubles that time, up to eight times: so a load that comes and goes does not
-  make it come and go.
+- Load is counted in replicas: the busy ones, and what the queue grows by. It is smoothed over two
+  seconds, or over two requests where they take longer, because a look at a few requests says
+  little.
+- It grows when what waits takes longer than half of `wait` to drain, and still would when new
+  replicas are ready: a queue that falls and is gone by then is sat out. How long they take to get
+  ready is measured.
+- It grows to what the load needs and what drains the queue in time, to twice as many at most, and
+  by one step at a time: the next one has to wait until the last one's replicas are there.
+- What a load needs is the load, a tenth, and a margin against chance: the square root of the load
+  times 1.5, or less where requests are short against `wait`, since a queue may take that up. The
+  first is the square-root staffing of telephone exchanges (Erlang; Halfin and Whitt 1981), the
+  second the tail of the wait in an M/M/c queue, which falls by e for each work / (replicas - load)
+  seconds.
+- It shrinks to what the highest load of the last `idle` seconds needs, to half at most, never while
+  anything waits.
+- A shrink that has to be taken back soon doubles that time, up to eight times: so a load that comes
+  and goes does not make it come and go.
 """
 
 from __future__ import annotations
@@ -58,9 +62,11 @@ class Autoscaler:
         self.why = ""
         self._wait = limits.wait / 1000
         self._idle = limits.idle / 1000
-        self._seen: tuple[float, float] | None = None  # when it was last looked, and what was queued then
+        # When it was last looked, and what was queued then.
+        self._seen: tuple[float, float] | None = None
         self._load = 0.0  # replicas, smoothed
-        self._peaks: deque[tuple[float, float]] = deque()  # time and load, each load lower than the one before
+        # Time and load, each load lower than the one before.
+        self._peaks: deque[tuple[float, float]] = deque()
         self._since = -math.inf  # from when on it was looked without a gap, and did not grow
         self._replicas = 0
         self._asked: tuple[float, int] | None = None  # when more were wanted, and how many
@@ -71,17 +77,25 @@ class Autoscaler:
         self._patience = 1
 
     def observe(
-        self, now: float, queued: float, busy: float, replicas: int, work_seconds: float, hold: bool = False
+        self,
+        now: float,
+        queued: float,
+        busy: float,
+        replicas: int,
+        work_seconds: float,
+        hold: bool = False,
     ) -> int:
         """Return how many replicas are wanted.
 
         Args:
             now: seconds of any monotonic clock.
             queued: requests that wait.
-            busy: replicas that work; one that works on several requests at once counts as far as it is occupied.
+            busy: replicas that work; one that works on several requests at once counts as far as it
+                is occupied.
             replicas: how many there are, whether or not one is just being restarted.
             work_seconds: how long a replica is taken by one request; 0 if that is not known yet.
-            hold: nothing can be changed now, because a change is under way; it is only learned from what is seen.
+            hold: nothing can be changed now, because a change is under way;
+                it is only learned from what is seen.
         """
         momentary = self._learn(now, queued, busy, work_seconds)
         if replicas > self._replicas:
@@ -101,10 +115,12 @@ class Autoscaler:
         fewer = self._fewer(now, queued, replicas, work_seconds)
         return self._shrink(now, fewer) if fewer < replicas else replicas
 
-    # -- what is seen ---------------------------------------------------------------------------------------------
+    # -- what is seen ------------------------------------------------------------------------------
 
     def _learn(self, now: float, queued: float, busy: float, work: float) -> float:
-        """Take a look into account; returns the load at this moment, as far as replicas carry it."""
+        """Take a look into account; returns the load at this moment,
+        as far as replicas carry it.
+        """
         if self._seen is None or now - self._seen[0] > GAP:
             self._peaks.clear()
             self._load = raw = busy
@@ -133,7 +149,7 @@ class Autoscaler:
             self._failures += 1
             self._grow_at = now + min(AGAIN_AT_MOST, AGAIN * 2.0 ** (self._failures - 1))
 
-    # -- what follows ---------------------------------------------------------------------------------------------
+    # -- what follows ------------------------------------------------------------------------------
 
     def _needed(self, load: float, work: float) -> int:
         """How many replicas a load needs so that hardly anybody waits for longer than `wait`."""
@@ -141,7 +157,9 @@ class Autoscaler:
         return math.ceil(load * (1.0 + SPARE) + margin - 1e-6)
 
     def _more(self, backlog: float, replicas: int, work: float, momentary: float) -> int:
-        """How many there should be because of what waits, which is so many seconds of one replica's work."""
+        """How many there should be because of what waits,
+        which is so many seconds of one replica's work.
+        """
         limit = EARLY * self._wait * replicas
         load = self._load
         if backlog > self._wait * replicas:  # too late for being sure that it is not by chance
@@ -149,7 +167,8 @@ class Autoscaler:
         later = backlog + (load - replicas) * self._startup
         if backlog <= limit or later <= limit:
             return replicas
-        drained = min(later / max(self._wait, self._startup), later / work)  # more than one each would be of no use
+        # More than one each would be of no use.
+        drained = min(later / max(self._wait, self._startup), later / work)
         wanted = max(math.ceil(load + drained), self._needed(load, work))
         return min(wanted, 2 * replicas, self.limits.max)
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> int:
-    """Be the broker until the manager says stop or is gone, whatever signals come; return the exit status.
+    """Be the broker until the manager says stop or is gone, whatever signals come;
+    return the exit status.
 
     Args:
         settings: what to be.
@@ -39,10 +40,15 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
     except zmq.ZMQError as error:
         why = str(error.strerror or error)
         own = "ipc://" in why  # in the Flow's own folder
-        kind = "PortInUse" if error.errno in (errno.EADDRINUSE, errno.EACCES) and not own else "StartupFailed"
+        kind = (
+            "PortInUse"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES) and not own
+            else "StartupFailed"
+        )
         way_out = SET_TMPDIR if own else "choose another port= or host="
         line.say(control, "failed", line.failure(f"cannot listen there: {why}; {way_out}", kind))
         return 1
-    gc.set_threshold(50_000, 50, 50)  # little of what the broker makes is cyclic; looking for that took time
+    # Little of what the broker makes is cyclic; looking for that took time.
+    gc.set_threshold(50_000, 50, 50)
     serving.run()
     return 0

@@ -1,6 +1,8 @@
-"""The replicas' processes, as the process manager sees them: started, watched, started anew when they die, retired.
+"""The replicas' processes, as the process manager sees them: started, watched,
+started anew when they die, retired.
 
-It is told of what happens by the manager's loop, and tells its owner what follows. It uses no ZeroMQ.
+It is told of what happens by the manager's loop, and tells its owner what follows.
+It uses no ZeroMQ.
 """
 
 from __future__ import annotations
@@ -32,10 +34,16 @@ log = logging.getLogger("zflow.manager")
 
 FIRST_BACKOFF = 0.1  # seconds before a dead replica is restarted
 LONGEST_BACKOFF = 30.0  # seconds; each death in a row doubles the wait up to this
-STEADY = 1.0  # seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to count
+# Seconds, and at least as long as it was waited for: a replica that lived so long has no deaths to
+# count.
+STEADY = 1.0
 LOOP = 3  # deaths in a row from which it is called a crash loop
-HEED = 0.25  # seconds until a replica that got SIGTERM is told to end: it may have been sent to all processes at once
-REMIND = 0.2  # seconds until a replica that was told to end is told again: it may just have begun to wait for work
+# Seconds until a replica that got SIGTERM is told to end: it may have been sent to all processes at
+# once.
+HEED = 0.25
+# Seconds until a replica that was told to end is told again: it may just have begun to wait for
+# work.
+REMIND = 0.2
 
 
 @dataclass(eq=False)
@@ -67,7 +75,9 @@ class Child:
     def overdue_at(self) -> float:
         """When it has taken too long to get ready."""
         limit = self.seat.spec.timeout_ready
-        return self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else math.inf
+        return (
+            self.started + limit / 1000 if self.pid and not self.ready and limit >= 0 else math.inf
+        )
 
     @property
     def executor(self) -> str:
@@ -88,7 +98,9 @@ class ChildrenOwner(Protocol):
 
     @property
     def told_to_end(self) -> bool:
-        """Whether the Flow ends or is about to: then a replica that got SIGTERM serves on until it is told."""
+        """Whether the Flow ends or is about to: then a replica that got
+        SIGTERM serves on until it is told.
+        """
 
     def fork(self, run: Callable[[], int]) -> int:
         """Fork a process that holds nothing of the manager's, and return its process id."""
@@ -107,7 +119,11 @@ class Children:
     """All replicas of this process manager."""
 
     def __init__(
-        self, seats: list[Seat], selector: selectors.BaseSelector, owner: ChildrenOwner, sharing: Sharing
+        self,
+        seats: list[Seat],
+        selector: selectors.BaseSelector,
+        owner: ChildrenOwner,
+        sharing: Sharing,
     ) -> None:
         self._all = [Child(seat) for seat in seats]
         self._selector = selector
@@ -146,9 +162,13 @@ class Children:
 
     def crashing(self, executor: str) -> list[str]:
         """The names of an Executor's replicas that died again and again, and do not serve."""
-        return [child.seat.name for child in self.of(executor) if child.deaths >= LOOP and not child.ready]
+        return [
+            child.seat.name
+            for child in self.of(executor)
+            if child.deaths >= LOOP and not child.ready
+        ]
 
-    # -- starting and ending --------------------------------------------------------------------------------------
+    # -- starting and ending -----------------------------------------------------------------------
 
     def start_all(self) -> None:
         """Start every one of them."""
@@ -164,7 +184,9 @@ class Children:
         return child
 
     def retire(self, child: Child, grace: float | None = None) -> None:
-        """Let it finish what it is at and end, for good; it is killed so many seconds after it was first told to."""
+        """Let it finish what it is at and end, for good;
+        it is killed so many seconds after it was first told to.
+        """
         child.retired = True
         if child.pid:
             now = time.monotonic()
@@ -200,7 +222,8 @@ class Children:
             self._fork(child)
         except OSError as error:  # a limit was reached; it may be over later
             self._could_not_start(
-                child, failure(f"{child.seat.name} could not be started: {process.cannot_start(error)}")
+                child,
+                failure(f"{child.seat.name} could not be started: {process.cannot_start(error)}"),
             )
 
     def _could_not_start(self, child: Child, reason: Failure) -> None:
@@ -238,7 +261,7 @@ class Children:
         child.started = time.monotonic()
         child.identity = identity(child.seat.name, child.pid)
 
-    # -- what is heard --------------------------------------------------------------------------------------------
+    # -- what is heard -----------------------------------------------------------------------------
 
     def _heard(self, child: Child) -> None:
         if child.status is None:
@@ -261,7 +284,9 @@ class Children:
 
     def _heed(self, child: Child, now: float) -> None:
         """Let a replica end that somebody has sent SIGTERM; another one takes its place."""
-        child.heed_at = now + HEED if self._owner.starting and not self._owner.told_to_end else math.inf
+        child.heed_at = (
+            now + HEED if self._owner.starting and not self._owner.told_to_end else math.inf
+        )
         if not (self._owner.starting or self._owner.told_to_end or child.retired):
             self._tell_to_end(child)
 
@@ -322,12 +347,15 @@ class Children:
         when = "" if child.ready else " while it started"
         return failure(f"{name} died{when} ({process.ended(status)})")
 
-    # -- time -----------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     @property
     def timers(self) -> list[float]:
         """When `check_timers` is to be called."""
-        times = [*self._leftovers.timers, *(self._regions.timers if self._regions is not None else ())]
+        times = [
+            *self._leftovers.timers,
+            *(self._regions.timers if self._regions is not None else ()),
+        ]
         for child in self._all:
             times += (child.restart_at, child.overdue_at, child.heed_at)
             if child.pid:
@@ -350,7 +378,9 @@ class Children:
                 child.started = now + 3600  # asked for once
             elif child.pid and child.kill_at <= now:
                 child.kill_at = math.inf
-                log.warning("%s was told to end and has not ended in time; killing it", child.seat.name)
+                log.warning(
+                    "%s was told to end and has not ended in time; killing it", child.seat.name
+                )
                 os.kill(child.pid, signal.SIGKILL)
             elif child.heed_at <= now:
                 self._heed(child, now)
@@ -360,9 +390,14 @@ class Children:
 
 @contextlib.contextmanager
 def at_the_other_end(
-    selector: selectors.BaseSelector, ours: Connection, theirs: Connection, heard: Callable[[], object]
+    selector: selectors.BaseSelector,
+    ours: Connection,
+    theirs: Connection,
+    heard: Callable[[], object],
 ) -> Iterator[None]:
-    """What is forked inside has the other end of this line. If that fails, nothing is left of the line."""
+    """What is forked inside has the other end of this line. If that fails,
+    nothing is left of the line.
+    """
     try:
         selector.register(ours, selectors.EVENT_READ, heard)
         yield

@@ -1,4 +1,5 @@
-"""The user's side of the process manager: start it, wait until everything is ready, watch it, end it.
+"""The user's side of the process manager: start it, wait until everything is ready, watch it,
+end it.
 
 It knows pipes and process ids; what is run is in the `Plan`.
 """
@@ -25,10 +26,11 @@ CHECK_EVERY = 0.2  # seconds between two looks at what could end a Flow that ser
 
 
 class Display:
-    """Shows on a terminal what a starting Flow waits for, one line per Executor: `encoder 2/3 ready`.
+    """Shows on a terminal what a starting Flow waits for, one line per Executor:
+    `encoder 2/3 ready`.
 
-    The first line says how payloads travel. Where GPUs were dealt out, an Executor's line goes on with those of its
-    replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
+    The first line says how payloads travel. Where GPUs were dealt out, an Executor's line goes on
+    with those of its replicas, in order: `CUDA_VISIBLE_DEVICES 0 1 0`.
     """
 
     def __init__(self, plan: plan.Plan) -> None:
@@ -49,7 +51,10 @@ class Display:
         if not self._shown:
             return
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        ready = [f"{name} {self._ready[name]}/{n} ready{self._devices[name]}" for name, n in self._total.items()]
+        ready = [
+            f"{name} {self._ready[name]}/{n} ready{self._devices[name]}"
+            for name, n in self._total.items()
+        ]
         lines = [*self._head, *ready]
         width = _width()  # a line that wraps would be two, and the next drawing begin too low
         sys.stderr.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines))
@@ -63,7 +68,9 @@ class Display:
 
 
 def _devices(plan: plan.Plan, executor: str) -> str:
-    dealt = [seat.device for seat in plan.seats if seat.spec.name == executor and seat.device is not None]
+    dealt = [
+        seat.device for seat in plan.seats if seat.spec.name == executor and seat.device is not None
+    ]
     return f", {cuda.VARIABLE} {cuda.summary(dealt)}" if dealt else ""
 
 
@@ -118,7 +125,9 @@ class Launched:
             return watchdog.run(serve, plan.folder, theirs)
 
         try:
-            self._pid = spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
+            self._pid = (
+                spawn.start(plan, self._pipe, theirs) if method == "spawn" else process.fork(run)
+            )
         except BaseException as error:
             self._pipe.close()
             self._let_go()
@@ -143,7 +152,9 @@ class Launched:
             try:
                 kind, argument = hear(self._pipe)
             except (EOFError, OSError):
-                raise errors.StartupFailed("the process manager died while the Flow started") from None
+                raise errors.StartupFailed(
+                    "the process manager died while the Flow started"
+                ) from None
             if kind == "failed":
                 raise _startup_error(argument)
             if kind == "bound":
@@ -161,7 +172,9 @@ class Launched:
             if self._error is None:
                 self._look()
             if self._error is not None:
-                raise errors.FlowNotRunning(f"the Flow is not running any more: {self._error.message}")
+                raise errors.FlowNotRunning(
+                    f"the Flow is not running any more: {self._error.message}"
+                )
 
     def wait(self, stop_event: termination.Event | None = None) -> None:
         """Wait until SIGTERM comes, `stop_event` is set or the Flow comes down by itself.
@@ -182,10 +195,13 @@ class Launched:
                 if kind == "failed":
                     self._error = errors.from_wire(argument)
         except (EOFError, OSError):
-            self._error = errors.ZflowError("it was closed" if self._closing else "its process manager died")
+            self._error = errors.ZflowError(
+                "it was closed" if self._closing else "its process manager died"
+            )
 
     def close(self, grace: float) -> None:
-        """Let requests in flight be answered and Executors close, for `grace` seconds; then end all processes.
+        """Let requests in flight be answered and Executors close, for `grace` seconds;
+        then end all processes.
 
         Raises:
             KeyboardInterrupt: Ctrl-C cut the grace short; all processes have ended nevertheless.
@@ -226,17 +242,22 @@ class Launched:
             self._pipe.close()
 
     def _let_go(self) -> None:
-        """Close the shared memory, and remove the folder; the watchdog has done that unless it was killed."""
+        """Close the shared memory, and remove the folder;
+        the watchdog has done that unless it was killed.
+        """
         import shutil
 
         self.sharing.close()
         shutil.rmtree(self._plan.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # where no files can be opened, it can be removed if it is empty
+        # Where no files can be opened, it can be removed if it is empty.
+        with contextlib.suppress(OSError):
             os.rmdir(self._plan.folder)
         termination.end()
 
     def _wait_for_end(self, limit: float | None) -> None:
-        """Wait for the watchdog, which ends last; have it kill what has not ended in `limit` seconds."""
+        """Wait for the watchdog, which ends last; have it kill what
+        has not ended in `limit` seconds.
+        """
         deadline = None if limit is None else monotonic() + limit
         insisting = [signals.END, signal.SIGKILL]
         pause = 0.001
@@ -252,7 +273,9 @@ class Launched:
                 pause = min(0.02, pause * 1.5)
 
     def _outwait_manager(self) -> None:
-        """The watchdog was killed: the manager takes everything down, and hangs up at its own end."""
+        """The watchdog was killed: the manager takes everything down,
+        and hangs up at its own end.
+        """
         deadline = monotonic() + 5.0
         with contextlib.suppress(EOFError, OSError):
             while self._pipe.poll(max(0.0, deadline - monotonic())):
@@ -260,7 +283,9 @@ class Launched:
 
 
 def _cannot_start(error: OSError) -> errors.StartupFailed:
-    return errors.StartupFailed(f"the process manager could not be started: {process.cannot_start(error)}")
+    return errors.StartupFailed(
+        f"the process manager could not be started: {process.cannot_start(error)}"
+    )
 
 
 def _startup_error(data: Failure) -> errors.ZflowError:

@@ -1,4 +1,6 @@
-"""What dead replicas have left: processes that they started, which hold GPU memory and ports, and nobody else ends."""
+"""What dead replicas have left: processes that they started, which hold GPU memory and ports,
+and nobody else ends.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ AGAIN_AT_MOST = 5.0
 
 @dataclass(eq=False)
 class _Dead:
-    """A replica that has died, with its session and mark, and when it is to be looked again what it has left."""
+    """A replica that has died, with its session and mark,
+    and when it is to be looked again what it has left.
+    """
 
     pid: int
     mark: int
@@ -24,7 +28,8 @@ class _Dead:
 
 
 class Leftovers:
-    """Ends them, at once; what forks meanwhile, and what cleans up by itself, when it is looked again.
+    """Ends them, at once; what forks meanwhile, and what cleans up by itself,
+    when it is looked again.
 
     Args:
         alive: returns the process ids of the replicas that live.

@@ -1,9 +1,11 @@
-"""The process manager: forks the broker and the replicas, restarts what dies, and takes everything down.
+"""The process manager: forks the broker and the replicas, restarts what dies,
+and takes everything down.
 
-It is a process of its own with one thread, forked when the Flow starts, so a restart never forks a process that
-has grown threads; it uses no ZeroMQ itself. It talks to the user's process, the broker and each replica over pipes.
-If the user's process ends, however it ends, so does everything else. It runs no user code, and no signal ends it but
-SIGKILL: then its parent, the watchdog, ends what it has left.
+It is a process of its own with one thread, forked when the Flow starts, so a restart never forks a
+process that has grown threads; it uses no ZeroMQ itself. It talks to the user's process, the broker
+and each replica over pipes. If the user's process ends, however it ends, so does everything else.
+It runs no user code, and no signal ends it but SIGKILL: then its parent, the watchdog,
+ends what it has left.
 """
 
 from __future__ import annotations
@@ -41,14 +43,18 @@ log = logging.getLogger("zflow.manager")
 BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
 BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait for it
 BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
-CLIENTS_RETURN = 1.5  # seconds that clients may take to find a new broker, and send again what was not answered
+# Seconds that clients may take to find a new broker, and send again what was not answered.
+CLIENTS_RETURN = 1.5
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
-SENT_TO_ALL = 1.0  # seconds from one process getting SIGTERM to the next, if it is sent to all of them
+# Seconds from one process getting SIGTERM to the next, if it is sent to all of them.
+SENT_TO_ALL = 1.0
 ORPHANED_GRACE = 1.0  # seconds for Executors to close when the user's process is gone
 
 
 def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
-    """Be the process manager until told to close or until process `user` or `watchdog` is gone; return the status."""
+    """Be the process manager until told to close or until process `user` or `watchdog` is gone;
+    return the status.
+    """
     process.set_title("zflow: manager")
     process.read_nothing()
     process.adopt_orphans()
@@ -59,7 +65,11 @@ def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
         _Manager(plan, parent, user, watchdog, descriptors).serve()
     except OSError as error:
         with contextlib.suppress(OSError):
-            say(parent, "failed", failure(f"the process manager cannot go on: {process.cannot_start(error)}"))
+            say(
+                parent,
+                "failed",
+                failure(f"the process manager cannot go on: {process.cannot_start(error)}"),
+            )
         raise
     finally:
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -67,7 +77,9 @@ def run(plan: Plan, parent: Connection, user: int, watchdog: int) -> int:
 
 
 class _Manager:
-    def __init__(self, plan: Plan, parent: Connection, user: int, watchdog: int, descriptors: int | None) -> None:
+    def __init__(
+        self, plan: Plan, parent: Connection, user: int, watchdog: int, descriptors: int | None
+    ) -> None:
         self._plan = plan
         self._descriptors = descriptors  # that a child may have
         self._parent = parent
@@ -89,9 +101,11 @@ class _Manager:
         self.ending = False
         self._end_by = 0.0  # when what has not ended by then is killed
         self._hung_up = False
-        self._terminated = -math.inf  # when SIGTERM came: it may have been sent to all processes of the Flow
+        # When SIGTERM came: it may have been sent to all processes of the Flow.
+        self._terminated = -math.inf
         self._drained = False
-        self._drained_from = 0.0  # from when on a broker knows whether it is: when clients have found it
+        # From when on a broker knows whether it is: when clients have found it.
+        self._drained_from = 0.0
         self._ask_drained_at = math.inf
         self._guard = Guard(log)
         self._selector = selectors.DefaultSelector()
@@ -101,11 +115,13 @@ class _Manager:
         self._wake_on_signals()
         self._watch_user()
 
-    # -- the loop -------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Start everything and look after it until the end."""
-        gc.freeze()  # what exists now is shared with the children: the collector must not touch, and so copy, it
+        # What exists now is shared with the children: the collector must not touch, and so copy,
+        # it.
+        gc.freeze()
         if self._settings is not None:
             self._start_broker(self._settings)
         else:
@@ -116,7 +132,9 @@ class _Manager:
             self._call(self._check_timers)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Do one thing that must not be the end of others; while the Flow starts, what fails is the end of it."""
+        """Do one thing that must not be the end of others; while the Flow starts,
+        what fails is the end of it.
+        """
         if self.starting:
             function(*arguments)
         else:
@@ -140,7 +158,9 @@ class _Manager:
         self._selector.register(self._wake, selectors.EVENT_READ, self._reap)
 
     def _watch_user(self) -> None:
-        """Notice the end of the user's process, even if another process holds on to its end of the pipe."""
+        """Notice the end of the user's process, even if another process
+        holds on to its end of the pipe.
+        """
         self._user_fd: int | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
@@ -156,8 +176,15 @@ class _Manager:
 
     def _next_timer(self) -> float:
         now = time.monotonic()
-        times = [*self._children.timers, *self._changes.timers, self._broker_restart_at, self._ask_drained_at]
-        times += [self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0]
+        times = [
+            *self._children.timers,
+            *self._changes.timers,
+            self._broker_restart_at,
+            self._ask_drained_at,
+        ]
+        times += [
+            self._begun + limit for limit in self._awaited.values() if self.starting and limit >= 0
+        ]
         return max(0.0, min([*times, now + 1.0]) - now)
 
     def _check_timers(self) -> None:
@@ -180,22 +207,28 @@ class _Manager:
         """Say what is waited for, and fail when it has taken too long."""
         for name, limit in self._awaited.items():
             nodes = self._settings.nodes if self._settings is not None else ()
-            where = ", ".join(address for node in nodes if node.name == name for address in node.addresses)
+            where = ", ".join(
+                address for node in nodes if node.name == name for address in node.addresses
+            )
             if 0 <= limit <= waited:
-                message = f"external Executor {name!r}: nobody answers at {where} within timeout_ready={limit:g} s"
+                message = (
+                    f"external Executor {name!r}: nobody answers at {where} within "
+                    f"timeout_ready={limit:g} s"
+                )
                 self._fail(failure(f"{message}: is it running there?"))
                 return
             if waited > SAY_SO and not self._said:
                 log.warning("waiting for external Executor %r at %s", name, where)
         self._said = self._said or waited > SAY_SO
 
-    # -- starting -------------------------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     def fork(self, run: Callable[[], int]) -> int:
         """Fork a child that holds none of the manager's descriptors but those it was given."""
 
         def child() -> int:
-            process.allow_descriptors(self._descriptors)  # select() knows no more than 1,024, and user code may use it
+            # Select() knows no more than 1,024, and user code may use it.
+            process.allow_descriptors(self._descriptors)
             self._selector.close()
             os.close(self._wake)
             os.close(self._writer)
@@ -242,7 +275,7 @@ class _Manager:
         self._broker_started = time.monotonic()
         self._broker_tries = 0
 
-    # -- what is heard --------------------------------------------------------------------------------------------
+    # -- what is heard -----------------------------------------------------------------------------
 
     def _from_parent(self) -> None:
         try:
@@ -287,15 +320,25 @@ class _Manager:
                 self._changes.begin(command, told, done)
             except Exception as error:
                 self._guard.note(error)
-                done({"error": f"the process manager failed at it ({type(error).__name__}): its log says more"})
+                done(
+                    {
+                        "error": f"the process manager failed at it ({type(error).__name__}): its "
+                        "log says more"
+                    }
+                )
         elif kind == "load" and not (self.starting or self._closing):
             self._changes.follow(*arguments)
 
     def _learned(self, executor: str, endpoints: list[str] | None) -> None:
-        """A broker that is started anew must not take a request for one of an Executor that passes it by."""
+        """A broker that is started anew must not take a request for one of
+        an Executor that passes it by.
+        """
         if self._settings is not None:
             bound = None if endpoints is None else frozenset(endpoints)
-            nodes = [replace(node, endpoints=bound) if node.name == executor else node for node in self._settings.nodes]
+            nodes = [
+                replace(node, endpoints=bound) if node.name == executor else node
+                for node in self._settings.nodes
+            ]
             self._settings = replace(self._settings, nodes=nodes)
 
     def _bound(self, front: list[str], back: list[str]) -> None:
@@ -307,7 +350,9 @@ class _Manager:
         if not self.starting:
             return
         if self._settings is not None:
-            self._settings = replace(self._settings, public=front[-1], replicas_from=back[0] if back else None)
+            self._settings = replace(
+                self._settings, public=front[-1], replicas_from=back[0] if back else None
+            )
         self._tell("bound", [front, back])
         self._children.start_all()
         self._check_started()
@@ -324,12 +369,14 @@ class _Manager:
             if pid == self._broker_pid:
                 self._broker_pid = 0
                 while self._broker is not None and self._broker.poll():
-                    self._from_broker()  # it may have said why; and the end of the line is not to be read later
+                    # It may have said why; and the end of the line is not to be read later.
+                    self._from_broker()
                 if not self.ending:
                     self._broker_died(status)
-            self._call(self._children.reaped, pid, status)  # a failure at one must not hide the end of the others
+            # A failure at one must not hide the end of the others.
+            self._call(self._children.reaped, pid, status)
 
-    # -- deaths ---------------------------------------------------------------------------------------------------
+    # -- deaths ------------------------------------------------------------------------------------
 
     def became_ready(self, child: Child) -> None:
         """A replica serves."""
@@ -355,13 +402,23 @@ class _Manager:
         self._command_broker("crashing", child.executor, self._children.crashing(child.executor))
 
     def _broker_died(self, status: int) -> None:
-        """Start it anew at its addresses: replicas register again, and clients send again what was not answered."""
+        """Start it anew at its addresses: replicas register again,
+        and clients send again what was not answered.
+        """
         message = f"the broker died ({process.ended(status)})"
         now = time.monotonic()
-        self._broker_deaths = 1 if now - self._broker_started > BROKER_STEADY else self._broker_deaths + 1
+        self._broker_deaths = (
+            1 if now - self._broker_started > BROKER_STEADY else self._broker_deaths + 1
+        )
         if self.starting or self._broker_deaths > BROKER_DEATHS:
-            message = message if self.starting else f"{message} {self._broker_deaths} times in a row"
-            log.log(logging.DEBUG if self.starting else logging.ERROR, "%s; the Flow is taken down", message)
+            message = (
+                message if self.starting else f"{message} {self._broker_deaths} times in a row"
+            )
+            log.log(
+                logging.DEBUG if self.starting else logging.ERROR,
+                "%s; the Flow is taken down",
+                message,
+            )
             self._fail(self._broker_error or failure(message))
             return
         self._broker_restart_at = now + min(BROKER_BACKOFF, backoff(self._broker_deaths - 1))
@@ -374,21 +431,25 @@ class _Manager:
         self._tell("failed", error)
         self._shut_down(ORPHANED_GRACE)
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def _note_sigterm(self, *_: object) -> None:
         self._terminated = time.monotonic()
 
     @property
     def told_to_end(self) -> bool:
-        """Whether the Flow closes, or SIGTERM was just sent to all processes: then the user's is to close it."""
+        """Whether the Flow closes, or SIGTERM was just sent to all processes:
+        then the user's is to close it.
+        """
         return self._closing or self.ending or time.monotonic() - self._terminated < SENT_TO_ALL
 
     def _orphaned(self) -> None:
         self._shut_down(ORPHANED_GRACE)
 
     def _close(self, grace: float) -> None:
-        """Let what is in flight be answered, then take everything down; all within `grace` seconds."""
+        """Let what is in flight be answered, then take everything down;
+        all within `grace` seconds.
+        """
         deadline = time.monotonic() + grace
         self._closing = True
         self._command_broker("drain")
@@ -397,7 +458,9 @@ class _Manager:
             self._guard.call(self._check_timers)
         if not self.ending:
             if not self._drained:
-                log.warning("requests were still unanswered after %.1f s; closing all the same", grace)
+                log.warning(
+                    "requests were still unanswered after %.1f s; closing all the same", grace
+                )
             self._shut_down(max(deadline - time.monotonic(), min(grace, 0.5)))
 
     def _shut_down(self, grace: float) -> None:
@@ -409,7 +472,8 @@ class _Manager:
         self._children.tell_all_to_end()
         while self._children.alive and time.monotonic() < self._end_by:
             if not self._wait(self._end_by):
-                self._children.tell_all_to_end()  # one that was just about to wait for work has not noticed
+                # One that was just about to wait for work has not noticed.
+                self._children.tell_all_to_end()
         self._kill(self._children.alive)
         self._command_broker("stop")
         deadline = time.monotonic() + ORPHANED_GRACE
@@ -424,10 +488,14 @@ class _Manager:
         waiting.register(self._wake, select.POLLIN)
         if not self._hung_up:
             waiting.register(self._parent, select.POLLIN)
-        ready = [each for each, _ in waiting.poll(max(0.0, min(200.0, 1000 * (deadline - time.monotonic()))))]
+        ready = [
+            each
+            for each, _ in waiting.poll(max(0.0, min(200.0, 1000 * (deadline - time.monotonic()))))
+        ]
         said = not self._hung_up and self._parent.fileno() in ready
         if not self._hung_up and (self._user_is_gone() or (said and self._is_hung_up())):
-            # The user's process is gone, or has no patience any more: as little grace as for orphans.
+            # The user's process is gone, or has no patience any more: as little grace as for
+            # orphans.
             self._hung_up = True
             self._end_by = min(self._end_by, time.monotonic() + ORPHANED_GRACE)
         self._reap()
@@ -447,10 +515,12 @@ class _Manager:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
-    # -- saying ---------------------------------------------------------------------------------------------------
+    # -- saying ------------------------------------------------------------------------------------
 
     def _tell(self, kind: str, argument: object) -> None:
-        """Tell the user's process, which reads while it starts the Flow and seldom after: say little then."""
+        """Tell the user's process, which reads while it starts the Flow and seldom after:
+        say little then.
+        """
         with contextlib.suppress(OSError):
             say(self._parent, kind, argument)
 

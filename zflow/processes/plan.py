@@ -40,7 +40,8 @@ class Plan:
         settings: the broker's; None where the broker is elsewhere.
         seats: one per replica.
         folder: where the Flow's sockets lie; removed at the end.
-        externals: the names of external Executors, and how many seconds each may take to be there; below 0, any time.
+        externals: the names of external Executors, and how many seconds each may take to be there;
+            below 0, any time.
         devices: by Executor, the devices that its replicas share, if any are dealt out.
         sharing: what there is of shared memory.
         grace: the seconds that a replica may take to end where it is to be forced.
@@ -60,15 +61,20 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
 
     Raises:
         InvalidKeys: a key folder is none.
-        InvalidFlow: `needs` names nothing, there is a cycle, CUDA_VISIBLE_DEVICES asks for what does not exist, or
-            there are not enough file descriptors for so many replicas or connections.
+        InvalidFlow: `needs` names nothing, there is a cycle, CUDA_VISIBLE_DEVICES asks for what
+            does not exist, or there are not enough file descriptors for so many replicas or
+            connections.
         StartupFailed: there can be no folder for sockets.
     """
     specs = topology.order()
     connections = _connections(options, specs)
     chosen = choose_devices(specs)
     devices = deal_devices(specs, chosen)
-    far_keys = {spec.name: own for spec in specs if (own := keys.keys_of(_in(spec.folder, spec.curve))) is not None}
+    far_keys = {
+        spec.name: own
+        for spec in specs
+        if (own := keys.keys_of(_in(spec.folder, spec.curve))) is not None
+    }
     curve = options["curve"]
     secret = None if curve is None else keys.server_keys(curve).secret
     lists = dict if curve is None else keys.Lists(os.path.abspath(curve))
@@ -86,7 +92,9 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
         fan=fan,
         collector=collector,
         max_message_bytes=limit,
-        replicas_from=None if replica_port is None else address.endpoint(options["host"], replica_port or "*"),
+        replicas_from=None
+        if replica_port is None
+        else address.endpoint(options["host"], replica_port or "*"),
         max_connections=connections,
         max_requests_per_client=options["max_requests_per_client"],
         far_keys=far_keys,
@@ -108,7 +116,9 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
     externals = {spec.name: spec.timeout_ready / 1000 for spec in specs if spec.external}
     shared = {name: list(dict.fromkeys(some)) or [""] for name, some in chosen.items()}
     sharing = Sharing(memory.limit(options["shared_memory"]), _processes(specs))
-    return Plan(settings, seats, folder, externals, shared, sharing, options["timeout_close"] / 1000)
+    return Plan(
+        settings, seats, folder, externals, shared, sharing, options["timeout_close"] / 1000
+    )
 
 
 def _processes(specs: Sequence[ExecutorSpec]) -> int:
@@ -118,7 +128,9 @@ def _processes(specs: Sequence[ExecutorSpec]) -> int:
 
 
 def _connections(options: Options, specs: Sequence[ExecutorSpec]) -> int:
-    """How many connections of clients, and of replicas elsewhere, the broker takes: no more than it has room for."""
+    """How many connections of clients, and of replicas elsewhere, the broker takes:
+    no more than it has room for.
+    """
     doors = 1 if options["replica_port"] is None else 2
     descriptors = listener.descriptors(hard=True)
     replicas = _processes(specs)
@@ -126,17 +138,22 @@ def _connections(options: Options, specs: Sequence[ExecutorSpec]) -> int:
     wanted = options["max_connections"]
     if room < 1:
         raise InvalidFlow(
-            f"a process may have {descriptors} file descriptors here, too few for {replicas} replicas and one"
+            f"a process may have {descriptors} file descriptors here, too few for {replicas} "
+            "replicas and one"
             f" connection over TCP: choose fewer replicas, or raise the hard limit (ulimit -Hn)"
         )
     if wanted is not None and room < wanted:
         raise InvalidFlow(
-            f"max_connections={wanted} is more than there is room for: a process may have {descriptors} file"
-            f" descriptors here, which leaves {room} for each kind of connection over TCP; choose fewer, or raise the"
+            f"max_connections={wanted} is more than there is room for: a process may have "
+            f"{descriptors} file"
+            f" descriptors here, which leaves {room} for each kind of connection over TCP; choose "
+            "fewer, or raise the"
             f" hard limit (ulimit -Hn)"
         )
     if wanted is None and room < MOST_CONNECTIONS:
-        log.info("max_connections is %d: a process may have %d file descriptors here", room, descriptors)
+        log.info(
+            "max_connections is %d: a process may have %d file descriptors here", room, descriptors
+        )
     return min(MOST_CONNECTIONS, room) if wanted is None else int(wanted)
 
 
@@ -154,7 +171,10 @@ def _limits(spec: ExecutorSpec) -> Limits:
         return None if value < 0 else value / 1000
 
     return Limits(
-        seconds(spec.timeout_send), seconds(spec.timeout_run), limit(spec.max_queue), limit(spec.max_queue_bytes)
+        seconds(spec.timeout_send),
+        seconds(spec.timeout_run),
+        limit(spec.max_queue),
+        limit(spec.max_queue_bytes),
     )
 
 
@@ -181,14 +201,22 @@ def _in(folder: str | None, path: str | None) -> str | None:
 
 
 def allows_control(options: Options) -> bool:
-    """Whether who connects over TCP may change the Flow; where nothing is said, on loopback or with an admin's key."""
+    """Whether who connects over TCP may change the Flow; where nothing is said,
+    on loopback or with an admin's key.
+    """
     said = options["allow_control"]
-    return bool(options["host"] in LOOPBACK or options["curve"] is not None) if said is None else bool(said)
+    return (
+        bool(options["host"] in LOOPBACK or options["curve"] is not None)
+        if said is None
+        else bool(said)
+    )
 
 
 def port_of(addresses: list[str]) -> int:
     """The TCP port among the addresses that the broker has bound."""
-    return next(int(address.rpartition(":")[2]) for address in addresses if address.startswith("tcp://"))
+    return next(
+        int(address.rpartition(":")[2]) for address in addresses if address.startswith("tcp://")
+    )
 
 
 def private_folder() -> str:
@@ -209,10 +237,14 @@ def private_folder() -> str:
     return folder
 
 
-def deal_devices(specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str | None]]:
-    """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes; None to leave it as it is.
+def deal_devices(
+    specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str | None]]:
+    """Return, by Executor, the CUDA_VISIBLE_DEVICES of each of its processes;
+    None to leave it as it is.
 
-    The processes of an Executor take the devices that `choose_devices` has chosen in turn, shard by shard.
+    The processes of an Executor take the devices that `choose_devices` has chosen in turn,
+    shard by shard.
     """
     dealt: dict[str, Sequence[str | None]] = {}
     for spec in specs:
@@ -228,7 +260,8 @@ def deal_devices(specs: Sequence[ExecutorSpec], chosen: Mapping[str, Sequence[st
 
 
 def choose_devices(specs: Sequence[ExecutorSpec]) -> dict[str, list[str]]:
-    """Return, by Executor that asks for devices, those that its replicas share, also replicas that come later.
+    """Return, by Executor that asks for devices, those that its replicas share,
+    also replicas that come later.
 
     Devices are looked for once, if anybody asks for any.
     """
@@ -244,12 +277,16 @@ def choose_devices(specs: Sequence[ExecutorSpec]) -> dict[str, list[str]]:
         if not devices[spec.name]:
             without.append(f"{spec.name} ({value})")
     if without:
-        log.warning("%s deals GPUs out, but %s; without one: %s", cuda.VARIABLE, found, ", ".join(without))
+        log.warning(
+            "%s deals GPUs out, but %s; without one: %s", cuda.VARIABLE, found, ", ".join(without)
+        )
     return devices
 
 
 def _visible_devices(spec: ExecutorSpec) -> tuple[str, str]:
-    """Return what CUDA_VISIBLE_DEVICES says for an Executor, and whose word that is; the nearest counts."""
+    """Return what CUDA_VISIBLE_DEVICES says for an Executor, and whose word that is;
+    the nearest counts.
+    """
     if cuda.VARIABLE in spec.env:
         return spec.env[cuda.VARIABLE], f"executor {spec.name!r}"
     return os.environ.get(cuda.VARIABLE, ""), f"environment, for executor {spec.name!r}"

@@ -1,6 +1,7 @@
 """What is done about Executors in the user's process, before any process of the Flow is started.
 
-What can be told without their code is checked, and requirements are installed. No Executor is imported here.
+What can be told without their code is checked, and requirements are installed.
+No Executor is imported here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def install(specs: Iterable[ExecutorSpec]) -> None:
     """
     wanted: dict[str, list[str]] = {}
     for spec in specs:
-        place = uses.home(spec.uses, spec.folder, _environ(spec)) if spec.install_requirements and spec.local else None
+        place = (
+            uses.home(spec.uses, spec.folder, _environ(spec))
+            if spec.install_requirements and spec.local
+            else None
+        )
         path = os.path.join(place, hub.REQUIREMENTS) if place is not None else ""
         if os.path.isfile(path):
             wanted.setdefault(os.path.realpath(path), []).append(_owner(spec))

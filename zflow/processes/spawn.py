@@ -1,8 +1,10 @@
-"""`start_method='spawn'`: the process manager as a fresh interpreter, which forks broker and replicas from itself.
+"""`start_method='spawn'`: the process manager as a fresh interpreter,
+which forks broker and replicas from itself.
 
-So none of them inherits what cannot be inherited by fork, above all an initialised CUDA. As with multiprocessing, the
-main script is imported again there, under another name, and the plan gets there by pickle: classes by reference.
-It knows nothing of what the plan holds but the Executors' descriptions.
+So none of them inherits what cannot be inherited by fork, above all an initialised CUDA. As with
+multiprocessing, the main script is imported again there, under another name, and the plan gets
+there by pickle: classes by reference. It knows nothing of what the plan holds
+but the Executors' descriptions.
 """
 
 from __future__ import annotations
@@ -33,24 +35,30 @@ log = logging.getLogger("zflow")
 _ANEW: Final = "in the fresh interpreter that the Flow's processes come from (start_method 'spawn')"
 _GUARD: Final = "put what the script does under `if __name__ == '__main__':`"
 _MEMORY: Final = 3  # the descriptor that the shared memory has in the fresh interpreter
-Preparation = dict[str, object]  # what `multiprocessing.spawn` has one process tell another about the main script
+# What `multiprocessing.spawn` has one process tell another about the main script.
+Preparation = dict[str, object]
 _importing = False  # this is the fresh interpreter, and the main script is being imported
 
 
 def choose(wanted: str | None) -> str:
-    """Return the start method: the one that is wanted; else `'fork'`, or `'spawn'` where this process can't be forked.
+    """Return the start method: the one that is wanted; else `'fork'`,
+    or `'spawn'` where this process can't be forked.
 
     Raises:
         StartupFailed: a Flow is started while the main script is imported for another Flow.
         NotSupported: greenlets have taken the place of threads in this process.
     """
     if _importing:
-        raise errors.StartupFailed(f"the script starts a Flow while it is imported {_ANEW}: {_GUARD}")
+        raise errors.StartupFailed(
+            f"the script starts a Flow while it is imported {_ANEW}: {_GUARD}"
+        )
     patched = forking.patched_by()
     if patched is not None:
         raise errors.NotSupported(
-            f"{patched} has patched the standard library in this process, and a Flow needs threads, pipes and forks as"
-            " they are: start it in a process of its own (zflow-run flow.yaml) and post to it with a Client"
+            f"{patched} has patched the standard library in this process, and a Flow needs "
+            "threads, pipes and forks as"
+            " they are: start it in a process of its own (zflow-run flow.yaml) and post to it with "
+            "a Client"
         )
     why = _why_not_fork() if wanted != "spawn" else None
     if why is None:
@@ -79,11 +87,13 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
 
     Raises:
         InvalidExecutor: an Executor cannot be handed over; nothing was started.
-        StartupFailed: the fresh interpreter could not import what it needs; nothing is left running.
+        StartupFailed: the fresh interpreter could not import what it needs;
+            nothing is left running.
     """
     preparation = _preparation()
     message = _pickled(plan, preparation)
-    # What is sent to the whole group reaches the new process too: it waits until that has said what to do about it.
+    # What is sent to the whole group reaches the new process too: it waits until that has said what
+    # to do about it.
     masked = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), *signals.HANDLED}
     command = _command(plan.folder)
     actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
@@ -107,7 +117,9 @@ def start(plan: Plan, ours: Connection, theirs: Connection) -> int:
 
 
 def _command(folder: str) -> list[str]:
-    """The fresh interpreter, with the flags and the path of this one: zflow must be found before anything else."""
+    """The fresh interpreter, with the flags and the path of this one:
+    zflow must be found before anything else.
+    """
     from multiprocessing import spawn, util
 
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -157,25 +169,33 @@ def _culprit(specs: Iterable[ExecutorSpec], error: Exception) -> errors.ZflowErr
             try:
                 pickle.dumps(getattr(spec, field.name))
             except Exception as reason:
-                local = field.name == "uses" and "<locals>" in getattr(spec.uses, "__qualname__", "")
-                return _cannot(spec, field.name, "is local to a function" if local else f"cannot be pickled ({reason})")
+                local = field.name == "uses" and "<locals>" in getattr(
+                    spec.uses, "__qualname__", ""
+                )
+                return _cannot(
+                    spec,
+                    field.name,
+                    "is local to a function" if local else f"cannot be pickled ({reason})",
+                )
     return errors.StartupFailed(f"the Flow cannot be handed to a fresh interpreter: {error}")
 
 
 def _cannot(spec: ExecutorSpec, key: str, reason: str) -> errors.InvalidExecutor:
     why = _why_not_fork()
     return errors.InvalidExecutor(
-        f"{key}={short(getattr(spec, key), 200)} {reason}, so it cannot be had {_ANEW}: define it at the top level of a"
+        f"{key}={short(getattr(spec, key), 200)} {reason}, so it cannot be had {_ANEW}: define it "
+        "at the top level of a"
         " module, or start the Flow by fork, before this process uses CUDA or OpenMP"
         f"{f'; {why}' if why else ''} (executor {spec.name!r})"
     )
 
 
-# -- in the fresh interpreter -----------------------------------------------------------------------------------------
+# -- in the fresh interpreter ----------------------------------------------------------------------
 
 
 def main(folder: str, user: int) -> NoReturn:
-    """Be the watchdog of the Flow that process `user` starts: its process manager learns of it by way of stdin.
+    """Be the watchdog of the Flow that process `user` starts:
+    its process manager learns of it by way of stdin.
 
     It was started with all signals blocked that are handled, and so it stays in this process.
     """
@@ -213,7 +233,8 @@ def _run(line: Connection, user: int, parent: int) -> int:
         say(line, "failed", errors.to_wire(_failure(error)))
         return 1
     say(line, "prepared", None)
-    process.outlive_parent()  # the manager watches its parent by other means, and lets Executors close
+    # The manager watches its parent by other means, and lets Executors close.
+    process.outlive_parent()
     os.kill(parent, signals.SERVING)
     return manager.run(plan, line, user, parent)
 
@@ -233,10 +254,14 @@ def _import_main(preparation: Preparation) -> None:
         del current._inheriting  # type: ignore[attr-defined]
     library = cuda.initialised_by()
     if library is not None:
-        raise errors.StartupFailed(f"{library} initialises CUDA while the script is imported {_ANEW}: {_GUARD}")
+        raise errors.StartupFailed(
+            f"{library} initialises CUDA while the script is imported {_ANEW}: {_GUARD}"
+        )
     library = forking.keeps_openmp()
     if library is not None:
-        raise errors.StartupFailed(f"{library} (OpenMP) starts threads while the script is imported {_ANEW}: {_GUARD}")
+        raise errors.StartupFailed(
+            f"{library} (OpenMP) starts threads while the script is imported {_ANEW}: {_GUARD}"
+        )
 
 
 def _failure(error: BaseException) -> errors.ZflowError:
@@ -245,4 +270,6 @@ def _failure(error: BaseException) -> errors.ZflowError:
     if isinstance(error, errors.ZflowError):
         return error
     shown = "".join(traceback.format_exception(error)).rstrip()
-    return errors.StartupFailed(f"the script could not be imported {_ANEW}: {type(error).__name__}: {error}\n{shown}")
+    return errors.StartupFailed(
+        f"the script could not be imported {_ANEW}: {type(error).__name__}: {error}\n{shown}"
+    )

@@ -1,7 +1,8 @@
-"""Calls of an Executor's methods: what one is called with, for a request or for several, and whose each result is.
+"""Calls of an Executor's methods: what one is called with, for a request or for several,
+and whose each result is.
 
-It knows Documents and parameters. What a request looks like on its way, and who is told what came of it, is the
-worker's business.
+It knows Documents and parameters. What a request looks like on its way, and who is told what came
+of it, is the worker's business.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ RESULTS: Final = "__results__"  # of parameters: what Executors have returned as
 
 
 class Call(NamedTuple):
-    """A decoded request: what to call, and what with. `handler` is None where the Executor has nothing for it."""
+    """A decoded request: what to call, and what with.
+    `handler` is None where the Executor has nothing for it.
+    """
 
     handler: Handler | None
     function: Callable[..., Any] | None
@@ -34,19 +37,26 @@ class Call(NamedTuple):
         if self.function is None:
             return None
         return self.function(
-            docs=self.docs, parameters=self.parameters, docs_matrix=self.docs_matrix, docs_map=self.docs_map
+            docs=self.docs,
+            parameters=self.parameters,
+            docs_matrix=self.docs_matrix,
+            docs_map=self.docs_map,
         )
 
 
 class Miscounted(ValueError):
-    """A method has returned another number of Documents than it was given, so nobody knows whose each one is."""
+    """A method has returned another number of Documents than it was given,
+    so nobody knows whose each one is.
+    """
 
 
 def alike(calls: Sequence[Call]) -> list[list[int]]:
-    """Return the positions of the calls that can be made as one, in order: of one method, with equal parameters.
+    """Return the positions of the calls that can be made as one, in order: of one method,
+    with equal parameters.
 
-    What Executors before have returned (`__results__`) does not count. As many as a method likes at once go together;
-    the broker has seen to that, but what branches bring is counted only when it is reduced.
+    What Executors before have returned (`__results__`) does not count. As many as a method likes at
+    once go together; the broker has seen to that,
+    but what branches bring is counted only when it is reduced.
     """
     groups: dict[object, list[list[int]]] = {}
     sizes: dict[object, int] = {}
@@ -65,7 +75,9 @@ def alike(calls: Sequence[Call]) -> list[list[int]]:
 
 
 def _comparable(parameters: Parameters) -> object:
-    """As bytes 1, 1.0 and True differ, and arrays need no special care. What cannot be sent on is like nothing else."""
+    """As bytes 1, 1.0 and True differ, and arrays need no special care.
+    What cannot be sent on is like nothing else.
+    """
     compared = {name: value for name, value in parameters.items() if name != RESULTS}
     try:
         return values.dump(compared) if compared else b""
@@ -76,13 +88,17 @@ def _comparable(parameters: Parameters) -> object:
 def join(calls: Sequence[Call]) -> Call:
     """Return the call to be made for these, which are alike.
 
-    A method that takes several requests does not see what Executors before have returned (`__results__`), also if there
-    is only one: it would be that of one of them.
+    A method that takes several requests does not see what Executors before have returned
+    (`__results__`), also if there is only one: it would be that of one of them.
     """
     first = calls[0]
     if first.handler is None or first.handler.batching is None:
         return first
-    docs = first.docs if len(calls) == 1 else DocumentArray([doc for call in calls for doc in call.docs])
+    docs = (
+        first.docs
+        if len(calls) == 1
+        else DocumentArray([doc for call in calls for doc in call.docs])
+    )
     parameters = {name: value for name, value in first.parameters.items() if name != RESULTS}
     return first._replace(docs=docs, parameters=parameters)
 
@@ -103,7 +119,9 @@ def share(
     """
     docs = value if isinstance(value, DocumentArray) else made.docs
     if len(calls) > 1 and len(docs) != sum(counts):
-        raise Miscounted(f"{len(docs)} Documents came back for {sum(counts)} of {len(calls)} requests")
+        raise Miscounted(
+            f"{len(docs)} Documents came back for {sum(counts)} of {len(calls)} requests"
+        )
     shares = []
     at = 0
     for call, count in zip(calls, counts, strict=True):

@@ -1,6 +1,7 @@
 """A replica's line to the broker: its sockets, and the tasks that have arrived but not begun.
 
-It knows frames and headers; what is in a payload, and what is done with it, is the worker's business.
+It knows frames and headers; what is in a payload, and what is done with it,
+is the worker's business.
 """
 
 from __future__ import annotations
@@ -78,16 +79,20 @@ class Answer(NamedTuple):
 
 
 class StopNow(BaseException):
-    """Raised by a signal while the replica waits for work: anywhere in there, so no `except Exception` may catch it."""
+    """Raised by a signal while the replica waits for work: anywhere in there, so no
+    `except Exception` may catch it.
+    """
 
 
 class Stop:
-    """Whether the replica has been asked to end, by the process manager, and whether this process is the replica.
+    """Whether the replica has been asked to end, by the process manager,
+    and whether this process is the replica.
 
     Attributes:
         waiting: it waits for work, and does so until a signal comes.
         wake: what else is to be called when it is asked, if it waits on an event loop.
-        forked: this is a process that user code has forked from the replica: it has to leave sockets alone, and end.
+        forked: this is a process that user code has forked from the replica:
+            it has to leave sockets alone, and end.
     """
 
     def __init__(self) -> None:
@@ -101,7 +106,9 @@ class Stop:
         self.forked = True
 
     def ask(self, *_: Any) -> None:
-        """Ask it to end: at once if it waits for work, else when it has finished what it is doing."""
+        """Ask it to end: at once if it waits for work, else when it has finished what it is
+        doing.
+        """
         self.asked = True
         if self.wake is not None:
             self.wake()
@@ -113,8 +120,8 @@ class Stop:
 class Link:
     """The replica's sockets, and the tasks that have arrived but not begun.
 
-    A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and answers on a PUSH socket
-    to the broker's collector.
+    A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and
+    answers on a PUSH socket to the broker's collector.
     """
 
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
@@ -128,7 +135,8 @@ class Link:
         # A successor must not be taken for the one before it, whose connection may still linger.
         self._identity = identity(seat.name, os.getpid())
         if seat.machine is not None:
-            self._identity += b"-" + os.urandom(4).hex().encode()  # another machine may have the same name
+            # Another machine may have the same name.
+            self._identity += b"-" + os.urandom(4).hex().encode()
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
@@ -136,7 +144,8 @@ class Link:
         self._turned_away = ""  # why
         if seat.machine is not None:
             self._monitor = zap.watch(back)
-            back.set(zmq.SNDTIMEO, 0)  # where the Flow has refused it, there will never be anybody to send to
+            # Where the Flow has refused it, there will never be anybody to send to.
+            back.set(zmq.SNDTIMEO, 0)
         if seat.keys is not None:
             zap.secure(back, *seat.keys)
         back.connect(seat.back)
@@ -148,13 +157,15 @@ class Link:
         self._listener = Listener()
         self._encode = messages.encoder()
         self._backlog: dict[int, Assignment] = {}
-        self._ahead: dict[int, int] = {}  # of these, whose that is their tickets say: the numbers of those, by task
+        # Of these, whose that is their tickets say: the numbers of those, by task.
+        self._ahead: dict[int, int] = {}
         self._tickets: tickets.Tickets | None = None
         self._together: set[int] = set()  # of these, a batch
         self._coming = 0  # how many tasks of the batch have not arrived
         self._recalled: set[int] = set()  # parts of fan-outs, maybe, that are still to be heard
         self._endpoints: list[str] | None = None
-        self._batching: dict[str, list[int]] = {}  # by endpoint: Documents at most, and microseconds
+        # By endpoint: Documents at most, and microseconds.
+        self._batching: dict[str, list[int]] = {}
         self._accepted = False
         self.refused: str | None = None  # why the broker does not take it into the pool
         self._guard = Guard(log)
@@ -192,27 +203,39 @@ class Link:
     def register(self, endpoints: list[str], batching: dict[str, Batching]) -> str | None:
         """Join the broker's pool; returns None, or why that is not possible."""
         self._endpoints = endpoints
-        self._batching = {name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()}
+        self._batching = {
+            name: [said.size, round(said.timeout * 1e6)] for name, said in batching.items()
+        }
         if (length := len(bundles.message(self._ready(), self._encode)[0])) > messages.MAX_HEADER:
             return (
-                f"its {len(endpoints)} endpoints, with what it says of batching, take {length} bytes, over the limit of"
+                f"its {len(endpoints)} endpoints, with what it says of batching, take {length} "
+                "bytes, over the limit of"
                 f" {messages.MAX_HEADER}: give them shorter names, or make several Executors of it"
             )
         while not self._accepted and self.refused is None:
             if not self._back.wait(REGISTERING / 1000):
                 return self.turned_away or f"the broker at {self._seat.back} gave no answer"
-            self._take(self._back.receive())  # no more than that: what comes after it is to wake the loop
+            # No more than that: what comes after it is to wake the loop.
+            self._take(self._back.receive())
         return self.refused
 
     @property
     def turned_away(self) -> str | None:
-        """Why the Flow does not let this replica in, if it is on another machine and was told so."""
+        """Why the Flow does not let this replica in, if it is on another machine and was told
+        so.
+        """
         if self._monitor is not None and not self._turned_away:
             self._turned_away = zap.turned_away(self._monitor)
-        return f"the Flow at {self._seat.back} refuses it: {self._turned_away}" if self._turned_away else None
+        return (
+            f"the Flow at {self._seat.back} refuses it: {self._turned_away}"
+            if self._turned_away
+            else None
+        )
 
     def _greeted(self) -> None:
-        """There is a new connection, and maybe a new broker: what the one before wanted, this one will send again."""
+        """There is a new connection, and maybe a new broker: what the one before wanted,
+        this one will send again.
+        """
         self._backlog.clear()
         self._ahead.clear()
         self._make_tickets()
@@ -226,7 +249,9 @@ class Link:
         return Ready(seat.spec.name, self._endpoints, *place, self._batching)
 
     def _make_tickets(self) -> None:
-        """Have tasks sent ahead, if the broker can take them back from here, and they are done one after the other."""
+        """Have tasks sent ahead, if the broker can take them back from here,
+        and they are done one after the other.
+        """
         seat = self._seat
         if seat.machine is None and seat.spec.shards == 1 and self._slots == 1:
             if self._tickets is not None:
@@ -249,7 +274,9 @@ class Link:
     def wait(self) -> bool:
         """Wait at most `IDLE` ms for messages and take them in; False if there were none."""
         if self._fan is not None:
-            found = zmq.zmq_poll([(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE)
+            found = zmq.zmq_poll(
+                [(self._back.socket, zmq.POLLIN), (self._fan.socket, zmq.POLLIN)], IDLE
+            )
             self.drain()
             return bool(found)
         try:
@@ -290,7 +317,8 @@ class Link:
             self._accepted = True
         elif isinstance(message, Refused):
             self.refused = printable(message.reason[:LONGEST_REASON])
-            if self._accepted:  # by another Flow, or by this one before its own replicas were others
+            # By another Flow, or by this one before its own replicas were others.
+            if self._accepted:
                 log.warning("not in the pool any more: %s", self.refused)
                 self.stop.asked = True
 
@@ -322,7 +350,9 @@ class Link:
             self._say([Missed(*missed)])
         if isinstance(message, Fanout) and new and self._seat.shard_id not in message.skip:
             id = message.base + self._seat.shard_id
-            self._backlog[id] = Assignment(id, message.endpoint, message.parts, buffers(message.payload))
+            self._backlog[id] = Assignment(
+                id, message.endpoint, message.parts, buffers(message.payload)
+            )
 
     @property
     def has_more(self) -> bool:
@@ -330,7 +360,9 @@ class Link:
         return bool(self._backlog)
 
     def next(self) -> list[Assignment]:
-        """The oldest task that has arrived and was not recalled, and with it the batch that it belongs to; or none."""
+        """The oldest task that has arrived and was not recalled,
+        and with it the batch that it belongs to; or none.
+        """
         first = next(iter(self._backlog), None)
         while first in self._ahead and not self._may_begin(first):
             del self._backlog[first]
@@ -379,7 +411,9 @@ class Link:
             ids = ids[:at]
 
     def flush(self) -> None:
-        """Send the answers, and return when the memory of all results is free to be written to by the Executor."""
+        """Send the answers, and return when the memory of all results is free to
+        be written to by the Executor.
+        """
         if self._answers:
             answers, self._answers = self._answers, []
             for tracker in self._say(answers):

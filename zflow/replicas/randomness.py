@@ -1,4 +1,6 @@
-"""Random numbers of a replica: its own, not those of the process that it was forked from, nor of one before it."""
+"""Random numbers of a replica: its own, not those of the process that it was forked from,
+nor of one before it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import sys
 
 
 def derived(seed: int, shard_id: int, replica_id: int) -> int:
-    """Return the seed of one replica of an Executor with that seed: another one for each, and always the same.
+    """Return the seed of one replica of an Executor with that seed: another one for each,
+    and always the same.
 
     It lies below 2**32, as numpy's do.
 
@@ -23,7 +26,9 @@ def fresh() -> int:
 
 
 def begin(seed: int) -> None:
-    """Set the global state of `random` and, where it is loaded, of numpy: what forked processes have in common."""
+    """Set the global state of `random` and, where it is loaded, of numpy:
+    what forked processes have in common.
+    """
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:

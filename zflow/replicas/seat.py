@@ -22,7 +22,8 @@ class Seat:
         fan: where the broker publishes fan-outs; None on another machine, where they do not arrive.
         collector: where it collects the answers of shards; None on another machine.
         max_message_bytes: the largest result that may be sent.
-        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt out.
+        device: the CUDA_VISIBLE_DEVICES that was dealt to it; None where nothing was to be dealt
+            out.
         machine: the name of the other machine it is on, if it is not on the broker's.
         keys: the Flow's public key and an own pair, if the Flow asks for keys.
     """
@@ -41,7 +42,9 @@ class Seat:
 
     @property
     def name(self) -> str:
-        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards; `'encoder/rep-0@host'`."""
+        """`'encoder/rep-0'`, and `'indexer/shard-1/rep-0'` where there are several shards;
+        `'encoder/rep-0@host'`.
+        """
         shard = f"/shard-{self.shard_id}" if self.spec.shards > 1 else ""
         where = f"@{self.machine}" if self.machine else ""
         return f"{self.spec.name}{shard}/rep-{self.replica_id}{where}"

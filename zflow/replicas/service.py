@@ -1,4 +1,5 @@
-"""A replica's Executor between requests and answers: what it is called with, what becomes of results and errors.
+"""A replica's Executor between requests and answers: what it is called with,
+what becomes of results and errors.
 
 It knows no sockets and no loop: the worker hands assignments in and sends the answers."""
 
@@ -39,11 +40,14 @@ log = logging.getLogger("zflow.worker")
 ASYNC_SLOTS = 32  # requests that a replica with async endpoints has under way at once
 LONGEST_MESSAGE = 10_000  # characters of an exception's text
 LONGEST_TRACEBACK = 64_000  # characters
-Job = tuple[list[Assignment], list[Call]]  # that one call is made for; without calls, they are still to be decoded
+# That one call is made for; without calls, they are still to be decoded.
+Job = tuple[list[Assignment], list[Call]]
 
 
 class Working(NamedTuple):
-    """Tasks that share a call: their own calls, how many Documents each has, and the call that is made for all."""
+    """Tasks that share a call: their own calls, how many Documents each has,
+    and the call that is made for all.
+    """
 
     tasks: list[Assignment]
     calls: list[Call]
@@ -64,7 +68,11 @@ class Service:
         self.name = seat.name
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
-        wanted = None if spec.seed is None else randomness.derived(spec.seed, seat.shard_id, seat.replica_id)
+        wanted = (
+            None
+            if spec.seed is None
+            else randomness.derived(spec.seed, seat.shard_id, seat.replica_id)
+        )
         seed = randomness.fresh() if wanted is None else wanted
         randomness.begin(seed)
         loaded = uses.load(
@@ -96,9 +104,15 @@ class Service:
             },
         )
         found = handlers(self.executor, loaded.requests, loaded.batching)
-        self._bound = {endpoint: (handler, handler.bind(self.executor)) for endpoint, handler in found.items()}
+        self._bound = {
+            endpoint: (handler, handler.bind(self.executor)) for endpoint, handler in found.items()
+        }
         self.endpoints = list(found)
-        self.batching = {name: handler.batching for name, handler in found.items() if handler.batching is not None}
+        self.batching = {
+            name: handler.batching
+            for name, handler in found.items()
+            if handler.batching is not None
+        }
         self._warned: set[str] = set()  # methods
         self._longest: dict[str, float] = {}  # seconds, by endpoint that is bound
         self.is_async = any(handler.is_async for handler in found.values())
@@ -114,7 +128,9 @@ class Service:
         frames = task.frames
         if self._memory is not None and len(frames) > 1:
             frames = self._memory.fetch(frames)
-        handler, function = self._bound.get(task.endpoint) or self._bound.get(DEFAULT) or (None, None)
+        handler, function = (
+            self._bound.get(task.endpoint) or self._bound.get(DEFAULT) or (None, None)
+        )
         if task.parts is None:
             docs, parameters = codec.unpack(frames)
             return Call(handler, function, docs, parameters, None, None)
@@ -130,7 +146,9 @@ class Service:
         return Call(handler, function, together, parameters, matrix, docs_map)
 
     def jobs(self, tasks: list[Assignment]) -> list[Job]:
-        """Put together what one call can be made for. What cannot be decoded is left to fail alone."""
+        """Put together what one call can be made for. What cannot be decoded is left to fail
+        alone.
+        """
         if len(tasks) == 1:
             return [(tasks, [])]
         jobs: list[Job] = []
@@ -141,10 +159,14 @@ class Service:
                 good.append(task)
             except Exception:
                 jobs.append(([task], []))
-        return jobs + [([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)]
+        return jobs + [
+            ([good[at] for at in some], [calls[at] for at in some]) for some in alike(calls)
+        ]
 
     def encode(self, call: Call, value: object) -> tuple[Sequence[codec.Frame], int]:
-        """Encode what the Executor returned; returns the frames, and how many Documents are in them."""
+        """Encode what the Executor returned; returns the frames,
+        and how many Documents are in them.
+        """
         docs = call.docs
         if value is not None:
             returned = self._checked(call, value)
@@ -192,7 +214,8 @@ class Service:
         size = sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(
-                f"the result of {self.name} has {size} bytes, over the limit of {self._limit} (max_message_bytes);"
+                f"the result of {self.name} has {size} bytes, over the limit of {self._limit} "
+                "(max_message_bytes);"
                 f" the largest is {codec.largest(docs)}"
             )
         return frames
@@ -203,7 +226,8 @@ class Service:
         if method not in self._warned:
             self._warned.add(method)
             log.warning(
-                "%s: %s; a method that takes several requests at once must return as many Documents as it is given,"
+                "%s: %s; a method that takes several requests at once must return as many "
+                "Documents as it is given,"
                 " in their order",
                 method,
                 error,
@@ -218,11 +242,15 @@ class Service:
         return Answer(tasks, [msgpack.packb(told, unicode_errors="backslashreplace")], None)
 
     def is_brief(self, endpoint: str) -> bool:
-        """Whether the last requests for this endpoint took no longer than a hiccup of the machine."""
+        """Whether the last requests for this endpoint took no longer than a hiccup of the
+        machine.
+        """
         return self._longest.get(endpoint if endpoint in self._bound else DEFAULT, math.inf) < BRIEF
 
     def took(self, endpoint: str, seconds: float) -> None:
-        """A request for this endpoint, or a batch, took so long; one that was long is forgotten after some dozens."""
+        """A request for this endpoint, or a batch, took so long;
+        one that was long is forgotten after some dozens.
+        """
         bound = endpoint if endpoint in self._bound else DEFAULT
         self._longest[bound] = max(seconds, 0.9 * self._longest.get(bound, 0.0))
 
@@ -250,7 +278,9 @@ def as_error(error: BaseException, name: str, what: str, way_out: str = "") -> e
         return type(error)(error.message)
     trace = error.__traceback__
     while (
-        trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) in _OURS and trace.tb_next is not None
+        trace is not None
+        and os.path.dirname(trace.tb_frame.f_code.co_filename) in _OURS
+        and trace.tb_next is not None
     ):
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)

@@ -1,8 +1,9 @@
 """A replica: one process, one Executor, one DEALER socket to the broker.
 
-The way of a request through it: `link.Link` receives it, `Service` decodes it, calls the Executor and encodes what
-came of it, `Link` sends that back. Sync endpoints run in the main thread, one after the other; an Executor with
-`async def` endpoints runs on an event loop, with several requests under way at once.
+The way of a request through it: `link.Link` receives it, `Service` decodes it, calls the Executor
+and encodes what came of it, `Link` sends that back. Sync endpoints run in the main thread, one
+after the other; an Executor with `async def` endpoints runs on an event loop,
+with several requests under way at once.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.worker")
 
-GATHER = 0.2e-3  # seconds for which answers are gathered, and a look at what has arrived counts as the latest news
-GATHER_ON_FEW_CORES = 1e-3  # the same where processes take turns: there each message costs more than it hastens
+# Seconds for which answers are gathered, and a look at what has arrived counts as the latest news.
+GATHER = 0.2e-3
+# The same where processes take turns: there each message costs more than it hastens.
+GATHER_ON_FEW_CORES = 1e-3
 FEW_CORES = 4
 CANCELLED = 1.0  # seconds that an Executor's own tasks may take to end when they are cancelled
 
@@ -81,11 +84,13 @@ def _sit(seat: Seat, status: Connection, manager: int, memory: Arena | None) -> 
         return 1
     if stop.forked:
         process.leave()
-    signals.handle(signals.END, stop.ask)  # not sooner: as long as there is nothing to close, it just ends
+    # Not sooner: as long as there is nothing to close, it just ends.
+    signals.handle(signals.END, stop.ask)
     link = Link(seat, stop, service.slots, memory)
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
-        link.close()  # as garbage its context might go before its sockets, and wait for them for ever
+        # As garbage its context might go before its sockets, and wait for them for ever.
+        link.close()
         _say_refused(status, seat, refused)
         return 1
     say(status, "ready", None)
@@ -115,7 +120,9 @@ def _say_refused(status: Connection, seat: Seat, why: str) -> None:
 
 
 class _Sigterm:
-    """Passes SIGTERM on to the process manager, which knows whether this replica is meant or the whole Flow."""
+    """Passes SIGTERM on to the process manager, which knows whether this
+    replica is meant or the whole Flow.
+    """
 
     def __init__(self, status: Connection) -> None:
         self._status = status
@@ -129,7 +136,9 @@ class _Sigterm:
                 say(self._status, "asked", None)
 
     def pass_on(self) -> None:
-        """Nothing else is said over the line until `hold_back`, so that nothing can come into the midst of it."""
+        """Nothing else is said over the line until `hold_back`,
+        so that nothing can come into the midst of it.
+        """
         self._ready = True
         if self._came:
             self.came()
@@ -139,7 +148,7 @@ class _Sigterm:
         self._ready = False
 
 
-# -- the loops --------------------------------------------------------------------------------------------------------
+# -- the loops -------------------------------------------------------------------------------------
 
 
 def _serve(service: Service, link: Link, manager: int) -> None:
@@ -159,7 +168,8 @@ def _serve(service: Service, link: Link, manager: int) -> None:
             for some, calls in service.jobs(tasks):
                 endpoint = some[0].endpoint
                 if not service.is_brief(endpoint):
-                    link.flush()  # else the broker might think that one of those answered takes so long
+                    # Else the broker might think that one of those answered takes so long.
+                    link.flush()
                 begun = clock()
                 link.turn.release()
                 answers = _work(service, some, calls, stop)
@@ -202,7 +212,9 @@ def _serve_async(service: Service, link: Link, manager: int) -> None:
 
 
 def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """End what the Executor still has on its event loop, and let go of it, as `asyncio.run` does."""
+    """End what the Executor still has on its event loop, and let go of it,
+    as `asyncio.run` does.
+    """
     import asyncio
 
     tasks = asyncio.all_tasks(loop)
@@ -216,9 +228,13 @@ def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _AsyncLoop:
-    """The event loop's side: starts what has arrived as long as there are slots, one asyncio task for each."""
+    """The event loop's side: starts what has arrived as long as there are slots,
+    one asyncio task for each.
+    """
 
-    def __init__(self, service: Service, link: Link, manager: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, service: Service, link: Link, manager: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._service = service
         self._link = link
         self._manager = manager
@@ -239,7 +255,8 @@ class _AsyncLoop:
         self._link.stop.wake = None
 
     def _arrived(self) -> None:
-        # A socket's descriptor signals changes only, so everything is taken in whenever it was used.
+        # A socket's descriptor signals changes only, so everything is taken in whenever it was
+        # used.
         self._link.drain()
         while not self._link.stop.asked and len(self._running) < self._service.slots:
             if not self._jobs:

@@ -1,7 +1,7 @@
 """CUDA_VISIBLE_DEVICES=RR...: what it asks for, which devices there are, and who gets which.
 
-Parsing, selecting and dealing are pure; only `discover` and `initialised_by` look at the machine. It knows nothing of
-Flows and Executors, and imports no library that uses GPUs.
+Parsing, selecting and dealing are pure; only `discover` and `initialised_by` look at the machine.
+It knows nothing of Flows and Executors, and imports no library that uses GPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ TOTAL: Final = "CUDA_TOTAL_DEVICES"
 
 #: What a value begins with that asks for dealing out; any other value is CUDA's own business.
 MARK: Final = "RR"
-PATIENCE: Final = 30.0  # seconds that nvidia-smi may take: on some machines it takes long to wake the driver up
+# Seconds that nvidia-smi may take: on some machines it takes long to wake the driver up.
+PATIENCE: Final = 30.0
 
 #: An index, a slice of all indices, or a UUID that may be abbreviated.
 Choice = int | slice | str
@@ -30,7 +31,9 @@ Choice = int | slice | str
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _SLICE: Final = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
 _UUID: Final = re.compile(r"(?:GPU|MIG)-[\w-]+(?:/[0-9]+/[0-9]+)?", re.ASCII)
-_LISTED: Final = re.compile(r"^\s*(?:GPU [0-9]+|MIG\b).*\(UUID:\s*((?:GPU|MIG)-[^\s)]+)\)", re.MULTILINE)
+_LISTED: Final = re.compile(
+    r"^\s*(?:GPU [0-9]+|MIG\b).*\(UUID:\s*((?:GPU|MIG)-[^\s)]+)\)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Devices:
     Attributes:
         count: how many GPUs there are; their indices count from 0.
         source: who says so: `'nvidia-smi'` or `'CUDA_TOTAL_DEVICES'`; where there are none, why.
-        uuids: those of the GPUs and of their MIG instances, in full; empty where only the number is known.
+        uuids: those of the GPUs and of their MIG instances, in full;
+            empty where only the number is known.
     """
 
     count: int
@@ -84,12 +88,15 @@ def parse(value: str, owner: str, label: str = VARIABLE) -> list[Choice]:
 
 
 def select(value: str, devices: Devices, owner: str, label: str = VARIABLE) -> list[str]:
-    """Return the devices that a value chooses, each as CUDA takes it; [] where no device was found to count.
+    """Return the devices that a value chooses, each as CUDA takes it;
+    [] where no device was found to count.
 
-    A list of indices and UUIDs is trusted where no device was found, and UUIDs where only their number is known.
+    A list of indices and UUIDs is trusted where no device was found,
+    and UUIDs where only their number is known.
 
     Raises:
-        InvalidFlow: it is malformed, names a device that does not exist, or chooses none of those that do.
+        InvalidFlow: it is malformed, names a device that does not exist,
+            or chooses none of those that do.
 
     >>> select("RR0:2", Devices(3, "nvidia-smi"), "Flow")
     ['0', '1']
@@ -106,7 +113,8 @@ def select(value: str, devices: Devices, owner: str, label: str = VARIABLE) -> l
 
 
 def deal(devices: Sequence[str], processes: int) -> list[str]:
-    """Return the device of each process: in turn, from the first; an empty text where there is none.
+    """Return the device of each process: in turn, from the first;
+    an empty text where there is none.
 
     >>> deal(["0", "1", "2"], 5)
     ['0', '1', '2', '0', '1']
@@ -120,7 +128,9 @@ def summary(devices: Iterable[str | None]) -> str:
     >>> summary(["0", "GPU-0aaaaaaa-74d2-7297-d557-12771b6a79d5", ""])
     '0 GPU-0aaaaaaa none'
     """
-    return " ".join(re.sub(r"((?:GPU|MIG)-(?:GPU-)?\w+)-[^/]*", r"\1", device or "none") for device in devices)
+    return " ".join(
+        re.sub(r"((?:GPU|MIG)-(?:GPU-)?\w+)-[^/]*", r"\1", device or "none") for device in devices
+    )
 
 
 @dataclass(frozen=True)
@@ -140,10 +150,16 @@ def _choice(item: str, complaint: _Complaint) -> Choice:
         return item
     parts = _SLICE.fullmatch(item)
     if parts is None:
-        raise complaint(f"has {short(item)}, which is no device: write RR, RR0:2, RR1,3, RR0,1:3 or RRGPU-<uuid>")
+        raise complaint(
+            f"has {short(item)}, which is no device: write RR, RR0:2, RR1,3, RR0,1:3 or "
+            "RRGPU-<uuid>"
+        )
     start, stop, step = (int(part) if part else None for part in parts.groups())
     if step == 0:
-        raise complaint(f"has {short(item)}, a slice whose step is 0: leave the step out, or make it another number")
+        raise complaint(
+            f"has {short(item)}, a slice whose step is 0: leave the step out, or make it another "
+            "number"
+        )
     return slice(start, stop, step)
 
 
@@ -158,7 +174,9 @@ def _chosen(choice: Choice, devices: Devices, complaint: _Complaint) -> Sequence
 
 
 def _uuid(wanted: str, devices: Devices, complaint: _Complaint) -> str:
-    """Return the one UUID in full that `wanted` is, or begins. The older MIG form ends in `/<instance>/<part>`."""
+    """Return the one UUID in full that `wanted` is, or begins.
+    The older MIG form ends in `/<instance>/<part>`.
+    """
     head, _, tail = wanted.lower().partition("/")
     found = []
     for uuid in devices.uuids:
@@ -173,11 +191,12 @@ def _uuid(wanted: str, devices: Devices, complaint: _Complaint) -> str:
     raise complaint(f"has {wanted!r}, which is no UUID of this machine; {devices}")
 
 
-# -- looking at the machine -------------------------------------------------------------------------------------------
+# -- looking at the machine ------------------------------------------------------------------------
 
 
 def read_listing(text: str) -> Devices:
-    """Return the devices in what `nvidia-smi -L` prints: lines of GPUs, and below them lines of MIG instances.
+    """Return the devices in what `nvidia-smi -L` prints: lines of GPUs,
+    and below them lines of MIG instances.
 
     >>> read_listing("GPU 0: Tesla T4 (UUID: GPU-5d5ba0d6)")
     Devices(count=1, source='nvidia-smi', uuids=('GPU-5d5ba0d6',))
@@ -187,7 +206,8 @@ def read_listing(text: str) -> Devices:
 
 
 def discover(environ: Mapping[str, str]) -> Devices:
-    """Return the devices that `nvidia-smi -L` lists, else as many as CUDA_TOTAL_DEVICES says, else none.
+    """Return the devices that `nvidia-smi -L` lists, else as many as CUDA_TOTAL_DEVICES says,
+    else none.
 
     Raises:
         InvalidFlow: CUDA_TOTAL_DEVICES is needed and is not a number.
@@ -201,7 +221,9 @@ def discover(environ: Mapping[str, str]) -> Devices:
     if not total:
         return Devices(0, f"{trouble}; {TOTAL} is not set")
     if not re.fullmatch(r"[0-9]{1,4}", total):
-        raise InvalidFlow(f"{TOTAL} must be a whole number of 0 or more, not {short(total)} (environment)")
+        raise InvalidFlow(
+            f"{TOTAL} must be a whole number of 0 or more, not {short(total)} (environment)"
+        )
     return Devices(int(total), TOTAL if int(total) else f"{trouble}; {TOTAL} is 0")
 
 
@@ -219,14 +241,17 @@ def _nvidia_smi() -> tuple[str, str]:
             start_new_session=True,  # so that what it has started itself can be ended with it
         )
     except OSError as error:
-        return "", "nvidia-smi is not there" if isinstance(error, FileNotFoundError) else f"nvidia-smi: {error}"
+        return "", "nvidia-smi is not there" if isinstance(
+            error, FileNotFoundError
+        ) else f"nvidia-smi: {error}"
     with process.stdout:  # type: ignore[union-attr]
         try:
             out, _ = process.communicate(timeout=PATIENCE)
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the driver, where nothing ends it
+            # It hangs in the driver, where nothing ends it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1.0)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
@@ -237,14 +262,16 @@ def _nvidia_smi() -> tuple[str, str]:
 
 
 def initialised_by() -> str | None:
-    """Return the library by which this process has begun to use CUDA, which a forked process then cannot; else None.
+    """Return the library by which this process has begun to use CUDA,
+    which a forked process then cannot; else None.
 
     Nothing is imported and nothing initialised to find out.
     """
     for name, module, check in _LIBRARIES:
         loaded = sys.modules.get(module)
         if loaded is not None:
-            with contextlib.suppress(Exception):  # half imported, or of a version that keeps it elsewhere
+            # Half imported, or of a version that keeps it elsewhere.
+            with contextlib.suppress(Exception):
                 if check(loaded):
                     return name
     return "the CUDA driver" if _driver_is_initialised() else None

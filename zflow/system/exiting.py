@@ -1,8 +1,10 @@
-"""The end of a forked process as Python ends one: what was begun in it is finished, what came with the fork is not.
+"""The end of a forked process as Python ends one: what was begun in it is finished,
+what came with the fork is not.
 
-A forked process leaves by `os._exit`, because the rest of what would happen is its parent's business. What user code
-has opened and registered here is not: `begin` forgets what the parent has registered, `end` carries out what was since.
-It waits for no thread and no process that user code has started: they may never end.
+A forked process leaves by `os._exit`, because the rest of what would happen is its parent's
+business. What user code has opened and registered here is not: `begin` forgets what the parent has
+registered, `end` carries out what was since. It waits for no thread and no process that user code
+has started: they may never end.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from zflow.system import process
 log = logging.getLogger("zflow")
 
 _begun_in = 0  # the process that has called `begin`
-_inherited: list[object] = []  # handlers of logging: their buffers hold what the parent has to write
+# Handlers of logging: their buffers hold what the parent has to write.
+_inherited: list[object] = []
 
 
 def begin() -> None:
-    """Forget what the parent is to do at its exit; to be called after the fork, before user code."""
+    """Forget what the parent is to do at its exit; to be called after the fork,
+    before user code.
+    """
     global _begun_in
     _begun_in = os.getpid()
     atexit._clear()
@@ -38,8 +43,13 @@ def begin() -> None:
 
 
 def _be_no_child_of_multiprocessing() -> None:
-    """To multiprocessing, this process has no children yet, and may have some even if the parent may not."""
-    util, processes = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
+    """To multiprocessing, this process has no children yet,
+    and may have some even if the parent may not.
+    """
+    util, processes = (
+        sys.modules.get("multiprocessing.util"),
+        sys.modules.get("multiprocessing.process"),
+    )
     if util is not None:
         util._finalizer_registry.clear()
     if processes is not None:
@@ -48,13 +58,15 @@ def _be_no_child_of_multiprocessing() -> None:
 
 
 def end() -> None:
-    """Carry out what is to be done at the exit of this process, and write out what was not written yet.
+    """Carry out what is to be done at the exit of this process,
+    and write out what was not written yet.
 
     The caller has dropped its references to what user code made.
     """
     if os.getpid() != _begun_in:
         return  # a process that user code has forked
-    _attempt(_write_out)  # before: of a file in a cycle the collector may close the lower half first
+    # Before: of a file in a cycle the collector may close the lower half first.
+    _attempt(_write_out)
     gc.collect()
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
@@ -67,7 +79,9 @@ def end() -> None:
 
 
 def _end_multiprocessing(util: ModuleType) -> None:
-    """What multiprocessing does at the exit, but for waiting: end pools, managers and daemon processes."""
+    """What multiprocessing does at the exit, but for waiting: end pools,
+    managers and daemon processes.
+    """
     import multiprocessing
 
     util._run_finalizers(0)
@@ -78,9 +92,11 @@ def _end_multiprocessing(util: ModuleType) -> None:
 
 
 def _write_out() -> None:
-    """Flush the files that are still open: in a cycle, held by a module, or by a thread that goes on.
+    """Flush the files that are still open: in a cycle, held by a module,
+    or by a thread that goes on.
 
-    What came with the fork is not among them: the process manager has told the collector to leave it alone.
+    What came with the fork is not among them: the process manager has told
+    the collector to leave it alone.
     """
     import io
 

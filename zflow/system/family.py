@@ -1,8 +1,9 @@
 """The processes below one, whoever started them: which there are, whose they are, and their end.
 
-A subreaper (`process.adopt_orphans`) is above everything that was started below it, in whatever session or group, so
-nothing escapes. What is below a process that has died is told from the rest by a mark that is inherited by fork and
-exec alike and that nobody takes off: a limit so high that it limits nothing, another number for each. Linux only.
+A subreaper (`process.adopt_orphans`) is above everything that was started below it, in whatever
+session or group, so nothing escapes. What is below a process that has died is told from the rest by
+a mark that is inherited by fork and exec alike and that nobody takes off: a limit so high that it
+limits nothing, another number for each. Linux only.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import signal
 import time
 from collections.abc import Iterable
 
-_MARKS = 1 << 62  # microseconds of real-time scheduling (RLIMIT_RTTIME), and above: nobody ever takes so long
+# Microseconds of real-time scheduling (RLIMIT_RTTIME), and above: nobody ever takes so long.
+_MARKS = 1 << 62
 PATIENCE = 1.0  # seconds for what ends by itself and cleans up
 _LISTED = os.path.exists("/proc/thread-self/children")
 _BY_ITSELF = (
-    b"resource_tracker",  # of multiprocessing: removes shared memory when all who have used it are gone
-    b"zflow: watchdog",  # of a Flow that an Executor runs: removes its folder when its processes are gone
+    # Of multiprocessing: removes shared memory when all who have used it are gone.
+    b"resource_tracker",
+    # Of a Flow that an Executor runs: removes its folder when its processes are gone.
+    b"zflow: watchdog",
 )
 
 
@@ -28,9 +32,11 @@ def new_mark() -> int:
 
 
 def mark(number: int) -> None:
-    """Put a mark on this process and all that it will start; without effect where the system limits what it is made of.
+    """Put a mark on this process and all that it will start;
+    without effect where the system limits what it is made of.
 
-    It leads a session of its own from then on: that tells the most of its children even where there are no marks.
+    It leads a session of its own from then on: that tells the most of its children
+    even where there are no marks.
     """
     with contextlib.suppress(OSError):  # it does so already
         os.setsid()
@@ -51,8 +57,12 @@ def _is_marked(pid: int, number: int) -> bool:
 
 
 def below(pid: int | None = None) -> dict[int, list[int]]:
-    """The children of this process, or of `pid`, and by each of them all that is below it, itself included."""
-    return {child: _with_all_below(child) for child in _children(os.getpid() if pid is None else pid)}
+    """The children of this process, or of `pid`, and by each of them all that is below it,
+    itself included.
+    """
+    return {
+        child: _with_all_below(child) for child in _children(os.getpid() if pid is None else pid)
+    }
 
 
 def _with_all_below(pid: int) -> list[int]:
@@ -88,9 +98,11 @@ def parent_of(pid: int) -> int | None:
 
 
 def left_by(leader: int, number: int, but: Iterable[int] = ()) -> list[int]:
-    """What a dead child of this process, with its session and mark, has left; `but` those who are known to live on.
+    """What a dead child of this process, with its session and mark, has left;
+    `but` those who are known to live on.
 
-    It was adopted by this process. So was what a living child has let go of, which is of another session and mark.
+    It was adopted by this process. So was what a living child has let go of,
+    which is of another session and mark.
     """
     others = set(_children(os.getpid())).difference(but)
     left = [child for child in others if _is_marked(child, number) or _session(child) == leader]
@@ -105,7 +117,9 @@ def _session(pid: int) -> int:
 
 
 def kill(pids: Iterable[int], all_of_them: bool = True) -> None:
-    """Kill processes; not yet, unless it is all of them, those that clean up and end when the others have."""
+    """Kill processes; not yet, unless it is all of them,
+    those that clean up and end when the others have.
+    """
     for pid in pids:
         if all_of_them or not _ends_by_itself(pid):
             with contextlib.suppress(OSError):  # it has ended, or is not ours to kill

@@ -1,7 +1,8 @@
 """What stands in the way of a fork: it is seen before, and put right where that is possible.
 
-A forked process has one thread, and of the others what they have left half done: pools without their threads, locks
-that nobody gives back. It imports no library to find out, and knows nothing of Flows.
+A forked process has one thread, and of the others what they have left half done: pools without
+their threads, locks that nobody gives back. It imports no library to find out,
+and knows nothing of Flows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Final
 
 log = logging.getLogger("zflow")
 
-IMPORTING: Final = 10.0  # seconds that an import in another thread may take; it may also wait for this one
+# Seconds that an import in another thread may take; it may also wait for this one.
+IMPORTING: Final = 10.0
 LOOK_EVERY: Final = 0.005  # seconds
 _HARD: Final = 2  # omp_pause_hard
 _GOMP: Final = re.compile(r"/[^\n]*/libgomp[-.\w]*\.so[.\d]*")
@@ -32,7 +34,9 @@ _PATCHED: Final = ("os", "select", "socket", "thread", "time")
 
 
 def patched_by() -> str | None:
-    """Return what has replaced parts of the standard library by its own (`'gevent.monkey'`), or None."""
+    """Return what has replaced parts of the standard library by its own (`'gevent.monkey'`),
+    or None.
+    """
     for name, asking in _PATCHERS.items():
         is_patched = getattr(sys.modules.get(name), asking, None)
         if is_patched is not None and any(map(is_patched, _PATCHED)):
@@ -41,9 +45,11 @@ def patched_by() -> str | None:
 
 
 def keeps_openmp() -> str | None:
-    """End the threads that OpenMP keeps for this one; returns the library's path where that can't be done, else None.
+    """End the threads that OpenMP keeps for this one;
+    returns the library's path where that can't be done, else None.
 
-    In a forked process GNU's would wait for them for ever. Those of LLVM and Intel begin anew there.
+    In a forked process GNU's would wait for them for ever.
+    Those of LLVM and Intel begin anew there.
     """
     for path in _loaded(_GOMP):
         if not _pause(path) and _other_threads():
@@ -52,7 +58,10 @@ def keeps_openmp() -> str | None:
 
 
 def _loaded(name: re.Pattern[str]) -> list[str]:
-    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps,
+    ):
         return sorted({found[0] for found in name.finditer(maps.read())})
     return []
 
@@ -76,7 +85,9 @@ def _other_threads() -> bool:
 
 @contextlib.contextmanager
 def no_import_under_way() -> Iterator[None]:
-    """Within this no other thread imports anything: what it has locked would stay so in a forked process."""
+    """Within this no other thread imports anything:
+    what it has locked would stay so in a forked process.
+    """
     for _ in range(int(IMPORTING / LOOK_EVERY)):
         _imp.acquire_lock()
         name = _imported_elsewhere()
@@ -86,7 +97,8 @@ def no_import_under_way() -> Iterator[None]:
         time.sleep(LOOK_EVERY)
     else:
         log.warning(
-            "module %r is still being imported in another thread: a process of the Flow that imports it, too, would"
+            "module %r is still being imported in another thread: a process of the Flow that "
+            "imports it, too, would"
             " wait for ever",
             name,
         )
@@ -114,7 +126,9 @@ def _imported_elsewhere() -> str | None:
 
 
 def measure_time() -> None:
-    """Have the clocks that measure go on, if they were replaced by ones that stand still, as tests do."""
+    """Have the clocks that measure go on, if they were replaced by ones that stand still,
+    as tests do.
+    """
     spec = importlib.util.find_spec("time")
     if spec is None or spec.loader is None:
         return

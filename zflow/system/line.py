@@ -1,6 +1,7 @@
 """What two processes say to each other over a pipe: a word, and what belongs to it.
 
-It goes as msgpack, so nothing that is heard is unpickled. Which words there are is the business of those who speak.
+It goes as msgpack, so nothing that is heard is unpickled.
+Which words there are is the business of those who speak.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Log lines that say which process they come from.
 
-A replica is forked from the user's process and inherits how that one logs, if it configured anything; then the
-replica's name is put before each line. If it configured nothing, warnings go to stderr in the same form.
+A replica is forked from the user's process and inherits how that one logs, if it configured
+anything; then the replica's name is put before each line. If it configured nothing,
+warnings go to stderr in the same form.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ class Named(logging.Formatter):
 def name_lines(name: str) -> None:
     """Put `name` before every line that this process logs from now on."""
     root = logging.getLogger()
-    loggers = [root, *(each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    loggers = [
+        root,
+        *(
+            each
+            for each in logging.Logger.manager.loggerDict.values()
+            if isinstance(each, logging.Logger)
+        ),
+    ]
     handlers = {handler for logger in loggers for handler in logger.handlers}
     if not root.handlers:
         stderr = logging.StreamHandler()

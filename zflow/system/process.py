@@ -1,6 +1,8 @@
-"""What a process of zflow's does about itself: its name in `ps`, its memory, its end when its parent ends.
+"""What a process of zflow's does about itself: its name in `ps`, its memory,
+its end when its parent ends.
 
-All of it is best effort where the system offers it (Linux), and nothing elsewhere. It knows nothing of Flows.
+All of it is best effort where the system offers it (Linux), and nothing elsewhere.
+It knows nothing of Flows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-KEPT_BLOCK = 32 * 1024 * 1024  # bytes; larger blocks of memory are returned to the system when they are freed
+# Bytes; larger blocks of memory are returned to the system when they are freed.
+KEPT_BLOCK = 32 * 1024 * 1024
 KEPT = 64 * 1024 * 1024  # bytes that are kept of smaller ones
 _PR_SET_CHILD_SUBREAPER = 36
 _WAYS_OUT: dict[int | None, str] = {
@@ -43,7 +46,9 @@ def _libc(function: str, *arguments: int | bytes) -> None:
 
 
 def die_with_parent(how: int, parent: int) -> None:
-    """Get the signal when the process `parent`, which forked this one from its only thread, ends however it ends."""
+    """Get the signal when the process `parent`, which forked this one from its only thread,
+    ends however it ends.
+    """
     _prctl(_PR_SET_PDEATHSIG, int(how))
     if os.getppid() != parent:  # it ended before the request was made
         os.kill(os.getpid(), how)
@@ -55,27 +60,37 @@ def outlive_parent() -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of grandchildren whose own parent ends, so that they can be found and ended."""
+    """Become the parent of grandchildren whose own parent ends,
+    so that they can be found and ended.
+    """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def cores() -> float:
-    """How many processor cores this process may use, as far as it is told: by its affinity, and in a container.
+    """How many processor cores this process may use, as far as it is told: by its affinity,
+    and in a container.
 
     >>> cores() > 0
     True
     """
-    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+    found = float(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file,
+    ):
         quota, period = file.read().split()
         found = min(found, int(quota) / int(period))  # no limit: 'max'
     return found
 
 
 def keep_memory() -> None:
-    """Have malloc (glibc's) keep what is freed, for the next message, until `give_back_memory` is called.
+    """Have malloc (glibc's) keep what is freed, for the next message,
+    until `give_back_memory` is called.
 
-    By itself it returns large pieces to the system at once. To get their pages anew costs more than to copy a message.
+    By itself it returns large pieces to the system at once.
+    To get their pages anew costs more than to copy a message.
     """
     _libc("mallopt", _M_MMAP_THRESHOLD, KEPT_BLOCK)
     _libc("mallopt", _M_TRIM_THRESHOLD, KEPT)
@@ -89,8 +104,9 @@ def give_back_memory() -> None:
 def set_title(title: str) -> None:
     """Show `title` in `ps` and `top` instead of the command line that was forked.
 
-    Linux reads a command line from the process's own memory: the strings of argv and, when no zero ends them there,
-    on into those of the environment. That is copied elsewhere first, so its first strings can be written over too.
+    Linux reads a command line from the process's own memory: the strings of argv and, when no zero
+    ends them there, on into those of the environment. That is copied elsewhere first, so its first
+    strings can be written over too.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -112,7 +128,9 @@ def set_title(title: str) -> None:
 
 
 def read_nothing() -> None:
-    """Take stdin away: several processes reading one terminal would each get a part of what is typed."""
+    """Take stdin away: several processes reading one terminal would
+    each get a part of what is typed.
+    """
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -120,14 +138,18 @@ def read_nothing() -> None:
 
 
 def take_standard_descriptors() -> None:
-    """Open what is closed of descriptors 0 to 2: whoever writes there must not write into a pipe of ours."""
+    """Open what is closed of descriptors 0 to 2:
+    whoever writes there must not write into a pipe of ours.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
 
 
 def allow_many_descriptors() -> int | None:
-    """Take as many file descriptors as the system lets this process have; returns how many it had, if that is known."""
+    """Take as many file descriptors as the system lets this process have;
+    returns how many it had, if that is known.
+    """
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -138,12 +160,16 @@ def allow_many_descriptors() -> int | None:
 
 
 def allow_descriptors(number: int | None) -> None:
-    """Take so many file descriptors at most, which is what `allow_many_descriptors` has returned."""
+    """Take so many file descriptors at most, which is what `allow_many_descriptors` has
+    returned.
+    """
     if number is not None:
         import resource
 
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )
 
 
 def cannot_start(error: OSError) -> str:
@@ -171,19 +197,23 @@ def flush() -> None:
 
 
 def fork(run: Callable[[], int]) -> int:
-    """Fork a process that calls `run` and ends with the exit status it returns; return its process id.
+    """Fork a process that calls `run` and ends with the exit status it returns;
+    return its process id.
 
-    What this process had buffered for stdout is written before, so that it does not come out twice. Nothing that
-    the user registered to run at exit runs in the new process, and signals that are for this process do nothing there.
+    What this process had buffered for stdout is written before, so that it does not come out twice.
+    Nothing that the user registered to run at exit runs in the new process, and signals that are
+    for this process do nothing there.
     """
     import warnings
 
     flush()
     pid = -1
     with warnings.catch_warnings(), forking.no_import_under_way():
-        # Python 3.12 warns when other threads run: our children use nothing that such a thread may have locked.
+        # Python 3.12 warns when other threads run: our children use nothing that such a thread may
+        # have locked.
         warnings.simplefilter("ignore", DeprecationWarning)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)  # until the new one has said what they do
+        # Until the new one has said what they do.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)
         try:
             pid = os.fork()
             if not pid:
@@ -203,7 +233,9 @@ def fork(run: Callable[[], int]) -> int:
 
 
 def leave(error: BaseException | None = None) -> NoReturn:
-    """End this process, which was forked, as Python ends one that has raised `error`: at once, without its parent's."""
+    """End this process, which was forked, as Python ends one that has raised `error`: at once,
+    without its parent's.
+    """
     status = 0
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         status = error.code or 0
@@ -212,13 +244,17 @@ def leave(error: BaseException | None = None) -> NoReturn:
 
         status = 1
         with contextlib.suppress(Exception):
-            print(error.code, file=sys.stderr) if isinstance(error, SystemExit) else traceback.print_exception(error)
+            print(error.code, file=sys.stderr) if isinstance(
+                error, SystemExit
+            ) else traceback.print_exception(error)
     flush()
     os._exit(status)
 
 
 def reaped() -> dict[int, int]:
-    """Take note of children that have ended: their statuses, as `waitpid` gives them, by process id."""
+    """Take note of children that have ended: their statuses, as `waitpid` gives them,
+    by process id.
+    """
     found: dict[int, int] = {}
     with contextlib.suppress(ChildProcessError):  # there are no others
         while True:
@@ -230,7 +266,9 @@ def reaped() -> dict[int, int]:
 
 
 def ended(status: int) -> str:
-    """Say how a process ended, from the status that `waitpid` gave: `'exit code 3'` or `'SIGKILL'`."""
+    """Say how a process ended, from the status that `waitpid` gave:
+    `'exit code 3'` or `'SIGKILL'`.
+    """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:

@@ -1,7 +1,8 @@
 """The signals that a process handles, and why what is forked from it does not.
 
-User code forks, too: a child with the handlers of its parent would not end by SIGTERM, and one with its wake-up
-descriptor would wake the parent instead. So a child begins with what signals do by default, and none is lost between.
+User code forks, too: a child with the handlers of its parent would not end by SIGTERM, and one with
+its wake-up descriptor would wake the parent instead. So a child begins with what signals do by
+default, and none is lost between.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-#: By which the process manager tells a process to end. Whoever ends a whole group sends SIGTERM to all in it at once.
+#: By which the process manager tells a process to end. Whoever ends a whole group sends SIGTERM to
+#: all in it at once.
 END: Final[int] = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 
-#: By which the process manager tells the watchdog that it looks after the user's process itself from now on.
+#: By which the process manager tells the watchdog that it looks after the user's process itself
+#: from now on.
 SERVING: Final[int] = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR1
 
 #: What a terminal sends to all its processes: Ctrl-C, Ctrl-\\ and its end.
@@ -25,12 +28,15 @@ TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 #: What a process of zflow's handles in one way or another.
 HANDLED: Final = frozenset({*TERMINAL, signal.SIGTERM, END, SERVING})
 
-_handlers: dict[int, Callable[..., object]] = {}  # those of this process that its children must not have
+# Those of this process that its children must not have.
+_handlers: dict[int, Callable[..., object]] = {}
 _local = threading.local()  # several threads may fork at the same time
 
 
 def handle(number: int, handler: Callable[..., object]) -> None:
-    """Handle a signal in this process, which has to be in its main thread, and in no child that is forked from it."""
+    """Handle a signal in this process, which has to be in its main thread,
+    and in no child that is forked from it.
+    """
     signal.signal(number, handler)
     _handlers[number] = handler
 
@@ -43,7 +49,8 @@ def forget(number: int) -> None:
 
 
 def ignore() -> None:
-    """Leave what a terminal sends, and SIGTERM, to the process that the user talks to: it ends the others in order.
+    """Leave what a terminal sends, and SIGTERM, to the process that the user talks to:
+    it ends the others in order.
 
     A handler that does nothing, not SIG_IGN: programs that an Executor starts would inherit that.
     """
@@ -64,7 +71,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-# -- around each fork -------------------------------------------------------------------------------------------------
+# -- around each fork ------------------------------------------------------------------------------
 
 
 def _before() -> None:
@@ -81,7 +88,9 @@ def _in_child() -> None:
         return
     for number, handler in _handlers.items():
         if signal.getsignal(number) == handler:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(
+                number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            )
     if END in _handlers:  # a replica's child; in the user's process, the descriptor is the user's
         with contextlib.suppress(ValueError):
             signal.set_wakeup_fd(-1)

@@ -1,7 +1,9 @@
-"""SIGTERM in the user's process: what Ctrl-C is as `KeyboardInterrupt`, it is as `Terminated`, while something runs.
+"""SIGTERM in the user's process: what Ctrl-C is as `KeyboardInterrupt`, it is as `Terminated`,
+while something runs.
 
-So what runs is closed in order. Whoever waits for SIGTERM notes it instead, and what is being closed already is closed
-in peace. A handler of the user's stays in place, and what is forked from the process has none.
+So what runs is closed in order. Whoever waits for SIGTERM notes it instead, and what is being
+closed already is closed in peace. A handler of the user's stays in place,
+and what is forked from the process has none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Final, Protocol
 
 from zflow.system import signals
 
-STATUS: Final = 128 + signal.SIGTERM  # the exit status of what SIGTERM has cut short, as shells have it
+# The exit status of what SIGTERM has cut short, as shells have it.
+STATUS: Final = 128 + signal.SIGTERM
 
 
 class Event(Protocol):
@@ -26,7 +29,9 @@ class Event(Protocol):
 
 
 class Terminated(SystemExit):
-    """Raised by SIGTERM in the main thread; the process ends with the exit status 143 unless it is caught."""
+    """Raised by SIGTERM in the main thread; the process ends with the exit
+    status 143 unless it is caught.
+    """
 
     def __init__(self) -> None:
         super().__init__(STATUS)
@@ -71,7 +76,8 @@ def handled() -> Iterator[None]:
 @contextlib.contextmanager
 def noting() -> Iterator[list[int]]:
     """While inside, SIGTERM fills the list and raises nothing, unless the user handles it."""
-    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as waiting for the Event.
+    # A list, not an Event: the handler runs in the midst of whatever this thread does, such as
+    # waiting for the Event.
     noted: list[int] = []
     _noting.append(noted)
     _install()
@@ -83,7 +89,9 @@ def noting() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def closing() -> Iterator[None]:
-    """While inside, SIGTERM waits until it is closed; it is one too many then if it was the reason for that."""
+    """While inside, SIGTERM waits until it is closed;
+    it is one too many then if it was the reason for that.
+    """
     global _closing, _late
     if not _in_main_thread():
         yield

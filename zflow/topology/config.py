@@ -1,7 +1,8 @@
-"""YAML <-> Flow: what a Flow's YAML says, as the keywords of `Flow(...)` and of its `add(...)`, and back.
+"""YAML <-> Flow: what a Flow's YAML says, as the keywords of `Flow(...)` and of its `add(...)`,
+and back.
 
-A wrong key or value is reported with its file and line. This module builds no Flow and starts nothing: which
-keywords there are, and what their values may be, is the business of the topology.
+A wrong key or value is reported with its file and line. This module builds no Flow and starts
+nothing: which keywords there are, and what their values may be, is the business of the topology.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _METHODS: Final = ("add", "needs", "needs_all")
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """One entry under `executors:`: the Flow's method that adds it (`add`, `needs`, `needs_all`), and its keywords."""
+    """One entry under `executors:`: the Flow's method that adds it (`add`, `needs`, `needs_all`),
+    and its keywords.
+    """
 
     method: str
     kwargs: dict[str, Any]
@@ -46,7 +49,8 @@ class FlowConfig:
     Attributes:
         flow_kwargs: the keywords of `Flow(...)`, from `with:`, as they stand there.
         executors: the entries under `executors:`, checked, in their order.
-        folder: the folder of the file, which relative paths of Executors are relative to; None for text.
+        folder: the folder of the file, which relative paths of Executors are relative to;
+            None for text.
     """
 
     flow_kwargs: dict[str, Any]
@@ -58,13 +62,14 @@ class FlowConfig:
     def located(self, *path: str | int) -> Iterator[None]:
         """Put file and line before the message of an error about what stands at `path`.
 
-        The line is that of the error's key, as far as that stands there, else that of `path` itself.
+        The line is that of the error's key, as far as that stands there,
+        else that of `path` itself.
 
         >>> config = load("jtype: Flow\\nwith:\\n  prot: 1")
         >>> with config.located("with"):
-        ...     raise InvalidFlow("unknown keyword 'prot'; did you mean 'port'? (Flow)", key=("prot",))
+        ...     raise InvalidFlow("unknown keyword 'prot', not 'port' (Flow)", key=("prot",))
         Traceback (most recent call last):
-        zflow.errors.InvalidConfig: YAML text:3: with: unknown key 'prot'; did you mean 'port'? (Flow)
+        zflow.errors.InvalidConfig: YAML text:3: with: unknown key 'prot', not 'port' (Flow)
         """
         try:
             yield
@@ -73,20 +78,24 @@ class FlowConfig:
             message = error.message.replace("unknown keyword", "unknown key", 1)
             kind = InvalidConfig if isinstance(error, InvalidFlow) else type(error)
             key = (*path, *error.key)
-            raise kind(f"{self.source.where(*key)}: {_label(path)}: {message}", key=key) from error.__cause__
+            raise kind(
+                f"{self.source.where(*key)}: {_label(path)}: {message}", key=key
+            ) from error.__cause__
 
 
 def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
-    """Read a Flow from YAML and check everything but what `with:` says, which is `Flow(...)`'s to check.
+    """Read a Flow from YAML and check everything but what `with:` says,
+    which is `Flow(...)`'s to check.
 
     Args:
         source: a path, YAML text, or an open file.
-        context: the values of `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` is an environment variable. An
-            expression that is a whole unquoted value is read as YAML, so that '3' becomes the number 3; in quotes,
-            or as a part of a text, it stays text.
+        context: the values of `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` is an environment
+            variable. An expression that is a whole unquoted value is read as YAML, so that '3'
+            becomes the number 3; in quotes, or as a part of a text, it stays text.
 
     Raises:
-        InvalidConfig: it is not a Flow, or a key or a value is wrong; the message begins with file and line.
+        InvalidConfig: it is not a Flow, or a key or a value is wrong; the message begins with file
+            and line.
         InvalidExecutor, NotSupported: as `Flow.add`, with file and line.
 
     >>> load("jtype: Flow\\nexecutors:\\n- name: encoder\\n  replicas: 3").executors
@@ -104,14 +113,17 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
     return config
 
 
-def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: str | None = None) -> str:
-    """Return the YAML that `load` reads back as the same Flow; only what differs from the defaults is written.
+def dump(
+    flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: str | None = None
+) -> str:
+    """Return the YAML that `load` reads back as the same Flow;
+    only what differs from the defaults is written.
 
     Args:
         flow_kwargs: the keywords that `Flow(...)` was given.
         specs: its Executors in the order of adding.
-        folder: where the YAML will be saved. Relative paths of Executors that were meant from elsewhere are
-            written in full.
+        folder: where the YAML will be saved. Relative paths of Executors that were meant from
+            elsewhere are written in full.
 
     Raises:
         InvalidConfig: a value has no form in YAML; the message names the Executor and the key.
@@ -131,21 +143,29 @@ def dump(flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: 
         document["with"] = {key: _written(key, value, move) for key, value in flow_kwargs.items()}
     defaults = check_defaults({key: value for key, value in flow_kwargs.items() if key in SHARED})
     names = [GATEWAY, *(spec.name for spec in specs)]
-    entries = [_entry(spec, position, names[position], defaults, folder) for position, spec in enumerate(specs)]
+    entries = [
+        _entry(spec, position, names[position], defaults, folder)
+        for position, spec in enumerate(specs)
+    ]
     return _to_yaml({**document, "executors": entries} if entries else document)
 
 
 def _flow(origin: YamlSource) -> dict[str, Any]:
     data = origin.data
     if not isinstance(data, dict):
-        raise _wrong(origin, f"a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}")
+        raise _wrong(
+            origin, f"a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}"
+        )
     for key in data:
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS) or f"; known are {listed(_KEYS)}"
             if key in FLOW_FIELDS:
                 hint = f"; write {key} under 'with'"
             elif key in FIELDS:
-                hint = f"; write {key} under 'with' for every Executor, or in an entry of 'executors' for one"
+                hint = (
+                    f"; write {key} under 'with' for every Executor, or in an entry of "
+                    "'executors' for one"
+                )
             raise _wrong(origin, f"unknown key {key!r}{hint}", str(key))
     if data.get("jtype") != "Flow":
         said = f"not {short(data['jtype'])}" if "jtype" in data else "and is missing"
@@ -164,10 +184,14 @@ def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _wrong(origin, f"{label} must be a mapping of keys to values, not {short(value)}", *path)
+        raise _wrong(
+            origin, f"{label} must be a mapping of keys to values, not {short(value)}", *path
+        )
     for key in value:
         if not isinstance(key, str):
-            raise _wrong(origin, f"{label}: a key must be a text, not {short(key)}", *path, str(key))
+            raise _wrong(
+                origin, f"{label}: a key must be a text, not {short(key)}", *path, str(key)
+            )
     return dict(value)
 
 
@@ -175,7 +199,10 @@ def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
     kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
     if method not in _METHODS:
-        message = f"{_label(('executors', index))}: method must be one of {listed(_METHODS)}, not {short(method)}"
+        message = (
+            f"{_label(('executors', index))}: method must be one of {listed(_METHODS)}, not "
+            f"{short(method)}"
+        )
         raise _wrong(origin, message, "executors", index, "method")
     return ExecutorConfig(method, kwargs)
 
@@ -217,12 +244,15 @@ def _entry(
 def _differ(value: Any, default: Any) -> bool:
     try:
         return bool(value != default)
-    except Exception:  # values without a truth to their ==, such as arrays: writing them will say what is wrong
+    # Values without a truth to their ==, such as arrays: writing them will say what is wrong.
+    except Exception:
         return True
 
 
 def _mover(base: str | None, folder: str | None) -> Callable[[str], str]:
-    """Return what turns a text that names a file or a folder, relative to `base`, into one that holds in `folder`."""
+    """Return what turns a text that names a file or a folder, relative to `base`,
+    into one that holds in `folder`.
+    """
     base = os.path.abspath(base or ".")
     if base == os.path.abspath(folder or "."):
         return str
@@ -268,7 +298,9 @@ def _yaml_text(value: Any) -> str:
 
 @cache
 def _dumper() -> type[yaml.SafeDumper]:
-    """Return a dumper that quotes the rarer line breaks of Unicode, which PyYAML's own writes so that they are lost."""
+    """Return a dumper that quotes the rarer line breaks of Unicode,
+    which PyYAML's own writes so that they are lost.
+    """
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -291,5 +323,7 @@ def _check_writable(key: str, value: Any, owner: str) -> None:
         message = f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})"
         raise InvalidConfig(message, key=(key,)) from None
     if "${{" in text:
-        message = f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})"
+        message = (
+            f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})"
+        )
         raise InvalidConfig(message, key=(key,))

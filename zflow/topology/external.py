@@ -1,4 +1,5 @@
-"""What a user says about an external Executor: its addresses, and what cannot be said about it here.
+"""What a user says about an external Executor: its addresses,
+and what cannot be said about it here.
 
 Pure checks of values: nothing is looked up and nothing is connected to.
 """
@@ -12,7 +13,8 @@ from zflow.errors import InvalidFlow
 from zflow.network import address
 from zflow.suggest import listed, short
 
-#: The keywords of `Flow.add` that an external Executor takes. The others are its own Flow's business.
+#: The keywords of `Flow.add` that an external Executor takes. The others are its own Flow's
+#: business.
 TAKES: Final = (
     "name",
     "needs",
@@ -36,7 +38,8 @@ def hosts(key: str, value: Any, owner: str) -> tuple[str, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not values or not all(isinstance(host, str) and host.strip() for host in values):
         raise InvalidFlow(
-            f"{key} must be an address such as 'localhost:12345', or a list of them, not {short(value)} ({owner})"
+            f"{key} must be an address such as 'localhost:12345', or a list of them, not "
+            f"{short(value)} ({owner})"
         )
     return tuple(host.strip() for host in values)
 
@@ -50,10 +53,12 @@ def ports(key: str, value: Any, owner: str) -> tuple[int, ...]:
 
 
 def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple[str, ...]:
-    """Return `'host:port'` of each replica: hosts and ports pair up, and a single one goes with all of the others.
+    """Return `'host:port'` of each replica: hosts and ports pair up,
+    and a single one goes with all of the others.
 
     Raises:
-        InvalidFlow: they don't pair up, a port is missing or said twice, or an address is there twice.
+        InvalidFlow: they don't pair up, a port is missing or said twice,
+            or an address is there twice.
 
     >>> addresses(("localhost", "example.org"), (12345, 12346), "")
     ('localhost:12345', 'example.org:12346')
@@ -64,18 +69,24 @@ def addresses(host: tuple[str, ...], port: tuple[int, ...], owner: str) -> tuple
     if port:
         if len(host) != len(port) and 1 not in (len(host), len(port)):
             raise InvalidFlow(
-                f"host and port must be lists of the same length, but there are {len(host)} hosts and {len(port)} ports"
+                f"host and port must be lists of the same length, but there are {len(host)} hosts "
+                f"and {len(port)} ports"
                 f" ({owner})",
                 key=("host",),
             )
         count = max(len(host), len(port))
         host, port = host * (count // len(host)), port * (count // len(port))
-        found = tuple(_with_port(name, number, owner) for name, number in zip(host, port, strict=True))
+        found = tuple(
+            _with_port(name, number, owner) for name, number in zip(host, port, strict=True)
+        )
     else:
         found = tuple(address.spell(*_parse(name, None, owner)) for name in host)
     for one in found:
         if found.count(one) > 1:
-            raise InvalidFlow(f"address {one!r} is there more than once: each is one replica ({owner})", key=("host",))
+            raise InvalidFlow(
+                f"address {one!r} is there more than once: each is one replica ({owner})",
+                key=("host",),
+            )
     return found
 
 
@@ -83,7 +94,8 @@ def _with_port(host: str, port: int, owner: str) -> str:
     name, number = _parse(host, port, owner)
     if number != port:
         raise InvalidFlow(
-            f"host {host!r} names a port, and port={port} another one: say it once ({owner})", key=("host",)
+            f"host {host!r} names a port, and port={port} another one: say it once ({owner})",
+            key=("host",),
         )
     return address.spell(name, port)
 
@@ -95,7 +107,9 @@ def _parse(host: str, port: int | None, owner: str) -> tuple[str, int]:
         raise InvalidFlow(f"host: {error.message}", key=("host",)) from None
 
 
-def check(given: Collection[str], external: bool, needs: tuple[str, ...], no_reduce: bool, owner: str) -> None:
+def check(
+    given: Collection[str], external: bool, needs: tuple[str, ...], no_reduce: bool, owner: str
+) -> None:
     """Check that what was said of an Executor fits its being external, or its not being so.
 
     Args:
@@ -108,22 +122,28 @@ def check(given: Collection[str], external: bool, needs: tuple[str, ...], no_red
         for key in ("host", "port", "curve"):
             if key in given:
                 raise InvalidFlow(
-                    f"{key} says where an external Executor runs: add external=True ({owner})", key=(key,)
+                    f"{key} says where an external Executor runs: add external=True ({owner})",
+                    key=(key,),
                 )
         return
     others = [key for key in given if key not in TAKES]
     if others:
         raise InvalidFlow(
-            f"{others[0]} is the business of the Flow where an external Executor runs; this one takes {listed(TAKES)}"
+            f"{others[0]} is the business of the Flow where an external Executor runs; this one "
+            f"takes {listed(TAKES)}"
             f" ({owner})",
             key=(others[0],),
         )
     if not {"host", "port"} & set(given):
-        message = f"external=True needs to know where: host='localhost:12345', or host= and port= ({owner})"
+        message = (
+            "external=True needs to know where: host='localhost:12345', or host= and port= "
+            f"({owner})"
+        )
         raise InvalidFlow(message, key=("external",))
     if no_reduce and len(needs) > 1:
         raise InvalidFlow(
-            f"no_reduce=True is not for an external Executor with several predecessors: it gets their results reduced;"
+            "no_reduce=True is not for an external Executor with several predecessors: it gets "
+            "their results reduced;"
             f" leave it out ({owner})",
             key=("no_reduce",),
         )

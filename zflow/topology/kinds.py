@@ -1,6 +1,7 @@
 """What values options take: in words for documentation, as a check, and as a command line has them.
 
-Pure checks of values: nothing is looked up, and nothing is started. Which options there are is in `options`.
+Pure checks of values: nothing is looked up, and nothing is started.
+Which options there are is in `options`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from zflow.system import cuda
 from zflow.topology import external, polling
 from zflow.topology.scaling import ReplicaRange
 
-#: The characters that a name may have: it is part of the names of replicas, which libzmq takes up to 255 bytes of.
+#: The characters that a name may have: it is part of the names of replicas, which libzmq takes up
+#: to 255 bytes of.
 LONGEST_NAME: Final = 100
 
 #: The name of the entrance: what the first Executor needs.
@@ -28,10 +30,12 @@ GATEWAY: Final = "gateway"
 
 MOST_ENDPOINTS: Final = 1000  # of one Executor; the broker takes no more from a replica
 MOST_REPLICAS: Final = 10_000  # of a shard, and shards of an Executor
-MOST_OF_A_CLIENT: Final = 10**9  # requests in flight: libzmq counts what waits for somebody in 32 bits
+# Requests in flight: libzmq counts what waits for somebody in 32 bits.
+MOST_OF_A_CLIENT: Final = 10**9
 MOST: Final = 2**53  # of bytes, ms and whatever else is counted: what a float still holds exactly
 
-#: `check(key, value, owner)` returns the value in its final type, or raises an error whose `key` begins below `key`.
+#: `check(key, value, owner)` returns the value in its final type, or raises an error whose `key`
+#: begins below `key`.
 Check = Callable[[str, Any, str], Any]
 
 
@@ -42,16 +46,19 @@ class Kind:
     Attributes:
         words: which they are, for documentation.
         check: how one is checked.
-        written: how a command line has it: as a text, a value of YAML, a number; as a flag; several times, or several
-            times with names (`NAME=VALUE`), before texts or before values of YAML.
+        written: how a command line has it: as a text, a value of YAML, a number; as a flag; several
+            times, or several times with names (`NAME=VALUE`),
+            before texts or before values of YAML.
     """
 
     words: str
     check: Check
-    written: Literal["text", "value", "number", "flag", "texts", "named texts", "named values"] = "value"
+    written: Literal["text", "value", "number", "flag", "texts", "named texts", "named values"] = (
+        "value"
+    )
 
 
-# -- numbers ----------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def _whole(value: Any) -> int | None:
@@ -105,26 +112,35 @@ def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
     for name, number in value.items():
         if name not in known:
             hint = did_you_mean(name, known) or f"; known are {listed(known)}"
-            raise InvalidFlow(f"{key} has an unknown key {short(name)}{hint} ({owner})", key=(str(name),))
+            raise InvalidFlow(
+                f"{key} has an unknown key {short(name)}{hint} ({owner})", key=(str(name),)
+            )
         most = MOST_REPLICAS if name in ("min", "max") else MOST
         with keyed(name):
             said[name] = _counted(1, most)(f"{key}[{name!r}]", number, owner)
     if "max" not in said:
-        raise InvalidFlow(f"{key} must say how many there may be, as in {{'min': 1, 'max': 8}}, not {value} ({owner})")
+        raise InvalidFlow(
+            f"{key} must say how many there may be, as in {{'min': 1, 'max': 8}}, not {value} "
+            f"({owner})"
+        )
     limits = ReplicaRange(**{"min": 1, **said})
     if limits.max < limits.min:
-        wrong = f"{key}['max'] must be {limits.min} or more, as 'min' is, not {limits.max} ({owner})"
+        wrong = (
+            f"{key}['max'] must be {limits.min} or more, as 'min' is, not {limits.max} ({owner})"
+        )
         raise InvalidFlow(wrong, key=("max",))
     return limits
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def _one_of(*words: str) -> Check:
     def check(key: str, value: Any, owner: str) -> str:
         if not isinstance(value, str) or value not in words:
-            raise InvalidFlow(f"{key} must be {' or '.join(map(repr, words))}, not {short(value)} ({owner})")
+            raise InvalidFlow(
+                f"{key} must be {' or '.join(map(repr, words))}, not {short(value)} ({owner})"
+            )
         return value
 
     return check
@@ -139,12 +155,18 @@ def _flag(key: str, value: Any, owner: str) -> bool:
 def _name(key: str, value: Any, owner: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", value):
         raise InvalidFlow(
-            f"{key} must start with a letter or '_' and hold only letters, digits, '-' and '_', not {short(value)}"
+            f"{key} must start with a letter or '_' and hold only letters, digits, '-' and '_', "
+            f"not {short(value)}"
         )
     if len(value) > LONGEST_NAME:
-        raise InvalidFlow(f"{key} has at most {LONGEST_NAME} characters, not {len(value)}: {short(value)}")
+        raise InvalidFlow(
+            f"{key} has at most {LONGEST_NAME} characters, not {len(value)}: {short(value)}"
+        )
     if value == GATEWAY:
-        raise InvalidFlow(f"{key} {GATEWAY!r} is taken: it stands for the entrance of every Flow; choose another one")
+        raise InvalidFlow(
+            f"{key} {GATEWAY!r} is taken: it stands for the entrance of every Flow; choose another "
+            "one"
+        )
     return value
 
 
@@ -152,7 +174,8 @@ def _needs(key: str, value: Any, owner: str) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InvalidFlow(
-            f"{key} must be the name of an Executor, {GATEWAY!r}, or a list of names, not {short(value)} ({owner})"
+            f"{key} must be the name of an Executor, {GATEWAY!r}, or a list of names, not "
+            f"{short(value)} ({owner})"
         )
     if not names:
         raise InvalidFlow(f"{key} must name at least one Executor, or {GATEWAY!r} ({owner})")
@@ -175,12 +198,14 @@ def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
         raise InvalidFlow(f"{key} must be {wanted}, not {short(value)} ({owner})")
     for name in names:
         if not isinstance(name, str) or not name.startswith("/"):
-            raise InvalidFlow(f"{key} must be texts that start with '/', not {short(name)} ({owner})")
+            raise InvalidFlow(
+                f"{key} must be texts that start with '/', not {short(name)} ({owner})"
+            )
         check_sendable(name, f"{key}, {owner}", InvalidFlow)
     return names
 
 
-# -- dicts ------------------------------------------------------------------------------------------------------------
+# -- dicts -----------------------------------------------------------------------------------------
 
 
 def _dict(key: str, value: Any, owner: str) -> dict[str, Any]:
@@ -197,10 +222,16 @@ def _methods(key: str, value: Any, owner: str) -> dict[str, str]:
     for endpoint, method in checked.items():
         with keyed(endpoint):
             if not endpoint.startswith("/"):
-                raise InvalidFlow(f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})")
+                raise InvalidFlow(
+                    f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} "
+                    f"({owner})"
+                )
             check_sendable(endpoint, f"{key}, {owner}", InvalidFlow)
             if not isinstance(method, str) or not method.isidentifier():
-                raise InvalidFlow(f"{key}[{endpoint!r}] must be the name of a method, not {short(method)} ({owner})")
+                raise InvalidFlow(
+                    f"{key}[{endpoint!r}] must be the name of a method, not {short(method)} "
+                    f"({owner})"
+                )
     return checked
 
 
@@ -218,19 +249,23 @@ def _environment(key: str, value: Any, owner: str) -> dict[str, str]:
 
 def _variable(label: str, name: str, value: Any, owner: str) -> str:
     if not name or "=" in name or not _is_for_system(name):
-        raise InvalidFlow(f"{label}: the name of an environment variable is a text without '=' ({owner})")
+        raise InvalidFlow(
+            f"{label}: the name of an environment variable is a text without '=' ({owner})"
+        )
     text = None
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # a number of more digits than Python writes
             text = str(value)
     if text is None or not _is_for_system(text):
-        raise InvalidFlow(f"{label} must be a text or a number, not {short(value)}: put it in quotes ({owner})")
+        raise InvalidFlow(
+            f"{label} must be a text or a number, not {short(value)}: put it in quotes ({owner})"
+        )
     if name == cuda.VARIABLE and cuda.asks(text):
         cuda.parse(text, owner, label)
     return text
 
 
-# -- paths and Executors ----------------------------------------------------------------------------------------------
+# -- paths and Executors ---------------------------------------------------------------------------
 
 
 def _path(key: str, value: Any, owner: str) -> str:
@@ -259,7 +294,7 @@ def _uses(key: str, value: Any, owner: str) -> Any:
     return check_kind(value, owner)
 
 
-# -- the kinds --------------------------------------------------------------------------------------------------------
+# -- the kinds -------------------------------------------------------------------------------------
 
 NO_LIMIT: Final = "or -1 for no limit"
 
@@ -269,14 +304,21 @@ CONNECTIONS: Final = Kind("whole number of 1 or more", _counted(1), "number")
 IN_FLIGHT: Final = Kind("whole number of 1 or more", _counted(1, MOST_OF_A_CLIENT))
 REPLICAS: Final = Kind("whole number of 1 or more, or dict", _replicas)
 QUEUE: Final = Kind(
-    "whole number of 1 or more, or -1", _at_least(f"a whole number of 1 or more, {NO_LIMIT}", 1, also=-1)
+    "whole number of 1 or more, or -1",
+    _at_least(f"a whole number of 1 or more, {NO_LIMIT}", 1, also=-1),
 )
 RETRIES: Final = Kind(
-    "whole number of 0 or more, or -1", _at_least("a whole number of 0 or more, or -1 for max(3, replicas)", -1)
+    "whole number of 0 or more, or -1",
+    _at_least("a whole number of 0 or more, or -1 for max(3, replicas)", -1),
 )
-SEED: Final = Kind("whole number of 0 or more", _between("a whole number from 0 to 2**64 - 1", 0, 2**64 - 1), "number")
+SEED: Final = Kind(
+    "whole number of 0 or more",
+    _between("a whole number from 0 to 2**64 - 1", 0, 2**64 - 1),
+    "number",
+)
 LIMIT: Final = Kind(
-    "ms of 1 or more, or -1", _at_least(f"a whole number of milliseconds of 1 or more, {NO_LIMIT}", 1, also=-1)
+    "ms of 1 or more, or -1",
+    _at_least(f"a whole number of milliseconds of 1 or more, {NO_LIMIT}", 1, also=-1),
 )
 GRACE: Final = Kind("ms of 0 or more", _counted(0))
 SIZE: Final = Kind("bytes of 1024 or more", _counted(1024))
@@ -294,7 +336,9 @@ NEEDS: Final = Kind("text or list of texts", _needs, "text")
 ENDPOINTS: Final = Kind("list of texts", _bound, "texts")
 START_METHOD: Final = Kind("`fork` or `spawn`", _one_of("fork", "spawn"), "text")
 SHARD_FAILURE: Final = Kind("`fail` or `partial`", _one_of("fail", "partial"))
-POLLING: Final = Kind("`ANY`, `ALL` or dict", lambda _key, value, owner: polling.check(value, owner))
+POLLING: Final = Kind(
+    "`ANY`, `ALL` or dict", lambda _key, value, owner: polling.check(value, owner)
+)
 DICT: Final = Kind("dict", _dict, "named values")
 METHODS: Final = Kind("dict of endpoint to method name", _methods, "named texts")
 BATCHING: Final = Kind("dict of endpoint to dict", _batching, "named values")

@@ -1,7 +1,8 @@
-"""The tables of all options, those of a Flow and those of an Executor: what each takes, its default, what it does.
+"""The tables of all options, those of a Flow and those of an Executor: what each takes,
+its default, what it does.
 
-They are the one source for `Flow` and `Flow.add`, YAML, the command line and the documentation; tests hold signatures,
-docstrings and pages against them.
+They are the one source for `Flow` and `Flow.add`, YAML, the command line and the documentation;
+tests hold signatures, docstrings and pages against them.
 """
 
 from __future__ import annotations
@@ -54,11 +55,16 @@ def checked(table: Mapping[str, Field], given: Mapping[str, Any], owner: str) ->
 
     Raises: as `Field.check`.
     """
-    return {key: table[key].check(key, value, owner) for key, value in given.items() if value is not None}
+    return {
+        key: table[key].check(key, value, owner)
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 def check_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keywords that `Flow(...)` takes as defaults for every Executor, and return them in final type.
+    """Check the keywords that `Flow(...)` takes as defaults for every Executor,
+    and return them in final type.
 
     Raises:
         InvalidFlow, InvalidExecutor, NotSupported: as `Topology.add`.
@@ -75,10 +81,14 @@ def check_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_known(given: Iterable[str], owner: str, also: Iterable[str] = ()) -> None:
-    """Raise if one of these keywords is none of an Executor's; `also` are others that may have been meant."""
+    """Raise if one of these keywords is none of an Executor's;
+    `also` are others that may have been meant.
+    """
     for key in given:
         if key in UNSUPPORTED:
-            message = f"{key} is not supported by this version of zflow: {UNSUPPORTED[key]} ({owner})"
+            message = (
+                f"{key} is not supported by this version of zflow: {UNSUPPORTED[key]} ({owner})"
+            )
             raise NotSupported(message, key=(key,))
         if key not in FIELDS:
             known = [*FIELDS, *also]
@@ -90,12 +100,22 @@ def check_known(given: Iterable[str], owner: str, also: Iterable[str] = ()) -> N
 FLOW_FIELDS: Final[Mapping[str, Field]] = {
     "port": Field(kinds.PORT, None, "the TCP port to listen on", "any free one"),
     "host": Field(kinds.HOST, "127.0.0.1", "the address to listen on"),
-    "curve": Field(kinds.PATH, None, "a key folder: who connects over TCP has to have a key that is on its lists"),
+    "curve": Field(
+        kinds.PATH,
+        None,
+        "a key folder: who connects over TCP has to have a key that is on its lists",
+    ),
     "allow_control": Field(
-        kinds.FLAG, None, "whether clients over TCP may scale, restart and drain", "on loopback or with `curve`"
+        kinds.FLAG,
+        None,
+        "whether clients over TCP may scale, restart and drain",
+        "on loopback or with `curve`",
     ),
     "replica_port": Field(
-        kinds.FREE_PORT, None, "the TCP port where replicas on other machines may join, 0 for any free one", "none"
+        kinds.FREE_PORT,
+        None,
+        "the TCP port where replicas on other machines may join, 0 for any free one",
+        "none",
     ),
     "max_connections": Field(
         kinds.CONNECTIONS,
@@ -106,15 +126,23 @@ FLOW_FIELDS: Final[Mapping[str, Field]] = {
     "max_requests_per_client": Field(
         kinds.IN_FLIGHT, 10_000, "how many requests a client may have in flight over one connection"
     ),
-    "timeout_close": Field(kinds.GRACE, 10_000, "ms that the end may take to finish requests and to close Executors"),
-    "max_message_bytes": Field(kinds.SIZE, 1024**3, "the largest request or result, in bytes", "1 GiB"),
+    "timeout_close": Field(
+        kinds.GRACE, 10_000, "ms that the end may take to finish requests and to close Executors"
+    ),
+    "max_message_bytes": Field(
+        kinds.SIZE, 1024**3, "the largest request or result, in bytes", "1 GiB"
+    ),
     "shared_memory": Field(
         kinds.SHARE,
         -1,
-        "bytes of shared memory for large arrays and blobs; 0: none, -1: an eighth of the machine's",
+        "bytes of shared memory for large arrays and blobs; 0: none, -1: an eighth of the "
+        "machine's",
     ),
     "start_method": Field(
-        kinds.START_METHOD, None, "`fork`, or `spawn` for processes that don't come from yours", "`fork`"
+        kinds.START_METHOD,
+        None,
+        "`fork`, or `spawn` for processes that don't come from yours",
+        "`fork`",
     ),
 }
 
@@ -124,7 +152,11 @@ DEFAULTS: Final[Mapping[str, Any]] = {key: field.default for key, field in FLOW_
 #: An Executor's: keywords of `Flow.add`, and keys of an entry under `executors:` in YAML.
 FIELDS: Final[Mapping[str, Field]] = {
     "name": Field(
-        kinds.NAME, None, "its name: letters, digits, `_` and `-`, 100 at most", "`executor0`, ...", shared=False
+        kinds.NAME,
+        None,
+        "its name: letters, digits, `_` and `-`, 100 at most",
+        "`executor0`, ...",
+        shared=False,
     ),
     "uses": Field(
         kinds.USES,
@@ -135,7 +167,8 @@ FIELDS: Final[Mapping[str, Field]] = {
     "replicas": Field(
         kinds.REPLICAS,
         1,
-        "how many processes compete for its requests; or a range, `{min: 1, max: 8}`: as many as the load needs",
+        "how many processes compete for its requests; or a range, `{min: 1, max: 8}`: as many as "
+        "the load needs",
     ),
     "shards": Field(kinds.COUNT, 1, "how many parts its data has, each with `replicas` processes"),
     "polling": Field(kinds.POLLING, "ANY", "which shards get a request, also by endpoint"),
@@ -157,7 +190,8 @@ FIELDS: Final[Mapping[str, Field]] = {
     "uses_dynamic_batching": Field(
         kinds.BATCHING,
         {},
-        "how requests are put together: `{/encode: {preferred_batch_size: 32, timeout: 0}}`, `timeout` in ms",
+        "how requests are put together: `{/encode: {preferred_batch_size: 32, timeout: 0}}`, "
+        "`timeout` in ms",
         shared=False,
     ),
     "py_modules": Field(kinds.PATHS, (), "Python files to load before `uses` is looked up"),
@@ -171,15 +205,27 @@ FIELDS: Final[Mapping[str, Field]] = {
         None,
         "for random numbers that are the same in each run, and differ between replicas",
     ),
-    "timeout_send": Field(kinds.LIMIT, -1, "ms that one request may take here, waiting included; -1: any time"),
-    "timeout_run": Field(kinds.LIMIT, -1, "ms that a replica may be at one request until it is killed; -1: any time"),
-    "timeout_ready": Field(kinds.LIMIT, 600_000, "ms that a replica may take to get ready; -1: any time"),
-    "retries": Field(kinds.RETRIES, -1, "how many crashes of replicas a request survives; -1: max(3, replicas)"),
+    "timeout_send": Field(
+        kinds.LIMIT, -1, "ms that one request may take here, waiting included; -1: any time"
+    ),
+    "timeout_run": Field(
+        kinds.LIMIT, -1, "ms that a replica may be at one request until it is killed; -1: any time"
+    ),
+    "timeout_ready": Field(
+        kinds.LIMIT, 600_000, "ms that a replica may take to get ready; -1: any time"
+    ),
+    "retries": Field(
+        kinds.RETRIES, -1, "how many crashes of replicas a request survives; -1: max(3, replicas)"
+    ),
     "idempotent": Field(
-        kinds.FLAG, True, "False: a request that may have been begun is not begun again, as with `retries=0`"
+        kinds.FLAG,
+        True,
+        "False: a request that may have been begun is not begun again, as with `retries=0`",
     ),
     "max_queue": Field(
-        kinds.QUEUE, 100_000, "how many requests may wait for a replica until more are refused; -1: any number"
+        kinds.QUEUE,
+        100_000,
+        "how many requests may wait for a replica until more are refused; -1: any number",
     ),
     "max_queue_bytes": Field(
         kinds.QUEUE,
@@ -189,10 +235,16 @@ FIELDS: Final[Mapping[str, Field]] = {
     "no_reduce": Field(
         kinds.FLAG,
         False,
-        "the results of several predecessors, or of the shards before it, come apart, as `docs_matrix` and `docs_map`",
+        "the results of several predecessors, or of the shards before it, come apart, as "
+        "`docs_matrix` and `docs_map`",
     ),
     "external": Field(kinds.FLAG, False, "it runs elsewhere, served by another Flow", shared=False),
-    "host": Field(kinds.HOSTS, (), "where an external Executor runs: `host`, `host:port`, or a list", shared=False),
+    "host": Field(
+        kinds.HOSTS,
+        (),
+        "where an external Executor runs: `host`, `host:port`, or a list",
+        shared=False,
+    ),
     "port": Field(kinds.PORTS, (), "its port, or a list with one for each host", shared=False),
     "curve": Field(kinds.PATH, None, "the key folder that lets this Flow in there", shared=False),
 }
@@ -202,5 +254,6 @@ SHARED: Final = frozenset(key for key, field in FIELDS.items() if field.shared)
 
 #: What Jina's `add` takes and this version does not carry out, with the way out.
 UNSUPPORTED: Final[Mapping[str, str]] = {
-    "gpus": "set env={'CUDA_VISIBLE_DEVICES': 'RR'} to deal them out to the replicas, or '0' to choose one",
+    "gpus": "set env={'CUDA_VISIBLE_DEVICES': 'RR'} to deal them out to the replicas, or '0' to "
+    "choose one",
 }

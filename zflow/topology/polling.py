@@ -1,7 +1,7 @@
 """Which shards get a request: one of them (ANY) or every one (ALL), decided per endpoint.
 
-`polling` is given once per Executor, as one value or as a dict by endpoint. This module knows endpoints
-and the two words only: not how shards are found, nor how their results come together.
+`polling` is given once per Executor, as one value or as a dict by endpoint. This module knows
+endpoints and the two words only: not how shards are found, nor how their results come together.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ ANY: Final = "ANY"
 ALL: Final = "ALL"
 WILDCARD: Final = "*"
 
-#: What holds for these endpoints unless they are named in `polling`; the wildcard does not touch them.
+#: What holds for these endpoints unless they are named in `polling`; the wildcard does not touch
+#: them.
 DEFAULTS: Final[Mapping[str, str]] = {"/index": ANY, "/search": ALL}
 
 Polling = str | dict[str, str]
 
 
 def check(polling: Any, owner: str) -> Polling:
-    """Return `polling` in its plain form (upper case, a dict of its own), or say what is wrong with it.
+    """Return `polling` in its plain form (upper case, a dict of its own),
+    or say what is wrong with it.
 
     Args:
         polling: `'ANY'` or `'ALL'` in any case, or a dict from endpoint (or `'*'`) to one of them.
@@ -46,17 +48,22 @@ def check(polling: Any, owner: str) -> Polling:
 
 
 def by_endpoint(polling: Polling) -> dict[str, str]:
-    """Return a checked `polling` as one dict: `'ANY'` or `'ALL'` by endpoint, and under `'*'` for all others.
+    """Return a checked `polling` as one dict: `'ANY'` or `'ALL'` by endpoint,
+    and under `'*'` for all others.
 
-    An endpoint that is named wins; `/index` is otherwise ANY and `/search` ALL; everything else follows the single
-    value or `'*'`, and is ANY without either.
+    An endpoint that is named wins; `/index` is otherwise ANY and `/search` ALL; everything else
+    follows the single value or `'*'`, and is ANY without either.
 
     >>> by_endpoint("ALL")
     {'*': 'ALL', '/index': 'ANY', '/search': 'ALL'}
     """
     named = {} if isinstance(polling, str) else polling
     rest = polling if isinstance(polling, str) else polling.get(WILDCARD, ANY)
-    return {WILDCARD: rest, **DEFAULTS, **{key: value for key, value in named.items() if key != WILDCARD}}
+    return {
+        WILDCARD: rest,
+        **DEFAULTS,
+        **{key: value for key, value in named.items() if key != WILDCARD},
+    }
 
 
 def _word(value: Any, owner: str) -> str:
@@ -70,4 +77,6 @@ def _endpoint(key: Any, owner: str) -> str:
     if isinstance(key, str) and (key == WILDCARD or key.startswith("/")):
         check_sendable(key, f"polling, {owner}", InvalidFlow)
         return key
-    raise InvalidFlow(f"polling goes by endpoints, which start with '/', or by '*', not by {short(key)} ({owner})")
+    raise InvalidFlow(
+        f"polling goes by endpoints, which start with '/', or by '*', not by {short(key)} ({owner})"
+    )

@@ -1,7 +1,7 @@
 """The plan of a Flow: which Executors there are, what each one needs, and whether that can run.
 
-Everything a user says about an Executor is checked here, when it is said. The plan is plain data: this
-module starts nothing, loads no user code and knows nothing of processes, sockets or YAML.
+Everything a user says about an Executor is checked here, when it is said. The plan is plain data:
+this module starts nothing, loads no user code and knows nothing of processes, sockets or YAML.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class ExecutorSpec:
         replicas: how many there are at the start.
         autoscale: how many there may be later, and when, if that goes by the load.
         host, port: of an external Executor, as they were given.
-        folder: what relative paths in `uses` and `py_modules` are relative to; None for the working directory.
+        folder: what relative paths in `uses` and `py_modules` are relative to; None for the working
+            directory.
         pure_join: it only waits for what it needs and reduces: no Executor, no process.
 
     The other attributes are those of `FIELDS`.
@@ -80,7 +81,11 @@ class ExecutorSpec:
     @property
     def addresses(self) -> tuple[str, ...]:
         """`'host:port'` of each replica of an external Executor."""
-        return external.addresses(self.host, self.port, f"executor {self.name!r}") if self.external else ()
+        return (
+            external.addresses(self.host, self.port, f"executor {self.name!r}")
+            if self.external
+            else ()
+        )
 
 
 class Topology:
@@ -103,11 +108,14 @@ class Topology:
         """The Executors in the order of adding."""
         return list(self._specs.values())
 
-    def add(self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any) -> ExecutorSpec:
+    def add(
+        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+    ) -> ExecutorSpec:
         """Add an Executor and return its checked description.
 
         Args:
-            defaults: keywords that hold where `kwargs` leaves them out or says None; `env` holds variable by variable.
+            defaults: keywords that hold where `kwargs` leaves them out or says None; `env` holds
+                variable by variable.
             folder: what relative paths are relative to; None for the working directory.
             kwargs: any of `FIELDS`.
 
@@ -119,7 +127,11 @@ class Topology:
         name = self._free_name(kwargs.get("name"))
         owner = f"executor {name!r}"
         check_known(kwargs, owner)
-        given = {**defaults, **{key: value for key, value in kwargs.items() if value is not None}, "name": name}
+        given = {
+            **defaults,
+            **{key: value for key, value in kwargs.items() if value is not None},
+            "name": name,
+        }
         given.setdefault("needs", (next(reversed(self._specs), GATEWAY),))
         options = checked(FIELDS, given, owner)
         options["env"] = {**defaults.get("env", {}), **options.get("env", {})}
@@ -133,11 +145,13 @@ class Topology:
         _ = spec.addresses  # raises if they are none
         return self._keep(spec)
 
-    def needs(self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any) -> ExecutorSpec:
+    def needs(
+        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+    ) -> ExecutorSpec:
         """Add a node that waits for all of `needs`, and return its description.
 
-        With no more than `needs` and `name` it has no process (`pure_join`); with any other keyword of `add`
-        it is an Executor like others, and `defaults` hold for it.
+        With no more than `needs` and `name` it has no process (`pure_join`); with any other keyword
+        of `add` it is an Executor like others, and `defaults` hold for it.
 
         Raises: as `add`.
         """
@@ -147,29 +161,39 @@ class Topology:
         waits_for = FIELDS["needs"].check("needs", kwargs.get("needs") or (), f"executor {name!r}")
         return self._keep(ExecutorSpec(name=name, needs=waits_for, folder=folder, pure_join=True))
 
-    def needs_all(self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any) -> ExecutorSpec:
-        """Add a node that waits for every Executor that nothing waits for yet; otherwise as `needs`.
+    def needs_all(
+        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+    ) -> ExecutorSpec:
+        """Add a node that waits for every Executor that nothing waits for yet;
+        otherwise as `needs`.
 
         Raises:
             InvalidFlow: nothing was added before, or as `add`.
         """
         if "needs" in kwargs:
-            message = "needs_all() finds by itself what it needs: leave needs= out, or call needs() instead"
+            message = (
+                "needs_all() finds by itself what it needs: leave needs= out, or call "
+                "needs() instead"
+            )
             raise InvalidFlow(message, key=("needs",))
         if not self._specs:
             raise InvalidFlow("needs_all() has nothing to wait for: add() an Executor first")
         return self.needs(defaults, folder, needs=self.leaves(), **kwargs)
 
     def leaves(self) -> list[str]:
-        """Return the names that nothing needs, in the order of adding: where results leave the Flow."""
+        """Return the names that nothing needs, in the order of adding:
+        where results leave the Flow.
+        """
         needed = {need for spec in self._specs.values() for need in spec.needs}
         return [name for name in self._specs if name not in needed]
 
     def order(self) -> list[ExecutorSpec]:
-        """Return the Executors so that each comes after what it needs, otherwise in the order of adding.
+        """Return the Executors so that each comes after what it needs,
+        otherwise in the order of adding.
 
         Raises:
-            InvalidFlow: something needed was never added, or Executors wait for each other in a cycle.
+            InvalidFlow: something needed was never added,
+                or Executors wait for each other in a cycle.
         """
         for spec in self._specs.values():
             self.check_needs(spec)
@@ -192,7 +216,8 @@ class Topology:
                 known = [name for name in (GATEWAY, *self._specs) if name != spec.name]
                 hint = did_you_mean(need, known) or f"; there are {listed(known)}"
                 raise InvalidFlow(
-                    f"needs names {need!r}, but there is no Executor of that name{hint} (executor {spec.name!r})",
+                    f"needs names {need!r}, but there is no Executor of that name{hint} (executor "
+                    f"{spec.name!r})",
                     key=("needs",),
                 )
 
@@ -218,4 +243,7 @@ class Topology:
             path.append(next(need for need in self._specs[path[-1]].needs if need in waiting))
         circle = path[path.index(path[-1]) :]
         steps = ", ".join(f"{name!r} needs {need!r}" for name, need in pairwise(circle))
-        return f"needs form a cycle: {steps}; let one of them need {GATEWAY!r} or something outside the cycle"
+        return (
+            f"needs form a cycle: {steps}; let one of them need {GATEWAY!r} or something "
+            "outside the cycle"
+        )

@@ -1,1 +1,3 @@
-"""One module for each system, run as `python -m` by the interpreter that has it; see `bench.peers.jobs`."""
+"""One module for each system, run as `python -m` by the interpreter that has it;
+see `bench.peers.jobs`.
+"""

@@ -67,7 +67,9 @@ class JinaSystem:
     def stream(self, source: Iterator[int], in_flight: int) -> int:
         """Post a Document for each item of `source`."""
         documents = (Text(text=jobs.TEXT) for _ in source)
-        answered = self._flow.post("/", documents, request_size=1, prefetch=in_flight, return_type=DocList[Text])
+        answered = self._flow.post(
+            "/", documents, request_size=1, prefetch=in_flight, return_type=DocList[Text]
+        )
         return len(answered)
 
 

@@ -39,7 +39,9 @@ class Unlike(litserve.LitAPI):
 def serve(port: str, replicas: str, kind: str) -> None:
     """Serve until ended."""
     api = Unlike() if kind == "unlike" else Echo()
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(replicas), timeout=False)
+    server = litserve.LitServer(
+        api, accelerator="cpu", workers_per_device=int(replicas), timeout=False
+    )
     server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning")
 
 
@@ -47,7 +49,15 @@ def start(replicas: int, unlike: bool) -> httpload.HttpSystem:
     """Start a server."""
     port = httpload.free_port()
     kind = "unlike" if unlike else "echo"
-    command = [sys.executable, "-m", "bench.peers.adapters.litserve", "serve", str(port), str(replicas), kind]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.peers.adapters.litserve",
+        "serve",
+        str(port),
+        str(replicas),
+        kind,
+    ]
     return httpload.HttpSystem(command, port, "/predict")
 
 

@@ -35,7 +35,16 @@ class Unlike(mosec.Worker):
 
 def serve(port: str, replicas: str, kind: str) -> None:
     """Serve until ended."""
-    sys.argv[1:] = ["--address", "127.0.0.1", "--port", port, "--timeout", "60000", "--log-level", "warning"]
+    sys.argv[1:] = [
+        "--address",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--timeout",
+        "60000",
+        "--log-level",
+        "warning",
+    ]
     server = mosec.Server()
     server.append_worker(Unlike if kind == "unlike" else Echo, num=int(replicas))
     server.run()
@@ -45,7 +54,15 @@ def start(replicas: int, unlike: bool) -> httpload.HttpSystem:
     """Start a server."""
     port = httpload.free_port()
     kind = "unlike" if unlike else "echo"
-    command = [sys.executable, "-m", "bench.peers.adapters.mosec", "serve", str(port), str(replicas), kind]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.peers.adapters.mosec",
+        "serve",
+        str(port),
+        str(replicas),
+        kind,
+    ]
     return httpload.HttpSystem(command, port, "/inference")
 
 

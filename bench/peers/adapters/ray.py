@@ -1,7 +1,7 @@
 """Ray Serve: a deployment, called through its handle in the process that started it.
 
-A replica may be given 64 requests at a time in the echo, and 5, the default, in the other job: the best of what was
-tried. With 5 the echo is slower by far, and with 1 unlike replicas are.
+A replica may be given 64 requests at a time in the echo, and 5, the default, in the other job: the
+best of what was tried. With 5 the echo is slower by far, and with 1 unlike replicas are.
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ import pytest
 
 from zflow.devices.balancing.actions import Action, Fail, Kill, Recall, Send
 from zflow.devices.balancing.balancer import Balancer
-from zflow.devices.balancing.replica import CLEARLY_LONGER, MAX_WINDOW, REMEASURE, SAMPLES, Replica, Task
+from zflow.devices.balancing.replica import (
+    CLEARLY_LONGER,
+    MAX_WINDOW,
+    REMEASURE,
+    SAMPLES,
+    Replica,
+    Task,
+)
 from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 WAY = 0.00029  # seconds
@@ -26,7 +33,9 @@ def pool(*names: str, retries: int = 3, slots: int = 1) -> Balancer:
 
 
 def told(actions: Iterable[Action]) -> list[tuple[str, ...]]:
-    """Actions in a form that is easy to compare: `('send', 'a', '1')`, `('fail', 'crashed', '1', 'a')`."""
+    """Actions in a form that is easy to compare: `('send', 'a', '1')`,
+    `('fail', 'crashed', '1', 'a')`.
+    """
     result: list[tuple[str, ...]] = []
     for action in actions:
         if isinstance(action, Fail):
@@ -36,12 +45,16 @@ def told(actions: Iterable[Action]) -> list[tuple[str, ...]]:
     return result
 
 
-def submit(balancer: Balancer, *ids: int, now: float = 0.0, deadline: float = math.inf) -> list[tuple[str, ...]]:
+def submit(
+    balancer: Balancer, *ids: int, now: float = 0.0, deadline: float = math.inf
+) -> list[tuple[str, ...]]:
     """Submit tasks of these ids; what the balancer says to all of them."""
     return [each for id in ids for each in told(balancer.submit(Task(id, deadline=deadline), now))]
 
 
-def finish(balancer: Balancer, name: str, id: int, now: float, service: float = 1.0) -> list[tuple[str, ...]]:
+def finish(
+    balancer: Balancer, name: str, id: int, now: float, service: float = 1.0
+) -> list[tuple[str, ...]]:
     """Answer a task; it must be the first answer."""
     task, actions = balancer.finish(name, id, service, now)
     assert task is not None
@@ -49,8 +62,12 @@ def finish(balancer: Balancer, name: str, id: int, now: float, service: float = 
     return told(actions)
 
 
-def warm(balancer: Balancer, work: float, way: float = WAY, now: float = 0.0, times: int = SAMPLES) -> float:
-    """Let every replica answer some tasks, one after the other; return the time when they are all idle again."""
+def warm(
+    balancer: Balancer, work: float, way: float = WAY, now: float = 0.0, times: int = SAMPLES
+) -> float:
+    """Let every replica answer some tasks, one after the other;
+    return the time when they are all idle again.
+    """
     for _ in range(times * len(balancer.replicas)):
         (send,) = balancer.submit(Task(next(_numbers)), now)
         assert isinstance(send, Send)
@@ -70,11 +87,19 @@ class TestWhoGetsIt:
 
     def test_among_idle_replicas_it_is_the_one_that_has_been_idle_longest(self) -> None:
         balancer = pool("a", "b", "c")
-        assert submit(balancer, 1, 2, 3) == [("send", "a", "1"), ("send", "b", "2"), ("send", "c", "3")]
+        assert submit(balancer, 1, 2, 3) == [
+            ("send", "a", "1"),
+            ("send", "b", "2"),
+            ("send", "c", "3"),
+        ]
         finish(balancer, "b", 2, 1.0)
         finish(balancer, "c", 3, 2.0)
         finish(balancer, "a", 1, 3.0)
-        assert submit(balancer, 4, 5, 6, now=4.0) == [("send", "b", "4"), ("send", "c", "5"), ("send", "a", "6")]
+        assert submit(balancer, 4, 5, 6, now=4.0) == [
+            ("send", "b", "4"),
+            ("send", "c", "5"),
+            ("send", "a", "6"),
+        ]
 
     def test_a_busy_replica_gets_nothing_while_another_is_idle(self) -> None:
         balancer = pool("a", "b")
@@ -137,15 +162,21 @@ class TestWindow:
         now = warm(balancer, work=WAY / CLEARLY_LONGER * 1.01)
         assert submit(balancer, 1, 2, 3, now=now) == [("send", "a", "1")]
 
-    @pytest.mark.parametrize(("work", "window"), [(0.0019, 3), (0.0005, 3), (0.0002, 4), (0.0001, 5), (0.00005, 8)])
-    def test_it_grows_just_enough_to_hide_the_way_and_one_more(self, work: float, window: int) -> None:
+    @pytest.mark.parametrize(
+        ("work", "window"), [(0.0019, 3), (0.0005, 3), (0.0002, 4), (0.0001, 5), (0.00005, 8)]
+    )
+    def test_it_grows_just_enough_to_hide_the_way_and_one_more(
+        self, work: float, window: int
+    ) -> None:
         balancer = pool("a")
         now = warm(balancer, work)
         assert len(submit(balancer, *range(100), now=now)) == window
         assert (window - 3) * work < WAY <= (window - 2) * work
 
     @pytest.mark.parametrize(("work", "window"), [(0.0028, 2), (0.002, 2)])
-    def test_where_the_work_is_not_short_it_is_no_larger_than_that(self, work: float, window: int) -> None:
+    def test_where_the_work_is_not_short_it_is_no_larger_than_that(
+        self, work: float, window: int
+    ) -> None:
         balancer = pool("a")
         now = warm(balancer, work)
         assert len(submit(balancer, *range(100), now=now)) == window
@@ -194,7 +225,9 @@ class TestWindow:
             finish(balancer, "a", id, now, service=work)  # each has waited for the four before it
         assert balancer.replicas["a"].round_trip == pytest.approx(WAY)
 
-    def test_a_replica_that_is_always_busy_is_let_run_dry_now_and_then_to_measure_the_way_again(self) -> None:
+    def test_a_replica_that_is_always_busy_is_let_run_dry_now_and_then_to_measure_the_way_again(
+        self,
+    ) -> None:
         balancer = pool("a")
         work, longer = 0.0001, 0.0008
         now = warm(balancer, work)
@@ -236,7 +269,9 @@ class TestWindow:
 
 
 class TestTakingBack:
-    """Replica `a` holds 1, 3 and 5, of which it has begun 1; `b` holds 2 and 4, and answers them."""
+    """Replica `a` holds 1, 3 and 5, of which it has begun 1; `b` holds 2 and 4,
+    and answers them.
+    """
 
     def start(self, replicas: str = "ab") -> tuple[Balancer, float]:
         balancer = pool(*replicas)
@@ -278,7 +313,11 @@ class TestTakingBack:
         for id in (2, 4):
             finish(balancer, "b", id, now, service=0.0001)
         balancer.tick(now + PATIENCE * 1.01)
-        assert submit(balancer, 6, 7, 8, 9, now=now) == [("send", "b", "6"), ("send", "b", "7"), ("send", "b", "8")]
+        assert submit(balancer, 6, 7, 8, 9, now=now) == [
+            ("send", "b", "6"),
+            ("send", "b", "7"),
+            ("send", "b", "8"),
+        ]
         assert finish(balancer, "a", 1, now, service=0.0001) == [("send", "a", "9")]
 
     def test_the_patience_starts_afresh_with_each_answer(self) -> None:
@@ -287,7 +326,10 @@ class TestTakingBack:
         now += PATIENCE * 0.9
         finish(balancer, "a", 1, now, service=0.0001)
         assert balancer.tick(now + PATIENCE * 0.4) == []
-        assert told(balancer.tick(now + PATIENCE * 1.01)) == [("recall", "a", "5"), ("send", "b", "5")]
+        assert told(balancer.tick(now + PATIENCE * 1.01)) == [
+            ("recall", "a", "5"),
+            ("send", "b", "5"),
+        ]
 
     def test_a_long_way_or_long_work_needs_more_patience(self) -> None:
         for work, way, patience in ((0.0005, 0.005, 0.020), (0.010, 0.0015, 0.020)):
@@ -296,7 +338,10 @@ class TestTakingBack:
             assert len(submit(balancer, 1, 2, now=now)) == 2
             balancer.join(Replica("b"), now)
             assert balancer.tick(now + patience * 0.9) == []
-            assert told(balancer.tick(now + patience * 1.01)) == [("recall", "a", "2"), ("send", "b", "2")]
+            assert told(balancer.tick(now + patience * 1.01)) == [
+                ("recall", "a", "2"),
+                ("send", "b", "2"),
+            ]
 
     def test_where_nobody_is_idle_they_stay_until_the_replica_is_stuck(self) -> None:
         balancer, now = self.start("a")
@@ -304,7 +349,9 @@ class TestTakingBack:
         assert submit(balancer, 6, 7, now=now) == [("send", "b", "6")]
         assert balancer.wake_after(now) == STUCK
         assert balancer.tick(now + STUCK * 0.9) == []
-        assert told(balancer.tick(now + STUCK * 1.01)) == [("recall", "a", str(id)) for id in (2, 3, 4, 5)]
+        assert told(balancer.tick(now + STUCK * 1.01)) == [
+            ("recall", "a", str(id)) for id in (2, 3, 4, 5)
+        ]
         # They are in front of what came after them, and `a` gets none of it.
         now += STUCK
         for id in (6, 2, 3, 4, 5):
@@ -407,10 +454,15 @@ class TestCrash:
         assert finish(balancer, "b", 4, now, service=0.0001) == [("send", "b", "1")]
         assert submit(balancer, 6, now=now) == []
         assert finish(balancer, "b", 1, now, service=0.0001) == [("send", "b", "3")]
-        assert finish(balancer, "b", 3, now, service=0.0001) == [("send", "b", "5"), ("send", "b", "6")]
+        assert finish(balancer, "b", 3, now, service=0.0001) == [
+            ("send", "b", "5"),
+            ("send", "b", "6"),
+        ]
 
     def test_so_the_neighbours_of_what_kills_replicas_survive(self) -> None:
-        """Task 3 kills whoever begins it; the others are innocent, and each is begun a few times at most."""
+        """Task 3 kills whoever begins it; the others are innocent,
+        and each is begun a few times at most.
+        """
         balancer = pool("a", retries=2)
         now = warm(balancer, work=0.0001)
         submit(balancer, 1, 2, 3, 4, 5, now=now)
@@ -433,7 +485,8 @@ class TestCrash:
     def test_only_one_replica_is_kept_for_suspects_the_others_go_on(self) -> None:
         balancer = pool("a", "b", "c")
         now = warm(balancer, work=0.0001)
-        assert len(submit(balancer, *range(1, 16), now=now)) == 15  # all full: a 1 4 7.., b 2 5 8.., c 3 6 9..
+        # All full: a 1 4 7.., b 2 5 8.., c 3 6 9..
+        assert len(submit(balancer, *range(1, 16), now=now)) == 15
         balancer.crash("a", now)
         assert finish(balancer, "c", 3, now, service=0.0001) == []  # the one that answered is kept
         assert submit(balancer, 20, now=now) == []
@@ -507,7 +560,9 @@ class TestLost:
         assert balancer.tasks[1].crashes == 1
 
     @pytest.mark.parametrize("retries", [0, 3])
-    def test_what_did_not_get_to_it_goes_to_others_at_once_and_without_blame(self, retries: int) -> None:
+    def test_what_did_not_get_to_it_goes_to_others_at_once_and_without_blame(
+        self, retries: int
+    ) -> None:
         balancer = pool("a", "b", retries=retries)
         submit(balancer, 1)
         assert told(balancer.lose("a", 0.0, unsent=1)) == [("send", "b", "1")]
@@ -572,7 +627,10 @@ class TestLeaveAndJoin:
     def test_with_at_most_once_a_replica_that_joins_again_may_have_begun_what_it_had(self) -> None:
         balancer = pool("a", retries=0)
         submit(balancer, 1, 2)
-        assert told(balancer.join(Replica("a"), 1.0)) == [("fail", "crashed", "1", "a"), ("send", "a", "2")]
+        assert told(balancer.join(Replica("a"), 1.0)) == [
+            ("fail", "crashed", "1", "a"),
+            ("send", "a", "2"),
+        ]
 
 
 class TestAnswers:
@@ -657,7 +715,10 @@ class TestDeadlines:
         submit(balancer, 1, 2, deadline=2.0)
         balancer.tasks[2].deadline = math.inf
         submit(balancer, 3, deadline=5.0)
-        assert told(balancer.tick(2.0)) == [("fail", "expired", "1", "a"), ("fail", "expired", "2", "None")]
+        assert told(balancer.tick(2.0)) == [
+            ("fail", "expired", "1", "a"),
+            ("fail", "expired", "2", "None"),
+        ]
         assert balancer.wake_after(2.0) == 3.0
         task, actions = balancer.finish("a", 1, 2.5, 2.5)  # too late, but now it is free again
         assert task is None
@@ -668,7 +729,10 @@ class TestDeadlines:
         now = warm(balancer, work=0.0003)
         submit(balancer, 1, now=now)
         submit(balancer, 2, now=now, deadline=now + 0.001)
-        assert told(balancer.tick(now + 0.001)) == [("fail", "expired", "2", "a"), ("recall", "a", "2")]
+        assert told(balancer.tick(now + 0.001)) == [
+            ("fail", "expired", "2", "a"),
+            ("recall", "a", "2"),
+        ]
 
     def test_of_a_suspect(self) -> None:
         balancer = pool("a")
@@ -692,7 +756,8 @@ class TestDeadlines:
     def test_no_task_is_sent_whose_own_has_passed_in_the_same_moment(self) -> None:
         balancer = pool("a")
         now = warm(balancer, work=0.0003)
-        submit(balancer, 1, 2, 3, 4, 5, now=now, deadline=now + 0.001)  # 1 to 3 are held, 4 and 5 wait
+        # 1 to 3 are held, 4 and 5 wait.
+        submit(balancer, 1, 2, 3, 4, 5, now=now, deadline=now + 0.001)
         assert [each[0] for each in told(balancer.tick(now + 0.001))].count("send") == 0
         assert not balancer.tasks
 
@@ -720,7 +785,12 @@ class TestOverrun:
         submit(balancer, 2, now=0.5)
         assert balancer.overrun(1.0, 1.0) == []
         fail, kill = balancer.overrun(1.0, 1.1)
-        assert (fail.task.id, fail.reason, fail.held_by, kill.replica.name) == (1, "overran", "a", "a")
+        assert (fail.task.id, fail.reason, fail.held_by, kill.replica.name) == (
+            1,
+            "overran",
+            "a",
+            "a",
+        )
         assert balancer.overrun(1.0, 1.2) == []
         assert balancer.tasks.keys() == {2}
 

@@ -1,9 +1,10 @@
-"""The balancer under all that can happen, in any order: nothing lost, nothing twice, nobody idle for nothing.
+"""The balancer under all that can happen, in any order: nothing lost, nothing twice,
+nobody idle for nothing.
 
-A hypothesis state machine drives it with replicas that get their messages late, begin tasks in order, answer, crash,
-leave and come back, while tasks are submitted and cancelled and their deadlines pass. What the balancer should hold
-is kept a second time here, from its actions alone, and compared after each step. Two broken balancers show that the
-machine would notice.
+A hypothesis state machine drives it with replicas that get their messages late, begin tasks in
+order, answer, crash, leave and come back, while tasks are submitted and cancelled and their
+deadlines pass. What the balancer should hold is kept a second time here, from its actions alone,
+and compared after each step. Two broken balancers show that the machine would notice.
 """
 
 from __future__ import annotations
@@ -52,12 +53,15 @@ class Process:
         self.backlog: dict[int, Task] = {}
         self.running: dict[int, float] = {}  # since when
         self.batch: set[int] = set()  # of those two, what it was given in one go
-        self.answers: deque[tuple[int, float] | list[int]] = deque()  # on their way back; a list is to be tried alone
-        self.held: dict[int, None] = {}  # as the broker must see it: sent, not recalled, not answered
+        # On their way back; a list is to be tried alone.
+        self.answers: deque[tuple[int, float] | list[int]] = deque()
+        # As the broker must see it: sent, not recalled, not answered.
+        self.held: dict[int, None] = {}
         self.given_up: set[int] = set()  # of these: ended otherwise, but may have been begun
         self.together: set[int] = set()  # of these, what it was given in one go
         self.suspect = False
-        self.lost = False  # it is dead, and the broker is about to find out whether it has said something before
+        # It is dead, and the broker is about to find out whether it has said something before.
+        self.lost = False
 
     @property
     def working(self) -> int:
@@ -88,7 +92,9 @@ class Process:
                     del self.backlog[first]
                     continue
                 self.tickets.remove(first)
-            for id in [id for id in self.backlog if id in self.batch] if first in self.batch else [first]:
+            for id in (
+                [id for id in self.backlog if id in self.batch] if first in self.batch else [first]
+            ):
                 del self.backlog[id]
                 begun.append(id)
                 self.running[id] = now
@@ -122,7 +128,8 @@ class Machine(RuleBasedStateMachine):
     """The broker's side of the lines, and all that is known without asking the balancer."""
 
     make: Callable[[int], Balancer] = Balancer
-    given: Mapping[str, int] = {}  # what of `begin` is not drawn, where it takes luck to find what is wrong
+    # What of `begin` is not drawn, where it takes luck to find what is wrong.
+    given: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,12 +159,16 @@ class Machine(RuleBasedStateMachine):
         for _ in range(chosen["replicas"]):
             self.join(quick=True)
 
-    # -- what the balancer says -----------------------------------------------------------------------------------
+    # -- what the balancer says --------------------------------------------------------------------
 
     def do(self, actions: Iterable[Action]) -> None:
         actions = list(actions)
         # What is taken back may be sent there once more, and has its new ticket already.
-        again = {(action.replica.name, action.task.id) for action in actions if isinstance(action, SendAhead)}
+        again = {
+            (action.replica.name, action.task.id)
+            for action in actions
+            if isinstance(action, SendAhead)
+        }
         for action in actions:
             if isinstance(action, Send | SendAhead):
                 self.send(action, [action.task])
@@ -173,14 +184,19 @@ class Machine(RuleBasedStateMachine):
                 process = self.processes[action.replica.name]
                 id = action.task.id
                 ahead = id in process.sent_ahead
-                assert ahead or id not in self.open or list(process.held).index(id) >= process.working
-                assert id not in process.tickets or (process.name, id) in again, "it may be begun after all"
+                assert (
+                    ahead or id not in self.open or list(process.held).index(id) >= process.working
+                )
+                assert id not in process.tickets or (process.name, id) in again, (
+                    "it may be begun after all"
+                )
                 process.release(id)
                 if not process.lost:
                     process.line.append(action)
             elif isinstance(action, Kill):
                 process = self.processes[action.replica.name]
-                assert process.given_up or len(process.together) > 1  # which is tried again, each task alone
+                # Which is tried again, each task alone.
+                assert process.given_up or len(process.together) > 1
             else:
                 self.fail(action)
 
@@ -189,7 +205,9 @@ class Machine(RuleBasedStateMachine):
         assert not process.lost
         assert not process.together, "it is at a batch"
         assert not process.suspect, "a suspect has company"
-        assert not process.held or not (self.retries == 0 or tasks[0].suspect or tasks[0].batching), "it is not empty"
+        assert not process.held or not (
+            self.retries == 0 or tasks[0].suspect or tasks[0].batching
+        ), "it is not empty"
         for task in tasks:
             assert self.open.get(task.id) is task, "sent, but it has ended"
             assert not any(task.id in other.held for other in self.processes.values()), "held twice"
@@ -203,7 +221,9 @@ class Machine(RuleBasedStateMachine):
         kind = tasks[0].batching
         assert len(tasks) > 1
         assert kind is not None
-        assert all(task.batching == kind and not task.suspect for task in tasks), "they do not go together"
+        assert all(task.batching == kind and not task.suspect for task in tasks), (
+            "they do not go together"
+        )
         assert sum(task.docs for task in tasks) <= kind.size, "larger than it may be"
         self.send(send, tasks)
 
@@ -220,7 +240,14 @@ class Machine(RuleBasedStateMachine):
             assert fail.reason == "expired" or (holder and holder.name)
 
     def holder(self, id: int) -> Process | None:
-        return next((each for each in self.processes.values() if id in each.held and id not in each.given_up), None)
+        return next(
+            (
+                each
+                for each in self.processes.values()
+                if id in each.held and id not in each.given_up
+            ),
+            None,
+        )
 
     def end(self, id: int, how: str) -> None:
         assert id in self.open, f"{how}, but it has ended: {self.ended.get(id)}"
@@ -232,7 +259,7 @@ class Machine(RuleBasedStateMachine):
             if begun or list(holder.held).index(id) < holder.working:
                 holder.given_up.add(id)
 
-    # -- what happens ---------------------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------
 
     @rule(
         seconds=st.sampled_from([None, None, None, 0.0005, 0.01]),
@@ -253,7 +280,14 @@ class Machine(RuleBasedStateMachine):
     def take(self, seconds: float | None, client: str, kind: BatchKey | None, docs: int) -> None:
         deadline = math.inf if seconds is None else self.now + seconds
         kind = kind if self.batches else None
-        task = Task(len(self.open) + len(self.ended), None, deadline, client=client, docs=docs, batching=kind)
+        task = Task(
+            len(self.open) + len(self.ended),
+            None,
+            deadline,
+            client=client,
+            docs=docs,
+            batching=kind,
+        )
         self.open[task.id] = task
         self.do(self.balancer.submit(task, self.now))
 
@@ -285,7 +319,8 @@ class Machine(RuleBasedStateMachine):
         process = self.processes[name] = Process(name, self.slots)
         replica = Replica(name, self.slots, tickets=process if self.slots == 1 else None)
         service = 0.0006 if self.long else 0.0001
-        for _ in range(SAMPLES if quick else 0):  # then it starts with an open window, or is sent tasks ahead
+        # Then it starts with an open window, or is sent tasks ahead.
+        for _ in range(SAMPLES if quick else 0):
             replica.measure(service, self.now - service - 0.0003, self.now)
         self.do(self.balancer.join(replica, self.now))
 
@@ -304,7 +339,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), late=st.booleans())
     def crash(self, data: st.DataObject, late: bool) -> None:
         process = self.any_process(data)
-        while process.answers and not late:  # the broker reads what was on its way before it is told
+        # The broker reads what was on its way before it is told.
+        while process.answers and not late:
             self.answered(process)
         answers = list(process.answers)
         for id in process.running:
@@ -328,7 +364,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.processes)
     @rule(data=st.data(), unsent=st.booleans())
     def lose(self, data: st.DataObject, unsent: bool) -> None:
-        """It is dead: the broker is told so, or a task could not be sent to it. A crash will follow."""
+        """It is dead: the broker is told so, or a task could not be sent to it.
+        A crash will follow.
+        """
         process = self.any_process(data)
         process.lost = True
         process.backlog.clear()
@@ -375,17 +413,23 @@ class Machine(RuleBasedStateMachine):
         for id in process.begin(self.now):
             self.begun[id] = self.begun.get(id, 0) + 1
 
-    @precondition(lambda self: any(each.running and not each.lost for each in self.processes.values()))
+    @precondition(
+        lambda self: any(each.running and not each.lost for each in self.processes.values())
+    )
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.0001, 0.001, 0.003]), fails=st.booleans())
     def end_work(self, data: st.DataObject, seconds: float, fails: bool) -> None:
-        names = sorted(name for name, each in self.processes.items() if each.running and not each.lost)
+        names = sorted(
+            name for name, each in self.processes.items() if each.running and not each.lost
+        )
         process = self.processes[data.draw(st.sampled_from(names))]
         self.now += seconds
         self.work(process, data.draw(st.sampled_from(sorted(process.running))), fails)
         self.begin_at(process)
 
     def work(self, process: Process, id: int, fails: bool = False) -> None:
-        """It is done with that, or with the whole batch that this is one of; or it cannot do that in one go."""
+        """It is done with that, or with the whole batch that this is one of;
+        or it cannot do that in one go.
+        """
         together = sorted(process.batch) if id in process.batch else [id]
         process.batch.difference_update(together)
         times = [(id, (self.now - process.running.pop(id)) / len(together)) for id in together]
@@ -446,10 +490,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([0.0001, 0.005, 0.4]))
     def overrun(self, limit: float) -> None:
-        """Whoever is at a request for longer than that is to be killed; what becomes of that is another rule's."""
+        """Whoever is at a request for longer than that is to be killed;
+        what becomes of that is another rule's.
+        """
         self.do(self.balancer.overrun(limit, self.now))
 
-    # -- what must hold -------------------------------------------------------------------------------------------
+    # -- what must hold ----------------------------------------------------------------------------
 
     @invariant()
     def time_passes(self) -> None:
@@ -458,7 +504,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_task_is_known_once(self) -> None:
         assert self.balancer.tasks == self.open
-        held = [id for each in self.processes.values() for id in each.held if id not in each.given_up]
+        held = [
+            id for each in self.processes.values() for id in each.held if id not in each.given_up
+        ]
         assert len(held) == len(set(held))
         assert set(held) <= self.open.keys()
         assert self.balancer.queued == len(self.open) - len(held)
@@ -472,7 +520,9 @@ class Machine(RuleBasedStateMachine):
             assert all(each.held or each.lost for each in self.processes.values()), "idle"
         if any(task.batching is not None for task in waiting):
             return  # it may be its turn, and then others wait for it to find an empty replica
-        replicas = [each for each in self.balancer.replicas.values() if not each.alone and not each.lost]
+        replicas = [
+            each for each in self.balancer.replicas.values() if not each.alone and not each.lost
+        ]
         # What is sent ahead is so when it is worth it.
         must = {each: each.slots if each.ahead else each.window for each in replicas}
         room = [each for each in replicas if len(each.held) < (1 if each.batch else must[each])]
@@ -483,7 +533,8 @@ class Machine(RuleBasedStateMachine):
         idle = [name for name, each in self.processes.items() if not each.held and not each.lost]
         if idle:
             assert not any(
-                set(each.tickets) & set(list(each.held)[each.slots :]) for each in self.processes.values()
+                set(each.tickets) & set(list(each.held)[each.slots :])
+                for each in self.processes.values()
             ), "idle"
 
     def due(self, kind: BatchKey | None) -> bool:
@@ -492,7 +543,9 @@ class Machine(RuleBasedStateMachine):
         if kind is None or not waiting:
             return bool(waiting)
         oldest = min(task.assigned for task in waiting)
-        return sum(task.docs for task in waiting) >= kind.size or oldest + kind.timeout <= self.ticked
+        return (
+            sum(task.docs for task in waiting) >= kind.size or oldest + kind.timeout <= self.ticked
+        )
 
     def waiting(self) -> list[Task]:
         held = {id for each in self.processes.values() for id in each.held}
@@ -509,27 +562,45 @@ class Machine(RuleBasedStateMachine):
             assert replica.batch == process.together
             assert replica.parked == max(0, len(process.held) - process.working)
             assert replica.lost == process.lost
-            room = not replica.lost and len(process.held) < (1 if replica.alone or replica.batch else replica.window)
+            room = not replica.lost and len(process.held) < (
+                1 if replica.alone or replica.batch else replica.window
+            )
             assert replica.level == (len(process.held) if room else -1)
             assert [replica in level for level in balancer._levels.by_load].count(True) == int(room)
             assert not room or replica in balancer._levels.by_load[replica.level]
-            assert replica.alone == (process.suspect or replica is balancer._waiting.suspects.reserved)
+            assert replica.alone == (
+                process.suspect or replica is balancer._waiting.suspects.reserved
+            )
         for number, task in balancer._ahead.items():
             assert task is self.open[number]
             assert task.holder is not None
             assert number in self.processes[task.holder.name].held
-        assert balancer.given_up.keys() <= {id for each in self.processes.values() for id in each.given_up}
-        assert balancer._levels.parked == sum(replica.parked for replica in balancer.replicas.values())
+        assert balancer.given_up.keys() <= {
+            id for each in self.processes.values() for id in each.given_up
+        }
+        assert balancer._levels.parked == sum(
+            replica.parked for replica in balancer.replicas.values()
+        )
         assert not any(balancer._levels.by_load[: balancer._levels.lowest])
         assert balancer._levels.room == sum(map(len, balancer._levels.by_load))
         waiting = balancer._waiting.queue
-        tasks = {each: [task for lane in each._lanes.values() for task in lane] for each in waiting._queues}
+        tasks = {
+            each: [task for lane in each._lanes.values() for task in lane]
+            for each in waiting._queues
+        }
         assert all(tasks[each] for each in waiting.batches.values())
-        assert all(each._docs == sum(task.docs for task in tasks[each]) for each in waiting.batches.values())
+        assert all(
+            each._docs == sum(task.docs for task in tasks[each])
+            for each in waiting.batches.values()
+        )
         queue = [task for some in tasks.values() for task in some]
         assert len(queue) == len(waiting)
-        assert waiting._turns.keys() == ({task.client for task in queue} if waiting.batches else set())
-        assert {id(task) for task in (*queue, *balancer._waiting.suspects)} == {id(task) for task in self.waiting()}
+        assert waiting._turns.keys() == (
+            {task.client for task in queue} if waiting.batches else set()
+        )
+        assert {id(task) for task in (*queue, *balancer._waiting.suspects)} == {
+            id(task) for task in self.waiting()
+        }
         assert not any(task.suspect for task in queue)
         assert all(task.suspect for task in balancer._waiting.suspects)
         assert balancer._waiting.suspects.reserved is None or balancer._waiting.suspects
@@ -539,7 +610,9 @@ class Machine(RuleBasedStateMachine):
     def crashes_are_counted_and_have_an_end(self) -> None:
         assert all(task.crashes <= self.retries for task in self.open.values())
         for id, count in self.begun.items():
-            assert self.retries > 0 or count <= 1, f"task {id} was begun {count} times in spite of at most once"
+            assert self.retries > 0 or count <= 1, (
+                f"task {id} was begun {count} times in spite of at most once"
+            )
 
     def teardown(self) -> None:
         """Whatever happened: with one replica that works, everything comes to its end."""
@@ -571,7 +644,7 @@ TestMachine = Machine.TestCase
 TestMachine.settings = SETTINGS
 
 
-# -- balancers that are wrong ---------------------------------------------------------------------------------------
+# -- balancers that are wrong ----------------------------------------------------------------------
 
 
 class Forgetful(Balancer):

@@ -1,4 +1,6 @@
-"""Batches: which requests go together, in which order, when, and what becomes of them at the balancer."""
+"""Batches: which requests go together, in which order, when,
+and what becomes of them at the balancer.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def sent(actions: Iterable[Action]) -> list[tuple[str, list[int]]]:
     return found
 
 
-def some(count: int, batching: BatchKey | None = FOUR, first: int = 1, client: str = "") -> list[Task]:
+def some(
+    count: int, batching: BatchKey | None = FOUR, first: int = 1, client: str = ""
+) -> list[Task]:
     return [Task(id, client=client, batching=batching) for id in range(first, first + count)]
 
 
@@ -78,7 +82,12 @@ class TestWhatGoesTogether:
         late = [Task(id, deadline=0.5, client="late", batching=FOUR) for id in (1, 2, 3)]
         replica = Replica("a")
         replica.work = 0.1
-        assert take(batches_of(*late, *some(3, first=4, client="other")), replica, 0.4) == [3, 4, 2, 5]
+        assert take(batches_of(*late, *some(3, first=4, client="other")), replica, 0.4) == [
+            3,
+            4,
+            2,
+            5,
+        ]
 
 
 class TestDue:
@@ -107,7 +116,9 @@ class TestAtTheBalancer:
     def test_what_comes_in_one_turn_goes_together(self) -> None:
         assert turn(pool("a", "b"), *some(6)) == [("a", [1, 2, 3, 4]), ("b", [5, 6])]
 
-    def test_an_idle_replica_takes_what_is_queued_and_gets_nothing_more_until_it_is_done(self) -> None:
+    def test_an_idle_replica_takes_what_is_queued_and_gets_nothing_more_until_it_is_done(
+        self,
+    ) -> None:
         balancer = pool("a")
         assert turn(balancer, *some(1)) == [("a", [1])]
         assert turn(balancer, *some(5, first=2), now=0.1) == []
@@ -156,7 +167,9 @@ class TestAtTheBalancer:
         assert turn(balancer, *some(1, first=3)) == []
         assert sent(balancer.finish("a", 1, 0.1, 0.2)[1]) == [("a", [3])]
 
-    def test_a_batch_that_could_not_be_done_in_one_go_is_done_one_by_one_wherever_there_is_room(self) -> None:
+    def test_a_batch_that_could_not_be_done_in_one_go_is_done_one_by_one_wherever_there_is_room(
+        self,
+    ) -> None:
         balancer = pool("a", "b", "c")
         turn(balancer, *some(3), *some(3, TWO, first=4))
         assert sent(balancer.apart("a", [1, 2, 3], 1.0)) == [("a", [1])]
@@ -187,7 +200,9 @@ class TestCrashes:
     def test_what_may_be_begun_once_only_fails_with_its_replica(self) -> None:
         balancer = pool("a", retries=0)
         turn(balancer, *some(3))
-        assert [action.task.id for action in balancer.crash("a", 1.0) if isinstance(action, Fail)] == [1, 2, 3]
+        assert [
+            action.task.id for action in balancer.crash("a", 1.0) if isinstance(action, Fail)
+        ] == [1, 2, 3]
 
     def test_a_batch_that_takes_too_long_is_tried_again_one_by_one(self) -> None:
         balancer = pool("a", "b")
@@ -204,7 +219,9 @@ class TestCrashes:
         balancer = pool("a")
         turn(balancer, *some(2))
         balancer.overrun(0.5, 0.6)
-        assert [action.task.id for action in balancer.overrun(0.5, 1.1) if isinstance(action, Fail)] == [1, 2]
+        assert [
+            action.task.id for action in balancer.overrun(0.5, 1.1) if isinstance(action, Fail)
+        ] == [1, 2]
 
     @pytest.mark.parametrize("retries", [0, 3])
     def test_each_ends_once_whatever_it_was_given_with(self, retries: int) -> None:

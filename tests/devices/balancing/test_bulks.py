@@ -1,4 +1,6 @@
-"""Bulks: tasks that are one as long as the same becomes of all, and are cut and taken apart where it does not."""
+"""Bulks: tasks that are one as long as the same becomes of all,
+and are cut and taken apart where it does not.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,17 @@ def bulk(first: int, count: int, **options: Any) -> Task:
 
 def given_out(actions: Any) -> list[tuple[str, list[int]]]:
     """Which replica is sent which tasks, by their payloads."""
-    return [(action.replica.name, list(action.task.payload)) for action in actions if isinstance(action, Send)]
+    return [
+        (action.replica.name, list(action.task.payload))
+        for action in actions
+        if isinstance(action, Send)
+    ]
 
 
 def held(balancer: Balancer, name: str) -> list[list[int]]:
-    return [list(task.payload) for task in balancer.replicas[name].held.values() if task is not None]
+    return [
+        list(task.payload) for task in balancer.replicas[name].held.values() if task is not None
+    ]
 
 
 class TestGivenOut:
@@ -59,7 +67,10 @@ class TestGivenOut:
 
     def test_it_is_divided_where_the_work_is_worth_it(self) -> None:
         balancer = pool("a", "b", work=200e-6)  # windows of 7
-        assert given_out(balancer.submit(bulk(0, 8), 0.0)) == [("a", [0, 1, 2, 3]), ("b", [4, 5, 6, 7])]
+        assert given_out(balancer.submit(bulk(0, 8), 0.0)) == [
+            ("a", [0, 1, 2, 3]),
+            ("b", [4, 5, 6, 7]),
+        ]
 
     def test_where_nothing_is_parked_each_replica_gets_one_at_a_time(self) -> None:
         balancer = pool("a", "b", work=LONG)
@@ -167,7 +178,9 @@ class TestSomethingBecomesOfOne:
         balancer.submit(bulk(0, 4), 0.0)
         balancer.single(0)
         actions = balancer.cancel(2, 0.001)
-        assert [action.task.id for action in actions if isinstance(action, Recall)] == ([] if queued else [2])
+        assert [action.task.id for action in actions if isinstance(action, Recall)] == (
+            [] if queued else [2]
+        )
         assert sorted(id for id in balancer.tasks if id != 99) == [0, 1, 3]
         assert balancer.queued == (3 if queued else 0)
 
@@ -181,7 +194,11 @@ class TestSomethingBecomesOfOne:
         balancer = pool("a", work=LONG)
         balancer.submit(bulk(0, 3, deadline=20.0), 0.0)
         fails = [action for action in balancer.tick(20.0) if isinstance(action, Fail)]
-        assert [(fail.task.payload, fail.held_by) for fail in fails] == [([0], "a"), ([1], None), ([2], None)]
+        assert [(fail.task.payload, fail.held_by) for fail in fails] == [
+            ([0], "a"),
+            ([1], None),
+            ([2], None),
+        ]
         assert not balancer.tasks
 
     def test_what_is_parked_with_a_stuck_replica_is_taken_back_one_by_one(self) -> None:

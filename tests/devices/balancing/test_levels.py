@@ -183,7 +183,12 @@ class TestParked:
 @given(st.data())
 def test_whatever_happens_it_says_what_looking_at_each_replica_would(data: st.DataObject) -> None:
     replicas = [
-        wide(name, window=data.draw(st.integers(0, 5)), slots=data.draw(st.integers(1, 3)), shard=at % 2)
+        wide(
+            name,
+            window=data.draw(st.integers(0, 5)),
+            slots=data.draw(st.integers(1, 3)),
+            shard=at % 2,
+        )
         for at, name in enumerate("abcd")
     ]
     levels, there = levels_of(*replicas), list(replicas)
@@ -208,7 +213,9 @@ def test_whatever_happens_it_says_what_looking_at_each_replica_would(data: st.Da
             there.remove(replica)
             continue
         levels.place(replica)
-        free = [one for one in there if not one.lost and one.load < (1 if one.alone else one.window)]
+        free = [
+            one for one in there if not one.lost and one.load < (1 if one.alone else one.window)
+        ]
         least = levels.least()
         assert levels.room == len(free)
         assert (least is None) == (not free)

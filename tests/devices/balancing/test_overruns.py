@@ -1,4 +1,6 @@
-"""Overruns: who is at a task for too long is killed, and the task fails, if it is known to be the one."""
+"""Overruns: who is at a task for too long is killed, and the task fails,
+if it is known to be the one.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Case:
 
     def overrun(self, now: float, again: bool = True) -> list[Any]:
         """What follows with a limit of 1 s: the ids of the tasks that fail, and `'kill'`."""
-        return [self.said(action) for action in self.given_up.overrun(self.replica, 1.0, now, again)]
+        return [
+            self.said(action) for action in self.given_up.overrun(self.replica, 1.0, now, again)
+        ]
 
     def said(self, action: Action) -> Any:
         if isinstance(action, Kill):
@@ -108,7 +112,9 @@ class TestGivenUp:
 
 
 class TestBatch:
-    def test_its_tasks_do_not_fail_at_once_each_is_tried_alone_when_the_replica_is_dead(self) -> None:
+    def test_its_tasks_do_not_fail_at_once_each_is_tried_alone_when_the_replica_is_dead(
+        self,
+    ) -> None:
         case = Case(1, 2, 3, batch=True)
         assert case.overrun(now=1.01) == ["kill"]
         assert list(case.tasks) == [1, 2, 3]

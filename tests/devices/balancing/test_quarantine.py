@@ -59,7 +59,8 @@ class TestTake:
         case.wait(Task(1), Task(2), Task(3))
         assert case.take() == [("a", 1), ("c", 2)]
         assert [task.id for task in case.quarantine] == [3]
-        assert (case.levels.least(), case.levels.room) == (case.replicas[1], 1)  # the others get nothing more
+        # The others get nothing more.
+        assert (case.levels.least(), case.levels.room) == (case.replicas[1], 1)
 
     def test_the_next_one_follows_when_a_replica_is_empty_again(self) -> None:
         a = Replica("a", 4)
@@ -81,7 +82,9 @@ class TestTake:
 
 
 class TestReserve:
-    def reserved(self, *replicas: Replica, shards: tuple[int | None, ...] = (None,)) -> Replica | None:
+    def reserved(
+        self, *replicas: Replica, shards: tuple[int | None, ...] = (None,)
+    ) -> Replica | None:
         """Who is kept from new work if suspects of these shards wait."""
         case = Case(*replicas)
         case.wait(*(Task(id, shard=shard) for id, shard in enumerate(shards)))

@@ -72,7 +72,10 @@ def test_what_is_not_there_need_not_be_taken_out() -> None:
     assert len(queue) == 0
 
 
-@given(st.text("abc", max_size=40), st.lists(st.sampled_from(["left", "right", "remove", "back"]), max_size=60))
+@given(
+    st.text("abc", max_size=40),
+    st.lists(st.sampled_from(["left", "right", "remove", "back"]), max_size=60),
+)
 def test_each_comes_out_once_and_a_clients_own_in_order(clients: str, steps: list[str]) -> None:
     queue = filled(clients)
     inside = {item.number: item for item in numbered(clients)}
@@ -88,7 +91,10 @@ def test_each_comes_out_once_and_a_clients_own_in_order(clients: str, steps: lis
         item = queue.popleft() if step != "right" else queue.pop()
         assert inside.pop(item.number).client == item.client
         of_client = [number for number, other in inside.items() if other.client == item.client]
-        assert all(item.number < number if step != "right" else item.number > number for number in of_client)
+        assert all(
+            item.number < number if step != "right" else item.number > number
+            for number in of_client
+        )
         if step == "back":
             queue.appendleft(item)
             inside[item.number] = item

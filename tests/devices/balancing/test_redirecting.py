@@ -43,7 +43,9 @@ def finish(balancer: Balancer, name: str, id: int) -> list[tuple[str, int]]:
     return [(action.replica.name, action.task.id) for action in actions if isinstance(action, Send)]
 
 
-def test_those_that_wait_go_to_that_shard_in_their_order_and_others_pass_them(balancer: Balancer) -> None:
+def test_those_that_wait_go_to_that_shard_in_their_order_and_others_pass_them(
+    balancer: Balancer,
+) -> None:
     made = tasks(balancer, 4)
     assert redirect(balancer, made[1:3], 1, 0.0) == []
     assert finish(balancer, "a", 1) == [("a", 4)]

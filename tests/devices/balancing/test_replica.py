@@ -37,7 +37,9 @@ class Tickets:
         return None
 
 
-def answers(replica: Replica, work: float, way: float = WAY, times: int = SAMPLES, now: float = 0.0) -> float:
+def answers(
+    replica: Replica, work: float, way: float = WAY, times: int = SAMPLES, now: float = 0.0
+) -> float:
     """Let it answer, and never hold more than one; returns when the last answer came."""
     for _ in range(times):
         sent, now = now, now + work + way
@@ -135,7 +137,9 @@ class TestWindow:
 
     @SETTINGS
     @given(st.floats(1e-7, 10), st.floats(0, 10), st.integers(1, 100))
-    def test_it_is_just_large_enough_to_hide_the_round_trip(self, work: float, way: float, slots: int) -> None:
+    def test_it_is_just_large_enough_to_hide_the_round_trip(
+        self, work: float, way: float, slots: int
+    ) -> None:
         replica = Replica("a", slots)
         answers(replica, work, way)
         way = replica.round_trip  # as far as it can be told in floating point
@@ -181,7 +185,11 @@ class TestWindow:
         assert replica.window == wide
 
     @SETTINGS
-    @given(st.lists(st.tuples(st.floats(-1e300, 1e300), st.none() | st.floats(-1e300, 1e300)), max_size=20))
+    @given(
+        st.lists(
+            st.tuples(st.floats(-1e300, 1e300), st.none() | st.floats(-1e300, 1e300)), max_size=20
+        )
+    )
     def test_no_answer_makes_it_smaller_than_the_slots_or_wider_than_it_may_be(
         self, said: list[tuple[float, float | None]]
     ) -> None:
@@ -194,7 +202,13 @@ class TestWindow:
 class TestAhead:
     @pytest.mark.parametrize(
         ("work", "way", "ahead"),
-        [(LONG, WAY, True), (LONG * 0.99, WAY, False), (1.0, WAY, True), (1.0, 0.99, True), (1.0, 1.01, False)],
+        [
+            (LONG, WAY, True),
+            (LONG * 0.99, WAY, False),
+            (1.0, WAY, True),
+            (1.0, 0.99, True),
+            (1.0, 1.01, False),
+        ],
     )
     def test_it_is_worth_it_where_the_work_is_long_and_takes_longer_than_the_round_trip(
         self, work: float, way: float, ahead: bool
@@ -203,7 +217,9 @@ class TestAhead:
         answers(replica, work, way)
         assert replica.ahead == ahead
 
-    def test_there_is_room_for_one_that_is_sent_ahead_even_if_the_work_is_clearly_longer(self) -> None:
+    def test_there_is_room_for_one_that_is_sent_ahead_even_if_the_work_is_clearly_longer(
+        self,
+    ) -> None:
         replicas = [Replica("with tickets", tickets=Tickets()), Replica("without")]
         for replica in replicas:
             answers(replica, 1.0)
@@ -287,7 +303,9 @@ class TestShare:
         return replica
 
     @pytest.mark.parametrize(("count", "peers", "share"), [(9, 3, 3), (10, 3, 4), (1, 3, 1)])
-    def test_of_what_takes_long_each_gets_as_much_as_the_others(self, count: int, peers: int, share: int) -> None:
+    def test_of_what_takes_long_each_gets_as_much_as_the_others(
+        self, count: int, peers: int, share: int
+    ) -> None:
         assert self.wide(WORTH, slots=8).share(count, peers) == share
 
     def test_what_is_soon_done_is_not_divided(self) -> None:
@@ -342,10 +360,17 @@ class TestCut:
     def test_both_parts_are_tasks_with_ids_and_payloads_of_their_own(self) -> None:
         task = self.task()
         head = task.cut(2, in_two)
-        assert [(part.id, part.count, part.payload) for part in (head, task)] == [(5, 2, ["a", "b"]), (7, 3, [*"cde"])]
-        assert [(part.deadline, part.client, part.assigned) for part in (head, task)] == [(9.0, "me", 3.0)] * 2
+        assert [(part.id, part.count, part.payload) for part in (head, task)] == [
+            (5, 2, ["a", "b"]),
+            (7, 3, [*"cde"]),
+        ]
+        assert [(part.deadline, part.client, part.assigned) for part in (head, task)] == [
+            (9.0, "me", 3.0)
+        ] * 2
 
-    def test_what_a_replica_holds_it_goes_on_to_hold_and_the_second_part_waits_for_the_first(self) -> None:
+    def test_what_a_replica_holds_it_goes_on_to_hold_and_the_second_part_waits_for_the_first(
+        self,
+    ) -> None:
         task = self.task()
         replica = held_by(Replica("a"), task)
         head = task.cut(2, in_two)
@@ -359,13 +384,17 @@ class TestCut:
 
     @SETTINGS
     @given(st.integers(2, 64), st.data())
-    def test_however_it_is_cut_all_are_there_once_and_in_their_order(self, count: int, data: st.DataObject) -> None:
+    def test_however_it_is_cut_all_are_there_once_and_in_their_order(
+        self, count: int, data: st.DataObject
+    ) -> None:
         parts = [bulk(100, count)]
         for _ in range(data.draw(st.integers(1, 10))):
             some = [at for at, part in enumerate(parts) if part.count > 1]
             if some:
                 at = data.draw(st.sampled_from(some))
-                parts.insert(at, parts[at].cut(data.draw(st.integers(1, parts[at].count - 1)), in_two))
+                parts.insert(
+                    at, parts[at].cut(data.draw(st.integers(1, parts[at].count - 1)), in_two)
+                )
         assert flat(part.payload for part in parts) == list(range(100, 100 + count))
         assert all(part.payload == list(range(part.id, part.id + part.count)) for part in parts)
 

@@ -1,4 +1,6 @@
-"""What waits for a replica of its shard: a queue for each, looked at only while such a replica has room."""
+"""What waits for a replica of its shard: a queue for each,
+looked at only while such a replica has room.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tasks that go one by one: which is next, how much of a bulk a replica gets, and what is taken apart."""
+"""Tasks that go one by one: which is next, how much of a bulk a replica gets,
+and what is taken apart.
+"""
 
 from __future__ import annotations
 

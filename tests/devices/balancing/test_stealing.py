@@ -1,4 +1,6 @@
-"""Tasks that are sent ahead to busy replicas: which ones, and what becomes of them when things change."""
+"""Tasks that are sent ahead to busy replicas: which ones,
+and what becomes of them when things change.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,16 @@ class Slips:
 class Pool:
     """A balancer with replicas that have answered some tasks, so that their times are known."""
 
-    def __init__(self, names: str, work: float = WORK, retries: int = 3, slots: int = 1, ahead: bool = True) -> None:
+    def __init__(
+        self, names: str, work: float = WORK, retries: int = 3, slots: int = 1, ahead: bool = True
+    ) -> None:
         self.balancer = Balancer(retries)
         self.slips = {name: Slips() for name in names}
         self.now = 0.0
         for name in names:
-            self.balancer.join(Replica(name, slots, tickets=self.slips[name] if ahead else None), 0.0)
+            self.balancer.join(
+                Replica(name, slots, tickets=self.slips[name] if ahead else None), 0.0
+            )
         for number in range(SAMPLES * len(names)):
             (send,) = self.balancer.submit(Task(1000 + number), self.now)
             assert isinstance(send, Send)
@@ -45,7 +51,11 @@ class Pool:
             self.balancer.finish(send.replica.name, send.task.id, work, self.now)
 
     def submit(self, *ids: int, deadline: float = math.inf) -> list[str]:
-        return [each for id in ids for each in told(self.balancer.submit(Task(id, deadline=deadline), self.now))]
+        return [
+            each
+            for id in ids
+            for each in told(self.balancer.submit(Task(id, deadline=deadline), self.now))
+        ]
 
     def finish(self, name: str, id: int, after: float = WORK) -> list[str]:
         self.now += after
@@ -57,7 +67,9 @@ class Pool:
 
 
 def told(actions: Iterable[Action]) -> list[str]:
-    """`'a < 1'` for a task that is sent, `'a << 1'` for one that is sent ahead, `'a > 1'` for one that is recalled."""
+    """`'a < 1'` for a task that is sent, `'a << 1'` for one that is sent ahead,
+    `'a > 1'` for one that is recalled.
+    """
     result = []
     for action in actions:
         if isinstance(action, Fail):
@@ -92,8 +104,12 @@ class TestWhat:
     def test_nothing_where_a_task_may_be_begun_once_at_most(self) -> None:
         assert Pool("a", retries=0).submit(1, 2) == ["a < 1"]
 
-    @pytest.mark.parametrize(("work", "sent"), [(LONG, "a << 2"), (LONG * 0.99, None), (WAY / 2, "a < 2")])
-    def test_where_work_is_short_tickets_are_not_worth_it(self, work: float, sent: str | None) -> None:
+    @pytest.mark.parametrize(
+        ("work", "sent"), [(LONG, "a << 2"), (LONG * 0.99, None), (WAY / 2, "a < 2")]
+    )
+    def test_where_work_is_short_tickets_are_not_worth_it(
+        self, work: float, sent: str | None
+    ) -> None:
         pool = Pool("a", work=work)
         pool.submit(1)
         window = pool.balancer.replicas["a"].window
@@ -211,7 +227,8 @@ class TestWhatIsCancelled:
         assert told(pool.balancer.cancel(3, pool.now)) == []
         pool.begins("b", 4)
         pool.finish("b", 2)
-        # The ticket of 3 is in front of that of 5: what has ended is free, and 5 goes to the other one.
+        # The ticket of 3 is in front of that of 5: what has ended is free, and 5 goes to the other
+        # one.
         assert pool.finish("b", 4) == ["a > 5", "b < 5"]
         assert not pool.balancer.replicas["a"].held
         assert not pool.balancer.given_up

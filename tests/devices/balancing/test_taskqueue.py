@@ -42,7 +42,9 @@ def taken(queue: TaskQueue, now: float = 0.0) -> list[list[int]]:
     return batches
 
 
-def some(count: int, batching: BatchKey | None = FOUR, first: int = 1, client: str = "") -> list[Task]:
+def some(
+    count: int, batching: BatchKey | None = FOUR, first: int = 1, client: str = ""
+) -> list[Task]:
     return [Task(id, client=client, batching=batching) for id in range(first, first + count)]
 
 
@@ -53,7 +55,9 @@ class TestWhatGoesTogether:
         assert taken(queue) == [[0, 1, 2], [3, 4], [5]]
 
     def test_a_request_with_more_documents_is_a_batch_of_its_own(self) -> None:
-        queue = queue_of(*(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate([1, 9, 1, 1])))
+        queue = queue_of(
+            *(Task(id, docs=docs, batching=FOUR) for id, docs in enumerate([1, 9, 1, 1]))
+        )
         assert taken(queue) == [[0], [1], [2, 3]]
 
     def test_endpoints_that_are_mixed_in_the_queue_form_full_batches(self) -> None:
@@ -69,7 +73,9 @@ class TestWhatGoesTogether:
         assert taken(queue)[:2] == [[1, 101, 2, 102], [3, 4, 5, 6]]
 
     def test_who_asks_for_little_at_another_endpoint_does_not_wait_behind_who_floods(self) -> None:
-        queue = queue_of(*some(100, first=1, client="flood"), Task(101, client="other", batching=TWO))
+        queue = queue_of(
+            *some(100, first=1, client="flood"), Task(101, client="other", batching=TWO)
+        )
         assert taken(queue)[1] == [101]
 
     def test_what_is_put_back_is_next(self) -> None:
@@ -88,12 +94,20 @@ class TestWhatGoesTogether:
         assert taken(queue) == [[0, 4], [1], [2], [3]]
 
     @given(
-        st.lists(st.tuples(st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)), max_size=40)
+        st.lists(
+            st.tuples(
+                st.sampled_from([None, TWO, FOUR]), st.sampled_from("abc"), st.integers(1, 6)
+            ),
+            max_size=40,
+        )
     )
     def test_each_comes_out_once_in_the_order_of_its_client_and_kind(
         self, drawn: list[tuple[BatchKey, str, int]]
     ) -> None:
-        tasks = [Task(id, client=client, docs=docs, batching=kind) for id, (kind, client, docs) in enumerate(drawn)]
+        tasks = [
+            Task(id, client=client, docs=docs, batching=kind)
+            for id, (kind, client, docs) in enumerate(drawn)
+        ]
         queue = queue_of(*tasks)
         waiting, turns = Counter(task.client for task in tasks), Counter[str]()
         served: list[Task] = []
@@ -104,11 +118,15 @@ class TestWhatGoesTogether:
             assert leader is batch[0]
             assert len({task.batching for task in batch}) == 1
             kind = leader.batching
-            assert len(batch) == 1 or (kind is not None and sum(task.docs for task in batch) <= kind.size)
+            assert len(batch) == 1 or (
+                kind is not None and sum(task.docs for task in batch) <= kind.size
+            )
             turns[leader.client] += 1
             waiting.subtract(task.client for task in batch)
             served += batch
-            assert all(turns[leader.client] - turns[other] <= 1 for other in waiting if waiting[other])
+            assert all(
+                turns[leader.client] - turns[other] <= 1 for other in waiting if waiting[other]
+            )
         assert sorted(task.id for task in served) == [task.id for task in tasks]
         for group in {(task.client, task.batching) for task in tasks}:
             ids = [task.id for task in served if (task.client, task.batching) == group]
@@ -125,7 +143,9 @@ class TestTurns:
         assert taken(queue) == [[4], [2], [5], [3]]
 
     def test_when_the_last_batch_is_gone_everybody_keeps_their_turn(self) -> None:
-        queue = queue_of(*some(2, None, 1, "a"), *some(2, None, 3, "b"), Task(5, client="a", batching=TWO))
+        queue = queue_of(
+            *some(2, None, 1, "a"), *some(2, None, 3, "b"), Task(5, client="a", batching=TWO)
+        )
         assert take(queue) == [1]
         queue.appendleft(Task(0, client="c", batching=TWO))
         assert [take(queue), take(queue)] == [[0, 5], [3]]
@@ -133,7 +153,9 @@ class TestTurns:
         assert taken(queue) == [[2], [4]]
 
     def test_whoever_has_nothing_there_any_more_has_no_turn_to_keep(self) -> None:
-        queue = queue_of(Task(1, client="a", batching=LATE), *some(2, None, 2, "b"), *some(1, None, 4, "a"))
+        queue = queue_of(
+            Task(1, client="a", batching=LATE), *some(2, None, 2, "b"), *some(1, None, 4, "a")
+        )
         assert take(queue) == [4]
         queue.remove(queue.batches[LATE].head)
         queue.append(Task(5, client="a"))
@@ -174,7 +196,9 @@ class TestWaitingForOthers:
 
 
 class TestSuits:
-    def test_a_batch_goes_to_a_replica_that_holds_nothing_and_whatever_is_behind_it_waits(self) -> None:
+    def test_a_batch_goes_to_a_replica_that_holds_nothing_and_whatever_is_behind_it_waits(
+        self,
+    ) -> None:
         queue = queue_of(*some(2, TWO, 1, "a"), Task(3, client="b"))
         busy = Replica("a")
         busy.held[9] = Task(9)
@@ -182,7 +206,12 @@ class TestSuits:
         assert taken(queue) == [[1, 2], [3]]
 
     def test_when_nobody_is_served_nobodys_turn_changes(self) -> None:
-        queue = queue_of(*(Task(id, client=client, batching=FOUR) for id, client in ((1, "a"), (2, "b"), (3, "c"))))
+        queue = queue_of(
+            *(
+                Task(id, client=client, batching=FOUR)
+                for id, client in ((1, "a"), (2, "b"), (3, "c"))
+            )
+        )
         queue.appendleft(Task(5, client="c", batching=TWO))
         busy = Replica("a")
         busy.held[9] = Task(9)

@@ -51,7 +51,9 @@ def due(tasks: Tasks, now: float) -> list[int]:
 
 class TestDeadlines:
     def test_the_earliest_comes_first_and_each_once(self) -> None:
-        tasks = tasks_of(Task(1, deadline=5.0), Task(2, deadline=3.0), Task(3), Task(4, deadline=4.0))
+        tasks = tasks_of(
+            Task(1, deadline=5.0), Task(2, deadline=3.0), Task(3), Task(4, deadline=4.0)
+        )
         assert due(tasks, 2.9) == []
         assert due(tasks, 4.0) == [2, 4]
         assert due(tasks, 4.0) == []
@@ -77,7 +79,9 @@ class TestDeadlines:
 
     @settings(deadline=None, derandomize=True)
     @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 20))
-    def test_all_that_is_due_is_said_whatever_has_ended(self, drawn: list[tuple[int, bool]], now: int) -> None:
+    def test_all_that_is_due_is_said_whatever_has_ended(
+        self, drawn: list[tuple[int, bool]], now: int
+    ) -> None:
         tasks = Tasks()
         for id, (deadline, ends) in enumerate(drawn):
             tasks.add(Task(id, deadline=float(deadline)))
@@ -102,7 +106,9 @@ class TestCut:
     def test_pieces_are_single_tasks_in_their_order(self) -> None:
         tasks = tasks_of(bulk(1, 4))
         pieces = tasks.pieces(tasks[1])
-        assert [(task.id, task.payload, task.count) for task in pieces] == [(id, [id], 1) for id in (1, 2, 3, 4)]
+        assert [(task.id, task.payload, task.count) for task in pieces] == [
+            (id, [id], 1) for id in (1, 2, 3, 4)
+        ]
         assert list(tasks.values()) == pieces
 
     def test_one_that_is_single_is_its_only_piece(self) -> None:
@@ -171,7 +177,9 @@ class TestFit:
 
     @settings(deadline=None, derandomize=True)
     @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.data())
-    def test_whatever_is_answered_each_task_is_finished_once(self, sizes: list[int], data: st.DataObject) -> None:
+    def test_whatever_is_answered_each_task_is_finished_once(
+        self, sizes: list[int], data: st.DataObject
+    ) -> None:
         first, some = 1, []
         for size in sizes:
             some.append(bulk(first, size))
@@ -181,7 +189,9 @@ class TestFit:
         left = list(range(1, first))
         while left:
             id = data.draw(st.sampled_from(left))
-            after = next((at for at, other in enumerate(range(id, first)) if other not in left), first - id)
+            after = next(
+                (at for at, other in enumerate(range(id, first)) if other not in left), first - id
+            )
             count = tasks.fit(replica, id, data.draw(st.integers(1, after)))
             task = replica.held.pop(id)
             assert task is not None

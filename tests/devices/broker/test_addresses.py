@@ -1,4 +1,6 @@
-"""Addresses of external Executors: the far side speaks by hand, the owner notes what it is told, time is virtual."""
+"""Addresses of external Executors: the far side speaks by hand, the owner notes what it is told,
+time is virtual.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,16 @@ from zflow.devices.balancing.replica import Replica, Task
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import ASK_EVERY, CONNECT_EVERY, MAX_SLOTS, Externals, capacity
 from zflow.devices.protocol import bundles
-from zflow.devices.protocol.messages import FROM_CLIENT, Cancel, Failed, Hello, Message, Reply, Request, Welcome
+from zflow.devices.protocol.messages import (
+    FROM_CLIENT,
+    Cancel,
+    Failed,
+    Hello,
+    Message,
+    Reply,
+    Request,
+    Welcome,
+)
 from zflow.devices.routing.pool import Actions, Limits, Pool
 from zflow.devices.routing.walk import Node, Walk
 from zflow.devices.sockets import zap
@@ -47,7 +58,14 @@ class Owner:
         pass
 
     def answered(
-        self, pool: Pool, name: bytes, first: int, seconds: float, payload: Any, docs: None, notes: Any = None
+        self,
+        pool: Pool,
+        name: bytes,
+        first: int,
+        seconds: float,
+        payload: Any,
+        docs: None,
+        notes: Any = None,
     ) -> None:
         self.told.append(("answered", first, seconds, payload, notes))
 
@@ -122,7 +140,9 @@ class Far:
 
 
 class Rig:
-    """The addresses of one Executor, here a single one, with what a broker's loop does with them."""
+    """The addresses of one Executor, here a single one,
+    with what a broker's loop does with them.
+    """
 
     def __init__(self, retries: int = 3) -> None:
         self.context = zmq.Context()
@@ -130,7 +150,9 @@ class Rig:
         self.port = free_port()
         self.owner = Owner()
         self.secured: list[bytes] = []
-        self.pool = Watched(self.owner, Node("far", addresses=(f"tcp://127.0.0.1:{self.port}",)), retries)
+        self.pool = Watched(
+            self.owner, Node("far", addresses=(f"tcp://127.0.0.1:{self.port}",)), retries
+        )
         self.externals = Externals(self.context, [self.pool], self.owner, self._secure)
         self.handlers = self.externals.handlers(lambda: self.now)
         self.far = Far(self.context, self.port)
@@ -214,7 +236,7 @@ def task(id: int = 5) -> Task:
     return Task(id, (walk, [("", [[b"a", b"b"]])]))
 
 
-# -- here -------------------------------------------------------------------------------------------------------------
+# -- here ------------------------------------------------------------------------------------------
 
 
 def test_an_address_is_here_when_it_has_said_who_it_is(rig: Rig) -> None:
@@ -245,7 +267,9 @@ def test_its_socket_is_secured_before_it_connects(rig: Rig) -> None:
         ({}, 1),
     ],
 )
-def test_how_much_a_flow_can_do_at_once_is_the_sum_of_all_its_slots(info: dict[str, Any], slots: int) -> None:
+def test_how_much_a_flow_can_do_at_once_is_the_sum_of_all_its_slots(
+    info: dict[str, Any], slots: int
+) -> None:
     assert capacity(info) == slots
 
 
@@ -279,7 +303,10 @@ def test_a_flow_that_closes_already_is_not_here(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("executors", "endpoints"),
     [
-        ({"a": {"endpoints": ["/a", "/b"]}, "b": {"endpoints": ["/c", 7]}}, frozenset({"/a", "/b", "/c"})),
+        (
+            {"a": {"endpoints": ["/a", "/b"]}, "b": {"endpoints": ["/c", 7]}},
+            frozenset({"/a", "/b", "/c"}),
+        ),
         ({"a": {"endpoints": ["/a"]}, "b": {"endpoints": None}}, None),
         ({}, frozenset()),
     ],
@@ -300,14 +327,16 @@ def test_there_may_be_no_addresses_at_all() -> None:
         assert none.handlers(lambda: 0.0) == {}
 
 
-# -- requests and answers ---------------------------------------------------------------------------------------------
+# -- requests and answers --------------------------------------------------------------------------
 
 
 def test_a_task_goes_there_as_a_request_and_nothing_in_it_refers_to_memory(rig: Rig) -> None:
     line = rig.joined().line
     line.give(task())
     assert line.flush()
-    assert rig.hears(Request) == [Request(5, "/a", None, None, 0, False, [2], [b"plain a", b"plain b"])]
+    assert rig.hears(Request) == [
+        Request(5, "/a", None, None, 0, False, [2], [b"plain a", b"plain b"])
+    ]
 
 
 def test_a_task_that_is_taken_back_is_cancelled(rig: Rig) -> None:
@@ -362,12 +391,16 @@ def test_a_result_that_cannot_be_read_fails_its_request_and_is_logged_once(
     rig: Rig, caplog: pytest.LogCaptureFixture, answer: Message, why: str
 ) -> None:
     rig.joined()
-    error = failures.error("BadRequest", f"the answer of tcp://127.0.0.1:{rig.port} cannot be read: {why}")
+    error = failures.error(
+        "BadRequest", f"the answer of tcp://127.0.0.1:{rig.port} cannot be read: {why}"
+    )
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         for _ in range(2):
             rig.far.say(answer)
             assert rig.told() == [("failed", [5], 0.0, error)]
-    said = f"tcp://127.0.0.1:{rig.port} cannot be used: it sent an answer that cannot be read: {why}"
+    said = (
+        f"tcp://127.0.0.1:{rig.port} cannot be used: it sent an answer that cannot be read: {why}"
+    )
     assert caplog.messages == [f"external Executor 'far': {said}"]
 
 
@@ -400,7 +433,12 @@ def test_notes_that_cannot_be_fail_their_request_only(rig: Rig, notes: dict[str,
         {**INFO, "instance": NESTED},
         {**INFO, "epoch": NESTED},
         {**INFO, "executors": {"far": {"slots": NESTED, "endpoints": NESTED}}},
-        {**INFO, "executors": {"far": {"slots": 2**63, "endpoints": ["/" * 2000, *map(str, range(1001))]}}},
+        {
+            **INFO,
+            "executors": {
+                "far": {"slots": 2**63, "endpoints": ["/" * 2000, *map(str, range(1001))]}
+            },
+        },
     ],
 )
 def test_whatever_it_says_of_itself_does_no_harm(rig: Rig, info: dict[str, Any]) -> None:
@@ -422,7 +460,7 @@ def test_one_that_floods_leaves_time_for_others(rig: Rig) -> None:
     assert len(rig.owner.told) <= 64
 
 
-# -- who cannot be used -----------------------------------------------------------------------------------------------
+# -- who cannot be used ----------------------------------------------------------------------------
 
 
 def test_what_is_no_flow_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -437,14 +475,18 @@ def test_what_is_no_flow_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixtu
     assert "what answers is no zflow Flow of this version" in said
 
 
-def test_a_flow_of_another_version_is_logged_with_what_it_says(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flow_of_another_version_is_logged_with_what_it_says(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     rig.far.listen()
     rig.hears(Hello)
     with caplog.at_level(logging.WARNING, "zflow.broker"):
         rig.far.say(Failed(0, 0, [failures.error("BadRequest", "this Flow speaks version 9")]))
         rig.until(lambda: caplog.messages)
     url = f"tcp://127.0.0.1:{rig.port}"
-    assert caplog.messages == [f"external Executor 'far': {url} cannot be used: this Flow speaks version 9"]
+    assert caplog.messages == [
+        f"external Executor 'far': {url} cannot be used: this Flow speaks version 9"
+    ]
     assert rig.owner.told == []
 
 
@@ -467,7 +509,9 @@ def test_a_server_that_refuses_the_connection_is_logged_once_and_tried_until_it_
         )  # then by time
     (said,) = [line for line in caplog.messages if line.startswith("external")]
     where = f"external Executor 'far': tcp://127.0.0.1:{rig.port}"
-    assert said.startswith(f"{where} cannot be used: it refuses the connection: it does not know these keys")
+    assert said.startswith(
+        f"{where} cannot be used: it refuses the connection: it does not know these keys"
+    )
     room[zap.CLIENTS] = 1
     rig.now += CONNECT_EVERY
     rig.until(lambda: (gate.serve(), server.poll(0))[1])
@@ -476,7 +520,9 @@ def test_a_server_that_refuses_the_connection_is_logged_once_and_tried_until_it_
     context.term()
 
 
-def test_what_is_no_error_has_no_text_of_its_own(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_error_has_no_text_of_its_own(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     rig.far.listen()
     rig.hears(Hello)
     with caplog.at_level(logging.WARNING, "zflow.broker"):

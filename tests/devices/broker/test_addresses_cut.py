@@ -1,4 +1,6 @@
-"""External Executors whose connection is cut: who is back soon, who is given up, and who is another one by then."""
+"""External Executors whose connection is cut: who is back soon, who is given up,
+and who is another one by then.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def test_a_flow_that_is_back_soon_is_sent_again_what_it_had_not_answered(rig: Ri
     rig.pool.unanswered = [task(5)]
     rig.back()
     assert rig.told(2) == [("find",), ("resize", 3)]
-    assert rig.hears(Request) == [Request(5, "/a", None, None, 0, True, [2], [b"plain a", b"plain b"])]
+    assert rig.hears(Request) == [
+        Request(5, "/a", None, None, 0, True, [2], [b"plain a", b"plain b"])
+    ]
 
 
 def test_one_that_is_not_is_given_up_and_what_it_was_given_cancelled_when_it_is_back(

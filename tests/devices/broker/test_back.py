@@ -1,4 +1,6 @@
-"""The broker's side towards replicas, which speak by hand here; the owner writes down what it is told."""
+"""The broker's side towards replicas, which speak by hand here;
+the owner writes down what it is told.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Owner:
 
 
 class Watched(Pool):
-    """A pool whose owner writes down what becomes of its replicas; each is told that the last fan-out was the 7th."""
+    """A pool whose owner writes down what becomes of its replicas;
+    each is told that the last fan-out was the 7th.
+    """
 
     def __init__(self, owner: Owner, index: int, node: Node) -> None:
         super().__init__(index, node, 3, Limits())
@@ -102,7 +106,9 @@ class Watched(Pool):
 
 
 class Rig:
-    """A back with its owner; what a broker's loop does with it is done when the test waits for something."""
+    """A back with its owner; what a broker's loop does with it is done
+    when the test waits for something.
+    """
 
     def __init__(self, folder: str, **changes: Any) -> None:
         self.context = zmq.Context()
@@ -111,7 +117,9 @@ class Rig:
         self.index = Watched(self.owner, 1, Node("index", shards=2))
         self.guarded: list[tuple[bytes, bytes]] = []
         places = {name: f"ipc://{folder}/{name}" for name in ("front", "back", "fan", "collector")}
-        self.settings = Settings([], [], [], public="", max_message_bytes=10**6, **{**places, **changes})
+        self.settings = Settings(
+            [], [], [], public="", max_message_bytes=10**6, **{**places, **changes}
+        )
         pools = {"work": self.work, "index": self.index}
         self.back = Back(self.context, self.settings, pools, self.owner, self._guard)
         self.handlers = self.back.handlers(self._read)
@@ -156,7 +164,9 @@ class Rig:
         return heard
 
     def silent(self, replica: zmq.Socket[bytes]) -> None:
-        """Nothing was said to the replica: what it hears first is the answer to what it asks now."""
+        """Nothing was said to the replica: what it hears first is the answer to what it asks
+        now.
+        """
         say(replica, Hello(99))
         assert self.answer(replica) == Welcome(99, {"pid": 3, "for_replicas": True})
 
@@ -223,7 +233,7 @@ def given(first: int, *payload: bytes, total: int = 1, ticket: int = 0) -> messa
     return messages.Task(first, total, "/a", None, ticket, list(payload))
 
 
-# -- what replicas say ------------------------------------------------------------------------------------------------
+# -- what replicas say -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -238,7 +248,9 @@ def given(first: int, *payload: bytes, total: int = 1, ticket: int = 0) -> messa
         (Leave(), ("leave",)),
     ],
 )
-def test_what_a_replica_says_is_passed_on(rig: Rig, message: Message, told: tuple[Any, ...]) -> None:
+def test_what_a_replica_says_is_passed_on(
+    rig: Rig, message: Message, told: tuple[Any, ...]
+) -> None:
     with rig.joined() as replica:
         say(replica, message)
         assert rig.told(1) == [(told[0], rig.work, NAME, *told[1:])]
@@ -251,7 +263,8 @@ def test_a_shards_answers_come_over_the_collector_too(rig: Rig) -> None:
         collector.send_multipart([NAME, *said(Done(5, 0, [1], [b"a"]))])
         collector.send_multipart([NAME, *said(ready())])
         assert rig.told(1) == [("answered", rig.work, NAME, 5, 0.0, [b"a"], [1])]
-        rig.until(lambda: rig.owner.dropped)  # nobody joins over it, as nobody could be answered there
+        # Nobody joins over it, as nobody could be answered there.
+        rig.until(lambda: rig.owner.dropped)
         assert isinstance(rig.owner.dropped[0], messages.Unexpected)
 
 
@@ -288,7 +301,7 @@ def test_one_that_has_left_is_nobody(rig: Rig) -> None:
         assert [what for what, *_ in rig.told(2)] == ["leave", "unheard"]
 
 
-# -- what they are told -----------------------------------------------------------------------------------------------
+# -- what they are told ----------------------------------------------------------------------------
 
 
 def test_a_task_is_sent_when_the_line_is_flushed(rig: Rig) -> None:
@@ -380,7 +393,7 @@ def test_groups_with_fan_outs_under_way_are_told_the_number_of_the_last_one(rig:
         assert fan.recv_multipart() == [messages.topic(1, 0), *said(Beacon(1))]
 
 
-# -- those that are gone ----------------------------------------------------------------------------------------------
+# -- those that are gone ---------------------------------------------------------------------------
 
 
 def test_what_one_that_died_said_before_counts(rig: Rig) -> None:
@@ -400,7 +413,10 @@ def test_one_that_cannot_be_reached_is_buried_with_what_it_has_not_begun(rig: Ri
     with rig.joined():
         pass
     rig.back.unreachable(NAME, 5)
-    assert rig.told(2) == [("lose", rig.work, NAME, 5), ("crash", rig.work, NAME, "its connection broke")]
+    assert rig.told(2) == [
+        ("lose", rig.work, NAME, 5),
+        ("crash", rig.work, NAME, "its connection broke"),
+    ]
 
 
 def test_the_dead_do_not_join(rig: Rig) -> None:

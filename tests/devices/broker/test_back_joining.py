@@ -62,7 +62,8 @@ def test_one_that_connects_anew_joins_anew(rig: Rig) -> None:
     [
         (
             {"executor": "nobody"},
-            "there is no Executor 'nobody' here that replicas can join; there are ['index', 'work']",
+            "there is no Executor 'nobody' here that replicas can join; there are ['index', "
+            "'work']",
         ),
         ({"shard": 1}, "there is no shard 1, there are 1"),
         ({"slots": MAX_SLOTS + 1}, f"it has {MAX_SLOTS + 1} slots, and may have 1 to {MAX_SLOTS}"),
@@ -81,7 +82,8 @@ def test_a_reason_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> 
             say(replica, ready(slots=0))
             rig.answer(replica)
     assert caplog.messages == [
-        "a replica that calls itself 'work/rep-0' is refused: it has 0 slots, and may have 1 to 1024"
+        "a replica that calls itself 'work/rep-0' is refused: it has 0 slots, and may have 1 to "
+        "1024"
     ]
 
 
@@ -103,7 +105,9 @@ def test_a_shard_is_taken_in_when_its_subscription_has_arrived(rig: Rig) -> None
         assert rig.owner.replicas[SHARD].shard == 1
         rig.back.publish(messages.topic(1, 0), Beacon(1))
         rig.until(lambda: fan.poll(0))
-        assert fan.recv_multipart() == [messages.topic(1, 0), *said(Beacon(1))], "nothing that is published is missed"
+        assert fan.recv_multipart() == [messages.topic(1, 0), *said(Beacon(1))], (
+            "nothing that is published is missed"
+        )
 
 
 def test_a_subscription_may_arrive_first(rig: Rig) -> None:

@@ -16,7 +16,19 @@ from zflow.devices.routing.pool import NO_GROUP
 from zflow.devices.sockets.meter import Meter
 from zflow.devices.sockets.zap import REPLICAS
 
-from .test_back import ANYWHERE, ELSEWHERE, NAME, REFERENCE, Owner, Rig, given, ready, rigged, say, task
+from .test_back import (
+    ANYWHERE,
+    ELSEWHERE,
+    NAME,
+    REFERENCE,
+    Owner,
+    Rig,
+    given,
+    ready,
+    rigged,
+    say,
+    task,
+)
 
 
 @pytest.fixture
@@ -38,10 +50,15 @@ def test_replicas_of_other_machines_come_only_where_they_are_wanted(rig: Rig, re
     assert remote.guarded == [(REPLICAS, b"")], "it is guarded before it listens"
 
 
-def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said_counts(remote: Rig) -> None:
+def test_one_of_another_machine_that_differs_is_refused_and_nothing_that_it_said_counts(
+    remote: Rig,
+) -> None:
     with remote.joined(), remote.connected(b"work/rep-0@far#1-0a", remote.public) as far:
         for changes, words in (
-            ({"endpoints": ["/b"]}, "it binds ['/b'], but the Executor's replicas in its Flow ['/a']"),
+            (
+                {"endpoints": ["/b"]},
+                "it binds ['/b'], but the Executor's replicas in its Flow ['/a']",
+            ),
             ({"batching": {"/a": [5, 0]}}, "it takes requests in batches {'/a': [5, 0 ms]}, but "),
             ({"endpoints": ["/b"], "slots": 0, "batching": {"/a": [5, 2**64 - 1]}}, "0 slots"),
         ):
@@ -62,7 +79,10 @@ def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remo
         assert remote.answer(here) == Accepted(7)
         refusal = remote.answer(far)
         assert isinstance(refusal, Refused)
-        assert "it binds ['/a'], but the Executor's replicas in its Flow ['/a', '/b']" in refusal.reason
+        assert (
+            "it binds ['/a'], but the Executor's replicas in its Flow ['/a', '/b']"
+            in refusal.reason
+        )
         assert remote.told(2)[1] == ("lose", remote.work, name, None), "it gets nothing new"
         remote.work.balancer.replicas[name].held[5] = None
         for id in (4, 5):  # of which it was given the second
@@ -70,8 +90,12 @@ def test_one_of_another_machine_is_sent_away_when_those_here_differ_from_it(remo
         say(far, Done(4, 1, [1, 1], [PAYLOAD, PAYLOAD]))
         say(far, Error([4, 5], 1, [b"why"]))
         say(far, Leave())
-        assert [what for what, *_ in remote.told(2)] == ["answered", "leave"], "what it had begun still counts"
-        assert [str(error) for error in remote.owner.dropped] == ["an answer to what it was not given"] * 3
+        assert [what for what, *_ in remote.told(2)] == ["answered", "leave"], (
+            "what it had begun still counts"
+        )
+        assert [str(error) for error in remote.owner.dropped] == [
+            "an answer to what it was not given"
+        ] * 3
 
 
 def test_a_replica_of_another_machine_is_in_no_group_and_gets_plain_frames(remote: Rig) -> None:
@@ -94,7 +118,15 @@ def test_a_reference_to_memory_from_another_machine_is_malformed(remote: Rig) ->
     with remote.joined(b"work/rep-1#43") as replica:
         say(replica, Done(5, 0, [1], [b"first", REFERENCE]))
         remote.until(lambda: remote.owner.told)
-        assert ("answered", remote.work, b"work/rep-1#43", 5, 0.0, [b"first", REFERENCE], [1]) in remote.owner.told
+        assert (
+            "answered",
+            remote.work,
+            b"work/rep-1#43",
+            5,
+            0.0,
+            [b"first", REFERENCE],
+            [1],
+        ) in remote.owner.told
 
 
 def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
@@ -104,22 +136,33 @@ def test_a_replica_of_another_machine_whose_connection_is_gone_is_missed(
         with remote.joined(ELSEWHERE, remote.public):
             pass
         told = remote.told(2)
-    assert told == [("lose", remote.work, ELSEWHERE, None), ("crash", remote.work, ELSEWHERE, "its connection broke")]
+    assert told == [
+        ("lose", remote.work, ELSEWHERE, None),
+        ("crash", remote.work, ELSEWHERE, "its connection broke"),
+    ]
     assert caplog.messages == ["work/rep-0@far on another machine is gone"]
 
 
-@pytest.mark.parametrize("name", [NAME, b"work/rep-0", b"work/rep-0#x", b"work/rep-0#@far", b"work/rep-0@far#42"])
+@pytest.mark.parametrize(
+    "name", [NAME, b"work/rep-0", b"work/rep-0#x", b"work/rep-0#@far", b"work/rep-0@far#42"]
+)
 def test_a_name_of_this_machine_is_no_name_of_another(remote: Rig, name: bytes) -> None:
     with remote.joined(NAME), remote.connected(name, remote.public) as other:
         say(other, ready())
-        assert remote.answer(other) == Refused("such a name is for replicas of the Flow's own machine")
+        assert remote.answer(other) == Refused(
+            "such a name is for replicas of the Flow's own machine"
+        )
 
 
 def test_an_address_that_is_taken_is_named(remote: Rig) -> None:
     context = zmq.Context()
     places = dict.fromkeys(("front", "back", "fan", "collector"), "ipc://*")
-    settings = Settings([], [], [], public="", max_message_bytes=1, replicas_from=remote.public, **places)
+    settings = Settings(
+        [], [], [], public="", max_message_bytes=1, replicas_from=remote.public, **places
+    )
     with pytest.raises(zmq.ZMQError, match=remote.public) as caught:
-        Back(context, settings, {}, Owner(), lambda *_: Meter(1 << 20, lambda address, reason: None))
+        Back(
+            context, settings, {}, Owner(), lambda *_: Meter(1 << 20, lambda address, reason: None)
+        )
     assert caught.value.errno == zmq.EADDRINUSE
     context.destroy(linger=0)

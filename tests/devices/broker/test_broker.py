@@ -48,9 +48,13 @@ Peer = zmq.Socket[bytes]
 class Running:
     """A broker that serves, and the manager's end of its line."""
 
-    def __init__(self, folder: str, nodes: Sequence[Node], retries: int, limits: Limits, **changes: Any) -> None:
+    def __init__(
+        self, folder: str, nodes: Sequence[Node], retries: int, limits: Limits, **changes: Any
+    ) -> None:
         self.manager, self._control = Pipe()
-        self.places = {name: f"ipc://{folder}/{name}" for name in ("front", "back", "fan", "collector")}
+        self.places = {
+            name: f"ipc://{folder}/{name}" for name in ("front", "back", "fan", "collector")
+        }
         each = len(nodes)
         settings = Settings(
             nodes,
@@ -104,7 +108,9 @@ class Running:
 
 
 @contextmanager
-def running(*nodes: Node, retries: int = 3, limits: Limits | None = None, **changes: Any) -> Iterator[Running]:
+def running(
+    *nodes: Node, retries: int = 3, limits: Limits | None = None, **changes: Any
+) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder:
         broker = Running(folder, nodes or [Node("work")], retries, limits or Limits(), **changes)
         try:
@@ -130,7 +136,10 @@ def hears(peer: Peer) -> Message:
 
 
 def ask(client: Peer, first: int = 7, *payload: bytes, **changes: Any) -> None:
-    say(client, Request(first, "/a", None, None, 0, False, [1], payload or [PAYLOAD])._replace(**changes))
+    say(
+        client,
+        Request(first, "/a", None, None, 0, False, [1], payload or [PAYLOAD])._replace(**changes),
+    )
 
 
 def given(replica: Peer) -> int:
@@ -172,7 +181,7 @@ def info(client: Peer) -> dict[str, Any]:
     return welcome.info
 
 
-# -- beginning and end ------------------------------------------------------------------------------------------------
+# -- beginning and end -----------------------------------------------------------------------------
 
 
 def test_it_tells_where_it_listens_and_ends_when_it_is_told_to(broker: Running) -> None:
@@ -190,11 +199,20 @@ def test_the_end_of_the_manager_is_its_end(broker: Running) -> None:
 
 
 def test_what_the_flow_says_about_itself() -> None:
-    with running(Node("work"), Node("join", process=False), instance="one", epoch=2, version="9.9") as broker:
+    with running(
+        Node("work"), Node("join", process=False), instance="one", epoch=2, version="9.9"
+    ) as broker:
         broker.replica(slots=3, batching={"/a": [32, 1500]})
         told = info(broker.client())
     pid = os.getpid()
-    own = {"version": "9.9", "pid": pid, "instance": "one", "epoch": 2, "closing": False, "max_message_bytes": 10**6}
+    own = {
+        "version": "9.9",
+        "pid": pid,
+        "instance": "one",
+        "epoch": 2,
+        "closing": False,
+        "max_message_bytes": 10**6,
+    }
     assert {name: told[name] for name in own} == own
     assert (told["requests"], told["malformed"]) == (0, {})
     assert list(told["executors"]) == ["work"], "what has no replicas is not shown"
@@ -203,7 +221,9 @@ def test_what_the_flow_says_about_itself() -> None:
     assert (work["batching"], work["crashing"]) == ({"/a": [32, 1.5]}, [])
 
 
-def test_a_flow_that_closes_takes_no_more_and_is_drained_when_all_is_answered(broker: Running) -> None:
+def test_a_flow_that_closes_takes_no_more_and_is_drained_when_all_is_answered(
+    broker: Running,
+) -> None:
     client, replica = broker.client(), broker.replica()
     ask(client, 1)
     task = given(replica)
@@ -228,7 +248,7 @@ def test_a_flow_without_requests_is_drained_at_once(broker: Running) -> None:
     broker.heard("drained")
 
 
-# -- requests ---------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def test_a_request_goes_to_a_replica_and_its_answer_back(broker: Running) -> None:
@@ -253,7 +273,11 @@ def test_requests_wait_for_a_replica_to_come(broker: Running) -> None:
 
 def test_what_one_executor_makes_is_what_the_next_one_gets() -> None:
     with running(Node("one"), Node("two", ("one",))) as broker:
-        client, one, two = broker.client(), broker.replica(b"one/rep-0#1"), broker.replica(b"two/rep-0#2")
+        client, one, two = (
+            broker.client(),
+            broker.replica(b"one/rep-0#1"),
+            broker.replica(b"two/rep-0#2"),
+        )
         ask(client)
         do(one, given(one), b"from one")
         task = given_all(two)
@@ -265,7 +289,9 @@ def test_what_one_executor_makes_is_what_the_next_one_gets() -> None:
 def test_where_branches_meet_the_parts_of_both_are_given() -> None:
     with running(Node("left"), Node("right"), Node("both", ("left", "right"))) as broker:
         client = broker.client()
-        left, right, both = (broker.replica(b"%s/rep-0#1" % name) for name in (b"left", b"right", b"both"))
+        left, right, both = (
+            broker.replica(b"%s/rep-0#1" % name) for name in (b"left", b"right", b"both")
+        )
         ask(client)
         do(right, given(right), b"r")
         do(left, given(left), b"l")
@@ -303,7 +329,9 @@ def test_a_request_out_of_time_says_where_it_was(broker: Running) -> None:
     ask(client, timeout=30)
     id, kind, message = error_of(client)
     assert (id, kind) == (7, "DeadlineExceeded")
-    assert message.startswith("not answered within timeout=30 ms; it was queued for Executor 'work' for ")
+    assert message.startswith(
+        "not answered within timeout=30 ms; it was queued for Executor 'work' for "
+    )
 
 
 def test_a_cancelled_request_is_forgotten(broker: Running) -> None:
@@ -328,7 +356,7 @@ def test_more_than_may_wait_are_refused() -> None:
         assert error_of(client)[:2] == (2, "Overloaded")
 
 
-# -- replicas ---------------------------------------------------------------------------------------------------------
+# -- replicas --------------------------------------------------------------------------------------
 
 
 def test_what_a_replica_that_died_had_is_given_to_another(broker: Running) -> None:
@@ -384,7 +412,9 @@ def test_the_load_of_an_executor_that_scales_by_it_is_told() -> None:
         assert broker.heard("load")[0] == "work"
         ask(client, targets=["work"])
         given(replica)
-        wait_for(lambda: broker.heard("load")[1:3] == [0, 1], what="none is queued, and one is busy")
+        wait_for(
+            lambda: broker.heard("load")[1:3] == [0, 1], what="none is queued, and one is busy"
+        )
 
 
 def test_all_shards_get_a_request_for_all_and_their_results_are_one() -> None:
@@ -403,7 +433,9 @@ def test_all_shards_get_a_request_for_all_and_their_results_are_one() -> None:
         ask(client)
         for shard, (name, fan) in enumerate(zip(names, fans, strict=True)):
             fanout = published(fan)
-            collector.send_multipart([name, *said(Done(fanout.base + shard, 100, [1], [b"from %d" % shard]))])
+            collector.send_multipart(
+                [name, *said(Done(fanout.base + shard, 100, [1], [b"from %d" % shard]))]
+            )
         reply = answer_of(client)
         for socket in (*fans, collector):
             socket.close(linger=0)
@@ -435,17 +467,21 @@ def test_an_address_of_an_external_executor_is_a_replica() -> None:
             if isinstance(message, Request):
                 break
             assert isinstance(message, Hello)
-            far.send_multipart([peer, *said(Welcome(message.token, {"executors": {"x": {"slots": 1}}}))])
+            far.send_multipart(
+                [peer, *said(Welcome(message.token, {"executors": {"x": {"slots": 1}}}))]
+            )
         assert message.payload == [PAYLOAD]
         note = {"shards": 2, "succeeded": 1, "failed": {"1": "why"}}
-        far.send_multipart([peer, *said(Reply(message.first, 1, None, {"x": note}, 100, [b"from afar"]))])
+        far.send_multipart(
+            [peer, *said(Reply(message.first, 1, None, {"x": note}, 100, [b"from afar"]))]
+        )
         reply = answer_of(client)
         assert broker.heard("joined") == ["work", f"work@{url.removeprefix('tcp://')}"]
         context.destroy(linger=0)
     assert reply == Reply(7, 1, None, {"work/x": note}, reply.took, [b"from afar"])
 
 
-# -- changing the Flow ------------------------------------------------------------------------------------------------
+# -- changing the Flow -----------------------------------------------------------------------------
 
 
 def test_a_command_is_the_managers_and_what_came_of_it_the_clients(broker: Running) -> None:
@@ -468,7 +504,7 @@ def test_a_replica_rests_and_competes_again(broker: Running) -> None:
     assert not first.poll(0)
 
 
-# -- what is no message -----------------------------------------------------------------------------------------------
+# -- what is no message ----------------------------------------------------------------------------
 
 
 def test_what_is_malformed_is_counted_and_logged_once_for_each_kind(
@@ -482,14 +518,21 @@ def test_what_is_malformed_is_counted_and_logged_once_for_each_kind(
         counts = {"header is not msgpack": 3, "an answer without a payload": 3}
         wait_for(lambda: info(client)["malformed"] == counts)
     assert sorted(caplog.messages) == [
-        "dropped a malformed message: an answer without a payload (frames of [7] bytes); more are only counted",
-        "dropped a malformed message: header is not msgpack (frames of [1, 5] bytes); more are only counted",
+        "dropped a malformed message: an answer without a payload (frames of [7] bytes); more are "
+        "only counted",
+        "dropped a malformed message: header is not msgpack (frames of [1, 5] bytes); more are "
+        "only counted",
     ]
 
 
-def test_an_answer_of_one_that_is_not_known_is_counted_only(broker: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_of_one_that_is_not_known_is_counted_only(
+    broker: Running, caplog: pytest.LogCaptureFixture
+) -> None:
     client = broker.client()
-    with dealer(broker.places["back"]) as stranger, caplog.at_level(logging.WARNING, "zflow.broker"):
+    with (
+        dealer(broker.places["back"]) as stranger,
+        caplog.at_level(logging.WARNING, "zflow.broker"),
+    ):
         do(stranger, 1)
         wait_for(lambda: info(client)["malformed"] == {"an answer from an unknown replica": 1})
     assert caplog.messages == []

@@ -1,4 +1,6 @@
-"""The broker's line to the process manager: what is said at one end is heard at the other, and its end is noticed."""
+"""The broker's line to the process manager: what is said at one end is heard at the other,
+and its end is noticed.
+"""
 
 from __future__ import annotations
 

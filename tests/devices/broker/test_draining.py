@@ -50,7 +50,9 @@ def test_one_that_rests_competes_again(pool: Pool, rests: Draining, told: Told) 
     assert told[1:] == [("me", {"replica": "work/rep-0"})] * 2
 
 
-def test_one_that_is_lost_for_another_reason_is_not_called_back(pool: Pool, rests: Draining, told: Told) -> None:
+def test_one_that_is_lost_for_another_reason_is_not_called_back(
+    pool: Pool, rests: Draining, told: Told
+) -> None:
     pool.lose(b"work/rep-0#1", 0.0)
     rests.begin("me", "undrain", "work/rep-0")
     assert pool.balancer.replicas[b"work/rep-0#1"].lost
@@ -70,7 +72,12 @@ def test_so_many_wait_for_a_replica_to_rest_and_putting_one_back_is_never_refuse
     pool.submit(Walk("request", "/"), [], 1, 0.0)
     for number in range(MOST_WAITING + 1):
         rests.begin(number, "drain", "work/rep-0")
-    assert told == [(MOST_WAITING, {"error": "too many replicas are being drained: wait until one of them is done"})]
+    assert told == [
+        (
+            MOST_WAITING,
+            {"error": "too many replicas are being drained: wait until one of them is done"},
+        )
+    ]
     rests.begin("back", "undrain", "work/rep-0")
     assert told[1:] == [("back", {"replica": "work/rep-0"})]
 
@@ -93,4 +100,7 @@ def test_who_waits_for_too_long_is_told_and_the_replica_competes_again(
     rests.tick()
     assert not pool.balancer.replicas[b"work/rep-0#1"].lost
     rests.begin("me", "drain", "work/rep-0", "soon")
-    assert told[2] == ("me", {"error": "timeout must be a whole number of ms from 1 to 9007199254740992, not 'soon'"})
+    assert told[2] == (
+        "me",
+        {"error": "timeout must be a whole number of ms from 1 to 9007199254740992, not 'soon'"},
+    )

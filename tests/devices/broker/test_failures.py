@@ -1,4 +1,6 @@
-"""What the broker itself says: why a request was given up, what became of shards, and names for people."""
+"""What the broker itself says: why a request was given up, what became of shards,
+and names for people.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def test_a_crash_names_each_replica_that_died_with_the_request_and_how() -> None
     crashed.deaths = ((HELD, "SIGKILL"), (b"work/rep-1#42", "exit status 3"))
     assert said(pool(), Fail(crashed, "crashed")) == (
         "ReplicaCrashed",
-        "2 replica(s) of Executor 'work' died while they had this request: work/rep-0 (SIGKILL), work/rep-1 (exit"
+        "2 replica(s) of Executor 'work' died while they had this request: work/rep-0 (SIGKILL), "
+        "work/rep-1 (exit"
         " status 3); it is not tried again (retries=1)",
     )
 
@@ -62,11 +65,18 @@ def test_overload_names_the_limit_that_was_reached() -> None:
     full = pool(Limits(queue=0, queue_bytes=100))
     assert said(full, Fail(task(), "overloaded")) == (
         "Overloaded",
-        "0 requests wait for Executor 'work', and no more are taken (max_queue=0); post again later, or with"
+        "0 requests wait for Executor 'work', and no more are taken (max_queue=0); post again "
+        "later, or with"
         " on_overload='wait'",
     )
-    assert "(max_queue_bytes=100)" in said(pool(Limits(queue_bytes=100)), Fail(task(), "overloaded"))[1]
-    assert "(max_queue_bytes=100)" in said(pool(Limits(queue=5, queue_bytes=100)), Fail(task(), "overloaded"))[1]
+    assert (
+        "(max_queue_bytes=100)"
+        in said(pool(Limits(queue_bytes=100)), Fail(task(), "overloaded"))[1]
+    )
+    assert (
+        "(max_queue_bytes=100)"
+        in said(pool(Limits(queue=5, queue_bytes=100)), Fail(task(), "overloaded"))[1]
+    )
 
 
 def test_a_replica_that_overran_is_named_with_the_limit() -> None:
@@ -80,7 +90,8 @@ def test_addresses_none_of_which_answers_are_named() -> None:
     far = pool(addresses=("tcp://a:1", "tcp://b:2"))
     assert said(far, Fail(task(), "unreachable")) == (
         "FlowUnreachable",
-        "none of the addresses of external Executor 'work' answers: tcp://a:1, tcp://b:2; are they running?",
+        "none of the addresses of external Executor 'work' answers: tcp://a:1, tcp://b:2; are they "
+        "running?",
     )
 
 
@@ -92,7 +103,9 @@ def test_addresses_none_of_which_answers_are_named() -> None:
         (HELD, False, "it was waiting at work/rep-0 for 1.5 s"),
     ],
 )
-def test_a_deadline_says_where_the_request_was(held_by: bytes | None, begun: bool, where: str) -> None:
+def test_a_deadline_says_where_the_request_was(
+    held_by: bytes | None, begun: bool, where: str
+) -> None:
     limited = pool(Limits(timeout=2.0))
     kind, message = said(limited, Fail(task(), "expired", held_by, 1.5, begun))
     assert (kind, message) == (
@@ -105,7 +118,9 @@ def test_the_deadline_that_came_first_is_named() -> None:
     walk = Walk("origin", "/", timeout=0.25)
     walk.deadline = 9.0
     limited = pool(Limits(timeout=2.0))
-    assert "not answered within timeout=250 ms" in said(limited, Fail(task(walk, 9.0), "expired"))[1]
+    assert (
+        "not answered within timeout=250 ms" in said(limited, Fail(task(walk, 9.0), "expired"))[1]
+    )
     assert "within timeout_send=2000 ms" in said(limited, Fail(task(walk, 8.0), "expired"))[1]
 
 
@@ -117,7 +132,11 @@ def test_a_deadline_at_addresses_that_do_not_answer_says_so() -> None:
 
 
 def test_the_note_on_shards_counts_those_that_failed_and_tells_why() -> None:
-    errors = {2: failures.error("ExecutorError", "broken"), 0: b"\xc1", 1: msgpack.packb({"message": "x" * 5000})}
+    errors = {
+        2: failures.error("ExecutorError", "broken"),
+        0: b"\xc1",
+        1: msgpack.packb({"message": "x" * 5000}),
+    }
     assert failures.shards_note(pool(shards=4), errors) == {
         "shards": 4,
         "succeeded": 1,
@@ -139,9 +158,17 @@ def test_names_for_people(identity: bytes, name: str) -> None:
 
 def test_the_frames_of_a_task_are_its_payload_or_parts() -> None:
     walk = Walk("origin", "/")
-    assert failures.task_frames(Task(1, (walk, [("", [[b"a", b"b"]])]))) == (walk, None, [b"a", b"b"])
+    assert failures.task_frames(Task(1, (walk, [("", [[b"a", b"b"]])]))) == (
+        walk,
+        None,
+        [b"a", b"b"],
+    )
     joined = [("left", [[b"a"]]), ("right", [[b"bc"]])]
-    assert failures.task_frames(Task(1, (walk, joined))) == (walk, [["left", [-1]], ["right", [-2]]], [b"abc"])
+    assert failures.task_frames(Task(1, (walk, joined))) == (
+        walk,
+        [["left", [-1]], ["right", [-2]]],
+        [b"abc"],
+    )
     assert failures.task_frames(Task(1, Scatter(1, 2, (walk, joined))))[0] is walk
 
 
@@ -152,7 +179,7 @@ def test_a_name_from_elsewhere_is_one_line_and_moves_no_cursor() -> None:
     assert len(failures.name_of(b"x" * 10_000)) == failures.LONGEST_SHOWN
 
 
-# -- notes ------------------------------------------------------------------------------------------------------------
+# -- notes -----------------------------------------------------------------------------------------
 
 
 def notes(shards: int, length: int) -> dict[str, Any]:
@@ -160,15 +187,21 @@ def notes(shards: int, length: int) -> dict[str, Any]:
     return {"index": {"shards": shards + 1, "succeeded": 1, "failed": failed}}
 
 
-@pytest.mark.parametrize(("shards", "length", "left"), [(3, 1000, 1000), (30, 1000, 300), (300, 1000, 30)])
-def test_what_is_said_of_many_shards_is_cut_until_a_header_holds_it(shards: int, length: int, left: int) -> None:
+@pytest.mark.parametrize(
+    ("shards", "length", "left"), [(3, 1000, 1000), (30, 1000, 300), (300, 1000, 30)]
+)
+def test_what_is_said_of_many_shards_is_cut_until_a_header_holds_it(
+    shards: int, length: int, left: int
+) -> None:
     fitting = failures.fitting(notes(shards, length))
     assert fitting == notes(shards, left)
     assert len(msgpack.packb(fitting)) < MAX_HEADER / 2
 
 
 def test_how_many_have_failed_is_said_if_there_is_no_room_for_which() -> None:
-    assert failures.fitting(notes(30_000, 1000)) == {"index": {"shards": 30_001, "succeeded": 1, "failed": {}}}
+    assert failures.fitting(notes(30_000, 1000)) == {
+        "index": {"shards": 30_001, "succeeded": 1, "failed": {}}
+    }
 
 
 def test_names_that_no_header_holds_are_left_out() -> None:

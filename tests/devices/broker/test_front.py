@@ -1,4 +1,6 @@
-"""The broker's side towards clients, with clients that speak by hand and an owner that writes down what it is told."""
+"""The broker's side towards clients, with clients that speak by hand and an owner
+that writes down what it is told.
+"""
 
 from __future__ import annotations
 
@@ -89,14 +91,25 @@ class Owner:
 
 
 class Rig:
-    """A front with its owner; what a broker's loop does with it is done when the test waits for something."""
+    """A front with its owner; what a broker's loop does with it is done
+    when the test waits for something.
+    """
 
     def __init__(self, folder: str, **changes: Any) -> None:
         self.context = zmq.Context()
         self.owner = Owner()
         self.guarded: list[tuple[bytes, bytes]] = []
         places = {"front": f"ipc://{folder}/front", "public": "tcp://127.0.0.1:*"}
-        settings = Settings([], [], [], back="", fan="", collector="", max_message_bytes=LIMIT, **{**places, **changes})
+        settings = Settings(
+            [],
+            [],
+            [],
+            back="",
+            fan="",
+            collector="",
+            max_message_bytes=LIMIT,
+            **{**places, **changes},
+        )
         self.front = Front(self.context, settings, self.owner, self._guard)
         self.local, public = self.front.addresses
         self.public = f"tcp://127.0.0.1:{public.rpartition(':')[2]}"
@@ -177,7 +190,9 @@ def ask(client: zmq.Socket[bytes], **changes: Any) -> None:
     client.send_multipart(said(REQUEST._replace(**changes)))
 
 
-def ask_several(client: zmq.Socket[bytes], first: int, payload: list[bytes], **changes: Any) -> None:
+def ask_several(
+    client: zmq.Socket[bytes], first: int, payload: list[bytes], **changes: Any
+) -> None:
     ask(client, first=first, docs=[1] * len(payload), payload=payload, **changes)
 
 
@@ -194,7 +209,7 @@ def error_of(heard: Message) -> tuple[int, str, str]:
     return heard.first, told["type"], told["message"]
 
 
-# -- where it listens -------------------------------------------------------------------------------------------------
+# -- where it listens ------------------------------------------------------------------------------
 
 
 def test_it_listens_in_private_and_in_public_which_is_guarded_before_it_listens(rig: Rig) -> None:
@@ -212,7 +227,7 @@ def test_an_address_that_is_taken_is_named(rig: Rig) -> None:
     context.destroy(linger=0)
 
 
-# -- what clients say -------------------------------------------------------------------------------------------------
+# -- what clients say ------------------------------------------------------------------------------
 
 
 def test_who_asks_is_told_about_the_flow(rig: Rig, client: zmq.Socket[bytes]) -> None:
@@ -222,11 +237,25 @@ def test_who_asks_is_told_about_the_flow(rig: Rig, client: zmq.Socket[bytes]) ->
 
 def test_a_request_becomes_a_walk(rig: Rig, client: zmq.Socket[bytes]) -> None:
     payload = [b"first", b"second"]
-    ask(client, first=5, endpoint="/index", targets=["upper"], timeout=1500, docs=[3], payload=payload)
+    ask(
+        client,
+        first=5,
+        endpoint="/index",
+        targets=["upper"],
+        timeout=1500,
+        docs=[3],
+        payload=payload,
+    )
     ((walk, payloads),) = rig.begun()
     assert walk.origin[1:] == (b"client", 5)
     assert (walk.endpoint, walk.targets, walk.timeout) == ("/index", frozenset({"upper"}), 1.5)
-    assert (walk.client, walk.docs, walk.size, walk.count, walk.again) == (b"client", [3], 11, 1, False)
+    assert (walk.client, walk.docs, walk.size, walk.count, walk.again) == (
+        b"client",
+        [3],
+        11,
+        1,
+        False,
+    )
     assert payloads == [payload]
 
 
@@ -236,13 +265,17 @@ def test_a_request_for_all_executors_may_take_its_time(rig: Rig, client: zmq.Soc
     assert (walk.targets, walk.timeout) == (None, None)
 
 
-def test_a_request_that_may_have_been_begun_before_says_so(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_a_request_that_may_have_been_begun_before_says_so(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     ask(client, again=True)
     ((walk, _),) = rig.begun()
     assert walk.again
 
 
-def test_a_small_payload_may_stand_in_the_header_or_behind_it(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_a_small_payload_may_stand_in_the_header_or_behind_it(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     client.send(request(first=5, payload=[b"in it"]))
     client.send_multipart([request(first=7, payload=None), b"behind it"])
     assert [payloads for _, payloads in rig.begun(2)] == [[[b"in it"]], [[b"behind it"]]]
@@ -266,12 +299,18 @@ def test_requests_that_arrive_together_and_are_alike_are_a_bulk_also_if_they_wer
     rig: Rig, client: zmq.Socket[bytes]
 ) -> None:
     within, behind = request(first=5, payload=[b"a"]), request(first=6)
-    client.send(header(VERSION, messages.BUNDLE, [[msgpack.unpackb(within)], [msgpack.unpackb(behind), b"b"]]))
+    client.send(
+        header(
+            VERSION, messages.BUNDLE, [[msgpack.unpackb(within)], [msgpack.unpackb(behind), b"b"]]
+        )
+    )
     ((walk, payloads),) = rig.begun()
     assert (walk.count, payloads) == (2, [[b"a", b"b"]])
 
 
-def test_a_request_that_is_under_way_is_not_begun_again(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_a_request_that_is_under_way_is_not_begun_again(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     ask(client, first=5)
     ask(client, first=5, again=True)
     ask(client, first=6, endpoint="/other")
@@ -302,10 +341,14 @@ def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unw
     client.send_multipart(said(Cancel(6)))
     client.send_multipart(said(Cancel(7)))
     rig.until(lambda: len(rig.owner.told) == 4)
-    assert rig.owner.told[1:] == [("single", (b"client", 6)), ("cancel", walk), ("unwanted", (b"client", 7))]
+    assert rig.owner.told[1:] == [
+        ("single", (b"client", 6)),
+        ("cancel", walk),
+        ("unwanted", (b"client", 7)),
+    ]
 
 
-# -- what they may not ------------------------------------------------------------------------------------------------
+# -- what they may not -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -317,7 +360,10 @@ def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unw
         ([request(targets=["upper"] * (MOST_TARGETS + 1)), PAYLOAD], "targets are not text"),
         ([request(targets=[7], docs=[1, 1], payload=[b"a", b"b"])], "targets are not text"),
         ([referring(), PAYLOAD, REFERENCE.pack()], "wrong fields in header"),
-        ([header(VERSION, messages.BUNDLE, [[msgpack.unpackb(referring()), PAYLOAD, b"x"]])], "wrong fields in header"),
+        (
+            [header(VERSION, messages.BUNDLE, [[msgpack.unpackb(referring()), PAYLOAD, b"x"]])],
+            "wrong fields in header",
+        ),
         ([header(VERSION, KINDS[Done], 1, 1, [1], None), PAYLOAD], "unknown kind of message"),
     ],
 )
@@ -344,7 +390,9 @@ def test_who_shares_the_memory_may_refer_to_it_but_only_over_the_private_address
     assert rig.front.shares_memory(walk.origin)
 
 
-def test_another_version_is_answered_and_counts_as_malformed(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_another_version_is_answered_and_counts_as_malformed(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     client.send_multipart([header(VERSION + 1, KINDS[Request], 41, "and more"), PAYLOAD])
     text = f"this Flow speaks version {VERSION} of the protocol, not {VERSION + 1}"
     assert error_of(rig.answer(client)) == (41, "BadRequest", text)
@@ -385,9 +433,14 @@ def test_a_flow_that_closes_takes_no_more_requests(rig: Rig, client: zmq.Socket[
     assert rig.owner.begun == []
 
 
-def test_each_request_of_a_bulk_that_cannot_be_is_answered(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_each_request_of_a_bulk_that_cannot_be_is_answered(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     ask_several(client, 5, [b"a", b"b"], targets=["nobody"])
-    assert [error_of(each)[:2] for each in rig.answers(client)] == [(5, "BadRequest"), (6, "BadRequest")]
+    assert [error_of(each)[:2] for each in rig.answers(client)] == [
+        (5, "BadRequest"),
+        (6, "BadRequest"),
+    ]
 
 
 def test_over_a_public_connection_only_so_many_requests_are_in_flight(rig: Rig) -> None:
@@ -430,10 +483,12 @@ def test_a_request_that_has_ended_makes_room_for_another(rig: Rig) -> None:
         assert rig.begun(3)[-1][0].count == MOST
 
 
-# -- what they are told -----------------------------------------------------------------------------------------------
+# -- what they are told ----------------------------------------------------------------------------
 
 
-def test_an_answer_carries_parts_and_notes_and_how_long_it_took(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_an_answer_carries_parts_and_notes_and_how_long_it_took(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     ask(client, first=5)
     ((walk, _),) = rig.begun()
     walk.note("upper", {"shards": 2})
@@ -456,7 +511,9 @@ def test_all_requests_of_a_bulk_that_fails_fail(rig: Rig, client: zmq.Socket[byt
     assert rig.answers(client) == [Failed(id, 250_000, [b"why"]) for id in (5, 6)]
 
 
-def test_what_one_turn_brings_about_goes_out_together_at_its_end(rig: Rig, client: zmq.Socket[bytes]) -> None:
+def test_what_one_turn_brings_about_goes_out_together_at_its_end(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
     for id in (1, 2):
         ask(client, first=id, endpoint=f"/{id}")
     for walk, _ in rig.begun(2):

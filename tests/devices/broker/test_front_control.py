@@ -1,4 +1,6 @@
-"""Commands at the broker's side towards clients: who may change the Flow, and what is said of it."""
+"""Commands at the broker's side towards clients: who may change the Flow,
+and what is said of it.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,20 @@ def test_over_the_public_address_commands_are_taken_only_if_the_flow_says_so() -
             refusal = rig.answer(client)
             assert isinstance(refusal, Controlled)
             assert refusal.id == 5
-            assert "allow_control=True lets whoever reaches it, and keys (curve=) those" in refusal.result["error"]
+            assert (
+                "allow_control=True lets whoever reaches it, and keys (curve=) those"
+                in refusal.result["error"]
+            )
             assert rig.owner.told == []
 
 
-def test_with_keys_the_commands_of_one_who_is_no_admin_are_refused_and_what_else_it_says_is_heard() -> None:
+def test_with_keys_commands_of_who_is_no_admin_are_refused_and_what_else_it_says_is_heard() -> None:
     """Also in a bundle; over the private address anybody may."""
-    admin = {"lists": lambda: {b"admins": frozenset([b"somebody else"])}, "secret": b"x", "allow_control": True}
+    admin = {
+        "lists": lambda: {b"admins": frozenset([b"somebody else"])},
+        "secret": b"x",
+        "allow_control": True,
+    }
     command, hello = Control(5, "scale", {}), Hello(6)
     with rigged(**admin) as rig:
         with rig.client(rig.public) as client:

@@ -1,4 +1,6 @@
-"""What a Flow says about itself: whole as long as it can be, and never so long that nobody would take it."""
+"""What a Flow says about itself: whole as long as it can be,
+and never so long that nobody would take it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from zflow.devices.protocol.messages import MAX_GREETING
 
 
 def info_of(endpoints: list[str] | None) -> dict[str, Any]:
-    executor = {"replicas": ["a/rep-0"], "slots": 1, "endpoints": endpoints, "batching": {"/a": [2, 0]}}
+    executor = {
+        "replicas": ["a/rep-0"],
+        "slots": 1,
+        "endpoints": endpoints,
+        "batching": {"/a": [2, 0]},
+    }
     return {"instance": "one", "executors": {"a": executor}}
 
 

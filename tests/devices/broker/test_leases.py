@@ -1,4 +1,6 @@
-"""Which blocks are held by which request, and when they are free: the broker's account of shared memory."""
+"""Which blocks are held by which request, and when they are free:
+the broker's account of shared memory.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +147,11 @@ def test_a_request_refers_to_what_its_sender_has_written(flow: Flow) -> None:
     flow.leases.check(good)
     flow.leases.check([b"first"])
     (block,) = references(good)
-    for bad in (replace(block, generation=3), replace(block, length=block.length + SHARED_FROM), *flow.result()[1:]):
+    for bad in (
+        replace(block, generation=3),
+        replace(block, length=block.length + SHARED_FROM),
+        *flow.result()[1:],
+    ):
         with pytest.raises(Malformed, match="a request whose memory is gone"):
             flow.leases.check([b"first", bad])
     with pytest.raises(Malformed):

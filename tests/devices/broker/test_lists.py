@@ -1,4 +1,6 @@
-"""Lists of requests, of tasks and of answers on their way through a broker, and what only looks like one."""
+"""Lists of requests, of tasks and of answers on their way through a broker,
+and what only looks like one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,19 @@ from zflow.devices.protocol.messages import (
     Task,
 )
 
-from .test_broker import Peer, Running, answer_of, ask, do, error_of, given, given_all, info, running, say
+from .test_broker import (
+    Peer,
+    Running,
+    answer_of,
+    ask,
+    do,
+    error_of,
+    given,
+    given_all,
+    info,
+    running,
+    say,
+)
 
 TWO = [b"a", b"b"]
 
@@ -39,7 +53,7 @@ def ask_several(client: Peer, first: int, *payload: bytes) -> None:
     ask(client, first, *payload, docs=[1] * len(payload))
 
 
-# -- as they are said -------------------------------------------------------------------------------------------------
+# -- as they are said ------------------------------------------------------------------------------
 
 
 def test_a_bulk_stays_one_on_its_way(broker: Running) -> None:
@@ -81,7 +95,9 @@ def test_what_could_not_be_done_in_one_go_is_tried_one_by_one(broker: Running) -
     ask_several(client, 5, b"a", b"b")
     first = given(replica)
     say(replica, Error([first, first + 1], 100, [failures.error("ExecutorError", "broken")]))
-    assert given_all(replica).total == 2, "in one message, but nothing says that they are to be done together"
+    assert given_all(replica).total == 2, (
+        "in one message, but nothing says that they are to be done together"
+    )
     for id, task in ((5, first), (6, first + 1)):
         say(replica, Error([task], 100, [failures.error("ExecutorError", f"{id}")]))
         assert error_of(client) == (id, "ExecutorError", f"{id}")
@@ -97,7 +113,7 @@ def test_what_could_not_and_must_not_begin_twice_fails_in_one_go() -> None:
         assert [one.first for one in failed if isinstance(one, Failed)] == [5, 6]
 
 
-# -- what is none -----------------------------------------------------------------------------------------------------
+# -- what is none ----------------------------------------------------------------------------------
 
 NO_LIST, NO_PAYLOAD = "a list that is none", "a payload that is none"
 NOT_AS_LISTS: list[tuple[dict[str, Any], str]] = [
@@ -135,7 +151,9 @@ def dropped(client: Peer, phrase: str) -> None:
         ({"docs": [1, 1], "payload": TWO, "again": True}, NO_LIST),
     ],
 )
-def test_requests_that_are_no_list_are_dropped(broker: Running, changes: dict[str, Any], phrase: str) -> None:
+def test_requests_that_are_no_list_are_dropped(
+    broker: Running, changes: dict[str, Any], phrase: str
+) -> None:
     client, replica = broker.client(), broker.replica()
     client.send(request(**changes))
     dropped(client, phrase)
@@ -158,7 +176,9 @@ def test_frames_behind_a_header_are_those_of_one(broker: Running, docs: list[int
     dropped(client, NO_LIST)
 
 
-@pytest.mark.parametrize(("changes", "phrase"), [case for case in NOT_AS_LISTS if case[0]["payload"] != b"\0"])
+@pytest.mark.parametrize(
+    ("changes", "phrase"), [case for case in NOT_AS_LISTS if case[0]["payload"] != b"\0"]
+)
 def test_answers_that_are_no_list_are_dropped_and_their_tasks_stay_where_they_are(
     broker: Running, changes: dict[str, Any], phrase: str
 ) -> None:
@@ -174,7 +194,8 @@ def test_answers_that_are_no_list_are_dropped_and_their_tasks_stay_where_they_ar
 
 
 @pytest.mark.parametrize(
-    ("tasks", "payload"), [([], [b"why"]), (["5"], [b"why"]), ([5, None], [b"why"]), ([5, 6], [b"why", b"why"])]
+    ("tasks", "payload"),
+    [([], [b"why"]), (["5"], [b"why"]), ([5, None], [b"why"]), ([5, 6], [b"why", b"why"])],
 )
 def test_an_error_is_one_for_all_its_tasks_which_are_numbers(
     broker: Running, tasks: list[Any], payload: list[bytes]

@@ -1,4 +1,6 @@
-"""A broker that fails at something: its requests are failed, and whatever else there is is served."""
+"""A broker that fails at something: its requests are failed,
+and whatever else there is is served.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from helpers import wait_for
 
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import Task
-from zflow.devices.broker.back import Back, Line
+from zflow.devices.broker.back import Back
 from zflow.devices.broker.front import Front
+from zflow.devices.broker.line import Line
 from zflow.devices.broker.mishaps import OURS, at_hand
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import Finished, Pool
@@ -62,7 +65,8 @@ def answers(broker: Running, client: Any, replica: Any, id: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "method"), [(Router, "start"), (Pool, "submit"), (Balancer, "submit"), (Line, "give"), (Line, "_send")]
+    ("owner", "method"),
+    [(Router, "start"), (Pool, "submit"), (Balancer, "submit"), (Line, "give"), (Line, "_send")],
 )
 def test_it_fails_the_request_and_serves_the_next(
     broker: Running, plant: Any, caplog: pytest.LogCaptureFixture, owner: type, method: str
@@ -81,7 +85,9 @@ def test_it_fails_the_request_and_serves_the_next(
     assert (told["malformed"], told["requests"]) == ({OURS: 3}, 0)
 
 
-@pytest.mark.parametrize(("owner", "method"), [(Balancer, "finish"), (Pool, "answered"), (Router, "done")])
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Balancer, "finish"), (Pool, "answered"), (Router, "done")]
+)
 def test_it_fails_at_an_answer(broker: Running, plant: Any, owner: type, method: str) -> None:
     client, replica = broker.client(), broker.replica(slots=4)
     ask(client)

@@ -40,9 +40,15 @@ def test_what_can_be() -> None:
         ({"endpoints": [7]}, "not all text of at most 1024 characters"),
         ({"endpoints": [["/a"]]}, "not all text"),
         ({"endpoints": ["/" * (MAX_ENDPOINT + 1)]}, "not all text of at most 1024 characters"),
-        ({"endpoints": ["/a"] * (ready.MOST_ENDPOINTS + 1)}, "it binds 1001 endpoints, and may bind 1000"),
+        (
+            {"endpoints": ["/a"] * (ready.MOST_ENDPOINTS + 1)},
+            "it binds 1001 endpoints, and may bind 1000",
+        ),
         *(
-            ({"batching": batching}, "1 to 1000000 Documents, for which a request waits 24 hours at most")
+            (
+                {"batching": batching},
+                "1 to 1000000 Documents, for which a request waits 24 hours at most",
+            )
             for batching in (
                 {"/a": 5},
                 {"/a": [5]},

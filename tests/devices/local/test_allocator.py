@@ -1,4 +1,6 @@
-"""Where blocks go in a region: whatever is asked for, slots that are in use never overlap, and the limit holds."""
+"""Where blocks go in a region: whatever is asked for, slots that are in use never overlap,
+and the limit holds.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,12 @@ def test_what_is_in_use_is_not_given_back() -> None:
 
 @pytest.mark.parametrize(
     ("slots", "length"),
-    [(make(), WINDOW + 1), (make(end=BEGIN + PAGE), 2 * PAGE), (make(most=0), 1), (make(limit=PAGE), PAGE + 1)],
+    [
+        (make(), WINDOW + 1),
+        (make(end=BEGIN + PAGE), 2 * PAGE),
+        (make(most=0), 1),
+        (make(limit=PAGE), PAGE + 1),
+    ],
 )
 def test_no_room(slots: Slots, length: int) -> None:
     assert slots.take(length) is None

@@ -39,7 +39,12 @@ def resident(file: int) -> int:
 def test_large_frames_but_the_first_travel_as_references_and_are_copied_out(file: int) -> None:
     payload = [block("a"), block("b"), block("c", SHARED_FROM - 1), block("d", 5 * SHARED_FROM + 3)]
     sent = Arena(file, CLIENT, LIMIT).share(payload)
-    assert [frame is original for frame, original in zip(sent, payload, strict=True)] == [True, False, True, False]
+    assert [frame is original for frame, original in zip(sent, payload, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert [type(frame) is Reference for frame in sent] == [False, True, False, True]
     assert [len(frame) for frame in sent] == [len(frame) for frame in payload]
     assert Arena(file).fetch(sent) == payload
@@ -82,7 +87,9 @@ def test_what_is_not_all_that_a_reference_says_is_not_there(file: int) -> None:
         assert not reader.is_there(block_of_none)
         with pytest.raises(Stale):
             reader.fetch([b"", block_of_none])
-    assert resident(file) <= before + 3 * os.sysconf("SC_PAGESIZE"), "of tables; what is no block is not read"
+    assert resident(file) <= before + 3 * os.sysconf("SC_PAGESIZE"), (
+        "of tables; what is no block is not read"
+    )
 
 
 def test_a_block_is_its_regions_owners(file: int) -> None:
@@ -109,7 +116,8 @@ def test_without_room_frames_stay_as_they_are_and_room_comes_back(file: int) -> 
     sent = writer.share(frames)
     assert sent[3] is frames[3]
     writer.release(references(sent))
-    other = writer.share([b"", block("d", 2 * SHARED_FROM)])  # of another size: the memory has to be given back first
+    # Of another size: the memory has to be given back first.
+    other = writer.share([b"", block("d", 2 * SHARED_FROM)])
     assert len(references(other)) == 1
     assert resident(file) <= 2 * SHARED_FROM + 3 * os.sysconf("SC_PAGESIZE")
 
@@ -160,7 +168,9 @@ def test_trim_gives_back_what_is_free_and_nothing_else(file: int) -> None:
     assert writer.fetch(sent[0])[1] == block("a")
 
 
-def test_the_next_broker_does_not_need_what_replicas_have_written_for_the_one_before(file: int) -> None:
+def test_the_next_broker_does_not_need_what_replicas_have_written_for_the_one_before(
+    file: int,
+) -> None:
     client, replica, broker = Arena(file, CLIENT, LIMIT), Arena(file, OTHER, LIMIT), Arena(file)
     broker.epoch = 1
     request, result = client.share([b"", block("a")]), replica.share([b"", block("b")])
@@ -174,7 +184,7 @@ def test_the_next_broker_does_not_need_what_replicas_have_written_for_the_one_be
         broker.fetch(result)
 
 
-# -- regions whose owners have ended ----------------------------------------------------------------------------------
+# -- regions whose owners have ended ---------------------------------------------------------------
 
 
 def test_a_dead_owners_blocks_stay_as_long_as_requests_need_them(file: int) -> None:
@@ -202,7 +212,7 @@ def test_a_dead_owners_blocks_are_of_no_use_to_the_next_broker(file: int) -> Non
     assert broker.reclaim(OTHER)
 
 
-# -- where there is none ----------------------------------------------------------------------------------------------
+# -- where there is none ---------------------------------------------------------------------------
 
 
 def test_a_system_without_such_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,11 +233,15 @@ def test_a_process_that_must_not_make_large_files_leaves_no_descriptor() -> None
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-# -- whatever happens -------------------------------------------------------------------------------------------------
+# -- whatever happens ------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 5]), st.booleans()), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 5]), st.booleans()), max_size=30
+    )
+)
 def test_a_reader_gets_what_was_written_or_nothing(steps: list[tuple[int, int, bool]]) -> None:
     file = arena.create()
     try:

@@ -1,4 +1,6 @@
-"""Regions of shared memory: dealt out one by one, and again when nothing that their owners left is needed."""
+"""Regions of shared memory: dealt out one by one,
+and again when nothing that their owners left is needed.
+"""
 
 from __future__ import annotations
 

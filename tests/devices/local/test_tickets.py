@@ -73,7 +73,9 @@ def test_where_the_pipe_is_full_there_is_no_ticket(ends: BOTH) -> None:
     assert replica.take(broker.give(1))
 
 
-def test_tickets_of_a_connection_before_are_not_found_in_the_pipe_of_the_next_one(tmp_path: Path) -> None:
+def test_tickets_of_a_connection_before_are_not_found_in_the_pipe_of_the_next_one(
+    tmp_path: Path,
+) -> None:
     back, identity = f"ipc://{tmp_path}/back", b"enc/rep-0#123"
     ends = []
     for _ in range(2):
@@ -90,8 +92,12 @@ def test_tickets_of_a_connection_before_are_not_found_in_the_pipe_of_the_next_on
             end.close()
 
 
-@pytest.mark.parametrize("identity", [b"enc/rep-0", b"enc/rep-0#", b"enc/rep-0#../../x", b"enc/rep-0#1-abc", b"\xff#x"])
-def test_an_identity_that_is_none_of_a_process_here_finds_nothing(identity: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "identity", [b"enc/rep-0", b"enc/rep-0#", b"enc/rep-0#../../x", b"enc/rep-0#1-abc", b"\xff#x"]
+)
+def test_an_identity_that_is_none_of_a_process_here_finds_nothing(
+    identity: bytes, tmp_path: Path
+) -> None:
     back = f"ipc://{tmp_path}/back"
     assert tickets.make(back, identity) is None
     assert tickets.find(back, identity) is None

@@ -1,4 +1,6 @@
-"""Bundles and lists: what is sent together is read as it was said, in its order, and nothing else comes through."""
+"""Bundles and lists: what is sent together is read as it was said, in its order,
+and nothing else comes through.
+"""
 
 from __future__ import annotations
 
@@ -43,23 +45,40 @@ from zflow.devices.protocol.messages import (
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
 RECALL, HELLO = [VERSION, KINDS[Recall], 7], [VERSION, KINDS[Hello], 7]
 
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text()
+    | st.binary()
+)
 anything = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
 
-def request(id: int, docs: int = 1, endpoint: str = "/", payload: Any = (b".",), **changes: Any) -> Request:
-    return Request(id, endpoint, ["encoder"], None, 500, False, [docs], list(payload))._replace(**changes)
+def request(
+    id: int, docs: int = 1, endpoint: str = "/", payload: Any = (b".",), **changes: Any
+) -> Request:
+    return Request(id, endpoint, ["encoder"], None, 500, False, [docs], list(payload))._replace(
+        **changes
+    )
 
 
 def task(id: int, endpoint: str = "/", payload: Any = (b".",)) -> Task:
     return Task(id, 1, endpoint, None, 0, list(payload))
 
 
-frame = st.binary(min_size=1, max_size=30) | st.integers(1, 8000).map(bytes) | st.just(memoryview(b"large"))
+frame = (
+    st.binary(min_size=1, max_size=30)
+    | st.integers(1, 8000).map(bytes)
+    | st.just(memoryview(b"large"))
+)
 said_in_one_go = st.lists(
     st.builds(
         task,
@@ -115,7 +134,9 @@ class TestBundles:
         assert heard(sent(said)) == said
 
     @pytest.mark.parametrize("ids", [[7], [7, 8, 9], [7, 9]])
-    def test_a_payload_goes_behind_a_header_that_would_be_too_long_with_it(self, ids: list[int]) -> None:
+    def test_a_payload_goes_behind_a_header_that_would_be_too_long_with_it(
+        self, ids: list[int]
+    ) -> None:
         said = [request(id, endpoint="x" * (MAX_HEADER - 200), payload=[bytes(1000)]) for id in ids]
         frames = sent(said)
         assert [len(some) for some in frames] == [2] * len(ids)
@@ -166,7 +187,11 @@ ALIKE: list[tuple[Direction, list[Listed], Listed]] = [
         [request(7 + at, payload=[one]) for at, one in enumerate(PAYLOADS)],
         Request(7, "/", ["encoder"], None, 500, False, [1, 1, 1], PAYLOADS),
     ),
-    (TO_REPLICA, [task(7 + at, payload=[one]) for at, one in enumerate(PAYLOADS)], Task(7, 3, "/", None, 0, PAYLOADS)),
+    (
+        TO_REPLICA,
+        [task(7 + at, payload=[one]) for at, one in enumerate(PAYLOADS)],
+        Task(7, 3, "/", None, 0, PAYLOADS),
+    ),
     (
         FROM_REPLICA,
         [Done(7 + at, 10 * at, [1], [one]) for at, one in enumerate(PAYLOADS)],
@@ -182,7 +207,9 @@ ALIKE: list[tuple[Direction, list[Listed], Listed]] = [
 
 class TestLists:
     @pytest.mark.parametrize(("direction", "said", "folded"), ALIKE)
-    def test_messages_that_are_alike_are_one(self, direction: Direction, said: list[Listed], folded: Listed) -> None:
+    def test_messages_that_are_alike_are_one(
+        self, direction: Direction, said: list[Listed], folded: Listed
+    ) -> None:
         assert bundles.fold(said) == [folded]
         (frames,) = sent(said)
         assert len(frames) == 1
@@ -229,7 +256,11 @@ class TestLists:
         folded = bundles.fold([task(id, payload=[bytes(4096)]) for id in range(20)])
         assert [message.total for message in folded if isinstance(message, Task)] == [8, 8, 4]
 
-    @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 2), st.sampled_from("ab")), max_size=30))
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 5), st.integers(1, 2), st.sampled_from("ab")), max_size=30
+        )
+    )
     def test_whatever_is_folded_says_the_same(self, drawn: list[tuple[int, int, str]]) -> None:
         said: list[Message] = []
         id = 0
@@ -239,7 +270,11 @@ class TestLists:
         assert [
             one
             for message in bundles.fold(said)
-            for one in (singles(message) if isinstance(message, Request) and len(message.docs) > 1 else [message])
+            for one in (
+                singles(message)
+                if isinstance(message, Request) and len(message.docs) > 1
+                else [message]
+            )
         ] == said
 
     def test_it_may_travel_with_other_messages_and_its_place_among_them_is_its_own(self) -> None:
@@ -259,9 +294,13 @@ class TestLists:
 
 
 class TestGreeting:
-    """What a Flow says about itself may be longer than a header, and is read as if it stood there."""
+    """What a Flow says about itself may be longer than a header,
+    and is read as if it stood there.
+    """
 
-    @pytest.mark.parametrize("info", [{}, {"executors": {"a": {"endpoints": ["/" + "x" * 1000] * 200}}}])
+    @pytest.mark.parametrize(
+        "info", [{}, {"executors": {"a": {"endpoints": ["/" + "x" * 1000] * 200}}}]
+    )
     def test_it_is_a_field_of_the_message(self, info: dict[str, Any]) -> None:
         said = [Welcome(7, info)]
         assert heard(sent(said), TO_CLIENT) == said
@@ -269,7 +308,14 @@ class TestGreeting:
 
     @pytest.mark.parametrize(
         "payload",
-        [[], [b"\x80", b"\x80"], [b"\x90"], [b"\xc1"], [b""], [msgpack.packb({"x": bytes(MAX_GREETING)})]],
+        [
+            [],
+            [b"\x80", b"\x80"],
+            [b"\x90"],
+            [b"\xc1"],
+            [b""],
+            [msgpack.packb({"x": bytes(MAX_GREETING)})],
+        ],
         ids=["nothing", "two", "a list", "no msgpack", "empty", "too long"],
     )
     def test_one_that_is_none_is_malformed(self, payload: list[bytes]) -> None:

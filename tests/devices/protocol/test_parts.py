@@ -16,10 +16,14 @@ from zflow.devices.protocol.references import Reference
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
 
 ids = st.integers(-(2**63), 2**64 - 1)
-scalars = st.none() | st.booleans() | ids | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
+scalars = (
+    st.none() | st.booleans() | ids | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
+)
 anything = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -27,18 +31,29 @@ anything = st.recursive(
 class TestSplit:
     def test_frames_are_dealt_out_in_order(self) -> None:
         parts = [["a", [1, 2]], ["b", [1]]]
-        assert split(parts, [b"0", b"1", b"2", b"3"]) == [("a", [[b"0"], [b"1", b"2"]]), ("b", [[b"3"]])]
+        assert split(parts, [b"0", b"1", b"2", b"3"]) == [
+            ("a", [[b"0"], [b"1", b"2"]]),
+            ("b", [[b"3"]]),
+        ]
         assert split([], []) == []
         assert split([["a", []]], []) == [("a", [])]
 
     @SETTINGS
-    @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.integers(1, 4), max_size=4)), max_size=4))
+    @given(
+        st.lists(
+            st.tuples(st.text(max_size=5), st.lists(st.integers(1, 4), max_size=4)), max_size=4
+        )
+    )
     def test_whatever_fits_comes_back(self, shape: list[tuple[str, list[int]]]) -> None:
         count = sum(sum(counts) for _, counts in shape)
         frames = [bytes([number]) for number in range(count)]
         result = split([list(part) for part in shape], frames)
-        assert [(name, [len(payload) for payload in payloads]) for name, payloads in result] == shape
-        assert [frame for _, payloads in result for payload in payloads for frame in payload] == frames
+        assert [
+            (name, [len(payload) for payload in payloads]) for name, payloads in result
+        ] == shape
+        assert [
+            frame for _, payloads in result for payload in payloads for frame in payload
+        ] == frames
         for wrong in (frames[1:], [*frames, b"more"]):
             if wrong != frames:
                 with pytest.raises(Malformed):
@@ -51,13 +66,22 @@ class TestSplit:
             result = split(parts, frames)
         except Malformed:
             return
-        assert b"".join(frame for _, payloads in result for payload in payloads for frame in payload) == b"".join(
-            frames
-        )
+        assert b"".join(
+            frame for _, payloads in result for payload in payloads for frame in payload
+        ) == b"".join(frames)
 
     @SETTINGS
-    @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.lists(st.binary(max_size=3), min_size=1), max_size=3))))
-    def test_it_undoes_what_the_broker_did(self, inputs: list[tuple[str, list[list[bytes]]]]) -> None:
+    @given(
+        st.lists(
+            st.tuples(
+                st.text(max_size=5),
+                st.lists(st.lists(st.binary(max_size=3), min_size=1), max_size=3),
+            )
+        )
+    )
+    def test_it_undoes_what_the_broker_did(
+        self, inputs: list[tuple[str, list[list[bytes]]]]
+    ) -> None:
         large = b"x" * (messages.SMALL + 1)
         inputs = [(name, [*payloads, [large], [b"small"]]) for name, payloads in inputs]
         parts, frames = flat([("first", [[b"a", b"b"], [b"c"]]), *inputs])
@@ -130,7 +154,9 @@ class TestFlat:
             (memoryview(b"x"), False),
         ],
     )
-    def test_small_payloads_lie_together_in_the_first_frame(self, piece: Any, together: bool) -> None:
+    def test_small_payloads_lie_together_in_the_first_frame(
+        self, piece: Any, together: bool
+    ) -> None:
         inputs = [("a", [[b"1", b"2"], [piece]]), ("b", [[b"end"]])]
         parts, frames = flat(inputs)
         assert frames[0] == (bytes(piece) if together else b"") + b"end"

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow.devices.protocol import bundles, messages, references
-from zflow.devices.protocol.messages import KINDS, MOST_SMALL, VERSION, Done, Malformed, Message, Request
+from zflow.devices.protocol.messages import (
+    KINDS,
+    MOST_SMALL,
+    VERSION,
+    Done,
+    Malformed,
+    Message,
+    Request,
+)
 from zflow.devices.protocol.references import REGION, REGIONS, WINDOW, Reference, heard, said
 
 REFERENCE = Reference(1, 2, 3, 400, 5)
@@ -88,7 +96,9 @@ def test_one_that_is_too_large_for_a_bundle_has_its_references_too() -> None:
     said = [done(b"a"), done(bytes(MOST_SMALL), REFERENCE), done(b"b")]
     sent = list(bundles.frames_of(said, messages.encoder()))
     assert [len(frames) for frames in sent] == [1, 3, 1]
-    assert [one for frames in sent for one in bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA)] == said
+    assert [
+        one for frames in sent for one in bundles.read(frames, 0, messages.FROM_LOCAL_REPLICA)
+    ] == said
 
 
 @pytest.mark.parametrize("name", ["FROM_CLIENT", "FROM_REPLICA", "TO_CLIENT", "TO_REPLICA"])

@@ -1,4 +1,6 @@
-"""A client's side of the protocol in virtual time: whatever arrives and however long nothing does, it is one event."""
+"""A client's side of the protocol in virtual time:
+whatever arrives and however long nothing does, it is one event.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def known() -> Session:
     return mine
 
 
-# -- who is there -----------------------------------------------------------------------------------------------------
+# -- who is there ----------------------------------------------------------------------------------
 
 
 def test_a_question_has_a_token_of_its_own_that_no_request_has_as_its_id() -> None:
@@ -101,7 +103,7 @@ def test_a_flow_is_the_same_by_its_instance_and_a_broker_by_its_epoch(
     assert (found.same_flow, found.same_broker) == same
 
 
-# -- connections ------------------------------------------------------------------------------------------------------
+# -- connections -----------------------------------------------------------------------------------
 
 
 def test_a_question_goes_over_the_first_connection_and_is_asked_anew_over_each_later_one() -> None:
@@ -136,7 +138,7 @@ def test_answers_over_a_new_connection_do_not_tell_who_is_there() -> None:
     assert welcomed(mine).anew
 
 
-# -- silence ----------------------------------------------------------------------------------------------------------
+# -- silence ---------------------------------------------------------------------------------------
 
 
 def test_who_waits_asks_once_in_a_while_and_gives_up_counted_from_the_first_question() -> None:
@@ -185,8 +187,12 @@ def test_who_wants_to_know_how_a_flow_is_asks_also_one_that_speaks() -> None:
     assert asked == 11
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.sampled_from(["tick", "word", "greeting", "rest"]))))
-def test_nobody_is_given_up_who_has_spoken_since_it_was_asked(steps: list[tuple[float, str]]) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.sampled_from(["tick", "word", "greeting", "rest"])))
+)
+def test_nobody_is_given_up_who_has_spoken_since_it_was_asked(
+    steps: list[tuple[float, str]],
+) -> None:
     mine = known()
     now = asked = 0.0
     waits = False
@@ -207,14 +213,20 @@ def test_nobody_is_given_up_who_has_spoken_since_it_was_asked(steps: list[tuple[
             assert now - asked > PATIENCE
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def test_answers_are_told_by_what_they_are() -> None:
     mine = known()
-    for said in (Reply(1, 1, None, {"x": {"failed": {}}}, 5, [b"a", b"b"]), Failed(2, 7, [b"error"]), Failed(2, 7, [])):
+    for said in (
+        Reply(1, 1, None, {"x": {"failed": {}}}, 5, [b"a", b"b"]),
+        Failed(2, 7, [b"error"]),
+        Failed(2, 7, []),
+    ):
         assert mine.take(frames(said), 1.0) == [said]
-    assert mine.take(frames(Controlled(3, {"replicas": 1})), 1.0) == [Controlled(3, {"replicas": 1})]
+    assert mine.take(frames(Controlled(3, {"replicas": 1})), 1.0) == [
+        Controlled(3, {"replicas": 1})
+    ]
 
 
 def test_answers_in_a_bundle_and_a_list_come_one_by_one_in_order() -> None:

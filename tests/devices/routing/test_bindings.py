@@ -24,7 +24,8 @@ def test_replicas_here_decide_and_one_elsewhere_that_differs_is_told_both_lists(
     bindings.join("here", BOTH, here=True)
     assert bindings.objection(BOTH) is None
     assert why(bindings, ONE) == (
-        "it binds ['/b'], but the Executor's replicas in its Flow ['/a', '/b']: run the same Executor there,"
+        "it binds ['/b'], but the Executor's replicas in its Flow ['/a', '/b']: run the same "
+        "Executor there,"
         " with the same options"
     )
     assert bindings.endpoints == {"/a", "/b"}
@@ -83,7 +84,9 @@ def test_while_those_here_are_replaced_both_lists_hold() -> None:
 
 
 @pytest.mark.parametrize("given", [None, frozenset({"/a"})])
-def test_batches_are_those_of_the_replica_here_that_joined_last(given: frozenset[str] | None) -> None:
+def test_batches_are_those_of_the_replica_here_that_joined_last(
+    given: frozenset[str] | None,
+) -> None:
     bindings = Bindings(given)
     bindings.join("elsewhere", says("/a", size=4), here=False)
     assert bindings.batching["/a"].size == 4

@@ -1,4 +1,6 @@
-"""Fan-outs over a network that loses, delays and repeats them, with members that die: pure logic in virtual time."""
+"""Fan-outs over a network that loses, delays and repeats them, with members that die:
+pure logic in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,13 @@ class Cluster:
     """
 
     def __init__(
-        self, shards: int, groups: int, seed: int, lose: float = 0, repeat: float = 0, delay: float = 0
+        self,
+        shards: int,
+        groups: int,
+        seed: int,
+        lose: float = 0,
+        repeat: float = 0,
+        delay: float = 0,
     ) -> None:
         node = Node("indexer", shards=shards, groups=groups, polling={"*": "ANY", "/all": "ALL"})
         self.pool = Pool(0, node, retries=50, limits=Limits())
@@ -101,9 +109,18 @@ class Cluster:
             if member.group != action.group or self.random.random() < lose:
                 continue
             late = 0.0002 + (0.02 * self.random.random() if self.random.random() < delay else 0.0)
-            self.at(late, self.hear, member.name, action.number, action.scatter.base, list(action.skip))
+            self.at(
+                late, self.hear, member.name, action.number, action.scatter.base, list(action.skip)
+            )
             if self.random.random() < repeat:
-                self.at(late + 0.001, self.hear, member.name, action.number, action.scatter.base, list(action.skip))
+                self.at(
+                    late + 0.001,
+                    self.hear,
+                    member.name,
+                    action.number,
+                    action.scatter.base,
+                    list(action.skip),
+                )
 
     def hear(self, name: str, number: int, base: int, skip: list[int]) -> None:
         member = self.members.get(name)
@@ -141,7 +158,9 @@ class Cluster:
         if not member.alive:
             return
         member.busy = False
-        outcome, actions = self.pool.answered(member.name, id, 0.002, [str(member.shard)], False, self.now)
+        outcome, actions = self.pool.answered(
+            member.name, id, 0.002, [str(member.shard)], False, self.now
+        )
         self.do(actions)
         if isinstance(outcome, Taken):
             assert outcome.walk.endpoint == "/all"
@@ -150,7 +169,9 @@ class Cluster:
             self.answers[outcome.walk] += 1
             shards = self.pool.node.shards
             if isinstance(outcome, Gathered):
-                assert outcome.results == {shard: [str(shard)] for shard in range(shards)}, "not complete"
+                assert outcome.results == {shard: [str(shard)] for shard in range(shards)}, (
+                    "not complete"
+                )
                 assert outcome.walk.endpoint == "/all"
             else:
                 assert isinstance(outcome, Finished)
@@ -182,8 +203,12 @@ class Cluster:
             assert self.now - since < 10, f"nothing was answered for 10 s after {answered} requests"
 
 
-def keep_posting(cluster: Cluster, count: int, in_flight: int, endpoint: Any, every: Any = None) -> None:
-    """Post `count` requests, `in_flight` at a time, and run until each is answered; then check that all were, once."""
+def keep_posting(
+    cluster: Cluster, count: int, in_flight: int, endpoint: Any, every: Any = None
+) -> None:
+    """Post `count` requests, `in_flight` at a time, and run until each is answered;
+    then check that all were, once.
+    """
     posted = itertools.count()
 
     def enough() -> bool:
@@ -213,11 +238,15 @@ def test_without_faults_each_fan_out_is_one_publication() -> None:
     assert set(cluster.executed.values()) == {1}
 
 
-@pytest.mark.parametrize(("shards", "groups", "count"), [(2, 2, 16_000), (3, 1, 10_000), (8, 3, 6_000)])
+@pytest.mark.parametrize(
+    ("shards", "groups", "count"), [(2, 2, 16_000), (3, 1, 10_000), (8, 3, 6_000)]
+)
 def test_each_fan_out_ends_once_and_complete_whatever_the_network_and_the_members_do(
     shards: int, groups: int, count: int
 ) -> None:
-    """32,000 fan-outs, 1% lost, 1% repeated, 1% late enough to come out of order, a replica killed every 500."""
+    """32,000 fan-outs, 1% lost, 1% repeated, 1% late enough to come out of order,
+    a replica killed every 500.
+    """
     cluster = Cluster(shards, groups, seed=shards, lose=0.01, repeat=0.01, delay=0.01)
 
     def kill_some(number: int) -> None:
@@ -230,12 +259,16 @@ def test_each_fan_out_ends_once_and_complete_whatever_the_network_and_the_member
 
 def test_both_kinds_of_requests_share_the_replicas() -> None:
     cluster = Cluster(shards=3, groups=2, seed=5, lose=0.01, repeat=0.01, delay=0.01)
-    keep_posting(cluster, 8_000, in_flight=30, endpoint=lambda number: "/all" if number % 4 == 0 else "/one")
+    keep_posting(
+        cluster, 8_000, in_flight=30, endpoint=lambda number: "/all" if number % 4 == 0 else "/one"
+    )
 
 
 @pytest.mark.parametrize("flood", ["/all", "/one"])
 def test_neither_kind_starves_the_other(flood: str) -> None:
-    """Under a flood of one kind, a single request of the other is answered before those posted much later."""
+    """Under a flood of one kind, a single request of the other is answered
+    before those posted much later.
+    """
     cluster = Cluster(shards=2, groups=2, seed=7)
     other = "/one" if flood == "/all" else "/all"
     lone: dict[Walk, int] = {}
@@ -260,7 +293,8 @@ def test_neither_kind_starves_the_other(flood: str) -> None:
 
     cluster.run(enough)
     assert len(overtaken) >= 29
-    assert max(overtaken) < 80  # 40 were before it in the queue; those behind it did not get past it for long
+    # 40 were before it in the queue; those behind it did not get past it for long.
+    assert max(overtaken) < 80
 
 
 def fan_out(shards: int = 2, groups: int = 1, retries: int = 3) -> tuple[Balancer, Fanout]:

@@ -1,4 +1,6 @@
-"""Replicas that bind different endpoints, as while they are replaced: each request goes to one that binds its own."""
+"""Replicas that bind different endpoints, as while they are replaced:
+each request goes to one that binds its own.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ def test_meanwhile_clients_take_turns() -> None:
 
 
 def calls_for(waiting: int) -> int:
-    """How many calls are made while so many requests come, wait for one of two kinds, and are answered."""
+    """How many calls are made while so many requests come, wait for one of two kinds,
+    and are answered.
+    """
     rig = Rig()
     for name, endpoint in (("a", "/a"), ("b", "/a"), ("c", "/b"), ("d", "/b")):
         rig.join(name, endpoint)

@@ -1,4 +1,6 @@
-"""One Executor at the broker: what is let in, what answers mean to the walk, and what clients are told."""
+"""One Executor at the broker: what is let in, what answers mean to the walk,
+and what clients are told.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,14 @@ def submit(pool: Pool, id: int, walk: Walk | None = None, now: float = 0.0) -> A
     return pool.submit(Walk(id, "/") if walk is None else walk, INPUTS, id, now)
 
 
-def answer(pool: Pool, name: str, id: int, now: float = 1.0, payload: Any = (b"result",), failed: bool = False) -> Any:
+def answer(
+    pool: Pool,
+    name: str,
+    id: int,
+    now: float = 1.0,
+    payload: Any = (b"result",),
+    failed: bool = False,
+) -> Any:
     """What an answer means to the walk, and what follows in the pool."""
     return pool.answered(name, id, 0.1, payload, failed, now)
 
@@ -80,7 +89,9 @@ def bulk(count: int) -> Walk:
 
 
 class TestOneShard:
-    def test_a_walk_is_sent_to_a_replica_with_its_inputs_and_its_result_ends_the_visit(self) -> None:
+    def test_a_walk_is_sent_to_a_replica_with_its_inputs_and_its_result_ends_the_visit(
+        self,
+    ) -> None:
         pool, walk = pool_of("a"), Walk("origin", "/")
         (send,) = submit(pool, 1, walk)
         assert isinstance(send, Send)
@@ -147,7 +158,8 @@ class TestOneShard:
 
 class TestDeadlines:
     @pytest.mark.parametrize(
-        ("own", "at_most", "deadline"), [(math.inf, None, math.inf), (7.0, None, 7.0), (7.0, 5.0, 7.0), (9.0, 5.0, 8.0)]
+        ("own", "at_most", "deadline"),
+        [(math.inf, None, math.inf), (7.0, None, 7.0), (7.0, 5.0, 7.0), (9.0, 5.0, 8.0)],
     )
     def test_the_walks_own_or_what_it_may_take_here_whichever_is_first(
         self, own: float, at_most: float | None, deadline: float
@@ -194,7 +206,9 @@ class TestLimits:
         assert submit(pool, 3, sized(1000)) == []
         assert refused(submit(pool, 4, sized(1))) == "overloaded"
 
-    def test_what_may_have_been_begun_before_is_not_begun_where_that_may_be_once_at_most(self) -> None:
+    def test_what_may_have_been_begun_before_is_not_begun_where_that_may_be_once_at_most(
+        self,
+    ) -> None:
         walk = Walk("origin", "/")
         walk.again = True
         assert refused(submit(pool_of("a", retries=0), 1, walk)) == "again"
@@ -234,7 +248,9 @@ class TestBulks:
         assert sorted(pool.balancer.tasks) == [10, 12]
 
     @pytest.mark.parametrize(
-        "limits", [Limits(run=1.0), Limits(queue_bytes=100), Limits(queue=2)], ids=["run", "bytes", "queue"]
+        "limits",
+        [Limits(run=1.0), Limits(queue_bytes=100), Limits(queue=2)],
+        ids=["run", "bytes", "queue"],
     )
     def test_none_is_taken_where_each_request_counts(self, limits: Limits) -> None:
         assert not pool_of("a", limits=limits).takes(bulk(3))
@@ -246,7 +262,9 @@ class TestBulks:
         submit(pool, 2)
         assert [pool.takes(bulk(count)) for count in (3, 4)] == [True, False]
 
-    def test_none_is_taken_by_shards_elsewhere_in_batches_or_where_they_cannot_be_tried_again(self) -> None:
+    def test_none_is_taken_by_shards_elsewhere_in_batches_or_where_they_cannot_be_tried_again(
+        self,
+    ) -> None:
         batching = pool_of("a")
         batching.batching["/"] = BatchKey("/", 2)
         elsewhere = pool_of("a", addresses=("tcp://there:1",))
@@ -270,12 +288,18 @@ class TestBatches:
         while pool.waiting:
             name = f"replica {len(given)}"
             (send,) = pool.join(Replica(name), 0, 0.0)[1]
-            given.append([task.id for task in send.tasks] if isinstance(send, SendBatch) else [send.task.id])
+            given.append(
+                [task.id for task in send.tasks] if isinstance(send, SendBatch) else [send.task.id]
+            )
         return given
 
     def test_requests_go_together_by_what_serves_their_endpoint(self) -> None:
         pool = self.pool(endpoints=frozenset({"/four", DEFAULT}))
-        assert self.batched(pool, "/four", "/x", "/four", "/y", "/four", "/z") == [[1, 3, 5], [2, 4], [6]]
+        assert self.batched(pool, "/four", "/x", "/four", "/y", "/four", "/z") == [
+            [1, 3, 5],
+            [2, 4],
+            [6],
+        ]
 
     def test_what_is_bound_and_has_none_of_its_own_goes_alone(self) -> None:
         pool = self.pool(endpoints=frozenset({"/four", "/alone", DEFAULT}))
@@ -303,7 +327,9 @@ class TestShards:
         assert request_of_part(publish) == "origin"
         (send,) = submit(pool_any := sharded(), 10, Walk("origin", "/any"))
         assert isinstance(send, Send)
-        assert answer(pool_any, send.replica.name, 10)[0] == Finished(send.task.payload[0], 10, (b"result",))
+        assert answer(pool_any, send.replica.name, 10)[0] == Finished(
+            send.task.payload[0], 10, (b"result",)
+        )
 
     def test_a_request_ends_when_the_last_shard_has_answered(self) -> None:
         pool, walk = sharded(3), Walk("origin", "/")
@@ -326,7 +352,9 @@ class TestShards:
         pool, walk = sharded(partial=True), Walk("origin", "/")
         submit(pool, 10, walk)
         assert answer(pool, "1", 11, payload="error", failed=True) == (Taken(walk), [])
-        assert answer(pool, "0", 10, payload=["zero"])[0] == Gathered(walk, 10, {0: ["zero"]}, {1: "error"})
+        assert answer(pool, "0", 10, payload=["zero"])[0] == Gathered(
+            walk, 10, {0: ["zero"]}, {1: "error"}
+        )
 
     def test_it_is_broken_all_the_same_if_all_of_them_failed(self) -> None:
         pool, walk = sharded(partial=True), Walk("origin", "/")
@@ -520,14 +548,20 @@ def test_a_replica_without_slots_gets_nothing_whatever_it_answers() -> None:
     held = list(pool.balancer.replicas["x"].held)
     assert len(held) == 4
     pool.resize("x", 0, now)
-    sent = [action for id in held for action in pool.answered("x", id, 0.0003, [b"."], False, now + 0.001)[1]]
+    sent = [
+        action
+        for id in held
+        for action in pool.answered("x", id, 0.0003, [b"."], False, now + 0.001)[1]
+    ]
     assert sent == []
     assert pool.waiting == 1
     assert [type(action).__name__ for action in pool.resize("x", 1, now + 0.002)] == ["Send"]
 
 
 class TestWhoHoldsWhat:
-    """Parts of a fan-out cost the balancer nothing until they are answered, so it is told before anything else."""
+    """Parts of a fan-out cost the balancer nothing until they are answered,
+    so it is told before anything else.
+    """
 
     EVENTS: dict[str, tuple[Any, ...]] = {
         "load": (),
@@ -561,6 +595,8 @@ class TestWhoHoldsWhat:
     def test_all_that_happens_to_a_pool_is_looked_at_here(self) -> None:
         public = {name: getattr(Pool, name) for name in vars(Pool) if not name.startswith("_")}
         timed = {
-            name for name, each in public.items() if callable(each) and "now" in inspect.signature(each).parameters
+            name
+            for name, each in public.items()
+            if callable(each) and "now" in inspect.signature(each).parameters
         }
         assert timed == self.EVENTS.keys() | self.OTHERS

@@ -1,4 +1,6 @@
-"""A request's walk through graphs of all shapes, whoever is visited and in whatever order they are done."""
+"""A request's walk through graphs of all shapes,
+whoever is visited and in whatever order they are done.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,24 @@ DOCS = [b"docs"]
 
 
 def walk_through(
-    nodes: Sequence[Node], endpoint: str = "/", targets: set[str] | None = None, late: Sequence[str] = ()
+    nodes: Sequence[Node],
+    endpoint: str = "/",
+    targets: set[str] | None = None,
+    late: Sequence[str] = (),
 ) -> tuple[list[str], Any]:
     """Visit whatever the router says, first come first served but those in `late` last.
 
-    Returns who was visited, as `'node(input,input)'`, and the answer. A node's result is its own name; the payloads of
-    one input are joined by `+`.
+    Returns who was visited, as `'node(input,input)'`, and the answer. A node's result is its own
+    name; the payloads of one input are joined by `+`.
     """
     router = Router(nodes)
     walk = Walk("origin", endpoint, None if targets is None else frozenset(targets))
     steps = list(router.start(walk, DOCS))
     visited, answers = [], []
     while steps:
-        step = min(steps, key=lambda step: isinstance(step, Visit) and router.nodes[step.node].name in late)
+        step = min(
+            steps, key=lambda step: isinstance(step, Visit) and router.nodes[step.node].name in late
+        )
         steps.remove(step)
         if isinstance(step, Reply):
             answers.append(written(step.inputs))
@@ -47,7 +54,11 @@ def walk_through(
 def written(inputs: list[tuple[str, list[Payload]]]) -> str:
     """`'left=left,right=docs+other'`; just the payloads where there is only one input."""
     payloads = {name: "+".join(payload[0].decode() for payload in some) for name, some in inputs}
-    return next(iter(payloads.values())) if len(payloads) == 1 else ",".join(f"{k}={v}" for k, v in payloads.items())
+    return (
+        next(iter(payloads.values()))
+        if len(payloads) == 1
+        else ",".join(f"{k}={v}" for k, v in payloads.items())
+    )
 
 
 class TestShapes:
@@ -61,14 +72,21 @@ class TestShapes:
         nodes = [Node("a"), Node("b", ("a",)), Node("c", ("b",))]
         assert walk_through(nodes) == (["a(docs)", "b(a)", "c(b)"], "c")
 
-    def test_branches_from_the_entrance_and_the_answer_joins_them_in_the_order_of_the_nodes(self) -> None:
+    def test_branches_from_the_entrance_and_the_answer_joins_them_in_the_order_of_the_nodes(
+        self,
+    ) -> None:
         nodes = [Node("a"), Node("b"), Node("c")]
         visited = ["a(docs)", "b(docs)", "c(docs)"]
         assert walk_through(nodes) == (visited, "a=a,b=b,c=c")
         assert walk_through(nodes, late=["a"]) == ([*visited[1:], visited[0]], "a=a,b=b,c=c")
 
     def test_a_diamond(self) -> None:
-        nodes = [Node("top"), Node("left", ("top",)), Node("right", ("top",)), Node("end", ("left", "right"))]
+        nodes = [
+            Node("top"),
+            Node("left", ("top",)),
+            Node("right", ("top",)),
+            Node("end", ("left", "right")),
+        ]
         visited = ["top(docs)", "left(top)", "right(top)", "end(left=left,right=right)"]
         assert walk_through(nodes) == (visited, "end")
 
@@ -97,22 +115,40 @@ class TestShapes:
         assert walk_through(nodes, late=["a"])[1] == "a+b"
 
     def test_what_comes_after_such_a_join_gets_all_payloads_side_by_side(self) -> None:
-        nodes = [Node("a"), Node("b"), Node("join", ("b", "a"), process=False), Node("end", ("join",))]
+        nodes = [
+            Node("a"),
+            Node("b"),
+            Node("join", ("b", "a"), process=False),
+            Node("end", ("join",)),
+        ]
         assert walk_through(nodes)[0][-1] == "end(b+a)"
 
 
 class TestPassedBy:
-    nodes = (Node("a", endpoints=frozenset({"/a"})), Node("b", ("a",), endpoints=frozenset({"/b", "/both"})))
+    nodes = (
+        Node("a", endpoints=frozenset({"/a"})),
+        Node("b", ("a",), endpoints=frozenset({"/b", "/both"})),
+    )
 
     @pytest.mark.parametrize(
         ("endpoint", "visited", "answer"),
-        [("/a", ["a(docs)"], "a"), ("/b", ["b(docs)"], "b"), ("/c", [], "docs"), ("/both", ["b(docs)"], "b")],
+        [
+            ("/a", ["a(docs)"], "a"),
+            ("/b", ["b(docs)"], "b"),
+            ("/c", [], "docs"),
+            ("/both", ["b(docs)"], "b"),
+        ],
     )
-    def test_who_does_not_bind_the_endpoint(self, endpoint: str, visited: list[str], answer: str) -> None:
+    def test_who_does_not_bind_the_endpoint(
+        self, endpoint: str, visited: list[str], answer: str
+    ) -> None:
         assert walk_through(self.nodes, endpoint) == (visited, answer)
 
     def test_who_binds_the_default_endpoint_takes_all(self) -> None:
-        nodes = [Node("a", endpoints=frozenset({DEFAULT, "/a"})), Node("b", ("a",), endpoints=frozenset())]
+        nodes = [
+            Node("a", endpoints=frozenset({DEFAULT, "/a"})),
+            Node("b", ("a",), endpoints=frozenset()),
+        ]
         assert walk_through(nodes, "/x") == (["a(docs)"], "a")
 
     def test_as_long_as_nobody_knows_what_it_binds_it_is_visited(self) -> None:
@@ -136,7 +172,13 @@ class TestPassedBy:
         assert walk_through(nodes)[0] == ["a(docs)", "end(b=docs,a=a)"]
 
     def test_payloads_that_nobody_touched_are_there_once(self) -> None:
-        nodes = [Node("a"), Node("b"), Node("c"), Node("join", ("a", "b", "c"), process=False), Node("end", ("join",))]
+        nodes = [
+            Node("a"),
+            Node("b"),
+            Node("c"),
+            Node("join", ("a", "b", "c"), process=False),
+            Node("end", ("join",)),
+        ]
         assert walk_through(nodes, targets={"end"}) == (["end(docs)"], "end")
         assert walk_through(nodes, targets={"b", "end"})[0] == ["b(docs)", "end(docs+b)"]
 
@@ -156,7 +198,11 @@ class TestPassedBy:
 
 class TestNoReduce:
     def test_with_several_predecessors_it_is_visited_whatever_it_binds(self) -> None:
-        nodes = [Node("a"), Node("b"), Node("end", ("a", "b"), no_reduce=True, endpoints=frozenset({"/x"}))]
+        nodes = [
+            Node("a"),
+            Node("b"),
+            Node("end", ("a", "b"), no_reduce=True, endpoints=frozenset({"/x"})),
+        ]
         assert walk_through(nodes, "/y")[0][-1] == "end(a=a,b=b)"
 
     def test_with_one_it_makes_no_difference(self) -> None:
@@ -194,7 +240,7 @@ class TestGraphs:
         assert router.done(one, 1, [b"1b"]) == [Visit(2, [("a", [[b"1a"]]), ("b", [[b"1b"]])])]
 
 
-# -- any graph, any order, against a model ----------------------------------------------------------------------------
+# -- any graph, any order, against a model ---------------------------------------------------------
 
 
 @dataclass
@@ -224,13 +270,17 @@ def cases(draw: st.DrawFn) -> Case:
         binds = bound is None or bool(bound & {"/x", DEFAULT}) or (no_reduce and len(needs) > 1)
         if process and wanted and binds:
             visited.add(name)
-        nodes.append(Node(name, needs, process, no_reduce, None if bound is None else frozenset(bound)))
+        nodes.append(
+            Node(name, needs, process, no_reduce, None if bound is None else frozenset(bound))
+        )
         names.append(name)
     return Case(nodes, visited, None if targets is None else frozenset(targets))
 
 
 class Model:
-    """What flows through the graph, worked out from its end: an output is a list of the names of who made it."""
+    """What flows through the graph, worked out from its end:
+    an output is a list of the names of who made it.
+    """
 
     def __init__(self, case: Case) -> None:
         self.nodes = {node.name: node for node in case.nodes}
@@ -285,7 +335,9 @@ def test_any_graph_in_any_order(case: Case, data: st.DataObject) -> None:
             begun.add(node.name)
             under_way.append(step.node)
         # Neither too early nor late: a node is visited as soon as all it gets has been made.
-        assert begun == {name for name in case.visited if model.waits_for(model.nodes[name].needs) <= done}
+        assert begun == {
+            name for name in case.visited if model.waits_for(model.nodes[name].needs) <= done
+        }
         assert bool(answers) == (model.waits_for(model.ends) <= done)
         if not under_way:
             break

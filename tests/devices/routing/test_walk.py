@@ -1,4 +1,6 @@
-"""Nodes say who is visited; a walk that is many requests is cut where one of them goes its own way."""
+"""Nodes say who is visited; a walk that is many requests is cut where one of them goes its own
+way.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,12 @@ class TestWalk:
         walk = bulk(5, [1, 1, 1])
         walk.begun, walk.deadline, walk.visits = 3.0, 4.0, 2
         for part in (walk.cut(2), walk):
-            assert (part.endpoint, part.targets, part.timeout, part.client) == ("/", frozenset({"a"}), 1.0, b"me")
+            assert (part.endpoint, part.targets, part.timeout, part.client) == (
+                "/",
+                frozenset({"a"}),
+                1.0,
+                b"me",
+            )
             assert (part.begun, part.deadline, part.visits) == (3.0, 4.0, 2)
 
     def test_one_request_has_its_origin_whatever_that_is(self) -> None:
@@ -97,7 +104,9 @@ class TestWalk:
 
     @settings(deadline=None, derandomize=True)
     @given(st.lists(st.integers(0, 9), min_size=2, max_size=64), st.data())
-    def test_however_it_is_cut_each_request_is_there_once(self, docs: list[int], data: st.DataObject) -> None:
+    def test_however_it_is_cut_each_request_is_there_once(
+        self, docs: list[int], data: st.DataObject
+    ) -> None:
         walk = bulk(5, docs)
         walk.open = {(0, 70), (1, 500)}
         parts = [walk]

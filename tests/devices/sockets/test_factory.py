@@ -1,4 +1,6 @@
-"""Sockets as the broker makes them: where they listen, who is greeted, and what becomes of too much."""
+"""Sockets as the broker makes them: where they listen, who is greeted,
+and what becomes of too much.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def context() -> Iterator[Context]:
     context.destroy(linger=0)
 
 
-def router(context: Context, address: str = LOOPBACK, max_bytes: int | None = None) -> tuple[Socket, str]:
+def router(
+    context: Context, address: str = LOOPBACK, max_bytes: int | None = None
+) -> tuple[Socket, str]:
     """A ROUTER that listens, and where."""
     socket, (address,) = listen(context, zmq.ROUTER, [address], max_bytes)
     return socket, address
@@ -46,7 +50,9 @@ def again(context: Context, address: str) -> Socket:
 
 
 def joined(listener: Socket, address: str, kind: bytes = STRANGER) -> Socket:
-    """A DEALER that has connected and was greeted. Whoever sends over it keeps it: as garbage it would drop that."""
+    """A DEALER that has connected and was greeted. Whoever sends over it keeps it:
+    as garbage it would drop that.
+    """
     peer = dealer(listener.context, kind)
     peer.connect(address)
     assert greeting(peer, listener) == [b""]
@@ -139,7 +145,9 @@ class TestGreeting:
         for _ in range(3):
             assert joined(socket, address).poll(0) == 0  # and with nothing else
 
-    def test_so_is_one_that_connects_anew_and_it_is_known_as_the_same(self, context: Context) -> None:
+    def test_so_is_one_that_connects_anew_and_it_is_known_as_the_same(
+        self, context: Context
+    ) -> None:
         socket, address = router(context)
         peer = joined(socket, address)
         peer.send(b"to the first")
@@ -150,7 +158,9 @@ class TestGreeting:
         peer.send(b"to the second")
         assert heard(socket) == [name, b"to the second"]
 
-    def test_who_comes_back_before_its_old_connection_is_gone_takes_its_place(self, context: Context) -> None:
+    def test_who_comes_back_before_its_old_connection_is_gone_takes_its_place(
+        self, context: Context
+    ) -> None:
         socket, address = router(context)
         peers = [dealer(context), dealer(context)]
         peers[1].set(zmq.ROUTING_ID, peers[0].get(zmq.ROUTING_ID))
@@ -218,7 +228,9 @@ class TestMuch:
         peer.send_multipart([b"header", bytes(MAX_BYTES)])
         assert heard(socket)[1:] == [b"header", bytes(MAX_BYTES)]
 
-    def test_one_clearly_above_it_cuts_the_connection_and_who_sent_it_is_greeted_anew(self, context: Context) -> None:
+    def test_one_clearly_above_it_cuts_the_connection_and_who_sent_it_is_greeted_anew(
+        self, context: Context
+    ) -> None:
         socket, address = router(context, max_bytes=MAX_BYTES)
         peer = joined(socket, address)
         peer.send_multipart([b"header", bytes(MAX_BYTES + MAX_HEADER + 1)])

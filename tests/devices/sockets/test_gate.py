@@ -66,7 +66,8 @@ class Served:
         monitor = zap.watch(dealer) if watched else None
         dealer.sndtimeo = 0
         dealer.connect(self.addresses[domain])
-        with suppress(zmq.Again):  # refused already: without keys on both sides libzmq decides in its own thread
+        # Refused already: without keys on both sides libzmq decides in its own thread.
+        with suppress(zmq.Again):
             dealer.send(text)
         return (dealer, monitor) if watched else dealer
 
@@ -104,7 +105,7 @@ def warned(caplog, *words):
     return [text for text in caplog.messages if all(word in text for word in words)]
 
 
-# -- keys, with real sockets ------------------------------------------------------------------------------------------
+# -- keys, with real sockets -----------------------------------------------------------------------
 
 
 def test_an_admin_is_a_client_whose_connection_can_be_told_from_others(served):
@@ -120,7 +121,9 @@ def test_an_admins_key_lets_no_replica_in(served, caplog):
     admin = zmq.curve_keypair()
     served.lists = {**served.lists, zap.ADMINS: frozenset({admin[0]})}
     with served.connect(admin, REPLICAS):
-        served.until(lambda: warned(caplog, "its key is an admin's, which does not let it in as a replica"))
+        served.until(
+            lambda: warned(caplog, "its key is an admin's, which does not let it in as a replica")
+        )
 
 
 def test_who_has_a_key_on_the_list_is_served_and_known_by_it(served):
@@ -138,10 +141,17 @@ def test_who_has_a_key_on_the_list_is_served_and_known_by_it(served):
         (REPLICA, CLIENTS, "its key is a replica's, which does not let it in as a client"),
     ],
 )
-def test_another_key_is_refused_and_logged_while_others_are_served(served, caplog, pair, domain, reason):
+def test_another_key_is_refused_and_logged_while_others_are_served(
+    served, caplog, pair, domain, reason
+):
     dealer, monitor = served.connect(pair, domain, watched=True)
-    served.until(lambda: warned(caplog, reason, "127.0.0.1", pair[0].decode()), "the refusal is logged")
-    assert wait_for(lambda: zap.turned_away(monitor)) == "it does not know this key, or has too many connections"
+    served.until(
+        lambda: warned(caplog, reason, "127.0.0.1", pair[0].decode()), "the refusal is logged"
+    )
+    assert (
+        wait_for(lambda: zap.turned_away(monitor))
+        == "it does not know this key, or has too many connections"
+    )
     assert served.serves()
     assert {text for _, text, _ in served.got} == {b"served"}
     assert not dealer.poll(0)
@@ -161,14 +171,21 @@ def test_no_key_is_logged_with_the_address(served, caplog):
     port = int(served.addresses[REPLICAS].rpartition(":")[2])
     with sockets.create_connection(("127.0.0.1", port)) as raw:
         served.until(lambda: served.gate.connections(REPLICAS) == 1, "the connection is counted")
-        raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
-        served.until(lambda: warned(caplog, "refused a replica from 127.0.0.1: it has no key"), "it is logged")
+        raw.sendall(
+            b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+        )
+        served.until(
+            lambda: warned(caplog, "refused a replica from 127.0.0.1: it has no key"),
+            "it is logged",
+        )
     served.until(lambda: served.gate.connections(REPLICAS) == 0, "the connection is closed")
 
 
 def test_who_expects_another_server_says_nothing_to_this_one(served, caplog):
     dealer, monitor = served.connect(CLIENT, server=OTHER[0], watched=True)
-    served.until(lambda: warned(caplog, "refused a client from", "server's key"), "the refusal is logged")
+    served.until(
+        lambda: warned(caplog, "refused a client from", "server's key"), "the refusal is logged"
+    )
     assert "may not be those of that Flow" in wait_for(lambda: zap.turned_away(monitor))
     assert served.serves()
     assert {text for _, text, _ in served.got} == {b"served"}
@@ -177,7 +194,10 @@ def test_who_expects_another_server_says_nothing_to_this_one(served, caplog):
 
 def test_a_public_key_without_its_secret_is_of_no_use(served, caplog):
     dealer = served.connect((CLIENT[0], STRANGER[1]))
-    served.until(lambda: warned(caplog, "refused a client from", "not the secret of its own"), "the refusal is logged")
+    served.until(
+        lambda: warned(caplog, "refused a client from", "not the secret of its own"),
+        "the refusal is logged",
+    )
     assert served.serves()
     assert {text for _, text, _ in served.got} == {b"served"}
     assert not dealer.poll(0)
@@ -215,7 +235,9 @@ def test_who_says_nothing_is_hung_up_on(caplog, monkeypatch):
     try:
         port = int(served.addresses[CLIENTS].rpartition(":")[2])
         with sockets.create_connection(("127.0.0.1", port)) as silent:
-            served.until(lambda: warned(caplog, "from 127.0.0.1: it did not say who it is"), "it is logged")
+            served.until(
+                lambda: warned(caplog, "from 127.0.0.1: it did not say who it is"), "it is logged"
+            )
             silent.settimeout(10)
             while silent.recv(64):  # the server's greeting, then the end
                 pass
@@ -241,7 +263,7 @@ def test_a_guarded_socket_without_a_gate_takes_nobody_in():
         router.close(0)
 
 
-# -- without keys, and limits -----------------------------------------------------------------------------------------
+# -- without keys, and limits ----------------------------------------------------------------------
 
 
 def test_without_keys_plain_connections_are_served_and_keys_are_not(plain):
@@ -269,12 +291,16 @@ def test_connections_above_the_limit_are_refused_until_others_end(secrets, caplo
         served.until(lambda: first.poll(0) and second.poll(0), "two are served")
         third, monitor = served.connect(pair, text=b"third", watched=True)
         served.until(
-            lambda: warned(caplog, "refused a client from 127.0.0.1: too many connections", "limit is 2"),
+            lambda: warned(
+                caplog, "refused a client from 127.0.0.1: too many connections", "limit is 2"
+            ),
             "it is logged",
         )
         assert "too many connections" in wait_for(lambda: zap.turned_away(monitor))
         served.until(lambda: served.gate.connections(CLIENTS) == 2)
-        assert served.serves(REPLICA if pair else None, REPLICAS), "each domain has a limit of its own"
+        assert served.serves(REPLICA if pair else None, REPLICAS), (
+            "each domain has a limit of its own"
+        )
         first.close()
         served.until(lambda: served.gate.connections(CLIENTS) == 1)
         assert served.serves(pair)
@@ -292,14 +318,18 @@ def test_that_nobody_can_connect_is_logged_where_it_is_so(caplog, monkeypatch, c
     try:
         first, second = served.connect(None), served.connect(None)
         served.until(lambda: first.poll(0) and second.poll(0), "both are served")
-        assert bool(warned(caplog, "a client cannot connect before others have gone: 2 connections")) is can_rest
+        assert (
+            bool(warned(caplog, "a client cannot connect before others have gone: 2 connections"))
+            is can_rest
+        )
     finally:
         served.close()
 
 
 def test_many_connections_that_nobody_reads_of_hold_nothing_up_and_are_counted_to_the_end(plain):
     port = int(plain.addresses[CLIENTS].rpartition(":")[2])
-    for _ in range(1500):  # 3 events each, where a pipe of libzmq's takes 2000 and then holds up the thread that tells
+    # 3 events each, where a pipe of libzmq's takes 2000 and then holds up the thread that tells.
+    for _ in range(1500):
         sockets.create_connection(("127.0.0.1", port)).close()
     assert plain.serves(None)
     plain.until(lambda: plain.gate.connections(CLIENTS) == 0, "all are counted as ended")
@@ -325,7 +355,12 @@ def test_a_list_that_cannot_be_read_just_then_costs_nobody_his_connection(caplog
     port = server.bind_to_random_port("tcp://127.0.0.1")
     client.connect(f"tcp://127.0.0.1:{port}")
     client.send(b"here")
-    wait_for(lambda: (gate.serve(), "failed to judge a connection, which may try again" in caplog.messages)[1])
+    wait_for(
+        lambda: (
+            gate.serve(),
+            "failed to judge a connection, which may try again" in caplog.messages,
+        )[1]
+    )
     fails.clear()
     wait_for(lambda: (gate.serve(), server.poll(10))[1])
     gate.close()

@@ -17,7 +17,9 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-def test_what_fails_is_logged_once_with_its_traceback_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fails_is_logged_once_with_its_traceback_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     guard = Guard(log)
     for number in range(3):
         assert guard.call(fail, KeyError(number)) is None
@@ -28,7 +30,9 @@ def test_what_fails_is_logged_once_with_its_traceback_and_counted(caplog: pytest
     assert record.exc_info is not None
 
 
-def test_kinds_are_told_apart_by_what_raised_and_where_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_are_told_apart_by_what_raised_and_where_and_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MOST_KINDS", 2)
     guard = Guard(log)
     for error in (KeyError(), ValueError(), OSError()):

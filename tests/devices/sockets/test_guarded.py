@@ -13,7 +13,11 @@ from zflow.devices.sockets.port import LARGE
 
 
 def test_messages_go_both_ways_and_who_is_gone_is_told_of() -> None:
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.ROUTER) as router,
+        context.socket(zmq.DEALER) as dealer,
+    ):
         meter = Mock(Meter, most_frames=100, curious=False, taken=0)
         port = GuardedPort(router, 3, meter, 10)
         number = router.bind_to_random_port("tcp://127.0.0.1")
@@ -29,7 +33,11 @@ def test_messages_go_both_ways_and_who_is_gone_is_told_of() -> None:
         sent = [b"small", b"x" * 2000, b"y" * LARGE, memoryview(b"z" * 3000)]
         port.send([name, *sent])
         assert dealer.recv_multipart() == [bytes(frame) for frame in sent]
-        assert [call.args for call in meter.owe.call_args_list] == [(name, 2000), (name, LARGE), (name, 3000)]
+        assert [call.args for call in meter.owe.call_args_list] == [
+            (name, 2000),
+            (name, LARGE),
+            (name, 3000),
+        ]
         with pytest.raises(zmq.ZMQError, match="unreachable"):
             port.send([b"nobody", b"x"])
         assert not meter.clogged.called

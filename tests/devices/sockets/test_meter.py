@@ -1,4 +1,6 @@
-"""Connections whose bytes are counted: real sockets of libzmq's at one end, and a peer that speaks by hand."""
+"""Connections whose bytes are counted: real sockets of libzmq's at one end,
+and a peer that speaks by hand.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def test_who_sends_very_many_tiny_frames_is_cut(served: Served) -> None:
         assert len(served.got) == 1
 
 
-def test_of_a_message_of_too_many_frames_nothing_is_kept_and_its_sender_is_cut(served: Served) -> None:
+def test_of_a_message_of_too_many_frames_nothing_is_kept_and_its_sender_is_cut(
+    served: Served,
+) -> None:
     with served.greeted() as client, served.greeted() as other:
         client.send(*[b"x"] * (served.meter.most_frames + 5000))
         served.until(client.was_cut)
@@ -114,7 +118,9 @@ def test_of_a_message_of_too_many_frames_nothing_is_kept_and_its_sender_is_cut(s
         assert len(served.gone) == 1
 
 
-def test_who_has_sent_more_than_a_message_and_no_end_is_cut_but_not_who_has_sent_many_messages(served: Served) -> None:
+def test_who_has_sent_more_than_a_message_and_no_end_is_cut_but_not_who_has_sent_many_messages(
+    served: Served,
+) -> None:
     with served.greeted() as client, served.greeted() as other:
         for _ in range(20):
             other.send(bytes(MAX_BYTES // 2), bytes(MAX_BYTES // 2))
@@ -180,7 +186,7 @@ def test_who_is_to_be_cut_is_cut_also_where_no_descriptor_is_left(served: Served
         assert served.gone == [served.got[0][0]]
 
 
-# -- without libzmq ---------------------------------------------------------------------------------------------------
+# -- without libzmq --------------------------------------------------------------------------------
 
 
 class Pairs:
@@ -220,7 +226,9 @@ def pass_on(pair: tuple[sockets.socket, sockets.socket], size: int) -> None:
     ours.recv(size - 1, sockets.MSG_WAITALL)
 
 
-def test_who_sends_little_is_not_looked_at_closely_each_time(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_sends_little_is_not_looked_at_closely_each_time(
+    pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closely = Mock(side_effect=metering._traffic)
     monkeypatch.setattr(metering, "_traffic", closely)
     made = [pairs.connect() for _ in range(20)]
@@ -232,7 +240,9 @@ def test_who_sends_little_is_not_looked_at_closely_each_time(pairs: Pairs, monke
     assert 0 < closely.call_count < 3 * len(made)
 
 
-def test_who_sends_a_little_again_and_again_cannot_hide_a_message_without_an_end(pairs: Pairs) -> None:
+def test_who_sends_a_little_again_and_again_cannot_hide_a_message_without_an_end(
+    pairs: Pairs,
+) -> None:
     pair = pairs.connect()
     sent = 0
     while not pairs.refused:

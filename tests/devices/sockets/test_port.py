@@ -36,7 +36,9 @@ def ports(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
             router.set(zmq.ROUTER_MANDATORY, 1)
             router.bind(address)
             dealer.set(zmq.ROUTING_ID, b"me")
-            dealer.connect(router.get_string(zmq.LAST_ENDPOINT) if request.param == "tcp" else address)
+            dealer.connect(
+                router.get_string(zmq.LAST_ENDPOINT) if request.param == "tcp" else address
+            )
             yield Port(router, 3), Port(dealer, 2)
 
 
@@ -71,7 +73,9 @@ class TestPort:
         for tracker in trackers:
             tracker.wait(5)
 
-    def test_the_first_frames_and_small_ones_come_as_bytes_others_uncopied(self, ports: tuple[Port, Port]) -> None:
+    def test_the_first_frames_and_small_ones_come_as_bytes_others_uncopied(
+        self, ports: tuple[Port, Port]
+    ) -> None:
         router, dealer = ports
         dealer.send([b"header", b"meta", HUGE, b"small"])
         frames = router.receive()
@@ -84,8 +88,11 @@ class TestPort:
         assert content(list(views)) == [b"header", b"meta", HUGE, b"small"]
         assert not views[2].readonly
 
-    @pytest.mark.parametrize("ports", ["ipc", "tcp"], indirect=True)  # within a process the memory would be shared
-    def test_memory_that_was_sent_may_be_written_to_when_its_tracker_is_done(self, ports: tuple[Port, Port]) -> None:
+    # Within a process the memory would be shared.
+    @pytest.mark.parametrize("ports", ["ipc", "tcp"], indirect=True)
+    def test_memory_that_was_sent_may_be_written_to_when_its_tracker_is_done(
+        self, ports: tuple[Port, Port]
+    ) -> None:
         router, dealer = ports
         array = bytearray(HUGE)
         (tracker,) = dealer.send_tracked([b"header", b"meta", memoryview(array)])
@@ -116,7 +123,9 @@ class TestPort:
         with pytest.raises(zmq.Again):
             ports[0].receive()
 
-    def test_a_peer_that_is_not_there_is_an_error_and_the_next_message_is_whole(self, ports: tuple[Port, Port]) -> None:
+    def test_a_peer_that_is_not_there_is_an_error_and_the_next_message_is_whole(
+        self, ports: tuple[Port, Port]
+    ) -> None:
         router, dealer = ports
         dealer.send([b"hello"])
         router.receive()
@@ -152,7 +161,9 @@ class TestPort:
             received += [frames[1] for frames in some]
         assert [int(frame) for frame in received] == list(range(200))
 
-    def test_where_nothing_has_there_is_an_error_not_an_empty_list(self, ports: tuple[Port, Port]) -> None:
+    def test_where_nothing_has_there_is_an_error_not_an_empty_list(
+        self, ports: tuple[Port, Port]
+    ) -> None:
         ports[0].socket.set(zmq.RCVTIMEO, 1)
         with pytest.raises(zmq.Again):
             ports[0].receive_some(7)
@@ -173,7 +184,10 @@ class TestPort:
     @pytest.mark.parametrize("ports", ["ipc", "tcp"], indirect=True)
     def test_memory_that_is_said_is_tracked(self, ports: tuple[Port, Port]) -> None:
         router, dealer = ports
-        said = [Reply(7, 1, None, None, 5, payload) for payload in ([b"first", memoryview(HUGE)], [b"second"])]
+        said = [
+            Reply(7, 1, None, None, 5, payload)
+            for payload in ([b"first", memoryview(HUGE)], [b"second"])
+        ]
         trackers = dealer.say(said, encoder())
         heard = [reply for _ in range(2) for reply in read(buffers(router.receive()), 1, TO_CLIENT)]
         payloads = [content(list(reply.payload)) for reply in heard if isinstance(reply, Reply)]

@@ -11,10 +11,19 @@ from zflow.devices.sockets.trains import PIECE, SAMPLE, Pieces, frames_in, may_b
 
 
 @pytest.mark.parametrize(
-    "frame", [b"\x01\x00", b"\x01\x03abc", b"\x03" + bytes(8), b"\x03" + bytes(7) + b"\x02ab", b"\x01\x0b" + bytes(11)]
+    "frame",
+    [
+        b"\x01\x00",
+        b"\x01\x03abc",
+        b"\x03" + bytes(8),
+        b"\x03" + bytes(7) + b"\x02ab",
+        b"\x01\x0b" + bytes(11),
+    ],
 )
 @pytest.mark.parametrize("at", [0, 1, 7])
-def test_frames_that_say_that_more_follow_are_counted_wherever_the_piece_begins(frame: bytes, at: int) -> None:
+def test_frames_that_say_that_more_follow_are_counted_wherever_the_piece_begins(
+    frame: bytes, at: int
+) -> None:
     sample = (frame * SAMPLE)[at:][:SAMPLE]
     assert may_be(sample)
     assert abs(frames_in(sample) - SAMPLE / len(frame)) < 10

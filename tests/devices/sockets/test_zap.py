@@ -21,23 +21,37 @@ SECRETS = [secret for _, secret in (SERVER, CLIENT, REPLICA, STRANGER, OTHER)]
 LISTS = {CLIENTS: frozenset({CLIENT[0]}), REPLICAS: frozenset({REPLICA[0]})}
 
 
-# -- the decision -----------------------------------------------------------------------------------------------------
+# -- the decision ----------------------------------------------------------------------------------
 
 KEY = z85.decode(CLIENT[0])
 
 
 def handler(lists=None, connections=0, refusals=None):
     lists = LISTS if lists is None else lists
-    return Handler(lambda: lists, {CLIENTS: 10, REPLICAS: 10}, lambda domain: connections, refusals or Refusals())
+    return Handler(
+        lambda: lists,
+        {CLIENTS: 10, REPLICAS: 10},
+        lambda domain: connections,
+        refusals or Refusals(),
+    )
 
 
-def request(domain=CLIENTS, mechanism=b"CURVE", credentials=(KEY,), version=b"1.0", address=b"10.0.0.1"):
+def request(
+    domain=CLIENTS, mechanism=b"CURVE", credentials=(KEY,), version=b"1.0", address=b"10.0.0.1"
+):
     return [version, b"1", domain, address, b"", mechanism, *credentials]
 
 
 def test_a_request_that_holds_is_granted():
     assert handler().reply(request(), 0) == [b"1.0", b"1", b"200", b"", CLIENT[0], b""]
-    assert handler({}).reply(request(mechanism=b"NULL", credentials=()), 0) == [b"1.0", b"1", b"200", b"", b"", b""]
+    assert handler({}).reply(request(mechanism=b"NULL", credentials=()), 0) == [
+        b"1.0",
+        b"1",
+        b"200",
+        b"",
+        b"",
+        b"",
+    ]
     assert handler(connections=10).reply(request(), 0)[2] == b"200"
 
 
@@ -62,13 +76,17 @@ def test_everything_else_is_refused(asked, reason):
 
 
 def test_a_list_that_is_empty_is_not_a_list_that_is_not_there():
-    assert handler({CLIENTS: frozenset()}).reply(request(mechanism=b"NULL", credentials=()), 0)[2] == b"400"
+    assert (
+        handler({CLIENTS: frozenset()}).reply(request(mechanism=b"NULL", credentials=()), 0)[2]
+        == b"400"
+    )
     assert handler({CLIENTS: frozenset()}).reply(request(), 0)[2] == b"400"
     assert handler({}).reply(request(mechanism=b"PLAIN", credentials=(b"", b"")), 0)[2] == b"400"
 
 
 frames = st.one_of(
-    st.binary(max_size=80), st.sampled_from([b"1.0", CLIENTS, REPLICAS, b"NULL", b"CURVE", b"PLAIN", bytes(32)])
+    st.binary(max_size=80),
+    st.sampled_from([b"1.0", CLIENTS, REPLICAS, b"NULL", b"CURVE", b"PLAIN", bytes(32)]),
 )
 
 
@@ -96,7 +114,7 @@ def test_an_address_cannot_break_the_log_line(address):
     assert len(text) <= 256
 
 
-# -- the log ----------------------------------------------------------------------------------------------------------
+# -- the log ---------------------------------------------------------------------------------------
 
 
 def test_a_flood_is_one_line_and_then_a_number_each_second(caplog):
@@ -122,7 +140,10 @@ def test_each_address_and_each_reason_is_named(caplog):
     refusals.add(CLIENTS, "10.0.0.1", "too many connections", "the limit is 3", 0)
     refusals.add(CLIENTS, "10.0.0.1", "too many connections", "the limit is 4", 0)
     assert len(caplog.messages) == 4
-    assert caplog.messages[3] == "refused a client from 10.0.0.1: too many connections (the limit is 3)"
+    assert (
+        caplog.messages[3]
+        == "refused a client from 10.0.0.1: too many connections (the limit is 3)"
+    )
     refusals.add(CLIENTS, "10.0.0.1", "it has no key", "", 50)
     assert caplog.messages[4:] == [
         "refused a client from 10.0.0.1 1 times more: too many connections",
@@ -149,12 +170,18 @@ def test_no_flood_fills_the_log_or_the_memory_and_every_refusal_is_told_of(attem
         zap.log.removeHandler(collector)
     assert not refusals._more
     words = [line.split(" from ")[-1].split() for _, line in lines]
-    named = sum(int(line[1]) if line[2:3] == ["times"] else 1 for line in words if line[0].startswith("10."))
-    unnamed = sum(int(line.split()[1]) for _, line in lines if line.startswith("refused") and "too many" in line)
+    named = sum(
+        int(line[1]) if line[2:3] == ["times"] else 1 for line in words if line[0].startswith("10.")
+    )
+    unnamed = sum(
+        int(line.split()[1])
+        for _, line in lines
+        if line.startswith("refused") and "too many" in line
+    )
     assert named + unnamed == len(attempts)
 
 
-# -- the count --------------------------------------------------------------------------------------------------------
+# -- the count -------------------------------------------------------------------------------------
 
 ACCEPTED, DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
 AUTH, PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -185,14 +212,31 @@ def test_no_event_is_too_strange(events):
     ("event", "value", "keyed", "open"),
     [
         (PROTOCOL, 0x11000002, "it has no key", "it has a key, and this Flow has none"),
-        (PROTOCOL, 0x11000001, "it expects another server's key, or has not the secret of its own", None),
+        (
+            PROTOCOL,
+            0x11000001,
+            "it expects another server's key, or has not the secret of its own",
+            None,
+        ),
         (PROTOCOL, 0x10000013, "its handshake makes no sense", "its handshake makes no sense"),
-        (NO_DETAIL, errno.EAGAIN, "it did not say who it is within 5 s", "it did not say who it is within 5 s"),
-        (NO_DETAIL, errno.EPIPE, "it hung up in the handshake, as one without the right keys does", ""),
+        (
+            NO_DETAIL,
+            errno.EAGAIN,
+            "it did not say who it is within 5 s",
+            "it did not say who it is within 5 s",
+        ),
+        (
+            NO_DETAIL,
+            errno.EPIPE,
+            "it hung up in the handshake, as one without the right keys does",
+            "",
+        ),
         (AUTH, 400, "", ""),
     ],
 )
-def test_what_fails_before_the_handler_is_asked_is_reported_with_its_address(event, value, keyed, open):
+def test_what_fails_before_the_handler_is_asked_is_reported_with_its_address(
+    event, value, keyed, open
+):
     for has_keys, reason in ((True, keyed), (False, open)):
         told = []
         connections = Connections(has_keys, lambda *refusal, told=told: told.append(refusal))
@@ -221,7 +265,9 @@ class Recorded:
     """A monitor that tells what it is told to."""
 
     def __init__(self, events):
-        self._events = [event.to_bytes(2, "little") + value.to_bytes(4, "little") for event, value in events]
+        self._events = [
+            event.to_bytes(2, "little") + value.to_bytes(4, "little") for event, value in events
+        ]
 
     def recv_multipart(self, flags):
         if not self._events:
@@ -231,7 +277,9 @@ class Recorded:
 
 def test_who_only_connects_imports_none_of_what_guards_a_broker():
     code = "import sys, zflow.clients.connection, zflow.replicas.link; print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     found = {name.removeprefix("zflow.devices.sockets.") for name in out.split()}
     assert "zap" in found
     assert not found & {"gate", "guarded", "listener", "meter", "trains"}

@@ -1,4 +1,6 @@
-"""Stands in for an encoder that needs a GPU: says which one it was given, and computes there if torch is installed."""
+"""Stands in for an encoder that needs a GPU: says which one it was given,
+and computes there if torch is installed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class CLIPEncoder(Executor):
     def __init__(self, dimensions: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # The same in all replicas: embeddings that different ones computed must be comparable.
-        self.weights: Any = np.random.default_rng(0).standard_normal((256, dimensions), dtype=np.float32)
+        self.weights: Any = np.random.default_rng(0).standard_normal(
+            (256, dimensions), dtype=np.float32
+        )
         self.torch: Any = None
         computes = "with numpy: there is no torch"
         if importlib.util.find_spec("torch"):
@@ -37,7 +41,11 @@ class CLIPEncoder(Executor):
 
     def _torch_device(self) -> str:
         device = self.weights.device
-        return f"{device} ({self.torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+        return (
+            f"{device} ({self.torch.cuda.get_device_name(device)})"
+            if device.type == "cuda"
+            else str(device)
+        )
 
     @requests
     def encode(self, docs: DocumentArray, **kwargs: Any) -> None:
@@ -50,7 +58,9 @@ class CLIPEncoder(Executor):
         if self.torch is None:
             return counts @ self.weights
         with self.torch.no_grad():
-            return (self.torch.from_numpy(counts).to(self.weights.device) @ self.weights).cpu().numpy()
+            return (
+                (self.torch.from_numpy(counts).to(self.weights.device) @ self.weights).cpu().numpy()
+            )
 
 
 def _trigrams(text: str) -> np.ndarray[Any, Any]:
