@@ -48,8 +48,8 @@ class Flow(Shortcuts):
             memory, 0 for none.
         start_method: how its processes come into being: `'fork'`, from this one, or `'spawn'`, from
             a fresh interpreter that imports the main script again. Left out, it is fork, or spawn
-                if this process cannot be forked: where
-            CUDA is initialised, or OpenMP keeps threads that cannot be ended.
+            if this process cannot be forked: where CUDA is initialised, or OpenMP keeps threads
+            that cannot be ended.
         defaults: any keyword of `add` but `name` and `needs`: what holds for every Executor that
             doesn't say otherwise.
 
@@ -57,8 +57,8 @@ class Flow(Shortcuts):
         InvalidFlow: an unknown keyword, or a value that cannot be.
 
     Example:
-        with Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer)
-        as flow:
+        flow = Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer)
+        with flow:
             flow.index(documents)
             print(flow.search(Document(text="hello")).texts)
     """
@@ -154,7 +154,7 @@ class Flow(Shortcuts):
             needs: what it waits for: a name, several, or `'gateway'` for the entrance.
             endpoints: what it binds as long as no replica of this Flow has said so: replicas on
                 other machines that bind something else are refused. Of an external Executor: what
-                    it is asked for, whatever it says.
+                it is asked for, whatever it says.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
             uses_requests: endpoint -> method name, over those of `@requests`.

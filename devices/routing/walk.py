@@ -26,8 +26,8 @@ class Node:
         process: False for a join that only waits; it is never visited.
         no_reduce: its Executor wants the inputs apart; with several predecessors it is visited even
             for an endpoint that it does not bind, because only its replica knows how to put them
-            together. Not among the
-            targets it is passed by all the same: its code must not run then.
+            together. Not among the targets it is passed by all the same: its code must not run
+            then.
         endpoints: what its Executor binds; None as long as that is not known, which counts as
             everything.
         shards: how many shards it has.

@@ -317,7 +317,7 @@ class Load:
 
         Returns:
             The seconds that there was load, and what is wrong with the clients: that one hangs,
-                or has broken.
+            or has broken.
         """
         self._ended.set()
         lasted = time.monotonic() - self._begun

@@ -82,9 +82,8 @@ class AsyncClient(Shortcuts):
     Example:
         client = AsyncClient(port=5555)
         docs = await client.post("/search", Document(text="hello"))
-        async for docs in client.post("/index", documents):  # one DocumentArray per request, in
-        order
-            ...
+        async for docs in client.post("/index", documents):
+            ...  # one DocumentArray per request, in order
     """
 
     __module__ = "zflow"

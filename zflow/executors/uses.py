@@ -72,10 +72,9 @@ def load(
     Args:
         uses: None (pass everything through), an Executor class, the name of one already defined,
             `'file.py'`, `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in
-            the Hub (`'jinaai://user/Name'`),
-            the name of an installed Executor, or a description: a YAML file, YAML text or a dict
-                with the keys
-            `jtype`, `with`, `metas`, `requests` and `py_modules`.
+            the Hub (`'jinaai://user/Name'`), the name of an installed Executor, or a description: a
+            YAML file, YAML text or a dict with the keys `jtype`, `with`, `metas`, `requests` and
+            `py_modules`.
         uses_with, uses_metas, uses_requests, uses_dynamic_batching: over what the description says,
             key by key.
         no_reduce: it wants the results of several predecessors apart.
