@@ -57,8 +57,8 @@ class Flow(Shortcuts):
         InvalidFlow: an unknown keyword, or a value that cannot be.
 
     Example:
-        flow = Flow().add(name="encoder", uses=Encoder, replicas=3).add(name="indexer", uses=Indexer)
-        with flow:
+        flow = Flow().add(name="encoder", uses=Encoder, replicas=3)
+        with flow.add(name="indexer", uses=Indexer):
             flow.index(documents)
             print(flow.search(Document(text="hello")).texts)
     """
