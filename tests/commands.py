@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, launched
 
 from zflow import cli
 
@@ -39,9 +39,7 @@ def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str], 
     and the port.
     """
     command = [sys.executable, "-m", "zflow", *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with launched(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             lines = []

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -334,6 +334,17 @@ class Work(Executor):
         for doc in docs:
             doc.tags["by"] = self.runtime_args.name
             doc.tags["shard"] = self.runtime_args.shard_id
+
+
+@contextlib.contextmanager
+def launched(command: Sequence[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that ends by itself, or is told to; if the test fails before, it is killed."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 @contextmanager

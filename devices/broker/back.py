@@ -179,23 +179,24 @@ class Back:
         identity = frames[0]
         if len(frames) < 2:
             raise messages.Malformed("no header")
-        direction = (
-            messages.FROM_REPLICA
-            if port is not None and port is self._remote
-            else messages.FROM_LOCAL_REPLICA
-        )
+        remote = port is not None and port is self._remote
+        unexpected = False
+        direction = messages.FROM_REPLICA if remote else messages.FROM_LOCAL_REPLICA
         for message in bundles.read(frames, 1, direction):
             if isinstance(message, (Hello, Ready)) and port is not None:
                 self._greeted(port, identity, message)
                 continue
             pool = members.get(identity)
             if pool is None or isinstance(message, (Hello, Ready)):
-                if port is not self._remote and isinstance(message, (Done, Error)):
+                if not remote and isinstance(message, (Done, Error)):
                     self._owner.leases.unheard(identity, message.payload)
                 raise messages.Unexpected("an answer from an unknown replica")
-            if port is not None and port is self._remote and not pool.gave(identity, message):
-                raise messages.Unexpected("an answer to what it was not given")
-            self._said(pool, identity, message)
+            given = pool.given(identity, message) if remote else (message,)
+            unexpected = unexpected or given != (message,)
+            for one in given:
+                self._said(pool, identity, one)
+        if unexpected:  # the rest counts: else what it has answered besides would stay its own
+            raise messages.Unexpected("an answer to what it was not given")
 
     def _said(self, pool: Pool, identity: bytes, message: Message) -> None:
         if isinstance(message, (Done, Error)) and not message.payload:

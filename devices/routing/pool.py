@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, ParamSpec
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
-from zflow.devices.protocol.messages import Done, Error, Message
+from zflow.devices.protocol.messages import Done, Error, Message, singles
 from zflow.devices.protocol.parts import Inputs
 from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
@@ -211,20 +211,27 @@ class Pool:
         tasks = self.balancer.replicas[name].tasks
         return tasks, self._tell(now, self.balancer.find, name, now)
 
-    def gave(self, name: Any, answer: Message) -> bool:
-        """Whether the replica was given the tasks that it answers,
-        and they were not taken from it.
+    def given(self, name: Any, answer: Message) -> Sequence[Message]:
+        """Return what of an answer is to tasks that the replica was given and still has.
+
+        Of several that are answered in one, some may have been taken back after it had begun them;
+        others it may never have been given.
         """
+        if not isinstance(answer, (Done, Error)):
+            return (answer,)
+        replica = self.balancer.replicas.get(name)
+        held = {} if replica is None else replica.held
+        counts = ((id, 1 if task is None else task.count) for id, task in held.items())
+        ids = {each for id, count in counts for each in range(id, id + count)}
         if isinstance(answer, Done):
-            ids = {*range(answer.first, answer.first + answer.total)}
-        elif isinstance(answer, Error):
-            ids = {*answer.tasks}
-        else:
-            return True
-        held = self.balancer.replicas[name].held if name in self.balancer.replicas else {}
-        for id, task in held.items():
-            ids.difference_update(range(id, id + (1 if task is None else task.count)))
-        return not ids
+            if ids.issuperset(range(answer.first, answer.first + answer.total)):
+                return (answer,)
+            return [one for one in singles(answer) if one.first in ids]
+        if ids.issuperset(answer.tasks):
+            return (answer,)
+        # Several that are to be tried alone: the balancer passes over what it has taken back.
+        apart = len(answer.tasks) > 1 and self.balancer.retries > 0
+        return (answer,) if apart and not ids.isdisjoint(answer.tasks) else ()
 
     def resize(self, name: Any, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import refused, served
-from helpers import PATIENCE
+from helpers import PATIENCE, launched
 
 import zflow
 from zflow import Client, Document, cli
@@ -90,7 +90,7 @@ def test_what_ctrl_c_cuts_short_ends_as_in_a_shell() -> None:
         silent.listen()
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "zflow", "ping", where, "--timeout", str(1000 * PATIENCE)]
-        with subprocess.Popen(
+        with launched(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             silent.settimeout(PATIENCE)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from commands import refused
-from helpers import PATIENCE, Upper, kill, replicas, wait_for
+from helpers import PATIENCE, Upper, kill, launched, replicas, wait_for
 from peers import stranger, welcome
 
 import zflow
@@ -80,7 +80,7 @@ def test_ping_waits_for_a_flow_that_is_just_starting(
         "--port",
         str(port),
     ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with launched(command, stdout=subprocess.DEVNULL) as process:
         assert cli.main(["ping", str(port), "--timeout", str(1000 * PATIENCE)]) == 0
         assert "executor0: " in capsys.readouterr().out
         process.terminate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import refused, shown
-from helpers import PATIENCE, Upper, free_port, texts, wait_for
+from helpers import PATIENCE, Upper, free_port, launched, texts, wait_for
 
 from zflow import Flow, cli, remote
 
@@ -39,9 +39,7 @@ def test_it_runs_what_its_options_say_until_it_is_interrupted(
         "encoder.py:Encoder",
         *options,
     ]
-    with subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with launched(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         assert (

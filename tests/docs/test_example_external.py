@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, ROOT
+from helpers import PATIENCE, ROOT, launched
 
 EXAMPLE = ROOT / "examples" / "external"
 OUTAGE = """\
@@ -54,7 +54,7 @@ def example(tmp_path: Path, ports: list[str]) -> Path:
 @contextlib.contextmanager
 def running(*command: str) -> Iterator[None]:
     """A program that serves until it is told to end, as it then does."""
-    with subprocess.Popen([sys.executable, *command]) as process:
+    with launched([sys.executable, *command]) as process:
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, kill, pid_of
+from helpers import ROOT, kill, launched, pid_of
 
 EXAMPLE = ROOT / "examples" / "search"
 QUERY = "parse json from a string"
@@ -405,7 +405,7 @@ def test_the_flow_from_yaml_answers_a_client(config: str, tmp_path: Path) -> Non
     text = text.replace("uses: ", f"uses: {EXAMPLE}/")
     (tmp_path / config).write_text(text)
     command = [sys.executable, "-m", "zflow", config]
-    with subprocess.Popen(
+    with launched(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         try:

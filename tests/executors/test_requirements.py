@@ -10,7 +10,7 @@ import textwrap
 import zipfile
 
 import pytest
-from helpers import PATIENCE, ROOT
+from helpers import PATIENCE, ROOT, launched
 
 from zflow import Flow
 from zflow.errors import InvalidFlow
@@ -226,7 +226,7 @@ def test_the_documented_yaml_starts_with_a_folder_in_the_hub(environment, tmp_pa
         "PATH": "/none",
     }
     command = [environment.python, "-m", "zflow", path]
-    with subprocess.Popen(
+    with launched(
         command, env={**environment.env, **env}, stdout=subprocess.PIPE, text=True
     ) as served:
         assert served.stdout.readline() == "executor0: 5 replicas\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, Script, kill, pid_of, replicas, run_script, wait_for
+from helpers import ROOT, Script, kill, launched, pid_of, replicas, run_script, wait_for
 
 from zflow import Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import InvalidConfig, InvalidFlow
@@ -152,7 +152,7 @@ def test_every_row_of_the_tables(
     else:
         (tmp_path / "flow.yaml").write_text(YAML.format(seen))
         command = [sys.executable, "-m", "zflow", "flow.yaml"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as served:
+        with launched(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as served:
             assert served.stdout is not None
             assert served.stdout.readline() == "executor0: 5 replicas\n"
             assert "serving at" in served.stdout.readline()
@@ -382,9 +382,7 @@ def test_the_example_shows_each_replica_s_device(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR")
     monkeypatch.setenv("ZFLOW_HUB", "hub")
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT / "examples" / "gpu", **options
-    ) as served:
+    with launched([sys.executable, *command], cwd=ROOT / "examples" / "gpu", **options) as served:
         assert served.stdout is not None
         lines = []
         while len([line for line in lines if "CUDA_VISIBLE_DEVICES" in line]) < 5:

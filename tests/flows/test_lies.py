@@ -203,14 +203,15 @@ def test_a_replica_of_another_machine_answers_what_it_was_given_and_nothing_besi
             [task] = bundles.read(far.recv_multipart(), 0, TO_REPLICA)
         id = task.first
         lies: list[Message] = [
-            Done(id - 1, 1, [1, 1], [b"\xc1", b"\xc1"]),
-            Done(id, 1, [1, 1], [b"\xc1", b"\xc1"]),
-            Error([id, id + 1], 1, [PAYLOAD]),
+            Done(id - 2, 1, [1, 1], [b"\xc1", b"\xc1"]),
+            Done(id + 1, 1, [1, 1], [b"\xc1", b"\xc1"]),
+            Error([id + 1, id + 2], 1, [PAYLOAD]),
         ]
         for lie in lies:
             far.send_multipart(said(lie))
         wait_for(lambda: malformed(flow).get(what) == len(lies))
-        far.send_multipart(said(Done(id, 1, [1], [PAYLOAD])))
+        # Of several in one, what it was given counts: some may have been taken back meanwhile.
+        far.send_multipart(said(Done(id - 1, 1, [1, 1, 1], [b"\xc1", PAYLOAD, b"\xc1"])))
         far.send_multipart(said(Leave()))
         found = [(response.docs.texts, response.error) for response in posting.result(PATIENCE)]
         assert found.count((["a"], None)) == 1

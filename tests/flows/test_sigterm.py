@@ -25,6 +25,7 @@ from helpers import (
     begun,
     in_background,
     kill,
+    launched,
     let_go,
     pid_of,
     replicas,
@@ -49,7 +50,7 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     (folder / "flow.yaml").write_text(FLOW.format(tests=TESTS, folder=folder))
     command = [sys.executable, "-m", "zflow", str(folder / "flow.yaml")]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+    with launched(command, text=True, start_new_session=True, **pipes) as process:
         try:
             assert process.stdout is not None
             line = next(line for line in process.stdout if line.startswith("serving at "))

@@ -21,6 +21,7 @@ from helpers import (
     alive,
     children,
     kill,
+    launched,
     pid_of,
     replicas,
     run_script,
@@ -160,7 +161,7 @@ def test_zflow_run_can_spawn(tmp_path: Path) -> None:
         "import sys\nfrom zflow.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     )
     for command in (["-m", "zflow"], ["zflow-run"]):
-        with subprocess.Popen(
+        with launched(
             [sys.executable, *command, "flow.yaml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
         ) as served:
             assert served.stdout is not None

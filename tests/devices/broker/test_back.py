@@ -34,6 +34,7 @@ from zflow.devices.protocol.messages import (
     Recall,
     Together,
     Welcome,
+    encoder,
 )
 from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.fanout import Scatter
@@ -216,8 +217,9 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-def say(replica: zmq.Socket[bytes], message: Message) -> None:
-    replica.send_multipart(said(message))
+def say(replica: zmq.Socket[bytes], *messages: Message) -> None:
+    for frames in bundles.frames_of(messages, encoder()):
+        replica.send_multipart(frames)
 
 
 def ready(executor: str = "work", **changes: Any) -> Ready:

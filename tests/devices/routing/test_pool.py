@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendBatch
-from zflow.devices.balancing.replica import BatchKey, Replica
+from zflow.devices.balancing.replica import BatchKey, Replica, Task
+from zflow.devices.protocol.messages import Done, Error, Leave, Missed
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import (
     NO_GROUP,
@@ -600,3 +601,51 @@ class TestWhoHoldsWhat:
             if callable(each) and "now" in inspect.signature(each).parameters
         }
         assert timed == self.EVENTS.keys() | self.OTHERS
+
+
+class TestGiven:
+    """What of an answer counts from a replica that nobody vouches for."""
+
+    def test_all_of_an_answer_to_what_it_has(self) -> None:
+        pool = pool_of("a")
+        pool.balancer.replicas["a"].held[70] = Task(70, (bulk(3), INPUTS), count=3)
+        for answered in (
+            Done(70, 1, [1], [b"a"]),
+            Done(70, 1, [1, 1, 1], [b"a", b"b", b"c"]),
+            Error([71], 1, [b"why"]),
+            Error([70, 71, 72], 1, [b"why"]),
+        ):
+            assert pool.given("a", answered) == (answered,)
+
+    def test_of_several_those_that_it_has(self) -> None:
+        pool = pool_of("a")
+        submit(pool, 7)
+        assert pool.given("a", Done(6, 1, [1, 2, 3], [b"a", b"b", b"c"])) == [
+            Done(7, 1, [2], [b"b"])
+        ]
+        several = Error([6, 7], 1, [b"why"])
+        assert pool.given("a", several) == (several,), "it is tried alone, the other one is not its"
+
+    def test_nothing_of_what_it_has_not(self) -> None:
+        pool = pool_of("a", "b")
+        submit(pool, 7)
+        submit(pool, 8)
+        (other,) = (name for name in "ab" if 8 in pool.balancer.replicas[name].held)
+        for lie in (
+            Done(7, 1, [1], [b"a"]),
+            Done(5, 1, [1, 1], [b"a", b"b"]),
+            Error([7], 1, [b"why"]),
+            Error([5, 7], 1, [b"why"]),
+        ):
+            assert not pool.given(other, lie)
+            assert not pool.given("nobody", lie)
+
+    def test_nothing_of_a_failed_batch_where_each_is_begun_once(self) -> None:
+        pool = pool_of("a", retries=0)
+        submit(pool, 7)
+        assert not pool.given("a", Error([6, 7], 1, [b"why"]))
+
+    def test_anything_that_is_no_answer(self) -> None:
+        pool = pool_of("a")
+        for said in (Leave(), Missed(1, 2)):
+            assert pool.given("a", said) == (said,)
