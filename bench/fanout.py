@@ -30,7 +30,7 @@ from typing import Any
 from bench.common import percentile, same_bytes, small_documents
 from bench.harness.processes import brokers, cpu_seconds
 from bench.harness.result import Cell, Ratio, Result, Table, ratio
-from bench.inside import Broker, Done, Front, encoder, message, pack
+from bench.inside import Broker, Done, Front, Outbox, encoder, message, pack
 from bench.yardsticks.scatter import RouterFanout
 from zflow import Document, DocumentArray, Executor, Flow, requests
 
@@ -220,7 +220,7 @@ def measure(quick: bool) -> Result:
     steps, rounds, seconds = ((2, 8), 2, 0.03) if quick else ((1, 2, 4, 8, 16, 32), 9, 0.3)
     found = Result({})
     with counting(
-        (Front, "_said_in"), (Front, "_heard"), (Broker, "_go_on"), (Broker, "_flush")
+        (Front, "_said_in"), (Front, "_heard"), (Broker, "_go_on"), (Outbox, "flush")
     ) as clock:
         for name, docs in (("small", small_documents(1)), ("1 MiB", large_documents())):
             with ExitStack() as running:

@@ -9,6 +9,7 @@ from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Replica, Task
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.front import Front
+from zflow.devices.broker.outbox import Outbox
 from zflow.devices.protocol.bundles import message
 from zflow.devices.protocol.messages import Done, Request, encoder
 from zflow.devices.routing.fanout import Publish
@@ -24,6 +25,7 @@ __all__ = [
     "Front",
     "Limits",
     "Node",
+    "Outbox",
     "Pool",
     "Publish",
     "Replica",

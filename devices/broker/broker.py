@@ -16,7 +16,6 @@ from typing import Any
 
 import zmq
 
-from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.replica import Replica
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Externals
@@ -27,13 +26,12 @@ from zflow.devices.broker.front import Front
 from zflow.devices.broker.idle import Idle
 from zflow.devices.broker.leases import Leases
 from zflow.devices.broker.mishaps import Mishaps
+from zflow.devices.broker.outbox import Outbox
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
-from zflow.devices.protocol.messages import Fanout
 from zflow.devices.protocol.parts import Inputs, flat
 from zflow.devices.protocol.references import Reference
-from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Reply, Router, Visit
 from zflow.devices.routing.walk import Walk
@@ -80,11 +78,10 @@ class Broker:
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
-        # What a turn of the loop has to send to replicas; as with clients, all of it goes at the
-        # turn's end.
-        self._given: dict[Any, list[int]] = {}  # the ids of tasks, by the line that they go over
-        self._to_publish: list[tuple[Pool, Publish]] = []
         self._walks: dict[Any, Walk] = {}  # by origin
+        self._mishaps = Mishaps(self._walks.values, self._fail)
+        self._outbox = Outbox(self._back, self._front, self._manager, self._mishaps, self._go_on)
+        self.do = self._outbox.do  # not wrapped: each request would pay for another call
         # An answer to a broker that was there before must not be taken for one of this one's tasks.
         self._task_id = int.from_bytes(os.urandom(3), "big") << 36
         self._commands = Commands(settings.epoch << 32)
@@ -94,7 +91,6 @@ class Broker:
         self._tell_load_at = 0.0
         self.closing = False
         self._stopped = False
-        self._mishaps = Mishaps(self._walks.values, self._fail)
         self._unbound: set[str] = set()
 
     def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
@@ -128,7 +124,7 @@ class Broker:
             for source, _ in zmq.zmq_poll(watched, call(self._timeout) or 1):
                 call(handlers[source])
             self._tick()
-            call(self._flush)
+            call(self._outbox.flush)
             self._idle.turn(bool(self._walks))
             self._mishaps.rest()
         for part in (self._gate, self._front, self._back, self._externals):
@@ -444,64 +440,6 @@ class Broker:
             self.do(pool, actions)
         if outcome is not None:
             self._go_on(pool, outcome, now)
-
-    # -- what is to be sent ------------------------------------------------------------------------
-
-    def do(self, pool: Pool, actions: Actions) -> None:
-        """Carry out what the pool says: a task that was given up at once,
-        what is to be sent at the turn's end.
-        """
-        for action in actions:
-            if type(action) is Send:
-                line, task = action.replica.line, action.task
-                line.give(task)
-                self._given.setdefault(line, []).extend(range(task.id, task.id + task.count))
-            elif type(action) is SendAhead:
-                line = action.replica.line
-                line.give_ahead(action.task, action.ticket)
-                self._given.setdefault(line, []).append(action.task.id)
-            elif type(action) is SendBatch:
-                line = action.replica.line
-                line.give_together(action.tasks)
-                self._given.setdefault(line, []).extend(task.id for task in action.tasks)
-            elif type(action) is Recall:
-                line = action.replica.line
-                line.recall(action.task.id)
-                self._given.setdefault(line, [])
-            elif type(action) is Fail:
-                now = time.monotonic()
-                outcome, more = pool.failed(action, failures.why(pool, action), now)
-                self.do(pool, more)
-                if outcome is not None:
-                    self._go_on(pool, outcome, now)
-            elif type(action) is Kill:
-                self._manager.tell("kill", action.replica.name)
-            elif type(action) is Publish:
-                self._to_publish.append((pool, action))
-
-    def _flush(self) -> None:
-        """Send what the turn has brought about, and what follows from that."""
-        call = self._mishaps.call
-        while self._given or self._to_publish or self._front.waiting:
-            published, self._to_publish = self._to_publish, []
-            for pool, publish in published:
-                call(self._publish, pool, publish)
-            given, self._given = self._given, {}
-            for line, ids in given.items():
-                sent = call(line.flush)
-                if sent is None:
-                    self._mishaps.fail_tasks(ids)
-                elif not sent:
-                    for id in reversed(ids):  # each goes in front of those that wait
-                        self._back.unreachable(line.identity, id)
-            self._front.flush()  # who is cut by it had requests, and others get what held those
-
-    def _publish(self, pool: Pool, action: Publish) -> None:
-        walk, inputs = action.scatter.payload
-        parts, frames = flat(inputs)
-        number, base, skip = action.number, action.scatter.base, list(action.skip)
-        said = Fanout(number, base, walk.endpoint, parts, skip, frames)
-        self._back.publish(messages.topic(pool.index, action.group), said)
 
     # -- the process manager -----------------------------------------------------------------------
 

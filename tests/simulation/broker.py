@@ -18,7 +18,7 @@ import msgpack
 import zmq
 
 from zflow.devices.balancing import replica
-from zflow.devices.broker import back, draining, front
+from zflow.devices.broker import back, draining, front, outbox
 from zflow.devices.broker import broker as real
 from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.settings import Settings
@@ -216,7 +216,7 @@ class VirtualBroker(Broker):
         if self.line.messages:
             self._obey()
         self._tick()
-        self._flush()
+        self._outbox.flush()
         now = self._clock.now
         self._free_at = now + self._turn
         timed = self._back.wait < 1.0 or any(pool.timed for pool in self.pools)
@@ -299,10 +299,11 @@ def virtual_time(clock: Clock, find: Callable[[str, bytes], Any]) -> Iterator[No
     quiet.setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch.object(tickets, "find", find))
-        # Nothing costs anything here.
-        patches.enter_context(mock.patch.object(replica, "LONG", 0.0))
-        patches.enter_context(mock.patch.object(draining, "time", clock))
-        for module in (real, back):
+        patches.enter_context(
+            mock.patch.object(replica, "LONG", 0.0)
+        )  # nothing costs anything here
+        for module in (real, back, outbox, draining):
             patches.enter_context(mock.patch.object(module, "time", clock))
+        for module in (real, back):
             patches.enter_context(mock.patch.object(module, "log", quiet))
         yield
