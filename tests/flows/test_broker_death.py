@@ -41,7 +41,7 @@ from helpers import (
 
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, errors, requests
 from zflow.clients import wire
-from zflow.processes import manager
+from zflow.processes import broker_child
 
 COUNT = 2000  # requests
 HERE = str(TESTS)
@@ -107,7 +107,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever the broker dies it is started anew at once:
     pauses would keep it from being killed.
     """
-    monkeypatch.setattr(manager, "BROKER_STEADY", 0.0)
+    monkeypatch.setattr(broker_child, "STEADY", 0.0)
 
 
 def epoch(flow: Flow) -> int:
@@ -353,9 +353,9 @@ def test_a_broker_that_dies_all_the_time_takes_the_flow_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.001)
-    assert manager.BROKER_DEATHS == 10, "as docs/reliability.md says"
-    monkeypatch.setattr(manager, "BROKER_DEATHS", 3)
-    monkeypatch.setattr(manager, "BROKER_STEADY", 3600.0)  # however long it takes here to find it
+    assert broker_child.DEATHS == 10, "as docs/reliability.md says"
+    monkeypatch.setattr(broker_child, "DEATHS", 3)
+    monkeypatch.setattr(broker_child, "STEADY", 3600.0)  # however long it takes here to find it
     flow = Flow().add(name="gate", uses=Gate, uses_with={"folder": str(tmp_path)}, replicas=2)
     with flow:
         held = in_background(flow.post, "/hold", Document(text="held"))
@@ -396,7 +396,7 @@ def test_a_broker_that_cannot_start_again_says_why(monkeypatch: pytest.MonkeyPat
     import socket
 
     monkeypatch.setattr("zflow.processes.children.FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr(manager, "BROKER_DEATHS", 3)
+    monkeypatch.setattr(broker_child, "DEATHS", 3)
     with Flow().add(name="square", uses=Square) as flow:
         port = flow.port
         os.kill(pid_of("manager"), signal.SIGSTOP)

@@ -21,15 +21,13 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from zflow.devices.broker.settings import Settings
 from zflow.devices.sockets.guard import Guard
-from zflow.processes import broker_process
+from zflow.processes.broker_child import BrokerChild
 from zflow.processes.changes import Changes
-from zflow.processes.children import LOOP, Child, Children, at_the_other_end, backoff
+from zflow.processes.children import LOOP, Child, Children
 from zflow.processes.plan import Plan
 from zflow.system import family, forking, process
 from zflow.system.line import Failure, failure, hear, say
@@ -40,11 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zflow.manager")
 
-BROKER_DEATHS = 10  # in a row, after which the Flow is taken down
-BROKER_BACKOFF = 2.0  # seconds at most until it is started again: clients wait for it
-BROKER_STEADY = 0.3  # seconds; a broker that lived so long has no deaths to count
-# Seconds that clients may take to find a new broker, and send again what was not answered.
-CLIENTS_RETURN = 1.5
+CLIENTS_RETURN = (
+    1.5  # seconds that clients may take to find a new broker, and send again what was not answered
+)
 SAY_SO = 2.0  # seconds of waiting for external Executors after which the user is told
 # Seconds from one process getting SIGTERM to the next, if it is sent to all of them.
 SENT_TO_ALL = 1.0
@@ -85,14 +81,6 @@ class _Manager:
         self._parent = parent
         self._user = user
         self._watchdog = watchdog
-        self._settings = plan.settings
-        self._broker_pid = 0
-        self._broker: Connection | None = None
-        self._broker_started = 0.0
-        self._broker_deaths = 0
-        self._broker_tries = 0  # in a row, to start it
-        self._broker_restart_at = math.inf
-        self._broker_error: Failure | None = None  # why it could not start
         self.starting = True
         self._begun = time.monotonic()
         self._awaited = dict(plan.externals)  # those of which no address has answered yet
@@ -111,6 +99,9 @@ class _Manager:
         self._selector = selectors.DefaultSelector()
         self._selector.register(parent, selectors.EVENT_READ, self._from_parent)
         self._children = Children(list(plan.seats), self._selector, self, plan.sharing)
+        self._broker = BrokerChild(
+            plan, self._selector, self.fork, lambda: self._children.lines, self._from_broker
+        )
         self._changes = Changes(self._children, plan.devices, plan.grace)
         self._wake_on_signals()
         self._watch_user()
@@ -122,8 +113,8 @@ class _Manager:
         # What exists now is shared with the children: the collector must not touch, and so copy,
         # it.
         gc.freeze()
-        if self._settings is not None:
-            self._start_broker(self._settings)
+        if self._plan.settings is not None:
+            self._start_broker()
         else:
             self._drained = True
             self._bound([], [])
@@ -179,7 +170,7 @@ class _Manager:
         times = [
             *self._children.timers,
             *self._changes.timers,
-            self._broker_restart_at,
+            self._broker.restart_at,
             self._ask_drained_at,
         ]
         times += [
@@ -195,18 +186,18 @@ class _Manager:
             self._orphaned()
         if self.starting and self._awaited:
             self._check_externals(now - self._begun)
-        if self._broker_restart_at <= now and self._settings is not None:
-            self._start_broker(self._settings)
+        if self._broker.restart_at <= now:
+            self._start_broker()
         if self._ask_drained_at <= now:
             self._ask_drained_at = math.inf
-            self._command_broker("drain")
+            self._broker.tell("drain")
         self._children.check_timers(now)
         self._changes.step()
 
     def _check_externals(self, waited: float) -> None:
         """Say what is waited for, and fail when it has taken too long."""
         for name, limit in self._awaited.items():
-            nodes = self._settings.nodes if self._settings is not None else ()
+            nodes = self._plan.settings.nodes if self._plan.settings is not None else ()
             where = ", ".join(
                 address for node in nodes if node.name == name for address in node.addresses
             )
@@ -235,45 +226,15 @@ class _Manager:
             self._parent.close()
             if self._user_fd is not None:
                 os.close(self._user_fd)
-            if self._broker is not None:
-                self._broker.close()
+            if self._broker.line is not None:
+                self._broker.line.close()
             return run()
 
         return process.fork(child)
 
-    def _start_broker(self, settings: Settings) -> None:
-        try:
-            self._fork_broker(settings)
-        except OSError as error:  # a limit was reached; it may be over later
-            message = f"the broker could not be started: {process.cannot_start(error)}"
-            if self.starting:
-                self._fail(failure(message))
-                return
-            self._broker_tries += 1
-            wait = min(BROKER_BACKOFF, backoff(self._broker_tries))
-            self._broker_restart_at = time.monotonic() + wait
-            log.warning("%s; trying again in %.1f s", message, wait)
-
-    def _fork_broker(self, settings: Settings) -> None:
-        from multiprocessing.connection import Pipe
-
-        ours, theirs = Pipe()
-        manager = os.getpid()
-        statuses = self._children.lines
-
-        def run() -> int:
-            ours.close()
-            for status in statuses:
-                status.close()
-            return broker_process.run(settings, self._plan, theirs, manager)
-
-        with at_the_other_end(self._selector, ours, theirs, self._from_broker):
-            self._broker_pid = self.fork(run)
-        self._settings = replace(settings, epoch=settings.epoch + 1)
-        self._broker = ours
-        self._broker_restart_at = math.inf
-        self._broker_started = time.monotonic()
-        self._broker_tries = 0
+    def _start_broker(self) -> None:
+        if why := self._broker.start(self.starting):
+            self._fail(why)
 
     # -- what is heard -----------------------------------------------------------------------------
 
@@ -286,16 +247,7 @@ class _Manager:
         if command == "close":
             self._close(grace)
 
-    def _from_broker(self) -> None:
-        if self._broker is None:
-            return
-        try:
-            kind, *arguments = hear(self._broker)
-        except (EOFError, OSError):
-            self._selector.unregister(self._broker)
-            self._broker.close()
-            self._broker = None
-            return  # its end is seen by waiting for the process
+    def _from_broker(self, kind: str, *arguments: Any) -> None:
         if kind == "bound":
             self._bound(*arguments)
         elif kind == "joined":
@@ -303,19 +255,15 @@ class _Manager:
             if self.starting:
                 self._tell("ready", f"{arguments[0]}/{arguments[1]}")
             self._check_started()
-        elif kind == "failed":
-            self._broker_error = arguments[0]
-            if self.starting:
-                self._fail(arguments[0])
-        elif kind == "endpoints":
-            self._learned(*arguments)
+        elif kind == "failed" and self.starting:
+            self._fail(arguments[0])
         elif kind == "drained":
             self._drained = time.monotonic() >= self._drained_from
         elif kind == "kill":
             self._children.kill(arguments[0])
         elif kind == "control":
             token, command, told = arguments
-            done = partial(self._command_broker, "controlled", token)
+            done = partial(self._broker.tell, "controlled", token)
             try:
                 self._changes.begin(command, told, done)
             except Exception as error:
@@ -329,30 +277,14 @@ class _Manager:
         elif kind == "load" and not (self.starting or self._closing):
             self._changes.follow(*arguments)
 
-    def _learned(self, executor: str, endpoints: list[str] | None) -> None:
-        """A broker that is started anew must not take a request for one of
-        an Executor that passes it by.
-        """
-        if self._settings is not None:
-            bound = None if endpoints is None else frozenset(endpoints)
-            nodes = [
-                replace(node, endpoints=bound) if node.name == executor else node
-                for node in self._settings.nodes
-            ]
-            self._settings = replace(self._settings, nodes=nodes)
-
     def _bound(self, front: list[str], back: list[str]) -> None:
-        """The broker listens; a successor of this one is to listen at the same ports."""
-        self._broker_error = None
+        """The broker listens, or there is none: now replicas can be started."""
         if self._closing:
             self._drained_from = self._ask_drained_at = time.monotonic() + CLIENTS_RETURN
-            self._command_broker("drain")
+            self._broker.tell("drain")
         if not self.starting:
             return
-        if self._settings is not None:
-            self._settings = replace(
-                self._settings, public=front[-1], replicas_from=back[0] if back else None
-            )
+        self._broker.keep_ports(front, back)
         self._tell("bound", [front, back])
         self._children.start_all()
         self._check_started()
@@ -366,15 +298,13 @@ class _Manager:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
         for pid, status in process.reaped().items():
-            if pid == self._broker_pid:
-                self._broker_pid = 0
-                while self._broker is not None and self._broker.poll():
-                    # It may have said why; and the end of the line is not to be read later.
-                    self._from_broker()
-                if not self.ending:
-                    self._broker_died(status)
-            # A failure at one must not hide the end of the others.
-            self._call(self._children.reaped, pid, status)
+            if pid == self._broker.pid:
+                self._broker.ended()
+                if not self.ending and (why := self._broker.died(status, self.starting)):
+                    self._fail(why)
+            self._call(
+                self._children.reaped, pid, status
+            )  # a failure at one must not hide the end of the others
 
     # -- deaths ------------------------------------------------------------------------------------
 
@@ -393,36 +323,13 @@ class _Manager:
 
     def died(self, child: Child, how: str) -> None:
         """A replica has ended."""
-        self._command_broker("crash", child.identity, how)
+        self._broker.tell("crash", child.identity, how)
         if child.deaths >= LOOP:
             self._tell_crashing(child)
         self._changes.step()
 
     def _tell_crashing(self, child: Child) -> None:
-        self._command_broker("crashing", child.executor, self._children.crashing(child.executor))
-
-    def _broker_died(self, status: int) -> None:
-        """Start it anew at its addresses: replicas register again,
-        and clients send again what was not answered.
-        """
-        message = f"the broker died ({process.ended(status)})"
-        now = time.monotonic()
-        self._broker_deaths = (
-            1 if now - self._broker_started > BROKER_STEADY else self._broker_deaths + 1
-        )
-        if self.starting or self._broker_deaths > BROKER_DEATHS:
-            message = (
-                message if self.starting else f"{message} {self._broker_deaths} times in a row"
-            )
-            log.log(
-                logging.DEBUG if self.starting else logging.ERROR,
-                "%s; the Flow is taken down",
-                message,
-            )
-            self._fail(self._broker_error or failure(message))
-            return
-        self._broker_restart_at = now + min(BROKER_BACKOFF, backoff(self._broker_deaths - 1))
-        log.warning("%s; starting it anew", message)
+        self._broker.tell("crashing", child.executor, self._children.crashing(child.executor))
 
     def _fail(self, error: Failure) -> None:
         """Tell the user's process why, and take everything down."""
@@ -452,7 +359,7 @@ class _Manager:
         """
         deadline = time.monotonic() + grace
         self._closing = True
-        self._command_broker("drain")
+        self._broker.tell("drain")
         while not (self._drained or self.ending) and time.monotonic() < deadline:
             self._turn(min(self._next_timer(), deadline - time.monotonic()))
             self._guard.call(self._check_timers)
@@ -475,11 +382,11 @@ class _Manager:
                 # One that was just about to wait for work has not noticed.
                 self._children.tell_all_to_end()
         self._kill(self._children.alive)
-        self._command_broker("stop")
+        self._broker.tell("stop")
         deadline = time.monotonic() + ORPHANED_GRACE
-        while self._broker_pid and time.monotonic() < deadline:
+        while self._broker.pid and time.monotonic() < deadline:
             self._wait(deadline)
-        self._kill([self._broker_pid] if self._broker_pid else [])
+        self._kill([self._broker.pid] if self._broker.pid else [])
         family.end_all()
 
     def _wait(self, deadline: float) -> bool:
@@ -523,8 +430,3 @@ class _Manager:
         """
         with contextlib.suppress(OSError):
             say(self._parent, kind, argument)
-
-    def _command_broker(self, command: str, *arguments: object) -> None:
-        if self._broker is not None:
-            with contextlib.suppress(OSError):
-                say(self._broker, command, *arguments)
