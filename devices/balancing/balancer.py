@@ -15,8 +15,8 @@ the actions that come back. What holds here:
   load nothing waits for anything.
 - A bulk is one task as long as it can be: it is cut where a replica has less room, or has answered
   a part, and taken apart when something is to become of one of its tasks alone.
-- What waits at a replica can be taken back from there (`stealing`); from one that is stuck it is,
-  and that gets no more to park until it answers.
+- What waits at a replica can be taken back from there (`stealing`, `holdings`); from one that is
+  stuck it is, and that gets no more to park until it answers.
 - When a replica is lost, its tasks go to others. The one it was working on is blamed; all of them
   travel alone from then on, so that the next crash, if there is one, has exactly one suspect. More
   than `retries` crashes end a task. With `retries=0` a task is begun once and never again, so a
@@ -28,14 +28,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 from zflow.devices.balancing.actions import Action, Fail, Recall, Send, SendAhead, SendBatch
+from zflow.devices.balancing.holdings import Holdings
 from zflow.devices.balancing.levels import Levels
-from zflow.devices.balancing.overruns import GivenUp
 from zflow.devices.balancing.replica import MAX_WINDOW, Cut, Replica, Task
-from zflow.devices.balancing.stealing import PATIENCE, STUCK, SentAhead, is_stuck, stealable
+from zflow.devices.balancing.stealing import PATIENCE, STUCK
 from zflow.devices.balancing.tasks import Tasks
 from zflow.devices.balancing.waiting import Waiting
 
@@ -62,12 +61,13 @@ class Balancer:
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         self.retries = retries
-        self.replicas: dict[Any, Replica] = {}
         self.tasks = Tasks(cut)  # all that have not ended
-        self.given_up = GivenUp(self.tasks)  # what replicas hold as None
-        self._ahead = SentAhead()
         self._levels = Levels()
         self._waiting = Waiting(self.tasks, self._levels)
+        self._holdings = Holdings(self.tasks, self._levels, self._waiting)
+        self.replicas = self._holdings.replicas
+        self.given_up = self._holdings.given_up  # what replicas hold as None
+        self._ahead = self._holdings.ahead
         self._look_at = -math.inf  # when it is worth looking for stuck replicas again
 
     @property
@@ -113,7 +113,7 @@ class Balancer:
         """
         if name in self.replicas:
             self.tasks.take_apart_held(self.replicas[name])
-        replica = self._drop(name)
+        replica = self._holdings.drop(name)
         if replica is None:
             return []
         actions: list[Action] = []
@@ -149,7 +149,7 @@ class Balancer:
         replica.lost = True
         self._waiting.suspects.forget(replica)
         task = (
-            self._release(replica, unsent)
+            self._holdings.release(replica, unsent)
             if unsent is not None and unsent in replica.held
             else None
         )
@@ -182,23 +182,11 @@ class Balancer:
         """The replica goes in good order: what it still holds it has not begun and will not
         begin.
         """
-        replica = self._drop(name)
+        replica = self._holdings.drop(name)
         if replica is None:
             return []
         self._waiting.put_back(replica.tasks)
         return self._dispatch(now)
-
-    def _drop(self, name: Any) -> Replica | None:
-        replica = self.replicas.pop(name, None)
-        if replica is not None:
-            self._levels.drop(replica)
-            self._ahead.begun(replica)
-            self._waiting.suspects.forget(replica)
-            for id in (
-                [id for id, task in replica.held.items() if task is None] if self.given_up else ()
-            ):
-                self.given_up.pop(id, None)
-        return replica
 
     # -- tasks -------------------------------------------------------------------------------------
 
@@ -263,7 +251,7 @@ class Balancer:
         if replica.more and count == 1:
             self.fit(name, id, 1)
         if id in replica.held:
-            held = self._release(replica, id)
+            held = self._holdings.release(replica, id)
             if held is not None:
                 begun = held.assigned + service * (count - 1)
                 replica.measure(service, None if held.waited else begun, now)
@@ -274,12 +262,14 @@ class Balancer:
         task = self.tasks.pop(id, None)
         if task is not None and task.count > count:
             self.tasks[id] = task
-            self._take_apart(task)
+            self._holdings.take_apart(task)
             task = self.tasks.pop(id)
         if task is None or task.holder is replica:
             return task, self._dispatch(now)
-        # Taken back too late: the first answer counts.
-        return task, [*self._withdraw(task), *self._dispatch(now)]
+        return task, [
+            *self._holdings.withdraw(task),
+            *self._dispatch(now),
+        ]  # taken back too late: the first answer counts
 
     def served(self, replica: Replica, service: float, sent: float, now: float) -> None:
         """The replica answered what the caller `sent` it then, and never placed.
@@ -294,7 +284,7 @@ class Balancer:
         """The replica will never answer these tasks, which have ended: they did not get to it."""
         replica = self.replicas[name]
         for id in ids:
-            self._release(replica, id)
+            self._holdings.release(replica, id)
         self._levels.place(replica)
         return self._dispatch(now)
 
@@ -305,7 +295,7 @@ class Balancer:
         replica = self.replicas.get(name)
         if replica is None:
             return []
-        tasks = [self._release(replica, id) for id in ids if id in replica.held]
+        tasks = [self._holdings.release(replica, id) for id in ids if id in replica.held]
         again = [task for task in tasks if task is not None]
         for task in again:
             task.batching = None
@@ -313,21 +303,6 @@ class Balancer:
         self._levels.place(replica)
         self._waiting.put_back(again)
         return self._dispatch(now)
-
-    def _release(self, replica: Replica, id: int) -> Task | None:
-        held = replica.held.pop(id)
-        if held is not None:
-            replica.more -= held.count - 1
-        if self._ahead:
-            self._ahead.pop(id, None)
-        if replica.batch:
-            replica.batch.discard(id)
-        if held is None:
-            self.given_up.pop(id, None)
-        if replica.alone and not replica.held:
-            replica.alone = False
-            self._waiting.suspects.forget(replica)
-        return held
 
     def cancel(self, id: int, now: float) -> list[Action]:
         """End a task whose result nobody wants. A replica that has begun
@@ -337,76 +312,10 @@ class Balancer:
         if task is None:
             return []
         actions: list[Action] = []
-        for one in [task] if task.count == 1 else self._take_apart(task):
+        for one in [task] if task.count == 1 else self._holdings.take_apart(task):
             del self.tasks[one.id]
-            actions += self._withdraw(one)
+            actions += self._holdings.withdraw(one)
         return actions + self._dispatch(now)
-
-    def _withdraw(self, task: Task) -> list[Action]:
-        """Remove a task that has ended from where it is;
-        a replica that may have begun it stays occupied.
-        """
-        replica = task.holder
-        if replica is None:
-            self._waiting.remove(task)
-            return []
-        self.tasks.take_apart_held(replica)
-        if task.id in self._ahead:
-            taken = self._reclaim(replica, task)
-            begun = task not in taken
-            self._waiting.put_back([other for other in taken if other is not task])
-            actions: list[Action] = [Recall(replica, other) for other in taken]
-        else:
-            begun = task.ahead or task.id in islice(replica.held, replica.working)
-            actions = [] if begun else [Recall(replica, task)]
-        if begun:
-            replica.held[task.id] = None
-            self.given_up[task.id] = task.assigned, task.waited
-        else:
-            replica.held.pop(task.id, None)
-            self._levels.place(replica)
-        return actions
-
-    # -- what is sent ahead ------------------------------------------------------------------------
-
-    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
-        """Take back what was sent ahead to the replica and is not begun: the first such task,
-        or all up to `last`.
-
-        The first may be one whose turn it is already, but which has not got there.
-        """
-        taken: list[Task] = []
-        assert replica.tickets is not None
-        while not taken or last not in (None, taken[-1]):
-            id = replica.tickets.reclaim()
-            if id is None:
-                self._ahead.begun(replica)
-                break
-            if id in replica.held and (task := self._release(replica, id)) is not None:
-                taken.append(task)
-        self._levels.place(replica)
-        return taken
-
-    def _take_back(self, replica: Replica, now: float) -> list[Action]:
-        """Take back what is `stealable` if the replica is stuck;
-        it gets no more to park until it answers.
-        """
-        if not is_stuck(replica, now):
-            return []
-        self.tasks.take_apart_held(replica)
-        tasks = stealable(replica, self.replicas.values(), self._ahead, now)
-        ahead = [task for task in tasks if task.ahead]
-        # But for those that it has begun.
-        taken = self._reclaim(replica, ahead[-1]) if ahead else []
-        for task in tasks:
-            if not task.ahead:  # it may have begun these, too, but who could tell
-                del replica.held[task.id]
-                taken.append(task)
-        if taken:
-            replica.window = replica.slots
-            self._levels.place(replica)
-            self._waiting.put_back(taken)
-        return [Recall(replica, task) for task in taken]
 
     # -- bulks -------------------------------------------------------------------------------------
 
@@ -419,7 +328,7 @@ class Balancer:
         """Make each task of the bulk that begins with this one a task of its own."""
         task = self.tasks[id]
         if task.count > 1:
-            self._take_apart(task)
+            self._holdings.take_apart(task)
 
     def fit(self, name: Any, id: int, count: int) -> int:
         """The replica has answered so many tasks from this one on;
@@ -427,14 +336,6 @@ class Balancer:
         """
         replica = self.replicas.get(name)
         return 1 if replica is None else self.tasks.fit(replica, id, count)
-
-    def _take_apart(self, task: Task) -> list[Task]:
-        """Put its tasks in the place of a bulk, and return them."""
-        return (
-            self._waiting.queue.singles.take_apart(task)
-            if task.holder is None
-            else self.tasks.take_apart(task)
-        )
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -458,24 +359,12 @@ class Balancer:
 
     def tick(self, now: float) -> list[Action]:
         """Expire what is late, take parked tasks back from stuck replicas, and give out batches."""
-        actions: list[Action] = []
-        while (task := self.tasks.due(now)) is not None:
-            if task.count > 1:
-                task = self._take_apart(task)[0]
-            del self.tasks[task.id]
-            holder = task.holder
-            if holder is not None:
-                self.tasks.take_apart_held(holder)
-            begun = holder is not None and task.id in islice(holder.held, holder.working)
-            actions.append(
-                Fail(task, "expired", holder and holder.name, now - task.assigned, begun)
-            )
-            actions.extend(self._withdraw(task))
+        actions = self._holdings.expire(now)
         if self._levels.parked and self.retries and now >= self._look_at:
             self._look_at = now + PATIENCE / 4
             for replica in self.replicas.values():
                 if replica.parked:
-                    actions.extend(self._take_back(replica, now))
+                    actions.extend(self._holdings.take_back(replica, now))
         if actions or self._waiting.queue.batches:
             actions.extend(self._dispatch(now))
         return actions
@@ -531,13 +420,13 @@ class Balancer:
         actions: list[Action] = []
         while self._ahead and self._levels.empty:
             holder = self._ahead.oldest_at()
-            for task in self._reclaim(holder):
+            for task in self._holdings.reclaim(holder):
                 actions += [
                     Recall(holder, task),
                     self._assign(next(iter(self._levels.empty)), task, now),
                 ]
         if self._ahead:
-            actions += self._take_back(self._ahead.oldest_at(), now)
+            actions += self._holdings.take_back(self._ahead.oldest_at(), now)
         return actions
 
     def _next(self, now: float) -> Replica | None:

@@ -22,7 +22,9 @@ def redirect(
     for task in tasks:
         if task.holder is not None and task.ahead:
             holder = task.holder
-            taken = balancer._reclaim(holder, task)  # else whoever is empty next would get it
+            taken = balancer._holdings.reclaim(
+                holder, task
+            )  # else whoever is empty next would get it
             balancer._waiting.put_back(taken)
             actions += [Recall(holder, one) for one in taken]
     waiting = [task for task in tasks if task.holder is None]

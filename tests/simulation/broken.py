@@ -11,6 +11,7 @@ from typing import Any
 
 from zflow.devices.balancing.actions import Action
 from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.holdings import Holdings
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.replica import Cut, Replica, Task
 from zflow.devices.balancing.taskqueue import TaskQueue
@@ -18,12 +19,27 @@ from zflow.devices.balancing.tasks import Tasks
 from zflow.devices.balancing.waiting import Waiting
 
 
+def _furnish(
+    balancer: Balancer,
+    tasks: Tasks | None = None,
+    levels: Levels | None = None,
+    waiting: type[Waiting] = Waiting,
+    holdings: type[Holdings] = Holdings,
+) -> None:
+    """Make a new balancer of these parts."""
+    balancer.tasks = balancer.tasks if tasks is None else tasks
+    balancer._levels = levels or balancer._levels
+    balancer._waiting = waiting(balancer.tasks, balancer._levels)
+    held = balancer._holdings = holdings(balancer.tasks, balancer._levels, balancer._waiting)
+    balancer.replicas, balancer.given_up, balancer._ahead = held.replicas, held.given_up, held.ahead
+
+
 class Forgetful(Balancer):
     """Forgets one of the tasks that a lost replica held."""
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self._waiting = _Leaky(self.tasks, self._levels)
+        _furnish(self, waiting=_Leaky)
 
 
 class _Leaky(Waiting):
@@ -37,8 +53,7 @@ class Greedy(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self._levels = _Wide()
-        self._waiting = Waiting(self.tasks, self._levels)
+        _furnish(self, levels=_Wide())
 
 
 class _Wide(Levels):
@@ -73,8 +88,7 @@ class Shardless(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self._levels = _Blind()
-        self._waiting = Waiting(self.tasks, self._levels)
+        _furnish(self, levels=_Blind())
 
 
 class _Blind(Levels):
@@ -109,7 +123,7 @@ class Careless(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self._waiting = _Trusting(self.tasks, self._levels)
+        _furnish(self, waiting=_Trusting)
 
 
 class _Trusting(Waiting):
@@ -182,8 +196,7 @@ class Wasteful(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self.tasks = _Scattered(cut)
-        self._waiting = Waiting(self.tasks, self._levels)
+        _furnish(self, tasks=_Scattered(cut))
 
 
 class _Scattered(Tasks):
@@ -198,9 +211,16 @@ class _Scattered(Tasks):
 class Grasping(Balancer):
     """Gives what was sent ahead to others without asking whether it is begun."""
 
-    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
-        task = next(task for task in self._ahead.values() if task.holder is replica)
-        self._release(replica, task.id)
+    def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
+        super().__init__(retries, cut)
+        _furnish(self, holdings=_Snatching)
+
+
+class _Snatching(Holdings):
+    def reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
+        """Leave the ticket where it is."""
+        task = next(task for task in self.ahead.values() if task.holder is replica)
+        self.release(replica, task.id)
         self._levels.place(replica)
         return [task]
 
@@ -210,8 +230,7 @@ class Stubborn(Balancer):
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
         super().__init__(retries, cut)
-        self.tasks = _Whole(cut)
-        self._waiting = Waiting(self.tasks, self._levels)
+        _furnish(self, tasks=_Whole(cut))
 
 
 class _Whole(Tasks):

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from zflow.devices.balancing import replica as replicas
 from zflow.devices.balancing.actions import Action, Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.balancer import Balancer
+from zflow.devices.balancing.holdings import Holdings
 from zflow.devices.balancing.levels import Levels
 from zflow.devices.balancing.replica import SAMPLES, BatchKey, Replica, Task
 from zflow.devices.balancing.taskqueue import TaskQueue
@@ -652,7 +653,7 @@ class Forgetful(Balancer):
 
     def __init__(self, retries: int) -> None:
         super().__init__(retries)
-        self._waiting = Leaky(self.tasks, self._levels)
+        self._waiting = self._holdings._waiting = Leaky(self.tasks, self._levels)
 
 
 class Leaky(Waiting):
@@ -665,8 +666,8 @@ class Greedy(Balancer):
 
     def __init__(self, retries: int) -> None:
         super().__init__(retries)
-        self._levels = Wide()
-        self._waiting = Waiting(self.tasks, self._levels)
+        self._levels = self._holdings._levels = Wide()
+        self._waiting = self._holdings._waiting = Waiting(self.tasks, self._levels)
 
 
 class Wide(Levels):
@@ -703,7 +704,7 @@ class Careless(Balancer):
 
     def __init__(self, retries: int) -> None:
         super().__init__(retries)
-        self._waiting = Trusting(self.tasks, self._levels)
+        self._waiting = self._holdings._waiting = Trusting(self.tasks, self._levels)
 
 
 class Trusting(Waiting):
@@ -724,9 +725,16 @@ class Doubling(Balancer):
 class Grasping(Balancer):
     """Gives what was sent ahead to others without asking whether it is begun."""
 
-    def _reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
-        task = next(task for task in self._ahead.values() if task.holder is replica)
-        del self._ahead[task.id], replica.held[task.id]
+    def __init__(self, retries: int) -> None:
+        super().__init__(retries)
+        held = self._holdings = Snatching(self.tasks, self._levels, self._waiting)
+        self.replicas, self.given_up, self._ahead = held.replicas, held.given_up, held.ahead
+
+
+class Snatching(Holdings):
+    def reclaim(self, replica: Replica, last: Task | None = None) -> list[Task]:
+        task = next(task for task in self.ahead.values() if task.holder is replica)
+        del self.ahead[task.id], replica.held[task.id]
         self._levels.place(replica)
         return [task]
 
