@@ -312,6 +312,36 @@ class TestArraysOfColumns:
         )
 
 
+class TestById:
+    def test_ids_are_looked_up_without_making_any_document(self) -> None:
+        docs = held()
+        assert ("1" in docs, "7" in docs) == (True, False)
+        assert docs._index() == {"0": 0, "1": 1, "2": 2}
+        assert docs._columns is not None
+        assert docs["1"].text == "t1"
+
+    def test_of_equal_ids_the_first_is_found(self) -> None:
+        docs = held()
+        docs.ids = ["a", "b", "a"]
+        assert docs["a"].text == "t0"
+
+    def test_new_ids_are_found_whether_all_are_set_or_one(self) -> None:
+        docs = held()
+        assert "0" in docs
+        docs.ids = ["a", "b", "c"]
+        assert docs["c"].text == "t2"
+        docs[2].id = "d"
+        assert ("c" in docs, docs["d"].text) == (False, "t2")
+
+    def test_a_document_in_two_arrays_is_found_in_both_by_its_new_id(self) -> None:
+        docs = held()
+        other = DocumentArray(docs[1:])
+        assert ("1" in docs, "1" in other) == (True, True)
+        docs[1].id = "a"
+        assert docs[["a", "2"]] == other[["a", "2"]] == other
+        assert "1" not in other
+
+
 class TestLookingAtColumns:
     def test_what_can_be_changed_in_place_belongs_to_the_documents(self) -> None:
         docs = held()

@@ -26,7 +26,7 @@ from zflow.documents.fields import (
     unknown_field,
 )
 from zflow.documents.ids import random_id
-from zflow.documents.storage import Column, Storage
+from zflow.documents.storage import Column, Storage, renamed
 from zflow.suggest import short
 
 if TYPE_CHECKING:
@@ -64,10 +64,6 @@ __all__ = ["Document", "DocumentArray", "NamedScore"]
 
 # What a column of a DocumentArray may be called.
 _COLUMNS = (*FIELDS, "content")
-
-# How often the id of an existing Document was changed: an index that is older than this may be
-# wrong.
-_renames = 0
 
 
 class Document:
@@ -150,8 +146,7 @@ class Document:
                 raise AttributeError(unknown_field(name))
             _put(self.__dict__, name, value)
             if name == "id":
-                global _renames
-                _renames += 1
+                renamed()
 
     def __delattr__(self, name: str) -> None:
         setattr(self, name, None)
@@ -333,20 +328,6 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         found = self[rows]
         read = found._column if isinstance(found, DocumentArray) else partial(getattr, found)
         return read(fields) if isinstance(fields, str) else [read(name) for name in fields]
-
-    def _index(self) -> dict[str, int]:
-        if self._offsets is None or self._stamp != _renames:
-            self._stamp = _renames
-            ids = self.ids
-            # The first of an id wins.
-            self._offsets = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
-        return self._offsets
-
-    def _position(self, key: Key) -> int:
-        return subscript.position(key, len(self._docs), self._index)
-
-    def _positions(self, key: object) -> list[int]:
-        return subscript.positions(key, len(self._docs), self._index)
 
     # -- changing
 

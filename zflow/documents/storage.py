@@ -1,5 +1,5 @@
-"""What a DocumentArray holds: columns as they arrived, or, from when the first item is asked for,
-a list of items.
+"""What a DocumentArray holds: columns as they arrived, or, from when the first item is asked for, a
+list of items; and where in it each id stands.
 
 It makes the one into the other, once and never back. It must not know Documents, only that they
 keep their fields in `__dict__`: what it makes items of is for the class above to say.
@@ -11,9 +11,9 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast, overload
 
-from zflow.documents import tensor
+from zflow.documents import subscript, tensor
 from zflow.documents.columns import (
     Columns,
     cells,
@@ -31,9 +31,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from zflow.documents.columns import Blocks
+    from zflow.documents.subscript import Key
 
 Item = TypeVar("Item")
 Values = TypeVar("Values")
+
+# How often the id of an existing item was changed: an index that is older than this may be wrong.
+_renames = 0
+
+
+def renamed() -> None:
+    """Say that an item has got another id."""
+    global _renames
+    _renames += 1
+
 
 # Held while columns turn into items, so that all threads get the same ones.
 _changing_form = threading.RLock()
@@ -166,6 +177,23 @@ class Storage(Generic[Item]):
 
     def __reversed__(self) -> Iterator[Item]:
         return reversed(self._docs)
+
+    # -- by id -------------------------------------------------------------------------------------
+
+    def _index(self) -> dict[str, int]:
+        if self._offsets is None or self._stamp != _renames:
+            self._stamp = _renames
+            ids = cast("list[str]", self._column("id"))
+            self._offsets = dict(
+                zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True)
+            )  # the first of an id wins
+        return self._offsets
+
+    def _position(self, key: Key) -> int:
+        return subscript.position(key, len(self._docs), self._index)
+
+    def _positions(self, key: object) -> list[int]:
+        return subscript.positions(key, len(self._docs), self._index)
 
     # -- one field of all --------------------------------------------------------------------------
 
