@@ -12,9 +12,10 @@ from collections.abc import Callable
 from zflow.devices.balancing.actions import Fail, Kill, Recall, Send, SendAhead, SendBatch
 from zflow.devices.broker import failures
 from zflow.devices.broker.addresses import Address
-from zflow.devices.broker.back import Back, Line
+from zflow.devices.broker.back import Back
 from zflow.devices.broker.control import ManagerLine
 from zflow.devices.broker.front import Front
+from zflow.devices.broker.line import Line
 from zflow.devices.broker.mishaps import Mishaps
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Fanout

@@ -212,26 +212,23 @@ class Pool:
         return tasks, self._tell(now, self.balancer.find, name, now)
 
     def given(self, name: Any, answer: Message) -> Sequence[Message]:
-        """Return what of an answer is to tasks that the replica was given and still has.
-
-        Of several that are answered in one, some may have been taken back after it had begun them;
-        others it may never have been given.
+        """Return what of an answer is to tasks that the replica has: of several that it answers in
+        one, some may have been taken back after it had begun them.
         """
         if not isinstance(answer, (Done, Error)):
             return (answer,)
         replica = self.balancer.replicas.get(name)
         held = {} if replica is None else replica.held
-        counts = ((id, 1 if task is None else task.count) for id, task in held.items())
-        ids = {each for id, count in counts for each in range(id, id + count)}
+        sizes = ((id, 1 if task is None else task.count) for id, task in held.items())
+        ids = {each for id, count in sizes for each in range(id, id + count)}
         if isinstance(answer, Done):
             if ids.issuperset(range(answer.first, answer.first + answer.total)):
                 return (answer,)
             return [one for one in singles(answer) if one.first in ids]
-        if ids.issuperset(answer.tasks):
-            return (answer,)
-        # Several that are to be tried alone: the balancer passes over what it has taken back.
+        # Where several are to be tried alone the balancer passes over what it has taken back.
         apart = len(answer.tasks) > 1 and self.balancer.retries > 0
-        return (answer,) if apart and not ids.isdisjoint(answer.tasks) else ()
+        counts = not ids.isdisjoint(answer.tasks) if apart else ids.issuperset(answer.tasks)
+        return (answer,) if counts else ()
 
     def resize(self, name: Any, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""
