@@ -321,7 +321,8 @@ def test_the_death_of_manager_or_watchdog_is_an_error_and_no_hang(
             assert re.search(words, str(error)), error
         with pytest.raises(errors.FlowNotRunning, match=words):
             flow.post("/", Document())
-    assert (children(), socket_folders()) == ([], [])
+    # The manager sees by itself that its watchdog is gone.
+    wait_for(lambda: (children(), socket_folders()) == ([], []), what="all of it ends")
     with flow:
         assert flow.post("/", Document(text="again")).texts == ["again"]
 
