@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -249,12 +250,42 @@ def loaded_by_import() -> list[str]:
     ).stdout.split()
 
 
+def tokens(root: Path) -> int:
+    """How many tokens the code has, but comments and docstrings."""
+    return sum(_tokens(path.read_text(encoding="utf-8")) for path in modules(root).values())
+
+
+def _tokens(text: str) -> int:
+    tree = ast.parse(text)
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = [node for node in ast.walk(tree) if isinstance(node, owners)]
+    docstrings = {node.body[0].lineno for node in documented if ast.get_docstring(node) is not None}
+    lines = iter(text.splitlines(keepends=True))
+    return sum(
+        token.type in (tokenize.NAME, tokenize.NUMBER, tokenize.OP)
+        or (token.type == tokenize.STRING and token.start[0] not in docstrings)
+        for token in tokenize.generate_tokens(lambda: next(lines, ""))
+    )
+
+
+def untyped(root: Path) -> int:
+    """How often the code says `Any`, imports of it left out."""
+    names = (
+        node.id
+        for path in modules(root).values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    )
+    return sum(name == "Any" for name in names)
+
+
 def main() -> None:
     """Print the figures."""
     longest, lines = next(iter(lengths(ROOT).items()))
     known, lacking = modules(ROOT), without_test(ROOT)
     with_logic = sum(holds_logic(path) for path in known.values() if not path.name.startswith("__"))
     print(f"modules: {len(known)}, lines: {sum(lengths(ROOT).values())}")
+    print(f"tokens: {tokens(ROOT)}, of them `Any`: {untyped(ROOT)}")
     print(f"circles of imports, lazy and type-only ones included: {len(circles(ROOT))}")
     print(f"imports against the rules: {len(violations(ROOT))}")
     print(f"files in the package's root: {len(in_the_root(ROOT))}")
