@@ -18,7 +18,7 @@ from peers import header, said
 
 from zflow.devices.local import arena, tickets
 from zflow.devices.local.arena import SHARED_FROM, Arena
-from zflow.devices.protocol import bundles, messages
+from zflow.devices.protocol import bundles, headers, messages
 from zflow.devices.protocol.messages import (
     FROM_LOCAL_REPLICA,
     FROM_REPLICA,
@@ -458,7 +458,7 @@ def test_a_signal_to_end_is_not_taken_for_a_malformed_message(
     """It may come while a message is decoded, where any other exception says that this is none."""
     stop = Stop()
     stop.waiting = True
-    monkeypatch.setattr(messages, "_unpack", stop.ask)
+    monkeypatch.setattr(headers, "_unpack", stop.ask)
     with pytest.raises(StopNow):
         bundles.read(said(Accepted(7)), 0, messages.TO_REPLICA)
 
