@@ -38,15 +38,8 @@ class Line:
         self._waiting: list[Message] = []
         self.tickets: tickets.Tickets | None = None  # of what is sent ahead
 
-    def give(self, task: Task) -> None:
-        """Send a task, when `flush` is called."""
-        self._give(task, 0)
-
-    def give_ahead(self, task: Task, ticket: int) -> None:
-        """Send a task that it is to do only if it gets this ticket, when `flush` is called."""
-        self._give(task, ticket)
-
-    def _give(self, task: Task, ticket: int) -> None:
+    def give(self, task: Task, ticket: int = 0) -> None:
+        """Send a task, when `flush` is called; with a ticket, to be done by whoever gets that."""
         walk, parts, frames = failures.task_frames(task)
         if self._plain is not None and task.count == 1:
             frames = self._plain(frames)

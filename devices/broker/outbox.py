@@ -63,7 +63,7 @@ class Outbox:
                 self._given.setdefault(line, []).extend(range(task.id, task.id + task.count))
             elif type(action) is SendAhead:
                 line = action.replica.line
-                line.give_ahead(action.task, action.ticket)
+                line.give(action.task, action.ticket)
                 self._given.setdefault(line, []).append(action.task.id)
             elif type(action) is SendBatch:
                 line = action.replica.line

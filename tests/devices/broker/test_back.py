@@ -357,7 +357,7 @@ def test_to_a_replica_with_a_pipe_for_tickets_tasks_are_sent_ahead(rig: Rig) -> 
         joined = rig.owner.replicas[NAME]
         assert joined.tickets is not None
         ticket = joined.tickets.give(5)
-        joined.line.give_ahead(task(), ticket)
+        joined.line.give(task(), ticket)
         joined.line.flush()
         assert ticket
         assert rig.answer(replica) == given(5, b"payload", ticket=ticket)

@@ -56,7 +56,7 @@ def said(id: int, *frames: bytes, total: int = 1, ticket: int = 0) -> messages.T
 def test_what_it_is_given_goes_when_the_turn_ends_and_all_in_one(sent: Sent) -> None:
     mine = line(sent)
     mine.give(task(1, b"a"))
-    mine.give_ahead(task(5, b"b"), 9)
+    mine.give(task(5, b"b"), 9)
     mine.recall(3)
     assert sent.messages == []
     assert mine.flush()

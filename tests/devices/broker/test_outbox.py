@@ -32,11 +32,8 @@ class Way:
         self.breaks: Exception | None = None
         self.gone = False
 
-    def give(self, task: Task) -> None:
-        self.waiting.append(task.id)
-
-    def give_ahead(self, task: Task, ticket: int) -> None:
-        self.waiting.append((task.id, ticket))
+    def give(self, task: Task, ticket: int = 0) -> None:
+        self.waiting.append((task.id, ticket) if ticket else task.id)
 
     def give_together(self, tasks: Sequence[Task]) -> None:
         self.waiting.append([task.id for task in tasks])
