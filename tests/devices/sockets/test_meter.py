@@ -30,9 +30,9 @@ UNREAD_MESSAGES = 500
 class Served:
     """A guarded port, served as by a broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.context = zmq.Context()
-        self.gate = Gate(self.context, dict, {zap.CLIENTS: 100}, MAX_BYTES)
+        self.gate = Gate(self.context, dict, {zap.CLIENTS: 100}, max_bytes)
         router = self.context.socket(zmq.ROUTER)
         router.set(zmq.LINGER, 0)
         self.meter: Meter = self.gate.guard(router, zap.CLIENTS)
@@ -68,13 +68,15 @@ class Served:
         self.until(lambda: len(self.got) > before)
         return made[0]
 
+    def close(self) -> None:
+        self.gate.close()
+        self.context.destroy(linger=0)
+
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    served = Served()
-    yield served
-    served.gate.close()
-    served.context.destroy(linger=0)
+    with contextlib.closing(Served()) as served:
+        yield served
 
 
 def test_peers_of_ours_send_no_smaller_frames_but_one_for_each_payload() -> None:
@@ -82,9 +84,10 @@ def test_peers_of_ours_send_no_smaller_frames_but_one_for_each_payload() -> None
     assert most_frames(1 << 30) * LEAST_FRAME >= 1 << 30
 
 
-def test_a_message_of_many_frames_comes_in_several_turns_and_whole(served: Served) -> None:
-    with served.greeted() as client:
-        frames = [b"%d" % number + b"x" * LEAST_MEAN for number in range(3 * SLICE)]
+def test_a_message_of_many_frames_comes_in_several_turns_and_whole() -> None:
+    frames = [b"%d" % number + b"x" * LEAST_MEAN for number in range(3 * SLICE)]
+    allowed = Served(max_bytes=sum(map(len, frames)))
+    with contextlib.closing(allowed) as served, served.greeted() as client:
         client.send(*frames)
         turns = [0]
 
