@@ -102,6 +102,7 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
         secret=secret,
         lists=lists,
         allow_control=allows_control(options),
+        refuse_unknown=options["unknown_endpoints"] == "refuse",
         instance=os.urandom(8).hex(),
         version=version,
         give_back=process.give_back_memory,
