@@ -170,6 +170,44 @@ executors:
     }
 
 
+def test_batching_has_two_names():
+    batching = {"/x": {"preferred_batch_size": 8}}
+    text = "jtype: Flow\nexecutors:\n- dynamic_batching: {/x: {preferred_batch_size: 8}}"
+    assert load(text).executors[0].kwargs == {"uses_dynamic_batching": batching}
+    with pytest.raises(InvalidConfig, match=r":3: executors\[0\]: dynamic_batching and uses_dyn"):
+        load(text + "\n  uses_dynamic_batching: {}")
+
+
+OLD = """
+!Flow
+version: '1'
+with: {port: 5555, protocol: grpc, monitoring: true, port_monitoring: 9090, timeout_ctrl: 60000}
+executors:
+- {name: a, port: 1234, quiet: true, log_config: default, monitoring: true, timeout_ctrl: 60}
+- {port: [1, 2], host: 0.0.0.0, timeout_ready: 60000}
+- {external: true, port: 4321, protocol: GRPC}
+"""
+
+
+def test_what_means_nothing_here_is_left_out_and_kept_for_one_warning(caplog):
+    config = load(OLD)
+    assert config.flow_kwargs == {"port": 5555}
+    assert [entry.kwargs for entry in config.executors] == [
+        {"name": "a"},
+        {"timeout_ready": 60000},
+        {"external": True, "port": 4321},
+    ]
+    config.told.warn()
+    config.told.warn()
+    assert caplog.messages == [
+        "options of Jina's that mean nothing here are ignored: protocol (Flow, executor2), "
+        "monitoring (Flow, a), port_monitoring (Flow), timeout_ctrl (Flow, a), port (a, "
+        "executor1), quiet (a), log_config (a), host (executor1)"
+    ]
+    with pytest.raises(NotSupported, match=r"^YAML text:3: with: protocol='http' is not supported"):
+        load("jtype: Flow\nwith:\n  protocol: http")
+
+
 def test_tags_say_what_jtype_does():
     config = load(
         "!Flow\nwith: {port: 1}\nexecutors:\n- uses: !Mine\n    with: {a: 1}\n- uses: !It"

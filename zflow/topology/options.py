@@ -114,8 +114,7 @@ FLOW_FIELDS: Final[Mapping[str, Field]] = {
     "unknown_endpoints": Field(
         kinds.UNKNOWN,
         "refuse",
-        "what becomes of requests for an endpoint that no Executor binds: `refuse`, or `pass` to "
-        "let them through unchanged",
+        "what becomes of requests that no Executor binds: `refuse` or `pass`",
     ),
     "replica_port": Field(
         kinds.FREE_PORT,
