@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,24 @@ def test_an_executor_works_without_a_flow(tmp_path, monkeypatch):
     assert executor.logger is logging.getLogger("zflow.Direct")
     executor.close()
     assert copy.copy(executor).a == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"workspace": "kept"},
+        {"workspace": Path("kept")},
+        {"runtime_args": {"workspace": "kept"}},
+        {"metas": {"workspace": "kept"}},
+        {"metas": {"workspace": Path("kept")}},
+    ],
+)
+def test_a_relative_workspace_is_where_the_executor_was_made(tmp_path, monkeypatch, given):
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path)
+    executor = Echo(**given)
+    os.chdir("away")
+    assert executor.workspace == str(tmp_path / "kept" / "Echo" / "0")
 
 
 def test_the_workspace_is_made_when_asked_for(tmp_path):

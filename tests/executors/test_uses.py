@@ -82,6 +82,19 @@ def test_a_dict_describes_an_executor_and_arguments_go_over_it():
     )
 
 
+def test_a_dict_may_hold_expressions_as_yaml_does(monkeypatch):
+    monkeypatch.setenv("ZFLOW_TEST_SIZE", "3")
+    described = {
+        "jtype": "Known",
+        "with": {"size": "${{ ENV.ZFLOW_TEST_SIZE }}", "a": "v${{ ENV.ZFLOW_TEST_SIZE }}"},
+    }
+    assert load(described).uses_with == {"size": 3, "a": "v3"}
+    with pytest.raises(
+        InvalidExecutor, match=r"^uses: ENV.ZFLOW_TEST_SIZ is not set; did you mean"
+    ):
+        load({"jtype": "Known", "with": {"size": "${{ ENV.ZFLOW_TEST_SIZ }}"}})
+
+
 def test_yaml_describes_an_executor(folder, monkeypatch):
     text = """
         jtype: FromFile

@@ -134,6 +134,8 @@ class AsyncClient(Shortcuts):
         try:
             with self._new(self._keys) as connection:
                 return ready(await connection.hello(limit))
+        except errors.OutOfDescriptors:
+            raise
         except errors.ZflowError:
             return False
 

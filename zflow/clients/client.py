@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import zmq
-
 from zflow import errors
 from zflow.clients import wire
 from zflow.clients.connection import Connection, ask, connected
@@ -41,7 +39,7 @@ class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
     def __init__(self, owner: Client) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = wire.begin()
         self.idle: list[Connection] = []
         self.lent = 0  # connections in use
         # Were a context collected as garbage together with its sockets, it might wait for them for
@@ -227,6 +225,8 @@ class Client(Shortcuts):
         try:
             # On a connection of its own: one that was used before may be to a Flow that is gone.
             return ready(ask(self._membership.address, self._keys, limit))
+        except errors.OutOfDescriptors:
+            raise  # which says nothing about the Flow
         except errors.ZflowError:
             return False
 

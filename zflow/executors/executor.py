@@ -152,16 +152,16 @@ class Executor:
         **kwargs: Any,
     ) -> None:
         if metas is not None:
-            self.metas = SimpleNamespace(**_plain(metas))
+            self.metas = SimpleNamespace(**rooted(_plain(metas)))
         if requests is not None:
             self._uses_requests = dict(requests)
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
             self.runtime_args = SimpleNamespace(
-                **{**vars(self.runtime_args), **_plain(runtime_args)}
+                **{**vars(self.runtime_args), **rooted(_plain(runtime_args))}
             )
         if workspace is not None:
-            self.runtime_args.workspace = os.fspath(workspace)
+            self.runtime_args.workspace = os.path.abspath(workspace)
 
     @cached_property
     def requests(self) -> dict[str, Callable[..., Any]]:
@@ -176,7 +176,9 @@ class Executor:
     @property
     def workspace(self) -> str | None:
         """This Executor's own folder, `<workspace>/<executor name>/<shard_id>`,
-        created when first asked for.
+        created when first asked for. A relative `workspace` is relative to where the Flow was
+        started, or without a Flow where the Executor was made, whatever folder is the working
+        directory later.
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
@@ -254,6 +256,25 @@ def instantiate(
     Executor.__init__(executor, metas, requests, runtime_args, workspace)
     executor.__init__(**(uses_with or {}))  # type: ignore[misc]  # the two steps of cls(...), with room in between
     return executor
+
+
+def rooted(values: Mapping[str, Any], start: str = "") -> Mapping[str, Any]:
+    """Return metas or runtime_args with a relative `workspace` in full,
+    so that it stays where it is when the working directory changes.
+
+    Args:
+        start: what it is relative to; the working directory when left out.
+
+    Raises:
+        OSError: the working directory is gone.
+
+    >>> rooted({"name": "x", "workspace": "data"}, "/here")
+    {'name': 'x', 'workspace': '/here/data'}
+    """
+    said = values.get("workspace")
+    if not (said and isinstance(said, (str, os.PathLike))):
+        return values
+    return {**values, "workspace": os.path.abspath(os.path.join(start, said))}
 
 
 def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
