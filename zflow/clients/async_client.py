@@ -294,7 +294,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         if len(some) == size:
             yield DocumentArray(some)
             some = []
-    if some:
+    if some or not place:
         yield DocumentArray(some)
 
 

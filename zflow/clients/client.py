@@ -328,7 +328,8 @@ class Client(Shortcuts):
         Args:
             on: the endpoint, such as `'/index'`.
             inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
-                it is needed, however long it is), or None for one request without Documents.
+                it is needed, however long it is); None or an empty one for one request without
+                Documents.
             parameters: given to each Executor with each request.
             request_size: Documents in one request.
             on_done: called with the `Response` of each request that succeeded; then nothing is
