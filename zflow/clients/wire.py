@@ -32,6 +32,11 @@ CONNECTING = 5.0  # seconds to wait for a Flow's first word
 SILENCE = 10.0
 
 
+def connecting(timeout: float | None) -> float:
+    """Return the seconds that connecting may take for what itself may take so many ms."""
+    return CONNECTING if timeout is None else min(CONNECTING, timeout / 1000)
+
+
 class Wire:
     """A client's socket to a broker, and what has been said over it.
 
