@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, overload
 
 from zflow.errors import InvalidExecutor
-from zflow.executors import batching, constructors
+from zflow.executors import batching, duplicates
 from zflow.executors.handlers import endpoints_of, handlers, mark, method_of
 
+log = logging.getLogger("zflow")
 _classes: dict[str, type[Executor]] = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,6 +157,15 @@ class Executor:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         handlers(cls)
+        again = duplicates.redefined(cls)
+        if again is not None:
+            log.warning(
+                "%s.%s is defined more than once%s: only the last one counts; give each a name of "
+                "its own",
+                cls.__name__,
+                again.name,
+                again.where,
+            )
         _classes[cls.__name__] = cls
 
     def __new__(cls: type[E], *args: Any, **kwargs: Any) -> E:
@@ -289,6 +299,8 @@ def instantiate(
     >>> instantiate(BaseExecutor, runtime_args={"name": "encoder/rep-0"}).runtime_args.name
     'encoder/rep-0'
     """
+    from zflow.executors import constructors
+
     executor: Executor = cls.__new__(cls)
     Executor.__init__(executor, metas, requests, runtime_args, workspace)
     told = {
