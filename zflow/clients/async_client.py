@@ -164,12 +164,12 @@ class AsyncClient(Shortcuts):
     async def _command(
         self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
     ) -> dict[str, Any]:
-        given = command_arguments(timeout, force, arguments)
+        given, limit = command_arguments(timeout, force, arguments), wire.connecting(timeout)
         if self._admin_keys == self._keys:
-            connection = await self._connection()
+            connection = await self._connection(limit)
             return changed(await connection.command(command, given))
         with self._new(self._admin_keys) as own:
-            await own.hello()
+            await own.hello(limit)
             return changed(await own.command(command, given))
 
     def _new(self, keys: Keys | None) -> AsyncConnection:
@@ -236,7 +236,7 @@ class AsyncClient(Shortcuts):
         limits: tuple[int, int | None, bool],
     ) -> AsyncIterator[Response]:
         with contextlib.ExitStack() as stack:
-            connection = await self._connection()
+            connection = await self._connection(wire.connecting(limits[1]))
             self._membership.enter()
             stack.callback(self._membership.leave)
             names, limit = told(connection.info)
@@ -296,7 +296,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         if len(some) == size:
             yield DocumentArray(some)
             some = []
-    if some:
+    if some or not place:
         yield DocumentArray(some)
 
 

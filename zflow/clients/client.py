@@ -297,11 +297,11 @@ class Client(Shortcuts):
         self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
     ) -> dict[str, Any]:
         given = command_arguments(timeout, force, arguments)
-        own = self._admin_keys == self._keys
+        own, limit = self._admin_keys == self._keys, wire.connecting(timeout)
         with (
-            self._connection()
+            self._connection(limit)
             if own
-            else connected(self._membership.address, self._admin_keys) as connection
+            else connected(self._membership.address, self._admin_keys, limit) as connection
         ):
             return changed(connection.command(command, given))
 
@@ -328,7 +328,8 @@ class Client(Shortcuts):
         Args:
             on: the endpoint, such as `'/index'`.
             inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
-                it is needed, however long it is), or None for one request without Documents.
+                it is needed, however long it is); None or an empty one for one request without
+                Documents.
             parameters: given to each Executor with each request.
             request_size: Documents in one request.
             on_done: called with the `Response` of each request that succeeded; then nothing is
@@ -341,7 +342,8 @@ class Client(Shortcuts):
                 start) are visited; the others pass the request on.
             show_progress: show a progress bar on a terminal; needs the extra `progress`.
             prefetch: how many requests may be in flight.
-            timeout: the ms that each request may take, waiting included; any time when left out.
+            timeout: the ms that each request may take, waiting included, and connecting, too; any
+                time when left out.
             on_overload: what becomes of a request for which the Flow has no room (`max_queue`):
                 `'fail'`, or `'wait'` to send it again after a pause.
 
@@ -383,7 +385,7 @@ class Client(Shortcuts):
         show_progress: bool,
     ) -> Generator[Response, None, None]:
         requests = batches(inputs, request_size)
-        with self._connection() as connection:
+        with self._connection(wire.connecting(limits[1])) as connection:
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
             exchange = Exchange(
