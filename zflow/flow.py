@@ -167,7 +167,7 @@ class Flow(Shortcuts):
                 it is asked for, whatever it says.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
-            uses_requests: endpoint -> method name, over those of `@requests`.
+            uses_requests: endpoint -> method name, in the place of what their `@requests` say.
             uses_dynamic_batching: by endpoint, over what decorators say, how requests are put
                 together: `{'/encode': {'preferred_batch_size': 32, 'timeout': 0}}`. The method gets
                     up to so many Documents of

@@ -178,3 +178,8 @@ def test_a_wire_that_is_closed_is_not_refused(rig: Rig) -> None:
     assert not rig.mine.refused
     rig.mine.close()
     assert not rig.mine.refused
+
+
+def test_connecting_takes_no_longer_than_what_it_is_for() -> None:
+    assert wire.connecting(None) == wire.connecting(60_000) == wire.CONNECTING
+    assert wire.connecting(500) == 0.5

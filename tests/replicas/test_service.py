@@ -412,6 +412,13 @@ def test_an_async_close_is_awaited_on_the_executors_loop() -> None:
     assert made.executor.closed
 
 
+def test_an_attribute_of_its_name_does_not_hide_close() -> None:
+    made = service(Quiet)
+    made.executor.close = True  # type: ignore[method-assign, assignment]
+    made.close()
+    assert made.executor.closed
+
+
 def test_what_close_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "zflow.worker"):
         service(CannotClose).close()

@@ -36,6 +36,11 @@ SILENCE = 10.0
 MOST_SOCKETS = 10_000  # of a client: one for each thread that posts; libzmq's own limit is 1023
 
 
+def connecting(timeout: float | None) -> float:
+    """Return the seconds that connecting may take for what itself may take so many ms."""
+    return CONNECTING if timeout is None else min(CONNECTING, timeout / 1000)
+
+
 class Wire:
     """A client's socket to a broker, and what has been said over it.
 

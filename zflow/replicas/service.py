@@ -23,7 +23,7 @@ from zflow.documents.merging import gather, reduce
 from zflow.documents.values import Parameters
 from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate, rooted
-from zflow.executors.handlers import DEFAULT, handlers
+from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
@@ -265,7 +265,8 @@ class Service:
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
         try:
-            closing: object = self.executor.close()  # type: ignore[func-returns-value]
+            # An attribute of the user's may have hidden the method, `self.close = True`.
+            closing: object = method_of(self.executor, "close")()
             if hasattr(closing, "__await__"):
                 import asyncio
 

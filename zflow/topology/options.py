@@ -191,7 +191,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "uses_with": Field(kinds.DICT, {}, "keywords for the Executor's `__init__`"),
     "uses_metas": Field(kinds.DICT, {}, "what it finds in `self.metas`"),
-    "uses_requests": Field(kinds.METHODS, {}, "endpoint to method name, over `@requests`"),
+    "uses_requests": Field(
+        kinds.METHODS, {}, "endpoint to method name, in the place of what their `@requests` say"
+    ),
     "uses_dynamic_batching": Field(
         kinds.BATCHING,
         {},
