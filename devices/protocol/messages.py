@@ -54,7 +54,7 @@ Small messages that are said in one go travel as a bundle: one frame,
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered:
 a request is known by routing id and id. To an external Executor's front,
-another broker is a client.
+another broker is a client, whose routing id begins with `FLOW`.
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which
 carries no identity: there the message begins with it, as it does where a ROUTER put it.
