@@ -157,11 +157,17 @@ def test_every_document_is_in_one_request_in_order_and_all_but_the_last_are_full
     assert all(isinstance(batch, DocumentArray) for batch in cut)
     assert [doc for batch in cut for doc in batch] == docs
     assert [len(batch) for batch in cut[:-1]] == [size] * (len(cut) - 1)
-    assert all(0 < len(batch) <= size for batch in cut)
+    assert all(0 < len(batch) <= size for batch in cut) or (count == 0 and len(cut) == 1)
 
 
-def test_none_is_one_request_without_documents_and_a_document_is_one_request() -> None:
-    assert [batch.texts for batch in batches(None, 3)] == [[]]
+@pytest.mark.parametrize(
+    "nothing", [None, [], (), DocumentArray(), iter(()), (doc for doc in texts(0))]
+)
+def test_nothing_is_one_request_without_documents(nothing: Any) -> None:
+    assert [batch.texts for batch in batches(nothing, 3)] == [[]]
+
+
+def test_a_document_is_one_request() -> None:
     assert [batch.texts for batch in batches(Document(text="a"), 3)] == [["a"]]
 
 

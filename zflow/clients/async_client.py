@@ -147,6 +147,8 @@ class AsyncClient(Shortcuts):
         try:
             with self._new(self._keys) as connection:
                 return ready(await connection.hello(limit))
+        except errors.OutOfDescriptors:
+            raise
         except errors.ZflowError:
             return False
 
@@ -175,12 +177,12 @@ class AsyncClient(Shortcuts):
     async def _command(
         self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
     ) -> dict[str, Any]:
-        given = command_arguments(timeout, force, arguments)
+        given, limit = command_arguments(timeout, force, arguments), wire.connecting(timeout)
         if self._admin_keys == self._keys:
-            connection = await self._connection()
+            connection = await self._connection(limit)
             return changed(await connection.command(command, given))
         with self._new(self._admin_keys) as own:
-            await own.hello()
+            await own.hello(limit)
             return changed(await own.command(command, given))
 
     def _new(self, keys: Keys | None) -> AsyncConnection:
@@ -260,7 +262,8 @@ class AsyncClient(Shortcuts):
             inputs = resolved(inputs)
             if hasattr(inputs, "__await__"):
                 inputs = await inputs
-            connection = await limits[2].reach_async(self._connection)
+            within = wire.connecting(limits[1])
+            connection = await limits[2].reach_async(lambda: self._connection(within))
             self._membership.enter()
             stack.callback(self._membership.leave)
             names, limit = told(connection.info)
@@ -320,7 +323,7 @@ async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
         if len(some) == size:
             yield DocumentArray(some)
             some = []
-    if some:
+    if some or not place:
         yield DocumentArray(some)
 
 

@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import zmq
-
 from zflow import errors
 from zflow.clients import wire
 from zflow.clients.connection import Connection, ask, connected
@@ -50,7 +48,7 @@ class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
     def __init__(self, owner: Client) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = wire.begin()
         self.idle: list[Connection] = []
         self.lent = 0  # connections in use
         # Were a context collected as garbage together with its sockets, it might wait for them for
@@ -241,6 +239,8 @@ class Client(Shortcuts):
         try:
             # On a connection of its own: one that was used before may be to a Flow that is gone.
             return ready(ask(self._membership.address, self._keys, limit))
+        except errors.OutOfDescriptors:
+            raise  # which says nothing about the Flow
         except errors.ZflowError:
             return False
 
@@ -311,11 +311,11 @@ class Client(Shortcuts):
         self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
     ) -> dict[str, Any]:
         given = command_arguments(timeout, force, arguments)
-        own = self._admin_keys == self._keys
+        own, limit = self._admin_keys == self._keys, wire.connecting(timeout)
         with (
-            self._connection()
+            self._connection(limit)
             if own
-            else connected(self._membership.address, self._admin_keys) as connection
+            else connected(self._membership.address, self._admin_keys, limit) as connection
         ):
             return changed(connection.command(command, given))
 
@@ -347,8 +347,8 @@ class Client(Shortcuts):
         Args:
             on: the endpoint, such as `'/index'`.
             inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
-                it is needed, however long it is), a function that returns one of these, or None for
-                one request without Documents.
+                it is needed, however long it is), a function that returns one of these; None or an
+                empty one for one request without Documents.
             parameters: given to each Executor with each request.
             request_size: Documents in one request.
             on_done: called with the `Response` of each request that succeeded; then nothing is
@@ -370,7 +370,8 @@ class Client(Shortcuts):
                 two.
             backoff_multiplier: how much longer each pause is than the one before.
             prefetch: how many requests may be in flight.
-            timeout: the ms that each request may take, waiting included; any time when left out.
+            timeout: the ms that each request may take, waiting included, and connecting, too; any
+                time when left out.
             on_overload: what becomes of a request for which the Flow has no room (`max_queue`):
                 `'fail'`, or `'wait'` to send it again after a pause.
 
@@ -416,8 +417,9 @@ class Client(Shortcuts):
     ) -> Generator[Response, None, None]:
         inputs = resolved(inputs)
         requests = batches(inputs, request_size)
+        within = wire.connecting(limits[1])
         with contextlib.ExitStack() as stack:
-            connection = limits[2].reach(lambda: stack.enter_context(self._connection()))
+            connection = limits[2].reach(lambda: stack.enter_context(self._connection(within)))
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
             exchange = Exchange(

@@ -124,8 +124,8 @@ def resolved(inputs: Any) -> Any:
 def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
-    None is one request without Documents; a Document is one request;
-    an iterable is read as it is needed.
+    None, and inputs of which there are none, are one request without Documents; a Document is one
+    request; an iterable is read as it is needed.
 
     Raises:
         BadRequest: something that is not a Document, with its place.
@@ -152,8 +152,7 @@ def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
 
 def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
     if len(docs) <= size:
-        if len(docs):
-            yield docs
+        yield docs
         return
     for at in range(0, len(docs), size):
         yield docs._part(at, at + size)
@@ -166,6 +165,8 @@ def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
             check_document(document, at)
         place += len(some)
         yield DocumentArray(some)
+    if not place:
+        yield DocumentArray()
 
 
 def check_document(document: Any, place: int) -> None:
