@@ -76,6 +76,9 @@ class NamedScore:
         return f"NamedScore({', '.join([repr(self.value), *named])})"
 
 
+# What a score's value is as a rule; anything else is converted when it is sent.
+_VALUES = frozenset({float, int, type(None)})
+
 #: What can be put in for a score: also its parts by name.
 Score = NamedScore | SupportsFloat | Mapping[str, Any]
 
@@ -130,8 +133,33 @@ class Scores(dict[str, NamedScore]):
 
 
 def plain(scores: Scores) -> dict[str, list[float | str | None]]:
-    """Return scores as they are sent."""
-    return {name: [s.value, s.op_name, s.description] for name, s in scores.items()}
+    """Return scores as they are sent.
+
+    Raises:
+        TypeError: a part of one has been set to something that it cannot be.
+    """
+    return {
+        name: [score.value, score.op_name, score.description]
+        if type(score.value) in _VALUES and type(score.op_name) is type(score.description) is str
+        else _parts(score)
+        for name, score in scores.items()
+    }
+
+
+def _parts(score: NamedScore) -> list[float | str | None]:
+    value = score.value
+    try:
+        parts: list[float | str | None] = [None if value is None else _number(value)]
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"the value of a score must be a number or None, not {_kind(value)}"
+        ) from None
+    for name in ("op_name", "description"):
+        text = getattr(score, name)
+        if not isinstance(text, str):
+            raise TypeError(f"{name} of a score must be a str, not {_kind(text)}")
+        parts.append(str.__str__(text))
+    return parts
 
 
 def _named_score(name: str, score: Score) -> NamedScore:
