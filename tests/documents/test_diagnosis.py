@@ -76,18 +76,32 @@ class TestWhatCannotBeSent:
         ):
             pack(nested)
 
-    def test_keys_and_scores_are_named_too(self) -> None:
+    def test_keys_are_named_too(self) -> None:
         with pytest.raises(
             SerializationError,
             match=r"field tags key frozenset\(.*: cannot send a value of type froz",
         ):
             pack(DocumentArray(Document(tags={frozenset(): 1})))
-        doc = Document()
-        doc.scores["cos"].value = {1}  # type: ignore[assignment]
-        with pytest.raises(
-            SerializationError, match=r"field scores\['cos'\]\[0\]: cannot send a value of type set"
-        ):
-            pack(DocumentArray(doc))
+
+    @pytest.mark.parametrize(
+        ("part", "value", "words"),
+        [
+            ("value", "high", r"the value .* a number or None, not str \('high'\)"),
+            ("value", {1}, "the value .* not set"),
+            ("value", True, "the value .* not bool"),
+            ("value", np.ones(2), "the value .* not ndarray"),
+            ("op_name", 3, r"op_name .* a str, not int \(3\)"),
+            ("description", None, "description .* a str, not None"),
+        ],
+    )
+    def test_a_score_that_would_be_malformed_is_named_before_it_is_sent(
+        self, part: str, value: Any, words: str
+    ) -> None:
+        doc = Document(id="a")
+        setattr(doc.scores["cos"], part, value)
+        nested = DocumentArray(Document(matches=[doc]))
+        with pytest.raises(SerializationError, match=rf"\(id 'a'\) field scores\['cos'\]: {words}"):
+            pack(nested)
 
     def test_endless_values_are_refused(self) -> None:
         endless: dict[str, Any] = {}

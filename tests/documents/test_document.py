@@ -78,8 +78,6 @@ class TestFields:
             Document().txet = "x"  # type: ignore[attr-defined]
         with pytest.raises(AttributeError, match=message):
             print(Document().txet)  # type: ignore[attr-defined]
-        with pytest.raises(TypeError, match="text=, blob= or tensor="):
-            Document(content="x")  # type: ignore[call-arg]
 
     def test_content_is_whatever_is_set(self) -> None:
         doc = Document(text="x")
@@ -91,6 +89,24 @@ class TestFields:
         assert doc.blob == b""
         doc.content = None
         assert doc.content is None
+
+    def test_content_is_given_as_what_it_is(self) -> None:
+        tensor = np.zeros(3)
+        for content, field in (("x", "text"), (b"x", "blob"), (tensor, "tensor"), ([1], "tensor")):
+            doc = Document(content=content)
+            assert getattr(doc, field) is content is doc.content
+            assert doc.content_type == field
+        assert Document(id="a", content=None) == Document(id="a")
+        assert Document(content="").content_type is None
+        for fields in ({"content": "x", "text": "y"}, {"tensor": tensor, "content": "x"}):
+            with pytest.raises(TypeError, match=r"Document\(content=...\) is its text"):
+                Document(**fields)  # type: ignore[arg-type]
+
+    def test_all_contents_are_set_and_read_together(self) -> None:
+        docs = letters("ab")
+        docs.contents = [b"x", "y"]
+        assert docs.contents == [b"x", "y"]
+        assert docs.texts == ["", "y"]
 
 
 class TestComparing:

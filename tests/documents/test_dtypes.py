@@ -172,8 +172,9 @@ def test_scores_and_weights_take_numbers_of_every_dtype(kind: str) -> None:
     number = np.ones(1, kind)[0]
     doc = Document(scores={"a": number, "b": np.ones((), kind)}, weight=number)
     doc.scores["c"].value = number
+    doc.scores["d"].value = np.ones((), kind)  # type: ignore[assignment]
     doc = sent(DocumentArray(doc))[0]
-    assert [doc.scores[name].value for name in "abc"] == [1, 1, 1]
+    assert [doc.scores[name].value for name in "abcd"] == [1, 1, 1, 1]
     assert doc.weight == 1
 
 

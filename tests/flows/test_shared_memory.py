@@ -103,6 +103,16 @@ def test_arrays_there_and_back(flow: Flow) -> None:
     comes_back(flow)
 
 
+def test_the_dtype_of_arrays_is_kept_with_its_byte_order(flow: Flow) -> None:
+    for dtype in (">f4", ">f8", "<f2", ">c16"):
+        block = np.zeros((3, SIZE), dtype)
+        docs = DocumentArray.empty(3)
+        docs.tensors = block
+        back = flow.post("/", docs)
+        assert back.tensors.dtype.str == back[0].tensor.dtype.str == block.dtype.str
+        assert (back.tensors == 1).all()
+
+
 def test_what_was_received_is_the_users_own_and_can_be_changed(flow: Flow) -> None:
     kept = flow.post("/", arrays(20), request_size=1)
     for doc in kept:

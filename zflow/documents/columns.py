@@ -17,7 +17,7 @@ from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from zflow.documents import tensor
-from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS, Row
+from zflow.documents.fields import ARRAYS, FIELDS, INTEGERS, STRINGS, Row, is_empty
 
 if TYPE_CHECKING:
     from zflow.documents.tensor import Array
@@ -87,6 +87,22 @@ def cut(columns: Columns, begin: int, end: int) -> Columns:
 def cells(column: Any) -> Any:
     """Return the values of a column, one for each Document, to go through once."""
     return column if type(column) in (list, Nested) else tensor.rows(column)
+
+
+def same(left: Row, right: Row) -> bool:
+    """Say whether the fields of two Documents are equal; what is empty counts as unset."""
+    for name in left.keys() | right.keys():  # a generator would take a frame for each level
+        if not _same_field(name, left.get(name), right.get(name)):
+            return False
+    return True
+
+
+def _same_field(name: str, left: object, right: object) -> bool:
+    if is_empty(name, left) or is_empty(name, right):
+        return is_empty(name, left) and is_empty(name, right)
+    if name in ARRAYS:
+        return left is right or tensor.same(left, right)
+    return tensor.same_value(left, right)
 
 
 def gather(rows: Sequence[Row]) -> Columns:

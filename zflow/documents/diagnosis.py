@@ -59,13 +59,27 @@ def _in_documents(docs: Iterable[Document], before: str, after: str) -> Iterator
             if field in NESTED:
                 yield from _in_documents(value, f"{name} {field}[", "]")
                 continue
-            found = _in_array(value) if field in ARRAYS else _in_value(_plain(value), field)
+            if field in ARRAYS:
+                found = _in_array(value)
+            else:
+                found = _in_scores(value) if isinstance(value, Scores) else _in_value(value, field)
             for where, reason in found:
                 yield f"{name} field {where or field}: {reason}"
 
 
 def _plain(value: object) -> object:
     return plain(value) if isinstance(value, Scores) else value
+
+
+def _in_scores(scores: Scores) -> Iterator[tuple[str, str]]:
+    for name, score in scores.items():
+        where = f"scores[{short(name, 40)}]"
+        try:
+            found = plain(Scores({name: score}))
+        except TypeError as error:
+            yield where, str(error)
+        else:
+            yield from _in_value(found[name], where)
 
 
 def _in_array(value: object) -> Iterator[tuple[str, str]]:

@@ -12,17 +12,21 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from zflow.documents import display, subscript
+from zflow.documents import display, paths, subscript
 from zflow.documents import tensor as _tensor
+from zflow.documents.columns import same
 from zflow.documents.dtypes import objection
 from zflow.documents.fields import (
     ARRAYS,
+    CONTENTS,
     FIELDS,
     NESTED,
     TYPES,
+    Content,
     NamedScore,
     Scores,
     converted,
+    field_of,
     is_empty,
     unknown_field,
 )
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
         weight: float | None
         granularity: int | None
         adjacency: int | None
+        content: ArrayLike | str | bytes | None
         tags: Mapping[Any, object] | None
         scores: Mapping[str, Score] | None
         matches: Iterable[Document] | None
@@ -67,7 +72,7 @@ __all__ = ["Document", "DocumentArray", "NamedScore"]
 _COLUMNS = (*FIELDS, "content")
 
 
-class Document:
+class Document(Content):
     """One item of data on its way through a Flow.
 
     Args:
@@ -82,6 +87,7 @@ class Document:
         granularity, adjacency: int, how deep in `chunks` and in `matches` this Document belongs; by
             default 0.
         tags: a dict of your own values: None, bool, int, float, str, bytes, lists, dicts, arrays.
+        content: one of text, blob and tensor, by its type.
         scores: numbers by name; reading one gives a `NamedScore` with `.value`.
         matches, chunks: DocumentArrays, empty by default.
 
@@ -120,6 +126,10 @@ class Document:
         for name, value in fields.items():
             if type(value) is TYPES.get(name):
                 values[name] = value
+            elif name == "content":
+                if not fields.keys().isdisjoint(CONTENTS):
+                    raise TypeError("Document(content=...) is its text, blob or tensor: give one")
+                _put(values, field_of(value), value)
             else:
                 _put(values, name, value)
         if "id" not in values:
@@ -151,20 +161,6 @@ class Document:
 
     def __delattr__(self, name: str) -> None:
         setattr(self, name, None)
-
-    @property
-    def content(self) -> Any:
-        """The first of `text`, `blob` and `tensor` that is set, or None;
-        setting it sets one and unsets the others.
-        """
-        return self.text or self.blob or self.tensor
-
-    @content.setter
-    def content(self, value: ArrayLike | None) -> None:
-        is_blob = isinstance(value, (bytes, bytearray, memoryview))
-        field = "text" if isinstance(value, str) else "blob" if is_blob else "tensor"
-        for name in ("text", "blob", "tensor"):
-            setattr(self, name, value if name == field else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set as a dict; `matches` and `chunks` as lists of dicts,
@@ -202,11 +198,7 @@ class Document:
             return NotImplemented
         if self is other:
             return True
-        mine, theirs = self.__dict__, other.__dict__
-        return all(
-            _same_field(name, mine.get(name), theirs.get(name))
-            for name in mine.keys() | theirs.keys()
-        )
+        return same(self.__dict__, other.__dict__)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -232,8 +224,6 @@ def _put(values: Row, name: str, value: object) -> None:
         value = converted(name, value)
         if name in ARRAYS and (why := objection(value)):
             raise TypeError(f"Document.{name}: {why}")
-    elif name == "content":
-        raise TypeError("Document() takes text=, blob= or tensor=; content can be set afterwards")
     else:
         raise TypeError(unknown_field(name))
     if value is not None:
@@ -253,14 +243,6 @@ def _nested(name: str, value: object) -> DocumentArray:
         raise TypeError(f"Document.{name}: {error}") from None
 
 
-def _same_field(name: str, left: object, right: object) -> bool:
-    if is_empty(name, left) or is_empty(name, right):
-        return is_empty(name, left) and is_empty(name, right)
-    if name in ARRAYS:
-        return left is right or _tensor.same(left, right)
-    return _tensor.same_value(left, right)
-
-
 class DocumentArray(Storage[Document], MutableSequence[Document]):
     """A list of Documents that can also be looked up by id.
 
@@ -269,8 +251,9 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
 
     `da[0]` and `da['some id']` give a Document; `da[1:3]`, `da[[0, 2]]`, `da[['id1', 'id2']]` and a
     mask of booleans give a DocumentArray; `da[:, 'text']` gives that field of each,
-    `da[:, ['id', 'text']]` a list per field. All can be assigned to and deleted the same ways. Of
-    several Documents with one id, the first is found.
+    `da[:, ['id', 'text']]` a list per field, `da[:, 'tags__x']` what is within one. All can be
+    assigned to and deleted the same ways. Of several Documents with one id, the first is found.
+    `da['@c']` gives the chunks of all, as `traverse_flat('c')` does.
 
     Raises:
         TypeError: something in `docs` is not a Document.
@@ -332,13 +315,28 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         if isinstance(key, tuple):
             return self._cells(*subscript.rows_and_fields(key, _COLUMNS))
         if subscript.is_single(key):
+            if isinstance(key, str) and paths.is_way(key) and key not in self._index():
+                return self.traverse_flat(key[1:])
             return self._docs[self._position(key)]
         return DocumentArray([self._docs[position] for position in self._positions(key)])
 
     def _cells(self, rows: Key | Rows, fields: str | list[str]) -> object:
         found = self[rows]
-        read = found._column if isinstance(found, DocumentArray) else partial(getattr, found)
+        read = found._column if isinstance(found, DocumentArray) else partial(paths.read, found)
         return read(fields) if isinstance(fields, str) else [read(name) for name in fields]
+
+    def traverse_flat(self, ways: str) -> DocumentArray:
+        """Return nested Documents, in one new array.
+
+        Args:
+            ways: `'c'` for the chunks of all, `'m'` for the matches, `'r'` for the Documents
+                themselves; `'cm'` for the matches of the chunks; `'c,m'` for one after the other;
+                `'c[0]'` and `'m[:5]'` for some of those of each.
+
+        Raises:
+            ValueError: it is written otherwise.
+        """
+        return DocumentArray._of_documents(paths.follow(self._docs, ways))
 
     # -- changing
 
@@ -364,7 +362,8 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
         self._offsets = None
 
     def _set_cells(self, rows: Key | Rows, fields: str | list[str], values: Any) -> None:
-        docs = DocumentArray(self[rows])
+        found: Document | DocumentArray = self[rows]
+        docs = DocumentArray(found)
         names = [fields] if isinstance(fields, str) else list(fields)
         columns = [values] if isinstance(fields, str) else list(values)
         if len(names) != len(columns):
@@ -373,7 +372,7 @@ class DocumentArray(Storage[Document], MutableSequence[Document]):
                 "values"
             )
         for name, column in zip(names, columns, strict=True):
-            docs._set_column(name, [column] if subscript.is_single(rows) else column)
+            docs._set_column(name, [column] if isinstance(found, Document) else column)
 
     def __delitem__(self, key: Key | Rows | tuple[Key | Rows, str | Sequence[str]]) -> None:
         if isinstance(key, tuple):

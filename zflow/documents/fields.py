@@ -9,12 +9,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex
 
 from zflow.suggest import did_you_mean, short
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
+    from numpy.typing import ArrayLike
 
     # What a dict of scores can be made of.
     Named = SupportsKeysAndGetItem[str, "Score"] | Iterable[tuple[str, "Score"]]
@@ -75,6 +76,9 @@ class NamedScore:
         return f"NamedScore({', '.join([repr(self.value), *named])})"
 
 
+# What a score's value is as a rule; anything else is converted when it is sent.
+_VALUES = frozenset({float, int, type(None)})
+
 #: What can be put in for a score: also its parts by name.
 Score = NamedScore | SupportsFloat | Mapping[str, Any]
 
@@ -129,8 +133,33 @@ class Scores(dict[str, NamedScore]):
 
 
 def plain(scores: Scores) -> dict[str, list[float | str | None]]:
-    """Return scores as they are sent."""
-    return {name: [s.value, s.op_name, s.description] for name, s in scores.items()}
+    """Return scores as they are sent.
+
+    Raises:
+        TypeError: a part of one has been set to something that it cannot be.
+    """
+    return {
+        name: [score.value, score.op_name, score.description]
+        if type(score.value) in _VALUES and type(score.op_name) is type(score.description) is str
+        else _parts(score)
+        for name, score in scores.items()
+    }
+
+
+def _parts(score: NamedScore) -> list[float | str | None]:
+    value = score.value
+    try:
+        parts: list[float | str | None] = [None if value is None else _number(value)]
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"the value of a score must be a number or None, not {_kind(value)}"
+        ) from None
+    for name in ("op_name", "description"):
+        text = getattr(score, name)
+        if not isinstance(text, str):
+            raise TypeError(f"{name} of a score must be a str, not {_kind(text)}")
+        parts.append(str.__str__(text))
+    return parts
 
 
 def _named_score(name: str, score: Score) -> NamedScore:
@@ -246,3 +275,43 @@ _WANTED = {
     "tags": "a dict",
     "scores": "a dict of numbers by name",
 }
+
+
+#: The fields that may be the content, in the order in which they are looked at.
+CONTENTS: tuple[Literal["text", "blob", "tensor"], ...] = ("text", "blob", "tensor")
+
+
+def field_of(value: object) -> Literal["text", "blob", "tensor"]:
+    """Return the field that holds such a content."""
+    if isinstance(value, str):
+        return "text"
+    return "blob" if isinstance(value, (bytes, bytearray, memoryview)) else "tensor"
+
+
+class Content:
+    """What a Document has of `content`."""
+
+    @property
+    def content(self) -> Any:
+        """The first of `text`, `blob` and `tensor` that is set, or None;
+        setting it sets one and unsets the others.
+        """
+        name = self.content_type
+        return None if name is None else getattr(self, name)
+
+    @content.setter
+    def content(self, value: ArrayLike | None) -> None:
+        field = field_of(value)
+        for name in CONTENTS:
+            setattr(self, name, value if name == field else None)
+
+    @property
+    def content_type(self) -> Literal["text", "blob", "tensor"] | None:
+        """Which field `content` is: `'text'`, `'blob'`, `'tensor'`, or None."""
+        row = self.__dict__
+        return next((name for name in CONTENTS if _is_set(row.get(name))), None)
+
+
+def _is_set(value: object) -> bool:
+    # Of an array, the truth value is not defined.
+    return value is not None and not (isinstance(value, (str, bytes)) and not value)

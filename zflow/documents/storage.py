@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast, overload
 
-from zflow.documents import subscript, tensor
+from zflow.documents import paths, subscript, tensor
 from zflow.documents.columns import (
     Columns,
     cells,
@@ -201,6 +201,8 @@ class Storage(Generic[Item]):
         columns = self._columns
         if columns is not None and readable(name):
             return read(columns, name)
+        if "__" in name:
+            return [paths.read(doc, name) for doc in self._docs]
         values = [getattr(doc, name) for doc in self._docs]
         return tensor.stacked(values) if name in ARRAYS else values
 
@@ -226,7 +228,7 @@ class Storage(Generic[Item]):
             self._blocks = {**(self._blocks or {}), name: (rows, values[:])}
             return
         for doc, value in zip(docs, rows, strict=True):
-            setattr(doc, name, value)
+            paths.write(doc, name, value)
 
     def _replace_column(self, name: str, values: object) -> bool:
         """Set one field without making items, and say whether that was possible."""

@@ -10,6 +10,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, SupportsIndex, TypeGuard
 
+from zflow.documents import paths
+
 Index = Callable[[], Mapping[str, int]]
 Key = SupportsIndex | str
 
@@ -77,17 +79,19 @@ def positions(key: object, size: int, index: Index) -> list[int]:
 def rows_and_fields(
     key: tuple[Any, ...], known: Sequence[str]
 ) -> tuple[Key | Rows, str | list[str]]:
-    """Split `rows, fields` of `da[rows, fields]`; `fields` is one name or a list of names.
+    """Split `rows, fields` of `da[rows, fields]`; `fields` is one name or a list of names,
+    which may be paths within fields.
 
     Raises:
         TypeError: not a pair, or no names of fields.
     """
     if len(key) == 2:
         rows, fields = key
-        if isinstance(fields, str) and fields in known:
-            return rows, fields
-        if isinstance(fields, (list, tuple)) and all(name in known for name in fields):
-            return rows, list(fields)
+        names = [fields] if isinstance(fields, str) else fields
+        if isinstance(names, (list, tuple)) and all(
+            name in known or (isinstance(name, str) and paths.is_inner(name)) for name in names
+        ):
+            return rows, fields if isinstance(fields, str) else list(names)
     raise TypeError(
         f"da[{', '.join(map(_shown, key))}]: expected da[rows, field] or da[rows, [field, ...]] "
         "with fields of a "
