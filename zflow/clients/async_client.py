@@ -217,7 +217,7 @@ class AsyncClient(Shortcuts):
 
         Raises: as `Client.post`, when it is awaited or iterated.
         """
-        check_options(on, parameters, request_size, prefetch, timeout, on_overload)
+        on = check_options(on, parameters, request_size, prefetch, timeout, on_overload)
         limits = prefetch, timeout, on_overload == "wait"
         responses = self._responses(on, inputs, parameters, request_size, target_executor, limits)
         if show_progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, overload
@@ -50,8 +50,8 @@ def requests(
     The method stays an ordinary one.
 
     Args:
-        on: the endpoint, such as `'/index'`, or several of them; every request that no other method
-            is bound to when it is left out.
+        on: the endpoint, such as `'/index'` or `'index'`, or several of them; every request that no
+            other method is bound to when it is left out, or `'*'`.
         batch_size: how many Documents the method gets at most in one call, if those of several
             requests wait for it; a single request with more is never cut. One request at a time
             when it is left out.
@@ -59,7 +59,7 @@ def requests(
             too few for a full batch.
 
     Raises:
-        InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function,
+        InvalidExecutor: an endpoint is no text, or too long, what is decorated is not a function,
             or a batch cannot be like that.
 
     >>> class Shout(Executor):
@@ -266,9 +266,31 @@ class Executor:
         cls._serve_alone(cls, stop_event=stop_event, **options)
 
     def close(self) -> None:
-        """Called once when the replica shuts down: override it to give back files, connections,
-        devices.
+        """Called once when the replica shuts down, or at the end of `with MyExec() as executor:`;
+        override it to give back files, connections, devices. It may be `async def`.
         """
+
+    def __enter__(self: E) -> E:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        closing = method_of(self, "close")()
+        if hasattr(closing, "__await__"):
+            import asyncio
+
+            asyncio.run(_awaited(closing))
+
+    async def __aenter__(self: E) -> E:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        closing = method_of(self, "close")()
+        if hasattr(closing, "__await__"):
+            await closing
+
+
+async def _awaited(closing: Awaitable[object]) -> None:
+    await closing
 
 
 def find_class(name: str) -> type[Executor] | None:
