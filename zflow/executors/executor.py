@@ -200,10 +200,10 @@ class Executor:
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
             self.runtime_args = self._runtime_args = SimpleNamespace(
-                **{**vars(self._place), **_plain(runtime_args)}
+                **{**vars(_place(self)), **_plain(runtime_args)}
             )
         if workspace is not None:
-            self._place.workspace = os.fspath(workspace)
+            _place(self).workspace = os.fspath(workspace)
 
     @cached_property
     def requests(self) -> dict[str, Callable[..., Any]]:
@@ -215,12 +215,7 @@ class Executor:
     @cached_property
     def logger(self) -> logging.Logger:
         """The log of this replica: `logging.getLogger('zflow.encoder/rep-0')`."""
-        return logging.getLogger(f"zflow.{self._place.name}")
-
-    @property
-    def _place(self) -> SimpleNamespace:
-        """Its `runtime_args`, also where an attribute of the user's hides them."""
-        return _space(self.runtime_args, self._runtime_args)
+        return logging.getLogger(f"zflow.{_place(self).name}")
 
     @property
     def workspace(self) -> str | None:
@@ -229,7 +224,7 @@ class Executor:
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
-        place = self._place
+        place = _place(self)
         base = place.workspace or getattr(_space(self.metas, self._metas), "workspace", None)
         if not base:
             return None
@@ -333,6 +328,11 @@ def instantiate(
     named = {name: told[name] for name in constructors.takes(cls, Executor).told}
     executor.__init__(**{**named, **(uses_with or {})})  # type: ignore[misc]  # the two steps of cls(...), with room in between
     return executor
+
+
+def _place(executor: Executor) -> SimpleNamespace:
+    """The `runtime_args` of an Executor, also where an attribute of the user's hides them."""
+    return _space(executor.runtime_args, executor._runtime_args)
 
 
 def _space(value: object, told: SimpleNamespace) -> SimpleNamespace:
