@@ -55,6 +55,7 @@ def test_the_longest_name_counts() -> None:
         {"encoder__": 1},
         {"__encoder__a": 1},
         {"__results__": {"encoder/rep-0": {}}},
+        {1: 2, b"encoder__a": 3, None: 4},
     ],
 )
 def test_all_else_is_for_everybody(parameters: dict[str, Any]) -> None:

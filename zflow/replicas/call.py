@@ -39,8 +39,6 @@ class Call(NamedTuple):
 
     def of(self, name: str, names: Collection[str]) -> Call:
         """Return the call with what the Executor of this name gets of the parameters."""
-        if not self.parameters:
-            return self
         seen = view(self.parameters, name, names)
         return self if seen is self.parameters else self._replace(own=dict(seen), seen=seen)
 

@@ -13,6 +13,14 @@ from zflow.documents.values import Parameters
 MARK = "__"
 
 
+def may_differ(parameters: Parameters, name: str) -> bool:
+    """Whether something may be for one Executor; quick, as it is asked for each request."""
+    for key in parameters:  # noqa: SIM110  any() takes three times as long
+        if key == name or (type(key) is str and MARK in key):
+            return True
+    return False
+
+
 def view(parameters: Parameters, name: str, names: Collection[str]) -> Parameters:
     """Return the parameters that an Executor is called with.
 
@@ -30,8 +38,14 @@ def view(parameters: Parameters, name: str, names: Collection[str]) -> Parameter
     >>> view({"top_k": 3, "a": {"top_k": 5}}, "a", ["a", "b"])
     {'top_k': 5, 'a': {'top_k': 5}}
     """
-    owners = {key: owner for key in parameters if MARK in key and (owner := _owner(key, names))}
+    if not may_differ(parameters, name):
+        return parameters
     below = parameters.get(name)
+    owners = {
+        key: owner
+        for key in parameters
+        if isinstance(key, str) and MARK in key and (owner := _owner(key, names))
+    }
     if not owners and not isinstance(below, dict):
         return parameters
     own = {

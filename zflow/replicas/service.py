@@ -27,6 +27,7 @@ from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
+from zflow.replicas.parameters import may_differ
 from zflow.replicas.seat import Seat
 from zflow.system import process
 
@@ -66,7 +67,7 @@ class Service:
         self._memory = memory
         self._pid = os.getpid()
         self.name = seat.name
-        self._seen_by = spec.name, frozenset(seat.names)
+        self._executor, self._executors = spec.name, frozenset(seat.names)
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
         wanted = (
@@ -134,7 +135,10 @@ class Service:
         )
         if task.parts is None:
             docs, parameters = codec.unpack(frames)
-            return Call(handler, function, docs, parameters, None, None).of(*self._seen_by)
+            call = Call(handler, function, docs, parameters, None, None)
+            if not parameters or not may_differ(parameters, self._executor):
+                return call
+            return call.of(self._executor, self._executors)
         try:
             pieces = split(task.parts, frames)
         except Malformed as error:
@@ -143,10 +147,10 @@ class Service:
         matrix = list(docs_map.values())
         if not self._no_reduce:
             call = Call(handler, function, reduce(matrix), parameters, None, None)
-            return call.of(*self._seen_by)
+            return call.of(self._executor, self._executors)
         together = DocumentArray(doc for docs in matrix for doc in docs)
         call = Call(handler, function, together, parameters, matrix, docs_map)
-        return call.of(*self._seen_by)
+        return call.of(self._executor, self._executors)
 
     def jobs(self, tasks: list[Assignment]) -> list[Job]:
         """Put together what one call can be made for. What cannot be decoded is left to fail
@@ -170,7 +174,7 @@ class Service:
         """Encode what the Executor returned; returns the frames,
         and how many Documents are in them.
         """
-        docs, parameters = call.docs, call.carried()
+        docs, parameters = call.docs, call.parameters if call.own is None else call.carried()
         if value is not None:
             returned = self._checked(call, value)
             if isinstance(returned, dict):
