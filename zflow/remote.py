@@ -89,7 +89,11 @@ def join(
     spec = _spec(executor, uses, options, info, shard)
     preflight.check([spec])
     preflight.install([spec])
-    seats = _seats(spec, url, shard, info["max_message_bytes"], keys)
+    names = tuple(info["executors"])
+    seats = [
+        replace(seat, names=names)
+        for seat in _seats(spec, url, shard, info["max_message_bytes"], keys)
+    ]
     launched = Launched(Plan(None, seats, plan.private_folder(), grace=CLOSING), spawn.choose(None))
     try:
         log.info("%s of the Flow at %s: %d here", executor, address.spell(host, port), len(seats))

@@ -58,6 +58,13 @@ def test_options_that_can_be(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("on", "sent"), [("/a", "/a"), ("a", "/a"), ("a/b", "/a/b"), ("*", "/default")]
+)
+def test_the_endpoint_gets_its_slash(on: str, sent: str) -> None:
+    assert check_options(**{**FINE, "on": on}) == sent
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"on": ""}, "an endpoint is a text that starts with '/', not ''"),

@@ -182,7 +182,7 @@ class TestFlows:
         ("value", "words"),
         [
             (32, "uses_dynamic_batching must be a dict such as"),
-            ({"encode": {"preferred_batch_size": 2}}, "which start with '/', not by 'encode'"),
+            ({"": {"preferred_batch_size": 2}}, "which start with '/', not by ''"),
             ({"/x": 32}, r"uses_dynamic_batching\['/x'\] must be a dict with preferred_batch_size"),
             ({"/x": {"timeout": 32}}, "must be a dict with preferred_batch_size"),
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,25 @@ def test_without_source_anything_may_be_meant() -> None:
     )
     assert check(made["Made"], ["other"], Executor) == []
     assert len(check(made["Made"], ["sizes"], Executor)) == 1
+
+
+@pytest.mark.parametrize("now", ["def other(): ...", "def __init__(self): ...", "''", "", "\0"])
+def test_a_source_that_has_changed_meanwhile_says_nothing(tmp_path: Path, now: str) -> None:
+    path = tmp_path / "made.py"
+    path.write_text("class Made(Executor):\n  def __init__(self, **rest): super().__init__(**rest)")
+    made: dict[str, Any] = {"Executor": Executor}
+    exec(compile(path.read_text(), str(path), "exec"), made)
+    path.write_text(f"class Made(Executor):\n  {now}\n")
+    assert check(made["Made"], ["anything"], Executor) == []
+
+
+def test_locals_may_be_kept_too() -> None:
+    class Keeper(Executor):
+        def __init__(self, **rest: Any) -> None:
+            super().__init__(**rest)
+            self.given = dict(locals())
+
+    assert check(Keeper, ["anything"], Executor) == []
 
 
 def test_a_constructor_in_c_takes_anything() -> None:

@@ -245,9 +245,8 @@ def test_a_malformed_dict_is_named(uses: dict[Any, Any], message: str) -> None:
         ("jtype: Mine\n\nwith: 5", "mine.yml:3: with must map names to values, not 5"),
         ("jtype: Mine\nrequest: {}", "mine.yml:2: unknown key 'request'; did you mean 'requests'?"),
         (
-            "jtype: Mine\nuses_dynamic_batching:\n  x: {preferred_batch_size: 2}",
-            "uses_dynamic_batching goes by endpoints, which start with '/', not by 'x' "
-            "(mine.yml:2)",
+            "jtype: Mine\nuses_dynamic_batching:\n  '': {preferred_batch_size: 2}",
+            "uses_dynamic_batching goes by endpoints, which start with '/', not by '' (mine.yml:2)",
         ),
     ],
 )

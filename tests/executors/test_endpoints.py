@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from zflow import Executor, Flow, requests
+from zflow.clients import inputs
 from zflow.devices.protocol.messages import MAX_ENDPOINT
+from zflow.devices.routing import walk
 from zflow.errors import InvalidExecutor, InvalidFlow
-from zflow.executors.endpoints import LONGEST, check_sendable
+from zflow.executors.endpoints import DEFAULT, LONGEST, check_sendable, spelt
 
 TOO_LONG = "/" + "x" * LONGEST
 GIVEN: dict[str, Callable[[str], Any]] = {
@@ -40,3 +42,22 @@ def test_one_that_is_too_long_is_refused_where_it_is_given(where: str) -> None:
 def test_as_long_as_one_may_be_it_can_be_asked_for() -> None:
     check_sendable("/" + "x" * (MAX_ENDPOINT - 1), "it", InvalidFlow)
     assert LONGEST == MAX_ENDPOINT
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/foo", "/foo"),
+        ("foo", "/foo"),
+        ("foo/bar", "/foo/bar"),
+        ("/", "/"),
+        ("*", DEFAULT),
+        ("**", "/**"),
+        ("", None),
+        (None, None),
+        (b"/foo", None),
+    ],
+)
+def test_one_that_is_written_without_a_slash_is_meant_with_one(written: Any, meant: Any) -> None:
+    assert spelt(written) == inputs.spelt(written) == meant
+    assert walk.DEFAULT == DEFAULT

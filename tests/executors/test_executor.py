@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from zflow import Document, DocumentArray
 from zflow.errors import InvalidExecutor
 from zflow.executors.executor import Executor, find_class, instantiate, requests
 from zflow.executors.handlers import ARGUMENTS, DEFAULT, handlers
@@ -143,6 +144,80 @@ def test_a_relative_workspace_is_where_the_executor_was_made(tmp_path, monkeypat
     executor = Echo(**given)
     os.chdir("away")
     assert executor.workspace == str(tmp_path / "kept" / "Echo" / "0")
+
+
+def test_methods_are_called_by_hand_as_in_a_flow(tmp_path) -> None:
+    class ByHand(Executor):
+        def __init__(self, metas=None, requests=None, runtime_args=None, top_k=3, **kwargs):
+            super().__init__(metas=metas, requests=requests, runtime_args=runtime_args, **kwargs)
+            self.top_k = top_k
+            self.foo = "an attribute"
+
+        @requests(on="foo")
+        def bar(self, docs, parameters=None, **kwargs):
+            docs.texts = [text * (parameters or {}).get("top_k", self.top_k) for text in docs.texts]
+
+        @requests
+        async def wait(self, docs, **kwargs):
+            await asyncio.sleep(0)
+            return docs[:1]
+
+        @requests(on="/many", batch_size=8)
+        def many(self, docs, **kwargs):
+            return {"size": len(docs)}
+
+    docs = DocumentArray([Document(text="a"), Document(text="b")])
+    executor = ByHand()
+    assert executor.bar(docs=docs) is None
+    assert docs.texts == ["aaa", "bbb"]
+    executor.bar(docs, {"top_k": 0}, anything="else")
+    assert docs.texts == ["", ""]
+    assert len(asyncio.run(executor.wait(docs=docs))) == 1
+    assert executor.many(docs=docs) == {"size": 2}
+    assert executor.requests["/many"](docs=docs) == {"size": 2}
+    made = ByHand(
+        top_k=1, metas={"name": "mine"}, runtime_args={"shard_id": 2}, workspace=str(tmp_path)
+    )
+    assert (made.top_k, made.metas.name, made.runtime_args.name) == (1, "mine", "ByHand")
+    assert made.workspace == str(tmp_path / "ByHand" / "2")
+
+
+def test_an_executor_closes_at_the_end_of_a_with_statement() -> None:
+    class Closes(Executor):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    with Closes() as executor:
+        assert (type(executor), executor.closed) == (Closes, 0)
+    assert executor.closed == 1
+    with Closes() as executor:
+        executor.close = "an attribute"
+    assert executor.closed == 1
+    with pytest.raises(LookupError, match="no such thing"), Closes():
+        raise LookupError("no such thing")
+
+    class ClosesLater(Executor):
+        async def close(self):
+            await asyncio.sleep(0)
+            self.closed = True
+
+    with ClosesLater() as executor:
+        pass
+    assert executor.closed
+
+    async def main():
+        async with ClosesLater() as executor:
+            pass
+        assert executor.closed
+        async with Closes() as executor:
+            pass
+        assert executor.closed == 1
+
+    asyncio.run(main())
 
 
 def test_the_workspace_is_made_when_asked_for(tmp_path):

@@ -174,6 +174,32 @@ def test_uses_requests_replace_what_the_decorator_says_for_the_methods_they_name
     }  # fmt: skip
 
 
+def test_a_slash_may_be_left_out_and_a_star_is_every_other_endpoint() -> None:
+    class Short(Executor):
+        @requests(on="foo")
+        def foo(self, docs: Any) -> Any:
+            return docs
+
+        @requests(on=["a/b", "/c"])
+        def bar(self, docs: Any) -> None: ...
+
+        @requests(on="*", batch_size=3)
+        def rest(self, docs: Any) -> None: ...
+
+    assert table(Short) == {"/foo": "foo", "/a/b": "bar", "/c": "bar", DEFAULT: "rest"}
+    assert table(Short, {"*": "foo", "x": "bar"}) == {DEFAULT: "foo", "/x": "bar"}
+    assert table(instantiate(Short, requests={"foo": "bar"})) == {"/foo": "bar", DEFAULT: "rest"}
+    assert handlers(Short, {}, {"*": Batching(2)})[DEFAULT].batching == Batching(2)
+    with pytest.raises(InvalidExecutor, match="both bound to endpoint '/x'"):
+
+        class Twice(Executor):
+            @requests(on="x")
+            def foo(self, **kwargs: Any) -> None: ...
+
+            @requests(on="/x")
+            def bar(self, **kwargs: Any) -> None: ...
+
+
 def test_what_an_instance_was_given_counts_and_what_is_said_now_goes_over_it() -> None:
     executor = instantiate(Echo, requests={"/one": "rest", "/new": "one"})
     assert table(executor) == {"/one": "rest", "/new": "one", "/two": "two", "/three": "two"}
@@ -410,7 +436,6 @@ def test_batches_for_an_endpoint_that_is_not_bound_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("on", "message"),
     [
-        ("x", "an endpoint must be a text that starts with '/', not 'x'; write '/x' (@requests)"),
         ("", "an endpoint must be a text that starts with '/', not '' (@requests)"),
         (["/a", 5], "an endpoint must be a text that starts with '/', not 5 (@requests)"),
         (7, "an endpoint must be a text that starts with '/', not 7 (@requests)"),

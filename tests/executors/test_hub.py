@@ -174,9 +174,9 @@ def test_what_is_not_in_the_hub_says_how_to_put_it_there(tmp_path, monkeypatch):
 )
 def test_a_folder_is_described_by_its_config(tmp_path, config):
     folder = executor(tmp_path / "encoder", config=config)
-    loaded = load("encoder", folder=str(tmp_path), uses_with={"more": 1})
+    loaded = load("encoder", folder=str(tmp_path), uses_with={"workspace": "w"})
     assert loaded.cls.__name__ == "Encoder"
-    assert (loaded.uses_with, loaded.metas) == ({"size": 2, "more": 1}, {"name": "x"})
+    assert (loaded.uses_with, loaded.metas) == ({"size": 2, "workspace": "w"}, {"name": "x"})
     assert loaded.requests == {"/x": "say"}
     assert load(folder).cls is loaded.cls
     assert load(f"{folder}/config.yml") == load(f"{folder}/") == load(folder)

@@ -311,6 +311,12 @@ def test_a_keyword_that_seems_to_be_misspelt_is_named_in_a_warning_once(caplog):
     ]
 
 
+def test_what_is_said_goes_over_a_description_however_it_is_spelt():
+    described = {"jtype": "Known", "requests": {"x": "foo", "*": "foo"}}
+    loaded = load(described, uses_requests={"/x": "foo", "/y": "foo"})
+    assert loaded.requests == {"/x": "foo", "/default": "foo", "/y": "foo"}
+
+
 def test_uses_requests_must_name_methods():
     with pytest.raises(
         InvalidExecutor,

@@ -41,6 +41,43 @@ def share_all(calls: list[Call], value: Any = None) -> list[tuple[DocumentArray,
     return share(calls, [len(each.docs) for each in calls], join(calls), value, "me/rep-0")
 
 
+def seen(call: Call) -> dict[str, Any]:
+    """What the method is called with."""
+    given: list[Any] = []
+    call._replace(function=lambda **said: given.append(said)).start()
+    return dict(given[0]["parameters"])
+
+
+class TestParametersForOneExecutor:
+    NAMES = ("me", "other")
+
+    def test_nothing_is_copied_where_there_are_none(self) -> None:
+        for each in (call(), call(limit=1), call(nobody__limit=1)):
+            assert each.of("me", self.NAMES) is each
+            assert each.carried() is each.parameters
+
+    def test_the_method_gets_its_own_and_all_of_them_go_on(self) -> None:
+        mine = call(limit=1, me__limit=2, other__limit=3).of("me", self.NAMES)
+        assert seen(mine) == {"limit": 2}
+        assert mine.own is not None
+        mine.own["more"] = 4
+        assert mine.carried() == {"limit": 1, "me__limit": 2, "other__limit": 3, "more": 4}
+
+    def test_so_it_is_in_batches_where_results_of_executors_before_stay_those_of_each(self) -> None:
+        calls = [call(me__limit=2, __results__={"a": at}).of("me", self.NAMES) for at in range(2)]
+        assert alike(calls) == [[0, 1]]
+        made = join(calls)
+        assert seen(made) == {"limit": 2}
+        assert made.own is not None
+        made.own["more"] = 4
+        shares = share(calls, [1, 1], made, {"answer": 5}, "me/rep-0")
+        assert [parameters for _, parameters in shares] == [
+            {"me__limit": 2, "more": 4, "__results__": {"a": at, "me/rep-0": {"answer": 5}}}
+            for at in range(2)
+        ]
+        assert alike([calls[0], call(me__limit=3).of("me", self.NAMES)]) == [[0], [1]]
+
+
 class TestAlike:
     def test_calls_of_one_method_with_equal_parameters_are(self) -> None:
         calls = [call(), call("/more"), call(limit=1), call(), call(limit=1.0), call(limit=1)]

@@ -119,6 +119,13 @@ def test_names_of_methods_may_be_any_identifier() -> None:
         )
 
 
+def test_endpoints_may_be_written_without_a_slash() -> None:
+    assert checked("uses_requests", {"x": "foo", "*": "bar"}) == {"/x": "foo", "/default": "bar"}
+    assert checked("endpoints", ["x", "/y", "*"]) == ("/x", "/y", "/default")
+    size = {"preferred_batch_size": 2}
+    assert list(checked("uses_dynamic_batching", {"x": size, "*": size})) == ["/x", "/default"]
+
+
 def test_what_a_shard_failure_comes_to() -> None:
     assert [checked("on_shard_failure", word) for word in ("fail", "partial")] == [
         "fail",

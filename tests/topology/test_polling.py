@@ -35,8 +35,8 @@ def test_an_endpoint_that_is_named_wins_and_index_and_search_keep_their_defaults
         ({"/x": "SOME"}, "polling must be ANY or ALL, not 'SOME' (executor 'x', endpoint '/x')"),
         ({"/x": 1}, "polling must be ANY or ALL, not 1 (executor 'x', endpoint '/x')"),
         (
-            {"x": "ANY"},
-            "polling goes by endpoints, which start with '/', or by '*', not by 'x' (executor 'x')",
+            {"": "ANY"},
+            "polling goes by endpoints, which start with '/', or by '*', not by '' (executor 'x')",
         ),
         (
             {1: "ANY"},
@@ -55,3 +55,7 @@ def test_the_dict_is_copied():
     checked = check(given, "executor 'x'")
     given["/x"] = "ALL"
     assert by_endpoint(checked)["/x"] == "ANY"
+
+
+def test_a_slash_may_be_left_out():
+    assert check({"x": "ALL", "*": "ANY"}, "executor 'x'") == {"/x": "ALL", "*": "ANY"}

@@ -238,7 +238,7 @@ class AsyncClient(Shortcuts):
 
         Raises: as `Client.post`, when it is awaited or iterated.
         """
-        check_options(on, parameters, request_size, prefetch, timeout, on_overload)
+        on = check_options(on, parameters, request_size, prefetch, timeout, on_overload)
         retrying = retrying_of(
             on_overload, max_attempts, initial_backoff, max_backoff, backoff_multiplier
         )

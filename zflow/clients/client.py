@@ -345,7 +345,7 @@ class Client(Shortcuts):
         which come in the order of the inputs.
 
         Args:
-            on: the endpoint, such as `'/index'`.
+            on: the endpoint, such as `'/index'` or `'index'`; `'*'` for the methods without one.
             inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
                 it is needed, however long it is), a function that returns one of these; None or an
                 empty one for one request without Documents.
@@ -386,7 +386,7 @@ class Client(Shortcuts):
             Overloaded: there is no room for more requests.
             FlowNotRunning, FlowUnreachable: there is no Flow to answer.
         """
-        check_options(on, parameters, request_size, prefetch, timeout, on_overload)
+        on = check_options(on, parameters, request_size, prefetch, timeout, on_overload)
         callbacks = Callbacks(on_done, on_error, on_always, continue_on_error, return_responses)
         responses: list[Response] = []
         retrying = retrying_of(

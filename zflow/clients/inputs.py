@@ -20,22 +20,38 @@ REQUEST_SIZE = 100  # Documents in one request
 MOST = 2**53  # of anything that is counted, and of ms: what a float still holds exactly
 
 
+def spelt(endpoint: object) -> str | None:
+    """Return an endpoint as Executors spell it: `'foo'` is `'/foo'`, and `'*'` is the one that all
+    methods without an endpoint of their own are bound to. None where it is no text, or an empty
+    one.
+    """
+    if not isinstance(endpoint, str) or not endpoint:
+        return None
+    if endpoint == "*":
+        return "/default"
+    return endpoint if endpoint.startswith("/") else f"/{endpoint}"
+
+
 def check_options(
-    on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any
-) -> None:
+    on: object, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any
+) -> str:
     """Check what is given to `post`, before anything is sent.
+
+    Returns:
+        The endpoint as it is sent.
 
     Raises:
         BadRequest: with the name of the argument, its value and what it may be.
     """
-    if not isinstance(on, str) or not on.startswith("/"):
+    endpoint = spelt(on)
+    if endpoint is None:
         raise errors.BadRequest(f"an endpoint is a text that starts with '/', not {short(on)}")
-    if len(on) > messages.MAX_ENDPOINT:
+    if len(endpoint) > messages.MAX_ENDPOINT:
         raise errors.BadRequest(
-            f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(on)}"
+            f"an endpoint has at most {messages.MAX_ENDPOINT} characters, not {len(endpoint)}"
         )
     try:
-        on.encode()
+        endpoint.encode()
     except UnicodeEncodeError:
         raise errors.BadRequest(
             f"an endpoint is a text that can be sent as UTF-8, not {short(on)}"
@@ -54,6 +70,7 @@ def check_options(
             raise errors.BadRequest(
                 f"{name} must be a whole number of {MOST} or less, not {short(value)}"
             )
+    return endpoint
 
 
 def told(info: Mapping[str, Any]) -> tuple[list[str], int]:

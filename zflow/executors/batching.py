@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError, keyed
-from zflow.executors.endpoints import check_sendable
+from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,13 +92,14 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
         raise error(f"{key} must be a dict such as {example}, not {short(value)} ({owner})")
     checked = {}
     for endpoint, said in value.items():
-        if not isinstance(endpoint, str) or not endpoint.startswith("/"):
+        name = spelt(endpoint)
+        if name is None:
             raise error(
                 f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} ({owner})"
             )
         with keyed(endpoint):
-            check_sendable(endpoint, f"{key}, {owner}", error)
-            checked[endpoint] = _of_endpoint(f"{key}[{endpoint!r}]", said, example, owner, error)
+            check_sendable(name, f"{key}, {owner}", error)
+            checked[name] = _of_endpoint(f"{key}[{endpoint!r}]", said, example, owner, error)
     return checked
 
 

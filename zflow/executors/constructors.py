@@ -152,13 +152,11 @@ def _parameters(constructor: Callable[..., object]) -> list[Parameter] | None:
 def _use(cls: type, constructor: Callable[..., object], rest: str) -> _Use:
     """Read what becomes of `**rest`; where there is no source, it may be anything."""
     import ast
-    import inspect
-    import textwrap
 
-    try:
-        nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(constructor)))))
-    except (OSError, TypeError, SyntaxError):
+    tree = _source_of(constructor)
+    if tree is None or tree.args.kwarg is None or tree.args.kwarg.arg != rest:
         return _Use(False, True, frozenset())
+    nodes = list(ast.walk(tree))
     parents = {parent.__name__ for parent in cls.__mro__}
     calls = [node for node in nodes if isinstance(node, ast.Call) and _is_init(node.func, parents)]
     handed = [
@@ -167,11 +165,25 @@ def _use(cls: type, constructor: Callable[..., object], rest: str) -> _Use:
         for keyword in call.keywords
         if keyword.arg is None and isinstance(keyword.value, ast.Name) and keyword.value.id == rest
     ]
-    used = [node for node in nodes if isinstance(node, ast.Name) and node.id == rest]
+    used = [node for node in nodes if isinstance(node, ast.Name) and node.id in (rest, "locals")]
     keeps = len(used) > len(handed)
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and keeps]
     words = frozenset(text for text in texts if isinstance(text, str) and text.isidentifier())
     return _Use(bool(handed), keeps, words)
+
+
+def _source_of(constructor: Callable[..., object]) -> ast.FunctionDef | None:
+    """The source of an `__init__`; None where it is not at hand."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
+    except Exception:  # a file that was written to meanwhile holds anything at these lines
+        return None
+    found = tree.body[0] if tree.body else None
+    return found if isinstance(found, ast.FunctionDef) and found.name == "__init__" else None
 
 
 def _is_init(called: ast.expr, parents: set[str]) -> bool:

@@ -87,7 +87,7 @@ def _source_of(cls: type, body: CodeType) -> ast.ClassDef | None:
 
     try:
         tree = ast.parse("".join(linecache.getlines(body.co_filename)))
-    except SyntaxError:  # it has changed meanwhile
+    except Exception:  # a file that was written to meanwhile may hold anything
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__:

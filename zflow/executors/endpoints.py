@@ -1,4 +1,4 @@
-"""Endpoints: what their names may be, wherever one is written."""
+"""Endpoints: how their names are spelt, and what they may be, wherever one is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ from zflow.errors import ZflowError
 from zflow.suggest import short
 
 LONGEST: Final = 1024  # characters; more are not sent
+
+#: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
+DEFAULT: Final = "/default"
+
+
+def spelt(endpoint: object) -> str | None:
+    """Return an endpoint as requests name it: `'foo'` is `'/foo'`, and `'*'` is `DEFAULT`.
+
+    None where it is no text, or an empty one. Clients spell the same way.
+
+    >>> spelt("foo"), spelt("/foo"), spelt("*")
+    ('/foo', '/foo', '/default')
+    """
+    if not isinstance(endpoint, str) or not endpoint:
+        return None
+    if endpoint == "*":
+        return DEFAULT
+    return endpoint if endpoint.startswith("/") else f"/{endpoint}"
 
 
 def check_sendable(endpoint: str, owner: str, error: type[ZflowError]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, overload
@@ -50,8 +50,8 @@ def requests(
     The method stays an ordinary one.
 
     Args:
-        on: the endpoint, such as `'/index'`, or several of them; every request that no other method
-            is bound to when it is left out.
+        on: the endpoint, such as `'/index'` or `'index'`, or several of them; every request that no
+            other method is bound to when it is left out, or `'*'`.
         batch_size: how many Documents the method gets at most in one call, if those of several
             requests wait for it; a single request with more is never cut. One request at a time
             when it is left out.
@@ -59,7 +59,7 @@ def requests(
             too few for a full batch.
 
     Raises:
-        InvalidExecutor: an endpoint does not start with '/', what is decorated is not a function,
+        InvalidExecutor: an endpoint is no text, or too long, what is decorated is not a function,
             or a batch cannot be like that.
 
     >>> class Shout(Executor):
@@ -200,10 +200,10 @@ class Executor:
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
             self.runtime_args = self._runtime_args = SimpleNamespace(
-                **{**vars(self._place), **rooted(_plain(runtime_args))}
+                **{**vars(_place(self)), **rooted(_plain(runtime_args))}
             )
         if workspace is not None:
-            self._place.workspace = os.path.abspath(workspace)
+            _place(self).workspace = os.path.abspath(workspace)
 
     @cached_property
     def requests(self) -> dict[str, Callable[..., Any]]:
@@ -215,12 +215,7 @@ class Executor:
     @cached_property
     def logger(self) -> logging.Logger:
         """The log of this replica: `logging.getLogger('zflow.encoder/rep-0')`."""
-        return logging.getLogger(f"zflow.{self._place.name}")
-
-    @property
-    def _place(self) -> SimpleNamespace:
-        """Its `runtime_args`, also where an attribute of the user's hides them."""
-        return _space(self.runtime_args, self._runtime_args)
+        return logging.getLogger(f"zflow.{_place(self).name}")
 
     @property
     def workspace(self) -> str | None:
@@ -231,7 +226,7 @@ class Executor:
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
-        place = self._place
+        place = _place(self)
         base = place.workspace or getattr(_space(self.metas, self._metas), "workspace", None)
         if not base:
             return None
@@ -268,9 +263,31 @@ class Executor:
         cls._serve_alone(cls, stop_event=stop_event, **options)
 
     def close(self) -> None:
-        """Called once when the replica shuts down: override it to give back files, connections,
-        devices.
+        """Called once when the replica shuts down, or at the end of `with MyExec() as executor:`;
+        override it to give back files, connections, devices. It may be `async def`.
         """
+
+    def __enter__(self: E) -> E:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        closing = method_of(self, "close")()
+        if hasattr(closing, "__await__"):
+            import asyncio
+
+            asyncio.run(_awaited(closing))
+
+    async def __aenter__(self: E) -> E:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        closing = method_of(self, "close")()
+        if hasattr(closing, "__await__"):
+            await closing
+
+
+async def _awaited(closing: Awaitable[object]) -> None:
+    await closing
 
 
 def find_class(name: str) -> type[Executor] | None:
@@ -332,6 +349,11 @@ def rooted(values: Mapping[str, Any], start: str = "") -> Mapping[str, Any]:
     if not (said and isinstance(said, (str, os.PathLike))):
         return values
     return {**values, "workspace": os.path.abspath(os.path.join(start, said))}
+
+
+def _place(executor: Executor) -> SimpleNamespace:
+    """The `runtime_args` of an Executor, also where an attribute of the user's hides them."""
+    return _space(executor.runtime_args, executor._runtime_args)
 
 
 def _space(value: object, told: SimpleNamespace) -> SimpleNamespace:

@@ -12,11 +12,9 @@ from typing import Any, Final, TypeVar
 from zflow.errors import InvalidExecutor
 from zflow.executors import batching
 from zflow.executors.batching import Batching
-from zflow.executors.endpoints import check_sendable
+from zflow.executors.endpoints import DEFAULT as DEFAULT
+from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, short
-
-#: The endpoint of a bare `@requests`: it gets every request that no other method is bound to.
-DEFAULT: Final = "/default"
 
 #: The keywords that a handler is called with; it may name any of them, or take them all by
 #: `**kwargs`.
@@ -97,11 +95,15 @@ def handlers(
     """
     cls = executor if isinstance(executor, type) else type(executor)
     before = {} if isinstance(executor, type) else executor._uses_requests
-    named = {**before, **(uses_requests or {})}
+    named = {
+        _checked(endpoint, f"{cls.__name__}.{method}"): method
+        for said in (before, uses_requests or {})
+        for endpoint, method in said.items()
+    }
     moved = set(named.values())
     kept = {endpoint: method for endpoint, method in _decorated(cls).items() if method not in moved}
     bound = {**kept, **named}
-    batched = uses_dynamic_batching or {}
+    batched = {spelt(name) or name: said for name, said in (uses_dynamic_batching or {}).items()}
     for endpoint in batched:
         if endpoint not in bound:
             hint = did_you_mean(endpoint, bound) or f"; it binds {listed(bound)}"
@@ -111,7 +113,6 @@ def handlers(
             )
     found = {}
     for endpoint, method in bound.items():
-        _check_endpoint(endpoint, f"{cls.__name__}.{method}")
         handler = _handler(cls, endpoint, method)
         said = batched.get(endpoint) or _batching(cls, method)
         found[endpoint] = (
@@ -120,14 +121,15 @@ def handlers(
     return found
 
 
-def _check_endpoint(endpoint: object, owner: str) -> None:
-    if not isinstance(endpoint, str) or not endpoint.startswith("/"):
-        hint = f"; write '/{endpoint}'" if isinstance(endpoint, str) and endpoint else ""
+def _checked(endpoint: object, owner: str) -> str:
+    """Return an endpoint as requests name it."""
+    name = spelt(endpoint)
+    if name is None:
         raise InvalidExecutor(
-            f"an endpoint must be a text that starts with '/', not {short(endpoint)}{hint} "
-            f"({owner})"
+            f"an endpoint must be a text that starts with '/', not {short(endpoint)} ({owner})"
         )
-    check_sendable(endpoint, owner, InvalidExecutor)
+    check_sendable(name, owner, InvalidExecutor)
+    return name
 
 
 def _decorated(cls: type) -> dict[str, str]:
@@ -280,6 +282,4 @@ def endpoints_of(on: Any) -> tuple[str, ...]:
             "@requests(on=[]) binds nothing: name an endpoint, or leave `on` out to get every "
             "request"
         )
-    for endpoint in endpoints:
-        _check_endpoint(endpoint, "@requests")
-    return endpoints
+    return tuple(_checked(endpoint, "@requests") for endpoint in endpoints)

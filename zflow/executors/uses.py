@@ -21,6 +21,7 @@ from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executors import constructors, hub, requirements
 from zflow.executors.batching import Batching
 from zflow.executors.description import Description, describe, module_list
+from zflow.executors.endpoints import spelt
 from zflow.executors.executor import BaseExecutor, Executor, class_names, find_class
 from zflow.executors.handlers import handlers
 from zflow.executors.modules import import_all, import_in, not_imported, path_of
@@ -254,7 +255,11 @@ def _complete(
         cls,
         {**described.uses_with, **(uses_with or {})},
         {**described.metas, **(uses_metas or {})},
-        {**described.requests, **(uses_requests or {})},
+        {
+            spelt(endpoint) or endpoint: method
+            for said in (described.requests, uses_requests or {})
+            for endpoint, method in said.items()
+        },
         {**described.batching, **(uses_dynamic_batching or {})},
     )
     found = handlers(cls, loaded.requests, loaded.batching)

@@ -107,8 +107,9 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
         version=version,
         give_back=process.give_back_memory,
     )
+    names = tuple(spec.name for spec in specs)
     seats = [
-        Seat(spec, node, shard, replica, back, fan, collector, limit, device)
+        Seat(spec, node, shard, replica, back, fan, collector, limit, device, names=names)
         for node, spec in enumerate(specs)
         if spec.local
         for (shard, replica), device in zip(

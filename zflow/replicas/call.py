@@ -7,12 +7,13 @@ of it, is the worker's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zflow.documents import values
 from zflow.documents.document import DocumentArray
 from zflow.documents.values import Parameters
+from zflow.replicas.parameters import carried, view
 
 if TYPE_CHECKING:
     from zflow.executors.handlers import Handler
@@ -31,6 +32,15 @@ class Call(NamedTuple):
     parameters: Parameters
     docs_matrix: list[DocumentArray] | None
     docs_map: dict[str, DocumentArray] | None
+    # What the method is called with where some of the parameters are for one Executor alone, and a
+    # copy of that from before the call.
+    own: Parameters | None = None
+    seen: Parameters | None = None
+
+    def of(self, name: str, names: Collection[str]) -> Call:
+        """Return the call with what the Executor of this name gets of the parameters."""
+        seen = view(self.parameters, name, names)
+        return self if seen is self.parameters else self._replace(own=dict(seen), seen=seen)
 
     def start(self) -> Any:
         """Call the Executor; what an async endpoint returns is still to be awaited."""
@@ -38,10 +48,16 @@ class Call(NamedTuple):
             return None
         return self.function(
             docs=self.docs,
-            parameters=self.parameters,
+            parameters=self.parameters if self.own is None else self.own,
             docs_matrix=self.docs_matrix,
             docs_map=self.docs_map,
         )
+
+    def carried(self) -> Parameters:
+        """The parameters that go on after the call."""
+        if self.own is None or self.seen is None:
+            return self.parameters
+        return carried(self.parameters, self.seen, self.own)
 
 
 class Miscounted(ValueError):
@@ -78,7 +94,7 @@ def _comparable(parameters: Parameters) -> object:
     """As bytes 1, 1.0 and True differ, and arrays need no special care.
     What cannot be sent on is like nothing else.
     """
-    compared = {name: value for name, value in parameters.items() if name != RESULTS}
+    compared = _without_results(parameters)
     try:
         return values.dump(compared) if compared else b""
     except Exception:  # nested too deeply, say: it will fail, but alone
@@ -99,8 +115,15 @@ def join(calls: Sequence[Call]) -> Call:
         if len(calls) == 1
         else DocumentArray([doc for call in calls for doc in call.docs])
     )
-    parameters = {name: value for name, value in first.parameters.items() if name != RESULTS}
-    return first._replace(docs=docs, parameters=parameters)
+    joined = first._replace(docs=docs, parameters=_without_results(first.parameters))
+    if first.own is None:
+        return joined
+    own = _without_results(first.own)
+    return joined._replace(own=own, seen=dict(own))
+
+
+def _without_results(parameters: Parameters) -> Parameters:
+    return {name: value for name, value in parameters.items() if name != RESULTS}
 
 
 def share(
@@ -123,12 +146,13 @@ def share(
             f"{len(docs)} Documents came back for {sum(counts)} of {len(calls)} requests"
         )
     shares = []
+    goes_on = made.carried()
     at = 0
     for call, count in zip(calls, counts, strict=True):
-        parameters = call.parameters
+        parameters = goes_on
         if made is not call:
-            before = {RESULTS: parameters[RESULTS]} if RESULTS in parameters else {}
-            parameters = {**made.parameters, **before}
+            before = {RESULTS: call.parameters[RESULTS]} if RESULTS in call.parameters else {}
+            parameters = {**goes_on, **before}
         if isinstance(value, dict):
             parameters.setdefault(RESULTS, {})[name] = value
         shares.append((docs if len(calls) == 1 else docs[at : at + count], parameters))

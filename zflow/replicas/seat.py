@@ -26,6 +26,7 @@ class Seat:
             out.
         machine: the name of the other machine it is on, if it is not on the broker's.
         keys: the Flow's public key and an own pair, if the Flow asks for keys.
+        names: those of all Executors of the Flow, to tell whose a parameter is.
     """
 
     spec: ExecutorSpec
@@ -39,6 +40,7 @@ class Seat:
     device: str | None = None
     machine: str | None = None
     keys: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

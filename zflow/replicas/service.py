@@ -27,6 +27,7 @@ from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
+from zflow.replicas.parameters import may_differ
 from zflow.replicas.seat import Seat
 from zflow.system import process
 
@@ -73,6 +74,7 @@ class Service:
         self._memory = memory
         self._pid = os.getpid()
         self.name = seat.name
+        self._executor, self._executors = spec.name, frozenset(seat.names)
         self._no_reduce = spec.no_reduce
         self._limit = seat.max_message_bytes
         wanted = (
@@ -141,7 +143,10 @@ class Service:
         )
         if task.parts is None:
             docs, parameters = codec.unpack(frames)
-            return Call(handler, function, docs, parameters, None, None)
+            call = Call(handler, function, docs, parameters, None, None)
+            if not parameters or not may_differ(parameters, self._executor):
+                return call
+            return call.of(self._executor, self._executors)
         try:
             pieces = split(task.parts, frames)
         except Malformed as error:
@@ -149,9 +154,11 @@ class Service:
         docs_map, parameters = gather(pieces)
         matrix = list(docs_map.values())
         if not self._no_reduce:
-            return Call(handler, function, reduce(matrix), parameters, None, None)
+            call = Call(handler, function, reduce(matrix), parameters, None, None)
+            return call.of(self._executor, self._executors)
         together = DocumentArray(doc for docs in matrix for doc in docs)
-        return Call(handler, function, together, parameters, matrix, docs_map)
+        call = Call(handler, function, together, parameters, matrix, docs_map)
+        return call.of(self._executor, self._executors)
 
     def jobs(self, tasks: list[Assignment]) -> list[Job]:
         """Put together what one call can be made for. What cannot be decoded is left to fail
@@ -175,14 +182,14 @@ class Service:
         """Encode what the Executor returned; returns the frames,
         and how many Documents are in them.
         """
-        docs = call.docs
+        docs, parameters = call.docs, call.parameters if call.own is None else call.carried()
         if value is not None:
             returned = self._checked(call, value)
             if isinstance(returned, dict):
-                call.parameters.setdefault(RESULTS, {})[self.name] = returned
+                parameters.setdefault(RESULTS, {})[self.name] = returned
             else:
                 docs = returned
-        return self._encode(docs, call.parameters), len(docs)
+        return self._encode(docs, parameters), len(docs)
 
     def begin(self, tasks: list[Assignment], calls: list[Call]) -> Working:
         """Return the call that is to be made for all of them."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from zflow.errors import InvalidFlow, keyed
 from zflow.executors import batching
-from zflow.executors.endpoints import check_sendable
+from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, short
 from zflow.system import cuda
 from zflow.topology import external, polling
@@ -196,13 +196,16 @@ def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
     if not 0 < len(names) <= MOST_ENDPOINTS:
         wanted = f"a list of 1 to {MOST_ENDPOINTS} endpoints, as in ['/index', '/search']"
         raise InvalidFlow(f"{key} must be {wanted}, not {short(value)} ({owner})")
-    for name in names:
-        if not isinstance(name, str) or not name.startswith("/"):
+    bound = []
+    for said in names:
+        name = spelt(said)
+        if name is None:
             raise InvalidFlow(
-                f"{key} must be texts that start with '/', not {short(name)} ({owner})"
+                f"{key} must be texts that start with '/', not {short(said)} ({owner})"
             )
         check_sendable(name, f"{key}, {owner}", InvalidFlow)
-    return names
+        bound.append(name)
+    return tuple(bound)
 
 
 # -- dicts -----------------------------------------------------------------------------------------
@@ -218,13 +221,13 @@ def _dict(key: str, value: Any, owner: str) -> dict[str, Any]:
 
 
 def _methods(key: str, value: Any, owner: str) -> dict[str, str]:
-    checked = _dict(key, value, owner)
-    for endpoint, method in checked.items():
-        with keyed(endpoint):
-            if not endpoint.startswith("/"):
+    checked = {}
+    for said, method in _dict(key, value, owner).items():
+        with keyed(said):
+            endpoint = spelt(said)
+            if endpoint is None:
                 raise InvalidFlow(
-                    f"{key} goes by endpoints, which start with '/', not by {short(endpoint)} "
-                    f"({owner})"
+                    f"{key} goes by endpoints, which start with '/', not by {short(said)} ({owner})"
                 )
             check_sendable(endpoint, f"{key}, {owner}", InvalidFlow)
             if not isinstance(method, str) or not method.isidentifier():
@@ -232,6 +235,7 @@ def _methods(key: str, value: Any, owner: str) -> dict[str, str]:
                     f"{key}[{endpoint!r}] must be the name of a method, not {short(method)} "
                     f"({owner})"
                 )
+            checked[endpoint] = method
     return checked
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zflow.errors import InvalidFlow, keyed
-from zflow.executors.endpoints import check_sendable
+from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import short
 
 ANY: Final = "ANY"
@@ -74,9 +74,12 @@ def _word(value: Any, owner: str) -> str:
 
 
 def _endpoint(key: Any, owner: str) -> str:
-    if isinstance(key, str) and (key == WILDCARD or key.startswith("/")):
-        check_sendable(key, f"polling, {owner}", InvalidFlow)
-        return key
+    if key == WILDCARD:
+        return WILDCARD
+    name = spelt(key)
+    if name is not None:
+        check_sendable(name, f"polling, {owner}", InvalidFlow)
+        return name
     raise InvalidFlow(
         f"polling goes by endpoints, which start with '/', or by '*', not by {short(key)} ({owner})"
     )
