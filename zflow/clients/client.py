@@ -32,7 +32,10 @@ from zflow.clients.inputs import (
 from zflow.clients.member import Membership
 from zflow.clients.response import Callback, Callbacks, Response, changed, ready, together
 from zflow.clients.shortcuts import Shortcuts
+from zflow.devices.protocol.messages import Info
 from zflow.devices.sockets.clock import monotonic
+from zflow.devices.sockets.factory import Context
+from zflow.documents.values import Parameters
 from zflow.network.address import address_of
 from zflow.network.keys import Folder, keys_of
 
@@ -41,7 +44,7 @@ class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
     def __init__(self, owner: Client) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context: Context = zmq.Context()
         self.idle: list[Connection] = []
         self.lent = 0  # connections in use
         # Were a context collected as garbage together with its sockets, it might wait for them for
@@ -125,7 +128,7 @@ class Client(Shortcuts):
         self._lock = threading.Lock()
         self._pool: _Pool | None = None
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """A pickled Client connects anew where it is unpickled."""
         return _client_to, (self._membership.address, self._curve)
 
@@ -294,8 +297,8 @@ class Client(Shortcuts):
         return self._command("undrain", replica=replica)
 
     def _command(
-        self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
-    ) -> dict[str, Any]:
+        self, command: str, timeout: float | None = None, force: bool = False, **arguments: object
+    ) -> Info:
         given = command_arguments(timeout, force, arguments)
         own = self._admin_keys == self._keys
         with (
@@ -308,8 +311,8 @@ class Client(Shortcuts):
     def post(
         self,
         on: str,
-        inputs: Any = None,
-        parameters: dict[str, Any] | None = None,
+        inputs: object = None,
+        parameters: Parameters | None = None,
         *,
         request_size: int = REQUEST_SIZE,
         on_done: Callback | None = None,
@@ -375,8 +378,8 @@ class Client(Shortcuts):
     def _responses(
         self,
         on: str,
-        inputs: Any,
-        parameters: dict[str, Any] | None,
+        inputs: object,
+        parameters: Parameters | None,
         request_size: int,
         target_executor: str | None,
         limits: tuple[int, int | None, bool],

@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from zflow import errors
 from zflow.devices.protocol import messages
@@ -20,7 +19,12 @@ MOST = 2**53  # of anything that is counted, and of ms: what a float still holds
 
 
 def check_options(
-    on: Any, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any
+    on: object,
+    parameters: object,
+    request_size: object,
+    prefetch: object,
+    timeout: object,
+    on_overload: object,
 ) -> None:
     """Check what is given to `post`, before anything is sent.
 
@@ -55,7 +59,7 @@ def check_options(
             )
 
 
-def told(info: Mapping[str, Any]) -> tuple[list[str], int]:
+def told(info: Mapping[str, object]) -> tuple[list[str], int]:
     """The names of a Flow's Executors, and the largest message that it takes, by what it says;
     it may say anything.
 
@@ -98,7 +102,7 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     return found
 
 
-def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
+def batches(inputs: object, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
     None is one request without Documents; a Document is one request;
@@ -130,7 +134,7 @@ def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
         yield docs._part(at, at + size)
 
 
-def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
+def _cut(documents: Iterator[Document], size: int) -> Iterator[DocumentArray]:
     place = 0
     while some := list(itertools.islice(documents, size)):
         for at, document in enumerate(some, place):
@@ -139,7 +143,7 @@ def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
         yield DocumentArray(some)
 
 
-def check_document(document: Any, place: int) -> None:
+def check_document(document: object, place: int) -> None:
     """Raise BadRequest if the input at this place is not a Document."""
     if not isinstance(document, Document):
         raise errors.BadRequest(
@@ -167,8 +171,8 @@ def seconds(timeout: float) -> float:
 
 
 def command_arguments(
-    timeout: float | None, force: bool, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
+    timeout: float | None, force: bool, arguments: Mapping[str, object]
+) -> dict[str, object]:
     """What a command is sent with; raises BadRequest if `timeout` cannot be how long to wait."""
     told = dict(arguments)
     if timeout is not None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from zflow import errors
+from zflow.devices.protocol.messages import Info
 from zflow.documents.document import DocumentArray
+from zflow.documents.values import Parameters
 
 
 @dataclass
@@ -28,12 +29,12 @@ class Response:
     __module__ = "zflow"
 
     docs: DocumentArray
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
     endpoint: str = "/"
     error: errors.ZflowError | None = None
 
 
-Callback = Callable[[Response], Any]
+Callback = Callable[[Response], object]
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Callbacks:
             raise response.error
 
 
-def ready(info: dict[str, Any]) -> bool:
+def ready(info: Info) -> bool:
     """Whether a Flow that told this about itself takes requests,
     and has a replica of every Executor.
     """
@@ -80,7 +81,7 @@ def ready(info: dict[str, Any]) -> bool:
     )
 
 
-def changed(result: dict[str, Any]) -> dict[str, Any]:
+def changed(result: Info) -> Info:
     """What came of a command.
 
     Raises:
