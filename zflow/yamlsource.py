@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from zflow.errors import InvalidConfig, ZflowError
 from zflow.suggest import did_you_mean, short
@@ -44,7 +44,7 @@ class YamlSource:
 
     label: str
     folder: str | None
-    data: Any = None
+    data: object = None
     _root: yaml.Node | None = field(default=None, repr=False, compare=False)
 
     def where(self, *path: str | int) -> str:
