@@ -38,6 +38,9 @@ class Flow(Shortcuts):
         allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`,
             `undrain`); with `curve`, only those whose key is on the list `admins/`. Left out, it is
             True on loopback or with `curve`, else False. The Flow's own methods always may.
+        unknown_endpoints: what becomes of a request for an endpoint that no Executor binds:
+            `'refuse'` fails it with BadRequest, `'pass'` lets it through unchanged. An Executor
+            without `uses`, one without endpoints and an external one count as binding all.
         replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`),
             0 for any free one; none may when left out.
         max_connections: how many connections over TCP there may be, of clients and of replicas
@@ -75,6 +78,7 @@ class Flow(Shortcuts):
         host: str | None = None,
         curve: str | os.PathLike[str] | None = None,
         allow_control: bool | None = None,
+        unknown_endpoints: str | None = None,
         replica_port: int | None = None,
         max_connections: int | None = None,
         max_requests_per_client: int | None = None,
@@ -160,7 +164,7 @@ class Flow(Shortcuts):
                 it is asked for, whatever it says.
             uses_with: keywords for the Executor's `__init__`.
             uses_metas: what the Executor finds in `self.metas`.
-            uses_requests: endpoint -> method name, over those of `@requests`.
+            uses_requests: endpoint -> method name, in the place of what their `@requests` say.
             uses_dynamic_batching: by endpoint, over what decorators say, how requests are put
                 together: `{'/encode': {'preferred_batch_size': 32, 'timeout': 0}}`. The method gets
                     up to so many Documents of

@@ -98,6 +98,7 @@ MOST_SMALL = 32 * 1024  # bytes of payloads in a header, and in a bundle
 MOST_ID = 2**63  # the ids of several are below it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
 STRANGER = b"\x01"  # and those of others
+FLOW = b"\x03"  # and those of the brokers of other Flows
 
 Frames: TypeAlias = list[Frame]  # of a message that is sent
 Encode: TypeAlias = Callable[[object], bytes]  # makes a header a frame

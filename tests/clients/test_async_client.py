@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,28 @@ def test_nobody_answers(impatient: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         asyncio.run(main(taken.getsockname()[1]))
+
+
+def test_the_time_that_something_may_take_bounds_the_connecting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(port: int) -> None:
+        async with AsyncClient(port=port) as client:
+            for asked in (
+                lambda: client.post("/", Document(), timeout=50),
+                lambda: client.search(timeout=50),
+                lambda: client.info(timeout=50),
+                lambda: client.scale("encoder", 2, timeout=50),
+                lambda: client.drain("encoder/rep-0", timeout=50),
+            ):
+                with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at .*{port}"):
+                    await asked()
+
+    monkeypatch.setattr(wire, "CONNECTING", 40.0)
+    begun = time.monotonic()
+    with stranger(lambda message: None) as port:
+        asyncio.run(main(port))
+    assert time.monotonic() - begun < wire.CONNECTING
 
 
 def test_a_flow_of_another_version_says_so(impatient: None) -> None:

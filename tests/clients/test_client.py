@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,29 @@ def test_nobody_answers(impatient: None) -> None:
             mine.post("/", Document())
         assert isinstance(caught.value, ConnectionError)
         mine.close()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda client: client.post("/", Document(), timeout=50),
+        lambda client: client.index([], timeout=50),
+        lambda client: client.info(timeout=50),
+        lambda client: client.scale("encoder", 2, timeout=50),
+        lambda client: client.restart("encoder", timeout=50),
+        lambda client: client.drain("encoder/rep-0", timeout=50),
+    ],
+    ids=["post", "shortcut", "info", "scale", "restart", "drain"],
+)
+def test_the_time_that_something_may_take_bounds_the_connecting(
+    monkeypatch: pytest.MonkeyPatch, asked: Callable[[Client], Any]
+) -> None:
+    monkeypatch.setattr(wire, "CONNECTING", 40.0)
+    begun = time.monotonic()
+    with stranger(lambda message: None) as port, Client(port=port) as mine:
+        with pytest.raises(errors.FlowUnreachable, match=f"no Flow answers at .*{port}"):
+            asked(mine)
+        assert time.monotonic() - begun < wire.CONNECTING
 
 
 def test_no_such_host(impatient: None) -> None:

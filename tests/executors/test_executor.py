@@ -5,7 +5,9 @@ import asyncio
 import copy
 import logging
 import os
+import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +83,7 @@ def test_runtime_attributes_are_there_before_the_constructor_whether_or_not_it_c
         },
     )
     assert executor.seen == ("early/rep-1", "greets", None, "zflow.early/rep-1")
-    assert executor.bound == ["/default", "/x"]
+    assert executor.bound == ["/x"]
     assert executor.greeting == "hi"
     assert executor.runtime_args.replica_id == 1
 
@@ -125,6 +127,24 @@ def test_an_executor_works_without_a_flow(tmp_path, monkeypatch):
     assert copy.copy(executor).a == 1
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"workspace": "kept"},
+        {"workspace": Path("kept")},
+        {"runtime_args": {"workspace": "kept"}},
+        {"metas": {"workspace": "kept"}},
+        {"metas": {"workspace": Path("kept")}},
+    ],
+)
+def test_a_relative_workspace_is_where_the_executor_was_made(tmp_path, monkeypatch, given):
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path)
+    executor = Echo(**given)
+    os.chdir("away")
+    assert executor.workspace == str(tmp_path / "kept" / "Echo" / "0")
+
+
 def test_the_workspace_is_made_when_asked_for(tmp_path):
     args = {"name": "indexer/shard-1/rep-0", "shard_id": 1}
     executor = instantiate(Echo, workspace=str(tmp_path), runtime_args=args)
@@ -135,6 +155,89 @@ def test_the_workspace_is_made_when_asked_for(tmp_path):
         tmp_path / "Echo" / "0"
     )
     assert Echo().workspace is None
+
+
+def test_metas_have_a_name_and_what_is_said() -> None:
+    assert (Echo().metas.name, Echo().metas.description, Echo().metas.workspace) == (
+        "Echo",
+        "",
+        None,
+    )
+    metas = instantiate(Echo, metas={"name": "mine", "colour": "red"}).metas
+    assert (metas.name, metas.colour) == ("mine", "red")
+    assert vars(metas) == {"name": "mine", "colour": "red"}
+    assert vars(Echo().metas) == {}
+    assert not hasattr(metas, "nothing")
+    for one in (metas, Echo().metas):
+        copied = pickle.loads(pickle.dumps(one))
+        assert (copied, copied.name) == (one, one.name)
+
+
+def test_attributes_that_hide_those_of_executors_break_nothing(tmp_path) -> None:
+    class Hides(Executor):
+        def __init__(self, **kwargs):
+            self.metas = self.runtime_args = self.requests = "mine"
+
+        @requests
+        def foo(self, docs):
+            return self.requests, docs
+
+    executor = instantiate(
+        Hides,
+        requests={"/x": "foo"},
+        metas={"workspace": str(tmp_path)},
+        runtime_args={"name": "hides/rep-0"},
+    )
+    assert serve(executor, "/x") == ("mine", "<docs>")
+    assert executor.logger.name == "zflow.hides/rep-0"
+    assert executor.workspace == str(tmp_path / "hides" / "0")
+    assert (executor.metas, executor.runtime_args) == ("mine", "mine")
+
+
+@pytest.mark.parametrize("names", ["metas", "requests", "runtime_args"])
+def test_a_constructor_gets_what_it_names(names):
+    class Names(Executor):
+        def __init__(self, metas, requests, runtime_args):
+            super().__init__(metas=metas, requests=requests, runtime_args=runtime_args)
+            self.given = {"metas": metas, "requests": requests, "runtime_args": runtime_args}
+
+        @requests
+        def foo(self, docs): ...
+
+    class OneOfThem(Executor):
+        if names == "metas":
+
+            def __init__(self, *, metas=None, **kwargs):
+                self.given = {"metas": metas}
+        elif names == "requests":
+
+            def __init__(self, requests=None):
+                self.given = {"requests": requests}
+        else:
+
+            def __init__(self, runtime_args):
+                self.given = {"runtime_args": runtime_args}
+
+    class Child(Names):
+        def __init__(self, size, **kwargs):
+            super().__init__(**kwargs)
+            self.size = size
+
+    told = {
+        "metas": {"name": "mine", "more": 1},
+        "requests": {"/x": "foo"},
+        "runtime_args": {"name": "names/rep-1", "shard_id": 2},
+    }
+    for cls, uses_with in ((Names, {}), (OneOfThem, {}), (Child, {"size": 3})):
+        told["requests"] = {} if cls is OneOfThem else {"/x": "foo"}
+        executor = instantiate(cls, uses_with=uses_with, **told)
+        given = executor.given[names]
+        assert given == {**given, **told[names]}
+        assert isinstance(given, dict)
+        assert executor.runtime_args.name == "names/rep-1"
+        assert executor.metas.more == 1
+    given = instantiate(OneOfThem, uses_with={names: "mine"}, **told).given
+    assert given == {names: "mine"}  # what is said in so many words
 
 
 def test_users_may_set_a_logger_of_their_own():

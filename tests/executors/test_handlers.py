@@ -149,23 +149,63 @@ def test_uses_requests_bind_over_the_decorators():
         def extra(self, docs):
             return "extra"
 
-    assert table(Plain, {"/one": "extra", "/new": "rest"}) == {
-        DEFAULT: "rest", "/one": "extra", "/two": "two", "/three": "two", "/new": "rest"
+    assert table(Plain, {"/one": "extra"}) == {
+        DEFAULT: "rest", "/one": "extra", "/two": "two", "/three": "two"
     }  # fmt: skip
     assert serve(Plain(), "/one", {"/one": "extra"}) == "extra"
     with pytest.raises(
         InvalidExecutor, match=r"Plain has no method 'extr' to serve '/x'; did you mean 'extra'\?"
     ):
         handlers(Plain, {"/x": "extr"})
-    with pytest.raises(InvalidExecutor, match="an endpoint must be a text that starts with '/'"):
-        handlers(Plain, {"x": "extra"})
+
+
+def test_uses_requests_replace_what_the_decorator_says_for_the_methods_they_name() -> None:
+    moved = table(Echo, {"/new": "one", "/alias": "one"})
+    assert moved == {
+        DEFAULT: "rest",
+        "/two": "two",
+        "/three": "two",
+        "/new": "one",
+        "/alias": "one",
+    }
+    assert table(Echo, {"/three": "two"}) == {DEFAULT: "rest", "/one": "one", "/three": "two"}
+    assert table(Echo, {"/x": "rest"}) == {
+        "/x": "rest", "/one": "one", "/two": "two", "/three": "two"
+    }  # fmt: skip
 
 
 def test_what_an_instance_was_given_counts_and_what_is_said_now_goes_over_it() -> None:
     executor = instantiate(Echo, requests={"/one": "rest", "/new": "one"})
-    assert table(executor) == {**table(Echo), "/one": "rest", "/new": "one"}
-    assert table(executor, {"/new": "two"}) == {**table(executor), "/new": "two"}
+    assert table(executor) == {"/one": "rest", "/new": "one", "/two": "two", "/three": "two"}
+    assert table(executor, {"/new": "two"}) == {"/one": "rest", "/new": "two"}
     assert table(Echo)["/one"] == "one"
+
+
+def test_an_attribute_of_the_name_of_a_method_does_not_hide_the_handler() -> None:
+    class Index(Executor):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.index = {"a": 1}
+            self.size = self.find = None
+
+        @requests(on="/index")
+        def index(self, docs: Any) -> Any:
+            return docs, self.index
+
+        @requests(on="/size")
+        async def size(self, docs: Any) -> Any:
+            return docs
+
+        @classmethod
+        @requests(on="/find")
+        def find(cls, docs: Any) -> Any:
+            return cls, docs
+
+    executor = instantiate(Index)
+    assert serve(executor, "/index") == ("<docs>", {"a": 1})
+    assert asyncio.run(serve(executor, "/size")) == "<docs>"
+    assert serve(executor, "/find") == (Index, "<docs>")
+    assert executor.requests["/index"](docs="mine") == ("mine", {"a": 1})
 
 
 @pytest.mark.parametrize(

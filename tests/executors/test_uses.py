@@ -69,7 +69,7 @@ def test_a_dict_describes_an_executor_and_arguments_go_over_it():
     loaded = load(
         {
             "jtype": "Known",
-            "with": {"size": 2, "a": 1},
+            "with": {"size": 2, "workspace": "w"},
             "metas": {"name": "x"},
             "requests": {"/x": "foo"},
         },
@@ -78,8 +78,24 @@ def test_a_dict_describes_an_executor_and_arguments_go_over_it():
         uses_requests={"/y": "foo"},
     )
     assert loaded == Loaded(
-        Known, {"size": 3, "a": 1}, {"name": "x", "workspace": "w"}, {"/x": "foo", "/y": "foo"}
+        Known,
+        {"size": 3, "workspace": "w"},
+        {"name": "x", "workspace": "w"},
+        {"/x": "foo", "/y": "foo"},
     )
+
+
+def test_a_dict_may_hold_expressions_as_yaml_does(monkeypatch):
+    monkeypatch.setenv("ZFLOW_TEST_SIZE", "3")
+    described = {
+        "jtype": "Known",
+        "with": {"size": "${{ ENV.ZFLOW_TEST_SIZE }}", "a": "v${{ ENV.ZFLOW_TEST_SIZE }}"},
+    }
+    assert load(described).uses_with == {"size": 3, "a": "v3"}
+    with pytest.raises(
+        InvalidExecutor, match=r"^uses: ENV.ZFLOW_TEST_SIZ is not set; did you mean"
+    ):
+        load({"jtype": "Known", "with": {"size": "${{ ENV.ZFLOW_TEST_SIZ }}"}})
 
 
 def test_yaml_describes_an_executor(folder, monkeypatch):
@@ -243,9 +259,36 @@ def test_uses_with_must_fit_the_constructor(uses, uses_with, message):
     assert str(caught.value).startswith(message)
 
 
-def test_a_constructor_that_takes_everything_gets_everything():
-    assert load(Known, uses_with={"anything": 1}).uses_with == {"anything": 1}
+class Keeps(Executor):
+    def __init__(self, size=1, **kwargs):
+        super().__init__()
+        self.model = kwargs.pop("model", None)
+        self.others = dict(**kwargs)
+
+
+def test_a_constructor_that_keeps_everything_gets_everything():
+    given = {"anything": 1, "workspace": "w"}
+    assert load(Keeps, uses_with=given).uses_with == given
+    assert load(Known, uses_with={"size": 1, "workspace": "w"}).uses_with["workspace"] == "w"
     assert load(Choosy, uses_with={"model": 1}).uses_with == {"model": 1}
+
+
+def test_a_keyword_that_parents_do_not_take_either_is_an_error():
+    with pytest.raises(InvalidExecutor) as caught:
+        load(Known, uses_with={"sise": 2}, owner="executor 'x'")
+    assert str(caught.value) == (
+        "uses_with gives 'sise', which Known.__init__ does not take; did you mean 'size'? "
+        "(executor 'x')"
+    )
+
+
+def test_a_keyword_that_seems_to_be_misspelt_is_named_in_a_warning_once(caplog):
+    for _ in range(2):
+        load(Keeps, uses_with={"sise": 2, "modle": 3, "anything": 4, "model": 5})
+    assert [record.message for record in caplog.records] == [
+        "uses_with gives 'sise', which Keeps.__init__ does not name; did you mean 'size'?",
+        "uses_with gives 'modle', which Keeps.__init__ does not name; did you mean 'model'?",
+    ]
 
 
 def test_uses_requests_must_name_methods():

@@ -4,11 +4,12 @@ over real processes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,31 @@ def test_kinds_of_inputs(flow: Flow, inputs: Any, expected: list[str]) -> None:
     assert result.texts == expected
 
 
-def test_none_is_one_request_without_documents_and_an_empty_list_is_none(flow: Flow) -> None:
-    assert [found["size"] for found in reports(flow.post("/", None, return_responses=True))] == [0]
-    assert flow.post("/", [], return_responses=True) == []
+@pytest.mark.parametrize("nothing", [None, [], DocumentArray(), iter(())])
+def test_nothing_is_one_request_without_documents(flow: Flow, nothing: Any) -> None:
+    assert [found["size"] for found in reports(flow.post("/", nothing, return_responses=True))] == [
+        0
+    ]
+    assert flow.index(nothing, return_responses=True)[0].endpoint == "/index"
+
+
+def test_nothing_is_one_request_from_asyncio_too(flow: Flow) -> None:
+    async def none() -> AsyncIterator[Document]:
+        for doc in texts(0):
+            yield doc
+
+    async def sizes() -> list[int]:
+        client = flow.async_client()
+        try:
+            return [
+                found["size"]
+                for nothing in (None, [], none())
+                for found in reports(await client.post("/", nothing, return_responses=True))
+            ]
+        finally:
+            await client.close()
+
+    assert asyncio.run(sizes()) == [0, 0, 0]
 
 
 def test_an_iterator_is_read_once_and_in_order(flow: Flow) -> None:

@@ -4,9 +4,11 @@ Pure functions.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from zflow import errors
 from zflow.devices.protocol import messages
@@ -102,11 +104,33 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     return found
 
 
+def resolved(inputs: object) -> Any:
+    """Return inputs; if they are a function, what it returns.
+
+    Raises:
+        BadRequest: the function needs arguments, or returns None.
+    """
+    if not callable(inputs) or isinstance(inputs, (type, Document, Iterable)):
+        return inputs
+    try:
+        inspect.signature(inputs).bind()
+    except TypeError as error:
+        raise errors.BadRequest(f"the function given as inputs needs arguments: {error}") from None
+    except ValueError:  # one of C, which does not say what it takes
+        pass
+    found = inputs()
+    if found is None:
+        raise errors.BadRequest(
+            f"the function given as inputs returned None, not Documents: {short(inputs)}"
+        )
+    return found
+
+
 def batches(inputs: object, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
-    None is one request without Documents; a Document is one request;
-    an iterable is read as it is needed.
+    None, and inputs of which there are none, are one request without Documents; a Document is one
+    request; an iterable is read as it is needed.
 
     Raises:
         BadRequest: something that is not a Document, with its place.
@@ -117,6 +141,12 @@ def batches(inputs: object, size: int) -> Iterator[DocumentArray]:
         return iter((DocumentArray([inputs]),))
     if isinstance(inputs, DocumentArray):
         return _slices(inputs, size)
+    if hasattr(inputs, "__aiter__") or hasattr(inputs, "__await__"):
+        if hasattr(inputs, "close"):  # a coroutine that nobody awaits would be warned of
+            inputs.close()
+        raise errors.BadRequest(
+            f"inputs that are asynchronous need an AsyncClient: {short(inputs)}"
+        )
     if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
         raise errors.BadRequest(
             "inputs must be a Document, a DocumentArray or an iterable of Documents, not "
@@ -127,8 +157,7 @@ def batches(inputs: object, size: int) -> Iterator[DocumentArray]:
 
 def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
     if len(docs) <= size:
-        if len(docs):
-            yield docs
+        yield docs
         return
     for at in range(0, len(docs), size):
         yield docs._part(at, at + size)
@@ -141,6 +170,8 @@ def _cut(documents: Iterator[Document], size: int) -> Iterator[DocumentArray]:
             check_document(document, at)
         place += len(some)
         yield DocumentArray(some)
+    if not place:
+        yield DocumentArray()
 
 
 def check_document(document: object, place: int) -> None:

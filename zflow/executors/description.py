@@ -17,7 +17,7 @@ from zflow.executors import hub
 from zflow.executors.batching import Batching, by_endpoint
 from zflow.executors.executor import Executor, find_class
 from zflow.suggest import did_you_mean, listed, short
-from zflow.yamlsource import YAML_ENDINGS, YamlSource, is_text, read
+from zflow.yamlsource import YAML_ENDINGS, YamlSource, fill, is_text, read
 
 _KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules", "uses_dynamic_batching")
 _MAPPINGS: Final = ("with", "metas", "requests")
@@ -56,14 +56,15 @@ def describe(
 
     Args:
         folder: what relative paths are relative to; None for the working directory.
-        environ: where to look ZFLOW_HUB up.
+        environ: where to look ZFLOW_HUB up, and what a dict says as `${{ ENV.NAME }}`.
         reading: False to read no file, so that what one says is missing.
 
     Raises:
         InvalidExecutor: a description is malformed, or a folder is not there.
     """
     if isinstance(uses, dict):
-        return _from_source(YamlSource("uses", None, uses), folder)
+        filled = fill(uses, environ, "uses", InvalidExecutor)
+        return _from_source(YamlSource("uses", None, filled), folder)
     if not isinstance(uses, str):
         return Description(uses, folder)
     place = place_of(uses, folder, environ)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, overload
 
 from zflow.errors import InvalidExecutor
-from zflow.executors import batching
-from zflow.executors.handlers import endpoints_of, handlers, mark
+from zflow.executors import batching, duplicates
+from zflow.executors.handlers import endpoints_of, handlers, mark, method_of
 
+log = logging.getLogger("zflow")
 _classes: dict[str, type[Executor]] = {}
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -78,6 +79,34 @@ def requests(
 requests.__module__ = "zflow"
 
 
+class Metas(SimpleNamespace):
+    """What `uses_metas` and YAML say about an Executor, as attributes.
+
+    Attributes:
+        name: that of the class, unless it is said.
+        description, workspace, py_modules: nothing, unless they are said.
+    """
+
+    __slots__ = ("_executor",)  # so that `vars` shows only what was said
+
+    name: str
+    description: str = ""
+    workspace: str | None = None
+    py_modules: str | Sequence[str] = ()
+
+    def __init__(self, executor: str, /, **said: object) -> None:
+        super().__init__(**said)
+        self._executor = executor
+
+    def __getattr__(self, key: str) -> str:
+        if key == "name":
+            return self._executor
+        raise AttributeError(f"nothing is said about {key!r}: {self!r}")
+
+    def __reduce__(self) -> tuple[type, tuple[str], dict[str, object]]:
+        return Metas, (self._executor,), vars(self)
+
+
 class Executor:
     """Base class of Executors: subclass it, decorate methods with `@requests`,
     give the class to `Flow.add`.
@@ -92,7 +121,8 @@ class Executor:
             `cuda_visible_devices`: the GPUs that CUDA shows this process, as the variable
                 CUDA_VISIBLE_DEVICES
             says; None if it is not set.
-        metas: what `uses_metas` and the Executor's YAML say about it, as attributes.
+        metas: what `uses_metas` and the Executor's YAML say about it, as attributes; its `name` is
+            that of the class if they don't say one.
         requests: a dict from endpoint to the bound method that serves it.
         logger: a `logging.Logger` named `zflow.` and the replica's name.
 
@@ -117,7 +147,9 @@ class Executor:
     __module__ = "zflow"
 
     runtime_args: SimpleNamespace
-    metas: SimpleNamespace
+    metas: Metas
+    _runtime_args: SimpleNamespace
+    _metas: Metas
     _uses_requests: Mapping[str, str]
     # Builds a Flow, which is above this module: `zflow.serve` puts it here.
     _serve_alone: ClassVar[Callable[..., None]]
@@ -125,6 +157,15 @@ class Executor:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         handlers(cls)
+        again = duplicates.redefined(cls)
+        if again is not None:
+            log.warning(
+                "%s.%s is defined more than once%s: only the last one counts; give each a name of "
+                "its own",
+                cls.__name__,
+                again.name,
+                again.where,
+            )
         _classes[cls.__name__] = cls
 
     def __new__(cls: type[E], *args: object, **kwargs: object) -> E:
@@ -139,7 +180,8 @@ class Executor:
             seed=None,
             cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-        self.metas = SimpleNamespace()
+        self._runtime_args = self.runtime_args
+        self.metas = self._metas = Metas(cls.__name__)
         self._uses_requests = {}
         return self
 
@@ -152,41 +194,49 @@ class Executor:
         **kwargs: object,
     ) -> None:
         if metas is not None:
-            self.metas = SimpleNamespace(**_plain(metas))
+            self.metas = self._metas = Metas(type(self).__name__, **rooted(_plain(metas)))
         if requests is not None:
             self._uses_requests = dict(requests)
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
-            self.runtime_args = SimpleNamespace(
-                **{**vars(self.runtime_args), **_plain(runtime_args)}
+            self.runtime_args = self._runtime_args = SimpleNamespace(
+                **{**vars(self._place), **rooted(_plain(runtime_args))}
             )
         if workspace is not None:
-            self.runtime_args.workspace = os.fspath(workspace)
+            self._place.workspace = os.path.abspath(workspace)
 
     @cached_property
     def requests(self) -> dict[str, Callable[..., Any]]:
         """The bound method of every endpoint that this Executor serves."""
-        return {endpoint: getattr(self, found.method) for endpoint, found in handlers(self).items()}
+        return {
+            endpoint: method_of(self, found.method) for endpoint, found in handlers(self).items()
+        }
 
     @cached_property
     def logger(self) -> logging.Logger:
         """The log of this replica: `logging.getLogger('zflow.encoder/rep-0')`."""
-        return logging.getLogger(f"zflow.{self.runtime_args.name}")
+        return logging.getLogger(f"zflow.{self._place.name}")
+
+    @property
+    def _place(self) -> SimpleNamespace:
+        """Its `runtime_args`, also where an attribute of the user's hides them."""
+        return _space(self.runtime_args, self._runtime_args)
 
     @property
     def workspace(self) -> str | None:
         """This Executor's own folder, `<workspace>/<executor name>/<shard_id>`,
-        created when first asked for.
+        created when first asked for. A relative `workspace` is relative to where the Flow was
+        started, or without a Flow where the Executor was made, whatever folder is the working
+        directory later.
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
-        base = getattr(self.runtime_args, "workspace", None) or getattr(
-            self.metas, "workspace", None
-        )
+        place = self._place
+        base = place.workspace or getattr(_space(self.metas, self._metas), "workspace", None)
         if not base:
             return None
-        name = self.runtime_args.name.partition("/")[0]
-        path = os.path.join(os.path.abspath(base), name, str(self.runtime_args.shard_id))
+        name = place.name.partition("/")[0]
+        path = os.path.join(os.path.abspath(base), name, str(place.shard_id))
         os.makedirs(path, exist_ok=True)
         return path
 
@@ -243,17 +293,50 @@ def instantiate(
     workspace: str | None = None,
 ) -> Executor:
     """Make an Executor as a replica does: first its runtime attributes,
-    then its own `__init__(**uses_with)`.
+    then its own `__init__(**uses_with)`, which gets `metas`, `requests` and `runtime_args` as
+    dicts where it names them.
 
     Raises whatever the constructor raises.
 
     >>> instantiate(BaseExecutor, runtime_args={"name": "encoder/rep-0"}).runtime_args.name
     'encoder/rep-0'
     """
+    from zflow.executors import constructors
+
     executor: Executor = cls.__new__(cls)
     Executor.__init__(executor, metas, requests, runtime_args, workspace)
-    executor.__init__(**(uses_with or {}))  # type: ignore[misc]  # the two steps of cls(...), with room in between
+    told = {
+        "metas": dict(vars(executor.metas)),
+        "requests": dict(executor._uses_requests),
+        "runtime_args": dict(vars(executor.runtime_args)),
+    }
+    named = {name: told[name] for name in constructors.takes(cls, Executor).told}
+    executor.__init__(**{**named, **(uses_with or {})})  # type: ignore[misc]  # the two steps of cls(...), with room in between
     return executor
+
+
+def rooted(values: Mapping[str, object], start: str = "") -> Mapping[str, object]:
+    """Return metas or runtime_args with a relative `workspace` in full,
+    so that it stays where it is when the working directory changes.
+
+    Args:
+        start: what it is relative to; the working directory when left out.
+
+    Raises:
+        OSError: the working directory is gone.
+
+    >>> rooted({"name": "x", "workspace": "data"}, "/here")
+    {'name': 'x', 'workspace': '/here/data'}
+    """
+    said = values.get("workspace")
+    if not (said and isinstance(said, (str, os.PathLike))):
+        return values
+    return {**values, "workspace": os.path.abspath(os.path.join(start, said))}
+
+
+def _space(value: object, told: SimpleNamespace) -> SimpleNamespace:
+    """What an attribute holds; what was there before if the user has put something else there."""
+    return value if isinstance(value, SimpleNamespace) else told
 
 
 def _plain(values: Mapping[str, object] | SimpleNamespace) -> Mapping[str, object]:

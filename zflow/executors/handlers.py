@@ -52,7 +52,7 @@ class Handler:
         """
         import inspect
 
-        method: Callable[..., object] = getattr(executor, self.method)
+        method = method_of(executor, self.method)
         if self.is_async and not inspect.iscoroutinefunction(method):
             method = _awaiting(method)
         if len(self.takes) == len(ARGUMENTS):
@@ -63,6 +63,18 @@ class Handler:
             return method(**{name: given[name] for name in takes})
 
         return call
+
+
+def method_of(executor: object, name: str) -> Callable[..., Any]:
+    """Return a method as the class has it, bound to the instance:
+    `self.index = ...` beside `def index` hides no handler.
+    """
+    import inspect
+
+    cls = type(executor)
+    raw = inspect.getattr_static(cls, name)
+    bound: Callable[..., Any] = raw.__get__(executor, cls) if hasattr(raw, "__get__") else raw
+    return bound
 
 
 def handlers(
@@ -76,7 +88,7 @@ def handlers(
     Args:
         executor: a class, or an instance (whose own `uses_requests` then count too).
         uses_requests: endpoint -> method name, over what the decorators say; the method needs no
-            decorator.
+            decorator, and what its decorator says does not count.
         uses_dynamic_batching: by endpoint, over what the decorators say.
 
     Raises:
@@ -84,10 +96,11 @@ def handlers(
             that cannot be called with the keywords of `ARGUMENTS`.
     """
     cls = executor if isinstance(executor, type) else type(executor)
-    bound = _decorated(cls)
-    if not isinstance(executor, type):
-        bound.update(executor._uses_requests)
-    bound.update(uses_requests or {})
+    before = {} if isinstance(executor, type) else executor._uses_requests
+    named = {**before, **(uses_requests or {})}
+    moved = set(named.values())
+    kept = {endpoint: method for endpoint, method in _decorated(cls).items() if method not in moved}
+    bound = {**kept, **named}
     batched = uses_dynamic_batching or {}
     for endpoint in batched:
         if endpoint not in bound:

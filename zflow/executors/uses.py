@@ -7,6 +7,7 @@ and finding Executors' folders that of `hub`.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any, Final, TypeGuard
 
 from zflow.errors import InvalidExecutor, NotSupported
-from zflow.executors import hub, requirements
+from zflow.executors import constructors, hub, requirements
 from zflow.executors.batching import Batching
 from zflow.executors.description import Description, Uses, describe, module_list
 from zflow.executors.executor import BaseExecutor, Executor, class_names, find_class
@@ -34,6 +35,9 @@ ACCEPTED: Final = (
 
 #: The entry point group in which installed packages name their Executors.
 GROUP: Final = "zflow.executors"
+
+log = logging.getLogger("zflow")
+_said: set[str] = set()  # warnings, each of which is given once
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,10 @@ def _complete(
             " belongs to one request: leave no_reduce out, or say preferred_batch_size 1 in "
             "uses_dynamic_batching"
         )
-    _check_arguments(cls, loaded.uses_with)
+    for text in constructors.check(cls, loaded.uses_with, Executor):
+        if text not in _said:
+            _said.add(text)
+            log.warning("%s", text)
     return loaded
 
 
@@ -396,43 +403,3 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
             "Executor"
         )
     return found
-
-
-def _check_arguments(cls: type[Executor], uses_with: Mapping[str, object]) -> None:
-    """Raise InvalidExecutor if `cls(**uses_with)` is no valid call."""
-    import inspect
-
-    constructor = cls.__init__
-    if constructor is Executor.__init__:
-        if uses_with:
-            first = next(iter(uses_with))
-            raise InvalidExecutor(
-                f"uses_with gives {listed(uses_with)}, but {cls.__name__} has no __init__ of its "
-                "own: "
-                f"write def __init__(self, {first}, **kwargs), or leave uses_with out"
-            )
-        return
-    try:
-        parameters = list(inspect.signature(constructor).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return  # a constructor not written in Python says nothing about its parameters
-    by_keyword = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name in uses_with:
-        if name not in by_keyword and not takes_all:
-            hint = did_you_mean(name, by_keyword) or f"; it takes {listed(by_keyword)}"
-            raise InvalidExecutor(
-                f"uses_with gives {name!r}, which {cls.__name__}.__init__ does not take{hint}"
-            )
-    for p in parameters:
-        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or p.default is not p.empty:
-            continue
-        if p.kind is p.POSITIONAL_ONLY:
-            raise InvalidExecutor(
-                f"{cls.__name__}.__init__ takes {p.name!r} by position only: remove the '/'"
-            )
-        if p.name not in uses_with:
-            raise InvalidExecutor(
-                f"{cls.__name__}.__init__ requires {p.name!r}: give it by uses_with={{{p.name!r}: "
-                "...}"
-            )

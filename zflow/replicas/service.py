@@ -22,8 +22,8 @@ from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
 from zflow.documents.values import Parameters
 from zflow.executors import uses
-from zflow.executors.executor import Executor, instantiate
-from zflow.executors.handlers import DEFAULT, handlers
+from zflow.executors.executor import Executor, instantiate, rooted
+from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
 from zflow.replicas.link import Answer, Assignment
@@ -55,6 +55,13 @@ class Working(NamedTuple):
     made: Call
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed: then only a relative workspace is in trouble
+        return ""
+
+
 class Service:
     """An Executor with its endpoints, between decoded and encoded requests.
 
@@ -75,6 +82,7 @@ class Service:
         )
         seed = randomness.fresh() if wanted is None else wanted
         randomness.begin(seed)
+        start = _working_directory()  # modules of the user's may change it
         loaded = uses.load(
             spec.uses,
             uses_with=spec.uses_with,
@@ -91,7 +99,7 @@ class Service:
         self.executor: Executor = instantiate(
             loaded.cls,
             uses_with=loaded.uses_with,
-            metas=loaded.metas,
+            metas=rooted(loaded.metas, start),
             requests=loaded.requests,
             runtime_args={
                 "name": seat.name,
@@ -257,7 +265,8 @@ class Service:
     def close(self) -> None:
         """Call the Executor's `close`; what it raises is logged."""
         try:
-            closing: object = self.executor.close()  # type: ignore[func-returns-value]
+            # An attribute of the user's may have hidden the method, `self.close = True`.
+            closing: object = method_of(self.executor, "close")()
             if hasattr(closing, "__await__"):
                 import asyncio
 

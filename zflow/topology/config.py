@@ -23,13 +23,17 @@ from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import FIELDS, FLOW_FIELDS, SHARED, check_defaults
 from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import ExecutorSpec, Topology
-from zflow.yamlsource import YamlSource, read
+from zflow.yamlsource import Place, YamlSource, read
 
 if TYPE_CHECKING:
     import yaml
 
 _KEYS: Final = ("jtype", "version", "with", "executors")
 _METHODS: Final = ("add", "needs", "needs_all")
+_OPTIONS: Final = Place(inner={"env": Place(texts=True), "uses": Place(tagged=True)})
+_PLACE: Final = Place(
+    tagged=True, inner={"with": _OPTIONS, "executors": Place(inner={"*": _OPTIONS})}
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def load(source: object, context: Mapping[str, object] | None = None) -> FlowCon
         source: a path, YAML text, or an open file.
         context: the values of `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` is an environment
             variable. An expression that is a whole unquoted value is read as YAML, so that '3'
-            becomes the number 3; in quotes, or as a part of a text, it stays text.
+            becomes the number 3; in quotes, or as a part of a text, it stays text. Under `env:`
+            everything is text.
 
     Raises:
         InvalidConfig: it is not a Flow, or a key or a value is wrong; the message begins with file
@@ -101,7 +106,7 @@ def load(source: object, context: Mapping[str, object] | None = None) -> FlowCon
     >>> load("jtype: Flow\\nexecutors:\\n- name: encoder\\n  replicas: 3").executors
     [ExecutorConfig(method='add', kwargs={'name': 'encoder', 'replicas': 3})]
     """
-    origin = read(source, context)
+    origin = read(source, context, place=_PLACE)
     data = _flow(origin)
     with_ = _mapping(origin, data.get("with"), "with")
     entries = data.get("executors") or []
@@ -152,6 +157,8 @@ def dump(
 
 def _flow(origin: YamlSource) -> dict[str, Any]:
     data = origin.data
+    if data is None:
+        raise _wrong(origin, "the YAML is empty: a Flow begins with 'jtype: Flow'")
     if not isinstance(data, dict):
         raise _wrong(
             origin, f"a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}"
@@ -326,7 +333,7 @@ def _check_writable(key: str, value: object, owner: str) -> None:
     except (yaml.YAMLError, RecursionError, TypeError, ValueError):
         message = f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})"
         raise InvalidConfig(message, key=(key,)) from None
-    if "${{" in text:
+    if "${{" in text and key != "uses":  # where it would be replaced anyway
         message = (
             f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})"
         )

@@ -111,6 +111,12 @@ FLOW_FIELDS: Final[Mapping[str, Field]] = {
         "whether clients over TCP may scale, restart and drain",
         "on loopback or with `curve`",
     ),
+    "unknown_endpoints": Field(
+        kinds.UNKNOWN,
+        "refuse",
+        "what becomes of requests for an endpoint that no Executor binds: `refuse`, or `pass` to "
+        "let them through unchanged",
+    ),
     "replica_port": Field(
         kinds.FREE_PORT,
         None,
@@ -186,7 +192,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "uses_with": Field(kinds.DICT, {}, "keywords for the Executor's `__init__`"),
     "uses_metas": Field(kinds.DICT, {}, "what it finds in `self.metas`"),
-    "uses_requests": Field(kinds.METHODS, {}, "endpoint to method name, over `@requests`"),
+    "uses_requests": Field(
+        kinds.METHODS, {}, "endpoint to method name, in the place of what their `@requests` say"
+    ),
     "uses_dynamic_batching": Field(
         kinds.BATCHING,
         {},
