@@ -78,7 +78,7 @@ def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> lis
     `sleep` of their size.
     """
     balancer = Balancer()
-    balancer.join(Replica("model"), 0.0)
+    balancer.join(Replica(b"model"), 0.0)
     rule = BatchKey("/", SIZE, hold)
     latencies = [0.0] * len(at)
     due: list[tuple[float, list[int]]] = []  # when, and which tasks are done then
@@ -90,7 +90,7 @@ def pull(at: Sequence[float], hold: float, sleep: Callable[[int], float]) -> lis
             done = heapq.heappop(due)[1]
             for id in done:
                 latencies[id] = now - at[id]
-                actions += balancer.finish("model", id, sleep(len(done)) / len(done), now)[1]
+                actions += balancer.finish(b"model", id, sleep(len(done)) / len(done), now)[1]
         while came < len(at) and at[came] <= now:
             actions += balancer.submit(Task(came, batching=rule), now)
             came += 1

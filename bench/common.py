@@ -31,7 +31,8 @@ def same_bytes(docs: DocumentArray | None = None) -> list[bytes]:
     """
     docs = docs or small_documents(1)
     payload = [bytes(frame) for frame in pack(docs)]
-    return message(Request(1000, "/", None, None, 0, False, [len(docs)], payload), encoder())
+    request = Request(1000, "/", None, None, 0, False, [len(docs)], payload)
+    return [bytes(frame) for frame in message(request, encoder())]
 
 
 def seconds_of(action: Callable[[], object]) -> float:

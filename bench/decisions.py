@@ -29,8 +29,8 @@ def balancer_cost(replicas: int, queued: int | None, requests: int) -> float:
     balancer = Balancer()
     now = 0.0
     for number in range(replicas):
-        balancer.join(Replica(number), now)
-    held: deque[tuple[object, int]] = deque()
+        balancer.join(Replica(b"%d" % number), now)
+    held: deque[tuple[bytes, int]] = deque()
     ids = iter(range(10**9))
     for _ in range(replicas // 2 if queued is None else replicas + queued):
         held.extend(_sent(balancer.submit(Task(next(ids)), now)))
@@ -44,7 +44,7 @@ def balancer_cost(replicas: int, queued: int | None, requests: int) -> float:
     return (time.perf_counter() - begin) / requests * 1e6
 
 
-def _sent(actions: Iterable[object]) -> list[tuple[object, int]]:
+def _sent(actions: Iterable[object]) -> list[tuple[bytes, int]]:
     return [(action.replica.name, action.task.id) for action in actions if isinstance(action, Send)]
 
 
@@ -54,8 +54,8 @@ def look_cost(replicas: int, looks: int) -> float:
     """
     balancer = Balancer()
     for number in range(replicas):
-        balancer.join(Replica(number), 0.0)
-    replica = balancer.replicas[0]
+        balancer.join(Replica(b"%d" % number), 0.0)
+    replica = balancer.replicas[b"0"]
     tasks = [Task(1), Task(2)]
     for task in tasks:
         balancer.expect(task)
@@ -65,6 +65,12 @@ def look_cost(replicas: int, looks: int) -> float:
         balancer._look_at = 0.0
         balancer.tick(look * 1e-9)
     return (time.perf_counter() - begin) / looks * 1e6
+
+
+class Nobody:
+    """Whom nothing is answered."""
+
+    def send(self, frames: object) -> None: ...
 
 
 def fanout_cost(shards: int, groups: int, requests: int) -> float:
@@ -80,12 +86,12 @@ def fanout_cost(shards: int, groups: int, requests: int) -> float:
     now = 0.0
     for group in range(groups):
         for shard in range(shards):
-            pool.join(Replica((shard, group), shard=shard), group, now)
+            pool.join(Replica(b"%d/%d" % (shard, group), shard=shard), group, now)
     ids = iter(range(0, 10**9, shards))
     published: deque[Publish] = deque()
 
     def post() -> None:
-        actions = pool.submit(Walk(None, "/"), [("gateway", [[b""]])], next(ids), now)
+        actions = pool.submit(Walk((Nobody(), b"", 0), "/"), [("gateway", [[b""]])], next(ids), now)
         published.extend(action for action in actions if isinstance(action, Publish))
 
     for _ in range(groups):
@@ -96,7 +102,12 @@ def fanout_cost(shards: int, groups: int, requests: int) -> float:
         action = published.popleft()
         for shard in range(shards):
             pool.answered(
-                (shard, action.group), action.scatter.base + shard, LONG, [b""], False, now
+                b"%d/%d" % (shard, action.group),
+                action.scatter.base + shard,
+                LONG,
+                [b""],
+                False,
+                now,
             )
         post()
     return (time.perf_counter() - begin) / requests * 1e6

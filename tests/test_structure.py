@@ -12,6 +12,7 @@ from structure import (
     lengths,
     loaded_by_import,
     modules,
+    untyped,
     without_test,
 )
 
@@ -21,6 +22,10 @@ import zflow
 def test_no_file_is_too_long_to_be_seen_at_once() -> None:
     longest, lines = next(iter(lengths(ROOT).items()))
     assert lines <= 500, longest
+
+
+def test_types_are_said() -> None:
+    assert untyped(ROOT) < 250
 
 
 def test_the_packages_root_holds_the_face_and_the_ground() -> None:

@@ -175,7 +175,7 @@ def to_wire(error: ZflowError) -> dict[str, Any]:
     return {"type": type(error).__name__, "message": error.message, **vars(error)}
 
 
-def from_wire(data: Any) -> ZflowError:
+def from_wire(data: object) -> ZflowError:
     """Rebuild an error from what `to_wire` made;
     unknown or malformed data becomes a plain `ZflowError`.
 

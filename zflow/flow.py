@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zflow import errors
@@ -20,7 +20,10 @@ from zflow.version import __version__ as version
 if TYPE_CHECKING:
     from zflow.clients.async_client import AsyncClient
     from zflow.clients.client import Client
+    from zflow.documents.values import Parameters
+    from zflow.executors.executor import Executor
     from zflow.processes.launch import Launched
+    from zflow.system.termination import Event
 
 log = logging.getLogger("zflow")
 
@@ -85,7 +88,7 @@ class Flow(Shortcuts):
         max_message_bytes: int | None = None,
         shared_memory: int | None = None,
         start_method: str | None = None,
-        **defaults: Any,
+        **defaults: object,
     ) -> None:
         defaults, meaningless = ignored.of_flow(defaults)
         own = checked(
@@ -112,20 +115,20 @@ class Flow(Shortcuts):
         self,
         *,
         name: str | None = None,
-        uses: Any = None,
+        uses: type[Executor] | str | os.PathLike[str] | Mapping[str, object] | None = None,
         replicas: int | Mapping[str, int] | None = None,
         shards: int | None = None,
         polling: str | Mapping[str, str] | None = None,
         on_shard_failure: str | None = None,
         needs: str | list[str] | tuple[str, ...] | None = None,
         endpoints: list[str] | tuple[str, ...] | None = None,
-        uses_with: Mapping[str, Any] | None = None,
-        uses_metas: Mapping[str, Any] | None = None,
+        uses_with: Mapping[str, object] | None = None,
+        uses_metas: Mapping[str, object] | None = None,
         uses_requests: Mapping[str, str] | None = None,
         uses_dynamic_batching: Mapping[str, Mapping[str, float]] | None = None,
-        py_modules: Any = None,
+        py_modules: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         install_requirements: bool | None = None,
-        env: Mapping[str, Any] | None = None,
+        env: Mapping[str, object] | None = None,
         workspace: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         timeout_send: int | None = None,
@@ -137,10 +140,10 @@ class Flow(Shortcuts):
         max_queue_bytes: int | None = None,
         no_reduce: bool | None = None,
         external: bool | None = None,
-        host: Any = None,
-        port: Any = None,
+        host: str | Sequence[str] | None = None,
+        port: int | str | Sequence[int | str] | None = None,
         curve: str | os.PathLike[str] | None = None,
-        **unknown: Any,
+        **unknown: object,
     ) -> Flow:
         """Add an Executor after the one added last, or after those that `needs` names;
         return the Flow.
@@ -208,7 +211,7 @@ class Flow(Shortcuts):
         return self._extend(self._topology.add, {**given, **unknown})
 
     def needs(
-        self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: Any
+        self, needs: str | list[str] | tuple[str, ...], name: str | None = None, **options: object
     ) -> Flow:
         """Add a node that waits for those named; without further options it only joins,
         and has no process.
@@ -217,13 +220,15 @@ class Flow(Shortcuts):
         """
         return self._extend(self._topology.needs, {"needs": needs, "name": name, **options})
 
-    def needs_all(self, name: str | None = None, **options: Any) -> Flow:
+    def needs_all(self, name: str | None = None, **options: object) -> Flow:
         """Add a node that waits for every Executor that nothing waits for yet;
         otherwise as `needs`.
         """
         return self._extend(self._topology.needs_all, {"name": name, **options})
 
-    def _extend(self, method: Any, given: dict[str, Any], folder: str | None = None) -> Flow:
+    def _extend(
+        self, method: Callable[..., object], given: dict[str, object], folder: str | None = None
+    ) -> Flow:
         if self._launched is not None:
             raise errors.FlowNotRunning(
                 "the Flow is started: add Executors before that, or close it first"
@@ -235,13 +240,13 @@ class Flow(Shortcuts):
             folder,
             **{key: value for key, value in given.items() if value is not None},
         )
-        self._told.found(name, meaningless)
+        self._told.found(str(name), meaningless)
         self._told.warn()
         return self
 
     @classmethod
     def load_config(
-        cls, source: Any, *, context: Mapping[str, Any] | None = None, **overrides: Any
+        cls, source: object, *, context: Mapping[str, object] | None = None, **overrides: object
     ) -> Flow:
         """Build a Flow from YAML.
 
@@ -397,7 +402,7 @@ class Flow(Shortcuts):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def block(self, stop_event: Any = None) -> None:
+    def block(self, stop_event: Event | None = None) -> None:
         """Serve until Ctrl-C, SIGTERM, until `stop_event` (of threading or
         multiprocessing) is set, or until closed.
 
@@ -462,7 +467,7 @@ class Flow(Shortcuts):
     # -- posting -----------------------------------------------------------------------------------
 
     def post(
-        self, on: str, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+        self, on: str, inputs: object = None, parameters: Parameters | None = None, **options: Any
     ) -> Any:
         """Send Documents to an endpoint and wait for the results;
         takes and returns what `Client.post` does.

@@ -58,7 +58,7 @@ def join(
     curve: str | None = None,
     stop_event: Event | None = None,
     started: Callable[[int], object] = lambda count: None,
-    **options: Any,
+    **options: object,
 ) -> None:
     """Run replicas of a running Flow's Executor here, until Ctrl-C, SIGTERM,
     or until `stop_event` is set.

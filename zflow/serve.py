@@ -21,6 +21,7 @@ from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import DEFAULTS, FIELDS, UNSUPPORTED
 
 if TYPE_CHECKING:
+    from zflow.executors.description import Uses
     from zflow.system.termination import Event
 
 log = logging.getLogger("zflow")
@@ -39,7 +40,7 @@ UNFIT: Final[Mapping[str, str]] = {
 KEYWORDS: Final = (*DEFAULTS, *(key for key in FIELDS if key not in UNFIT and key not in DEFAULTS))
 
 
-def serve(uses: object, /, *, stop_event: Event | None = None, **options: Any) -> None:
+def serve(uses: Uses, /, *, stop_event: Event | None = None, **options: object) -> None:
     """Serve an Executor until Ctrl-C, SIGTERM, or until `stop_event` is set;
     as `Executor.serve`.
     """
@@ -56,7 +57,7 @@ def serve(uses: object, /, *, stop_event: Event | None = None, **options: Any) -
 Executor._serve_alone = serve
 
 
-def flow_of(uses: object, options: Mapping[str, Any]) -> Flow:
+def flow_of(uses: Uses, options: Mapping[str, Any]) -> Flow:
     """Return the Flow of that one Executor, not started.
 
     Raises: as `Flow` and `Flow.add`.

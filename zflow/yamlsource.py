@@ -69,7 +69,7 @@ class YamlSource:
 
     label: str
     folder: str | None
-    data: Any = None
+    data: object = None
     _root: yaml.Node | None = field(default=None, repr=False, compare=False)
 
     def where(self, *path: str | int) -> str:

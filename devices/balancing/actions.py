@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zflow.devices.balancing.replica import Replica, Task
 
@@ -46,7 +46,7 @@ class Fail(NamedTuple):
 
     task: Task
     reason: str
-    held_by: Any = None  # the name of the replica that had it, if one had
+    held_by: bytes | None = None  # the name of the replica that had it, if one had
     seconds: float = 0.0  # for how long that had it, or it was queued
     begun: bool = True  # whether that had begun it, as far as can be told
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from zflow.devices.balancing.actions import Action, Fail, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.holdings import Holdings
@@ -49,14 +48,14 @@ class Balancer:
 
     Example:
         >>> balancer = Balancer()
-        >>> balancer.join(Replica("a"), now=0.0)
+        >>> balancer.join(Replica(b"a"), now=0.0)
         []
         >>> balancer.submit(Task(1), now=0.0)
-        [Send(replica=Replica('a'), task=Task(1))]
+        [Send(replica=Replica(b'a'), task=Task(1))]
         >>> balancer.submit(Task(2), now=0.1)
         []
-        >>> balancer.finish("a", 1, service=0.5, now=0.6)
-        (Task(1), [Send(replica=Replica('a'), task=Task(2))])
+        >>> balancer.finish(b"a", 1, service=0.5, now=0.6)
+        (Task(1), [Send(replica=Replica(b'a'), task=Task(2))])
     """
 
     def __init__(self, retries: int = 3, cut: Cut | None = None) -> None:
@@ -105,7 +104,7 @@ class Balancer:
         actions.extend(self._dispatch(now))
         return actions
 
-    def crash(self, name: Any, now: float, blame: bool = True, how: str = "") -> list[Action]:
+    def crash(self, name: bytes, now: float, blame: bool = True, how: str = "") -> list[Action]:
         """The replica is gone, whatever it was doing; unless `blame` is False,
         that may be what it was doing.
 
@@ -136,7 +135,7 @@ class Balancer:
         actions.extend(self._dispatch(now))
         return actions
 
-    def lose(self, name: Any, now: float, unsent: int | None = None) -> list[Action]:
+    def lose(self, name: bytes, now: float, unsent: int | None = None) -> list[Action]:
         """The replica cannot be reached any more: it gets nothing new,
         but what it said last may still arrive.
 
@@ -158,14 +157,14 @@ class Balancer:
         self._levels.place(replica)
         return self._dispatch(now)
 
-    def find(self, name: Any, now: float) -> list[Action]:
+    def find(self, name: bytes, now: float) -> list[Action]:
         """A lost replica is back. Nobody knows how much got there of what it holds."""
         replica = self.replicas[name]
         replica.lost = False
         self._levels.place(replica)
         return self._dispatch(now)
 
-    def resize(self, name: Any, slots: int, now: float) -> list[Action]:
+    def resize(self, name: bytes, slots: int, now: float) -> list[Action]:
         """The replica works on so many tasks at the same time from now on; 0 for none,
         for the time being.
         """
@@ -178,7 +177,7 @@ class Balancer:
         self._levels.place(replica)
         return self._dispatch(now)
 
-    def leave(self, name: Any, now: float) -> list[Action]:
+    def leave(self, name: bytes, now: float) -> list[Action]:
         """The replica goes in good order: what it still holds it has not begun and will not
         begin.
         """
@@ -234,7 +233,7 @@ class Balancer:
         return self._dispatch(now)
 
     def finish(
-        self, name: Any, id: int, service: float, now: float, count: int = 1
+        self, name: bytes, id: int, service: float, now: float, count: int = 1
     ) -> tuple[Task | None, list[Action]]:
         """The replica answered; `service` is how long it worked, in seconds.
 
@@ -280,7 +279,7 @@ class Balancer:
         replica.last_done = now
         self._levels.place(replica)
 
-    def free(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
+    def free(self, name: bytes, ids: Iterable[int], now: float) -> list[Action]:
         """The replica will never answer these tasks, which have ended: they did not get to it."""
         replica = self.replicas[name]
         for id in ids:
@@ -288,7 +287,7 @@ class Balancer:
         self._levels.place(replica)
         return self._dispatch(now)
 
-    def apart(self, name: Any, ids: Iterable[int], now: float) -> list[Action]:
+    def apart(self, name: bytes, ids: Iterable[int], now: float) -> list[Action]:
         """The replica could not work on these tasks of a batch in one go:
         each is to be tried alone, by any replica.
         """
@@ -330,7 +329,7 @@ class Balancer:
         if task.count > 1:
             self._holdings.take_apart(task)
 
-    def fit(self, name: Any, id: int, count: int) -> int:
+    def fit(self, name: bytes, id: int, count: int) -> int:
         """The replica has answered so many tasks from this one on;
         returns how many are to be finished as one.
         """

@@ -23,7 +23,7 @@ class Batches(FairQueue[Task]):
     >>> batches = Batches(pairs)
     >>> for number in range(3):
     ...     batches.append(Task(number, batching=pairs))
-    >>> [batches.take(Replica("a"), now=0.0) for _ in range(2)]
+    >>> [batches.take(Replica(b"a"), now=0.0) for _ in range(2)]
     [[Task(0), Task(1)], [Task(2)]]
     """
 

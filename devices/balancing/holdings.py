@@ -8,7 +8,6 @@ Who gets what is for the balancer to say, and so is who gets the room that is ma
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 from zflow.devices.balancing.actions import Action, Fail, Recall
 from zflow.devices.balancing.levels import Levels
@@ -36,14 +35,14 @@ class Holdings:
     __slots__ = ("_levels", "_tasks", "_waiting", "ahead", "given_up", "replicas")
 
     def __init__(self, tasks: Tasks, levels: Levels, waiting: Waiting) -> None:
-        self.replicas: dict[Any, Replica] = {}
+        self.replicas: dict[bytes, Replica] = {}
         self.given_up = GivenUp(tasks)
         self.ahead = SentAhead()
         self._tasks = tasks
         self._levels = levels
         self._waiting = waiting
 
-    def drop(self, name: Any) -> Replica | None:
+    def drop(self, name: bytes) -> Replica | None:
         """Forget a replica, and return it with what it holds; None if there is none of that
         name.
         """
@@ -114,7 +113,9 @@ class Holdings:
                 self._tasks.take_apart_held(holder)
             begun = holder is not None and task.id in islice(holder.held, holder.working)
             seconds = now - task.assigned
-            actions.append(Fail(task, "expired", holder and holder.name, seconds, begun))
+            actions.append(
+                Fail(task, "expired", None if holder is None else holder.name, seconds, begun)
+            )
             actions.extend(self.withdraw(task))
         return actions
 

@@ -17,13 +17,13 @@ class Levels:
         room: how many replicas have room.
         parked: tasks that replicas hold and cannot have begun.
 
-    >>> a, b = Replica("a"), Replica("b")
+    >>> a, b = Replica(b"a"), Replica(b"b")
     >>> levels = Levels()
     >>> for replica in (a, b):
     ...     levels.widen(replica)
     ...     levels.place(replica)
     >>> levels.least()
-    Replica('a')
+    Replica(b'a')
     """
 
     __slots__ = ("by_load", "lowest", "parked", "room")

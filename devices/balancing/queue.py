@@ -8,16 +8,16 @@ With a single client it is an ordinary queue.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 
 class Queueable(Protocol):
     """What can be queued: it says whose it is."""
 
     @property
-    def client(self) -> Any:
-        """The client, as anything that can be hashed."""
+    def client(self) -> Hashable:
+        """The client."""
 
     @property
     def count(self) -> int:
@@ -47,7 +47,7 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         # None of them empty; the first one's turn is next.
-        self._lanes: OrderedDict[Any, deque[T]] = OrderedDict()
+        self._lanes: OrderedDict[Hashable, deque[T]] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
@@ -67,16 +67,16 @@ class FairQueue(Generic[T]):
         """The youngest of the client whose turn it is; raises as `head`."""
         return next(iter(self._lanes.values()))[-1]
 
-    def of(self, client: Any) -> Sequence[T]:
+    def of(self, client: Hashable) -> Sequence[T]:
         """What waits of that client, the oldest in front."""
         return self._lanes.get(client, ())
 
     @property
-    def clients(self) -> Collection[Any]:
+    def clients(self) -> Collection[Hashable]:
         """Those of whom something waits, in the order of their turns."""
         return self._lanes
 
-    def prefer(self, client: Any) -> None:
+    def prefer(self, client: Hashable) -> None:
         """It is this client's turn.
 
         Raises:
@@ -84,7 +84,7 @@ class FairQueue(Generic[T]):
         """
         self._lanes.move_to_end(client, last=False)
 
-    def order(self, clients: Iterable[Any]) -> None:
+    def order(self, clients: Iterable[Hashable]) -> None:
         """Clients take turns in this order from now on; something of each of them waits."""
         for client in clients:
             self._lanes.move_to_end(client)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
@@ -97,7 +97,7 @@ class Task:
         payload: Any = None,
         deadline: float = math.inf,
         shard: int | None = None,
-        client: Any = None,
+        client: Hashable = None,
         docs: int = 1,
         batching: BatchKey | None = None,
         count: int = 1,
@@ -116,7 +116,7 @@ class Task:
         self.ahead = False  # it was sent ahead to its holder
         self.crashes = 0
         # Which replicas had begun it when they ended, and how they did.
-        self.deaths: tuple[tuple[Any, str], ...] = ()
+        self.deaths: tuple[tuple[bytes, str], ...] = ()
         self.suspect = False
 
     def __repr__(self) -> str:
@@ -187,7 +187,7 @@ class Replica:
     )
 
     def __init__(
-        self, name: Any, slots: int = 1, shard: int = 0, tickets: TicketIssuer | None = None
+        self, name: bytes, slots: int = 1, shard: int = 0, tickets: TicketIssuer | None = None
     ) -> None:
         self.name = name
         self.line: Any = None

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 from zflow.devices.balancing.batches import Batches
 from zflow.devices.balancing.levels import Levels
@@ -37,7 +36,7 @@ class TaskQueue:
     >>> queue = TaskQueue(Tasks(), Levels())
     >>> for number, batching in enumerate([pairs, None, pairs, pairs]):
     ...     queue.append(Task(number, batching=batching))
-    >>> [queue.take(Replica("a"), now=0.0) for _ in range(3)]
+    >>> [queue.take(Replica(b"a"), now=0.0) for _ in range(3)]
     [[Task(0), Task(2)], [Task(1)], [Task(3)]]
     """
 
@@ -48,7 +47,7 @@ class TaskQueue:
         self.batches: dict[BatchKey, Batches] = {}
         # All clients of whom something waits, if there are batches. Else turns are what the singles
         # say, and cost nothing more.
-        self._turns: OrderedDict[Any, None] = OrderedDict()
+        self._turns: OrderedDict[Hashable, None] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(queue.size for queue in self._queues) if self.batches else self.singles.size
@@ -129,7 +128,7 @@ class TaskQueue:
             queue = self.batches[key] = Batches(key)
         return queue
 
-    def _turn(self, now: float) -> tuple[Any, Queue] | None:
+    def _turn(self, now: float) -> tuple[Hashable, Queue] | None:
         """Whose turn it is, and where its oldest task is that is due."""
         due = [queue for queue in self._queues if queue.due_at <= now]
         for client in self._turns:
@@ -145,7 +144,7 @@ class TaskQueue:
         key = tasks[0].batching
         if key is not None and not self.batches[key].size:
             del self.batches[key]
-        waiting = set[Any]().union(*(queue.clients for queue in self._queues))
+        waiting = set[Hashable]().union(*(queue.clients for queue in self._queues))
         for client in {task.client for task in tasks} - waiting:
             del self._turns[client]
         if not self.batches:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgpack
 import zmq
@@ -26,18 +26,19 @@ from zflow.devices.protocol.messages import (
     MAX_ENDPOINT,
     Cancel,
     Failed,
-    Frame,
     Info,
     Malformed,
     Message,
+    Note,
     Reply,
     Request,
 )
 from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.protocol.session import Event, Greeted, NotUnderstood, Session, Silent, Welcomed
 from zflow.devices.routing.pool import Actions, Pool
 from zflow.devices.sockets import factory
-from zflow.devices.sockets.port import BATCH, Port
+from zflow.devices.sockets.port import BATCH, Handlers, Port
 
 log = logging.getLogger("zflow.broker")
 
@@ -68,9 +69,9 @@ class AddressOwner(Protocol):
         name: bytes,
         first: int,
         seconds: float,
-        payload: Sequence[messages.Payload],
+        payload: Sequence[Payload],
         docs: None,
-        notes: dict[str, Any] | None = None,
+        notes: dict[str, Note] | None = None,
     ) -> None:
         """It has answered a task with payloads."""
 
@@ -83,7 +84,7 @@ class AddressOwner(Protocol):
     def leases(self) -> Leases:
         """Which blocks of shared memory are held by which request."""
 
-    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+    def malformed(self, error: Exception, frames: Payload) -> None:
         """A message of these frames cannot be handled."""
 
 
@@ -97,9 +98,7 @@ class Address:
         owner: whom to tell.
     """
 
-    def __init__(
-        self, pool: Pool, url: str, socket: zmq.Socket[bytes], owner: AddressOwner
-    ) -> None:
+    def __init__(self, pool: Pool, url: str, socket: factory.Socket, owner: AddressOwner) -> None:
         self.pool = pool
         self.url = url
         self.name = f"{pool.node.name}@{url.removeprefix('tcp://')}".encode()
@@ -107,7 +106,7 @@ class Address:
         self._encode = messages.encoder()
         self._waiting: list[Message] = []
         self._port = Port(socket, 2)
-        self.monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket = socket
         socket.set(zmq.SNDTIMEO, 0)
         self._session = Session(ASK_EVERY, SILENT_FOR, always=True)
@@ -283,7 +282,8 @@ class Address:
             )
             if not (payloads and payloads[0]):
                 raise Malformed("an answer without a payload")
-            notes = None if notes is None else _notes(notes)
+            if notes is not None:
+                _check_notes(notes)
         except Malformed as error:
             self._unreadable(id, error)
             return
@@ -314,10 +314,10 @@ class Externals:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: factory.Context,
         pools: Sequence[Pool],
         owner: AddressOwner,
-        secure: Callable[[Pool, zmq.Socket[bytes]], None],
+        secure: Callable[[Pool, factory.Socket], None],
     ) -> None:
         self._addresses = []
         for pool in pools:
@@ -329,11 +329,11 @@ class Externals:
     def __bool__(self) -> bool:
         return bool(self._addresses)
 
-    def handlers(self, clock: Callable[[], float]) -> dict[Any, Callable[[], None]]:
+    def handlers(self, clock: Callable[[], float]) -> Handlers:
         """The sockets to watch, and what to call when there is something to read;
         what tells of cuts comes first.
         """
-        found: dict[Any, Callable[[], None]] = {}
+        found: Handlers = {}
         for address in self._addresses:
             found[address.monitor] = lambda address=address: address.watch(clock())  # type: ignore[misc]
         for address in self._addresses:
@@ -375,7 +375,7 @@ class Externals:
             address.close()
 
 
-def capacity(info: dict[str, Any]) -> int:
+def capacity(info: Info) -> int:
     """How many requests a Flow can work on at once, by what it says of itself:
     all slots of all its Executors.
 
@@ -386,14 +386,14 @@ def capacity(info: dict[str, Any]) -> int:
     return sum(some for some in slots if type(some) is int and some > 0) if slots else 1
 
 
-def _executors(info: dict[str, Any]) -> list[dict[Any, Any]]:
+def _executors(info: Info) -> list[dict[str, object]]:
     executors = info.get("executors")
     return (
         [one for one in executors.values() if type(one) is dict] if type(executors) is dict else []
     )
 
 
-def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
+def _check_notes(notes: Mapping[str, object]) -> None:
     """Check what is told of shards that have failed:
     `{executor: {'shards': 2, 'succeeded': 1, 'failed': {'1': why}}}`.
 
@@ -403,19 +403,18 @@ def _notes(notes: dict[Any, Any]) -> dict[str, Any]:
     if len(msgpack.packb(notes)) > failures.LONGEST_NOTES:
         raise Malformed("too many notes")
     for name, note in notes.items():
-        failed = note.get("failed") if type(note) is dict else None
-        if type(name) is not str or type(failed) is not dict or len(note) != 3:
+        if type(name) is not str or type(note) is not dict or len(note) != 3:
             raise Malformed("notes are none")
-        if not (type(note.get("shards")) is type(note.get("succeeded")) is int and _texts(failed)):
+        shards, succeeded, failed = map(note.get, ("shards", "succeeded", "failed"))
+        if not (type(shards) is type(succeeded) is int and type(failed) is dict and _texts(failed)):
             raise Malformed("notes are none")
-    return notes
 
 
-def _texts(pairs: dict[Any, Any]) -> bool:
+def _texts(pairs: Mapping[object, object]) -> bool:
     return all(type(key) is type(value) is str for key, value in pairs.items())
 
 
-def _error(frame: Any) -> dict[Any, Any]:
+def _error(frame: Frame) -> dict[str, object]:
     try:
         error = msgpack.unpackb(
             frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace"
@@ -425,6 +424,6 @@ def _error(frame: Any) -> dict[Any, Any]:
     return error if type(error) is dict else {}
 
 
-def _message(frames: Sequence[Any]) -> str:
+def _message(frames: Sequence[Frame]) -> str:
     message = _error(frames[0]).get("message") if frames else None
     return message if type(message) is str else "it speaks another version of the protocol"

@@ -36,13 +36,14 @@ from zflow.devices.protocol.messages import (
     Refused,
     Welcome,
 )
+from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.routing.bindings import Binding
 from zflow.devices.routing.fanout import BEACON_EVERY
 from zflow.devices.routing.pool import NO_GROUP, Actions, Pool
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.guarded import GuardedPort
 from zflow.devices.sockets.meter import Meter
-from zflow.devices.sockets.port import Port
+from zflow.devices.sockets.port import Handlers, Port
 from zflow.devices.sockets.zap import REPLICAS
 
 log = logging.getLogger("zflow.broker")
@@ -69,7 +70,7 @@ class BackOwner(Protocol):
         name: bytes,
         first: int,
         seconds: float,
-        payload: messages.Payload,
+        payload: Payload,
         docs: list[int],
     ) -> None:
         """It has answered tasks, each after so many seconds: a payload of so many Documents,
@@ -77,7 +78,7 @@ class BackOwner(Protocol):
         """
 
     def failed(
-        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame
+        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Frame
     ) -> None:
         """It has answered a task with an error; or it could not do several in one go,
         and tells why.
@@ -87,7 +88,7 @@ class BackOwner(Protocol):
     def leases(self) -> Leases:
         """Which blocks of shared memory are held by which request."""
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """What this Flow says about itself."""
 
 
@@ -105,11 +106,11 @@ class Back:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: factory.Context,
         settings: Settings,
         pools: dict[str, Pool],
         owner: BackOwner,
-        guard: Callable[[zmq.Socket[bytes], bytes], Meter],
+        guard: Callable[[factory.Socket, bytes], Meter],
     ) -> None:
         self._owner = owner
         self._pools = pools
@@ -152,7 +153,7 @@ class Back:
         local = self._members[self._ports[0]]
         self._answering.append((self._collector, partial(self._from_replica, None, local)))
 
-    def handlers(self, read: Callable[[Port, Callable[[list[Any]], None]], None]) -> dict[Any, Any]:
+    def handlers(self, read: Callable[[Port, Callable[[list[Any]], None]], None]) -> Handlers:
         """The sockets to watch, and what to call when there is something to read."""
         self._read = read
         return {

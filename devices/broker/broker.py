@@ -29,15 +29,15 @@ from zflow.devices.broker.mishaps import Mishaps
 from zflow.devices.broker.outbox import Outbox
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
-from zflow.devices.protocol import messages
+from zflow.devices.protocol.messages import Note
 from zflow.devices.protocol.parts import Inputs, flat
-from zflow.devices.protocol.references import Reference
+from zflow.devices.protocol.references import Frame, Payload, Reference
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Reply, Router, Visit
-from zflow.devices.routing.walk import Walk
-from zflow.devices.sockets import gate, zap
+from zflow.devices.routing.walk import Origin, Sender, Walk
+from zflow.devices.sockets import factory, gate, zap
 from zflow.devices.sockets.meter import Meter
-from zflow.devices.sockets.port import BATCH, Port
+from zflow.devices.sockets.port import BATCH, Handlers, Port
 
 log = logging.getLogger("zflow.broker")
 
@@ -78,7 +78,7 @@ class Broker:
         self._front = Front(self._context, settings, self, self._guard)
         self._back = Back(self._context, settings, joinable, self, self._guard)
         self._externals = Externals(self._context, visited, self, self._secure)
-        self._walks: dict[Any, Walk] = {}  # by origin
+        self._walks: dict[Origin, Walk] = {}  # by origin
         self._mishaps = Mishaps(self._walks.values, self._fail)
         self._outbox = Outbox(self._back, self._front, self._manager, self._mishaps, self._go_on)
         self.do = self._outbox.do  # not wrapped: each request would pay for another call
@@ -93,13 +93,13 @@ class Broker:
         self._stopped = False
         self._unbound: set[str] = set()
 
-    def _guard(self, socket: zmq.Socket[bytes], domain: bytes) -> Meter:
+    def _guard(self, socket: factory.Socket, domain: bytes) -> Meter:
         """Make a socket for other machines ask who connects;
         returns what counts its connections.
         """
         return self._gate.guard(socket, domain, self._settings.secret)
 
-    def _secure(self, pool: Pool, socket: zmq.Socket[bytes]) -> None:
+    def _secure(self, pool: Pool, socket: factory.Socket) -> None:
         """Let a socket show who it is to the addresses of an external Executor."""
         keys = self._settings.far_keys.get(pool.node.name)
         if keys is not None:
@@ -110,7 +110,7 @@ class Broker:
     def run(self) -> None:
         """Serve until the control line says stop or closes."""
         # Answers first: they make replicas idle.
-        handlers: dict[Any, Callable[[], Any]] = {
+        handlers: Handlers = {
             **dict.fromkeys(self._gate.sockets, self._gate.serve),
             **self._back.handlers(self._read),
             **self._externals.handlers(time.monotonic),
@@ -168,7 +168,7 @@ class Broker:
             except Exception as error:
                 self.malformed(error, frames)
 
-    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+    def malformed(self, error: Exception, frames: Payload) -> None:
         """A message of these frames, the first of which says whose it is, is dropped."""
         self._mishaps.message(error, frames)
 
@@ -179,15 +179,15 @@ class Broker:
         """The Executors that a request may be for."""
         return self._by_name.keys()
 
-    def under_way(self, origin: Any) -> Walk | None:
+    def under_way(self, origin: Origin) -> Walk | None:
         """The request of that origin, if it has not ended; maybe within a bulk."""
         return self._walks.get(origin)
 
-    def origins(self, port: Any, client: bytes) -> list[Any]:
+    def origins(self, port: Sender, client: bytes) -> list[Origin]:
         """The origins of all requests of that client that have not ended."""
         return [origin for origin in self._walks if origin[0] is port and origin[1] == client]
 
-    def single(self, origin: Any) -> Walk:
+    def single(self, origin: Origin) -> Walk:
         """The request of that origin, which has not ended, as a walk of its own."""
         walk = self._walks[origin]
         if walk.count > 1:
@@ -206,7 +206,7 @@ class Broker:
         self._walks.update(dict.fromkeys(head.origins, head))
         return (head, [(name, [frames[:count]])]), (walk, [(name, [frames[count:]])])
 
-    def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
+    def begin(self, walk: Walk, payloads: Sequence[Payload]) -> None:
         """A request has come in, and its time runs from now on."""
         for origin in walk.origins:
             self._walks[origin] = walk
@@ -224,11 +224,11 @@ class Broker:
         self._end(walk)
         self._front.forget(walk)
 
-    def unwanted(self, origin: Any) -> None:
+    def unwanted(self, origin: Origin) -> None:
         """Nobody wants the answer that was given already."""
         self.leases.unwanted(origin)
 
-    def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+    def control(self, origin: Origin, command: str, arguments: dict[str, object]) -> None:
         """Something about the Flow is to be changed: about a replica here,
         about all of them by the manager.
         """
@@ -243,7 +243,7 @@ class Broker:
                 origin, {"error": "too many commands are under way: wait until one of them is done"}
             )
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """What this Flow says about itself."""
         return {
             "version": self._settings.version,
@@ -309,7 +309,7 @@ class Broker:
                 walk.endpoint,
             )
 
-    def _fail(self, walk: Walk, error: bytes) -> None:
+    def _fail(self, walk: Walk, error: Frame) -> None:
         """Answer with an error, as `answers.error` makes them or as a replica has sent it."""
         self._end(walk)
         self._front.fail(walk, error, time.monotonic() - walk.begun)
@@ -374,9 +374,9 @@ class Broker:
         name: bytes,
         first: int,
         seconds: float,
-        payload: messages.Payload,
+        payload: Payload | Sequence[Payload],
         docs: list[int] | None,
-        notes: dict[str, Any] | None = None,
+        notes: dict[str, Note] | None = None,
     ) -> None:
         """The replica has answered tasks from this one on, each after so many seconds:
         as many as `docs` has numbers.
@@ -398,7 +398,7 @@ class Broker:
             at = end
 
     def failed(
-        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: messages.Frame
+        self, pool: Pool, name: bytes, tasks: list[int], seconds: float, error: Frame
     ) -> None:
         """The replica has answered a task with an error, or could not do several in one go:
         each is tried alone then.
@@ -419,10 +419,10 @@ class Broker:
         name: bytes,
         id: int,
         seconds: float,
-        payload: messages.Payload,
+        payload: Payload | Sequence[Payload],
         docs: list[int] | None,
         blocks: list[Reference] | None = None,
-        notes: dict[str, Any] | None = None,
+        notes: dict[str, Note] | None = None,
     ) -> None:
         """As many tasks as the balancer takes for one have ended."""
         now = time.monotonic()

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import msgpack
 
+from zflow.devices.routing.walk import Origin
+
 
 class Control(Protocol):
     """One end of the line, as `multiprocessing.Connection` offers it."""
@@ -35,7 +37,7 @@ class ManagerLine:
         """What to watch for something to read."""
         return self._control.fileno()
 
-    def tell(self, *message: Any) -> None:
+    def tell(self, *message: object) -> None:
         """Tell the manager something: a word and what belongs to it."""
         try:
             self._control.send_bytes(msgpack.packb(message))
@@ -64,10 +66,10 @@ class Commands:
 
     def __init__(self, first: int) -> None:
         self._number = first
-        self._given: dict[int, tuple[Any, Any, int]] = {}
+        self._given: dict[int, Origin] = {}
 
-    def begin(self, origin: tuple[Any, Any, int]) -> int:
-        """Return the number of a new command of this origin (socket, client and id);
+    def begin(self, origin: Origin) -> int:
+        """Return the number of a new command of this origin;
         0 if too many are under way.
         """
         whose = sum(given[:2] == origin[:2] for given in self._given.values())
@@ -77,6 +79,6 @@ class Commands:
         self._given[self._number] = origin
         return self._number
 
-    def end(self, number: int) -> tuple[Any, Any, int] | None:
+    def end(self, number: int) -> Origin | None:
         """A command is done; returns who gave it, or None if that was said to a broker before."""
         return self._given.pop(number, None)

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from zflow.devices.routing.pool import Actions, Pool
+from zflow.devices.routing.walk import Origin
 
 LONGEST = 2**53  # ms
 MOST_WAITING = 64  # for a replica to finish what it has
 
 
-def objection(timeout: Any) -> str | None:
+def objection(timeout: object) -> str | None:
     """Why a command cannot have this as the time that it may take; None if it can, or has none."""
     if timeout is None or (type(timeout) is int and 1 <= timeout <= LONGEST):
         return None
@@ -28,9 +29,9 @@ def objection(timeout: Any) -> str | None:
 class _Waiting(NamedTuple):
     """Somebody who waits until a replica has finished what it had."""
 
-    origin: Any
+    origin: Origin
     pool: Pool
-    name: Any  # of the replica
+    name: bytes  # of the replica
     timeout: int | None  # ms
     until: float
 
@@ -48,14 +49,14 @@ class Draining:
         self,
         pools: Mapping[str, Pool],
         do: Callable[[Pool, Actions], None],
-        tell: Callable[[Any, dict[str, Any]], None],
+        tell: Callable[[Origin, dict[str, object]], None],
     ) -> None:
         self._pools = pools
         self._do = do
         self._tell = tell
         self._waiting: list[_Waiting] = []
         # Names; a replica that is lost for another reason is not called back.
-        self._resting: set[Any] = set()
+        self._resting: set[bytes] = set()
 
     @property
     def wait(self) -> float:
@@ -66,7 +67,7 @@ class Draining:
             else math.inf
         )
 
-    def begin(self, origin: Any, command: str, replica: Any, timeout: Any = None) -> None:
+    def begin(self, origin: Origin, command: str, replica: object, timeout: Any = None) -> None:
         """Let a replica rest (`'drain'`), which may take so many ms,
         or compete again (`'undrain'`).
         """
@@ -129,7 +130,7 @@ class Draining:
                 self._waiting.remove(each)
                 self._give_up(each)
 
-    def _compete(self, pool: Pool, name: Any) -> None:
+    def _compete(self, pool: Pool, name: bytes) -> None:
         self._do(pool, pool.find(name, time.monotonic())[1])
 
     def _give_up(self, waiting: _Waiting) -> None:

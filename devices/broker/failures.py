@@ -5,13 +5,14 @@ Pure functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgpack
 
 from zflow.devices.balancing.actions import Fail
 from zflow.devices.balancing.replica import Task
-from zflow.devices.protocol.parts import Inputs, Parts, flat
+from zflow.devices.protocol.messages import Note, Parts
+from zflow.devices.protocol.parts import Inputs, flat
+from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.routing.pool import Pool, request_of
 from zflow.devices.routing.walk import Walk
 
@@ -20,7 +21,7 @@ LONGEST_NOTES = 32 * 1024  # bytes of what a client is told besides a result
 LONGEST_SHOWN = 200  # characters of a text from elsewhere
 
 
-def task_frames(task: Task) -> tuple[Walk, Parts | None, list[Any]]:
+def task_frames(task: Task) -> tuple[Walk, Parts | None, Payload]:
     """Return a task's walk, and its inputs as `flat` gives them."""
     walk, inputs = request_of(task)
     return walk, *flat(inputs)
@@ -130,14 +131,14 @@ def too_much(inputs: Inputs) -> bytes | None:
     )
 
 
-def shards_note(pool: Pool, errors: Mapping[int, Any]) -> dict[str, Any]:
+def shards_note(pool: Pool, errors: Mapping[int, Frame]) -> Note:
     """What the client is told of an ALL request of which some shards have failed."""
     shards = pool.node.shards
     failed = {str(shard): _message(packed) for shard, packed in sorted(errors.items())}
     return {"shards": shards, "succeeded": shards - len(failed), "failed": failed}
 
 
-def fitting(notes: dict[str, Any]) -> dict[str, Any]:
+def fitting(notes: dict[str, Note]) -> dict[str, Note]:
     """Return what the client is told of shards that have failed as a header can hold it:
     texts cut, or left out.
     """
@@ -148,12 +149,12 @@ def fitting(notes: dict[str, Any]) -> dict[str, Any]:
     return notes if len(msgpack.packb(notes)) <= LONGEST_NOTES else {}
 
 
-def _cut(note: dict[str, Any], longest: int) -> dict[str, Any]:
+def _cut(note: Note, longest: int) -> Note:
     failed = note["failed"].items() if longest else ()
     return {**note, "failed": {shard: message[:longest] for shard, message in failed}}
 
 
-def _message(packed: Any) -> str:
+def _message(packed: Frame) -> str:
     """The text of an error that a replica has sent."""
     try:
         return str(msgpack.unpackb(packed, unicode_errors="replace")["message"])[:1000]

@@ -24,17 +24,19 @@ from zflow.devices.protocol.messages import (
     Failed,
     Hello,
     Message,
+    Parts,
     Reply,
     Request,
     Welcome,
 )
 from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.routing.entrance import Entrance
-from zflow.devices.routing.walk import Walk
+from zflow.devices.routing.walk import Origin, Sender, Walk
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.guarded import GuardedPort
 from zflow.devices.sockets.meter import Meter
-from zflow.devices.sockets.port import BATCH, Port
+from zflow.devices.sockets.port import BATCH, Handlers, Port
 from zflow.devices.sockets.zap import ADMINS, CLIENTS, user_of
 
 MOST_TARGETS = 1000  # names of Executors in one request
@@ -65,35 +67,35 @@ class FrontOwner(Protocol):
     def names(self) -> Iterable[str]:
         """The Executors that a request may be for."""
 
-    def begin(self, walk: Walk, payloads: Sequence[Sequence[Any]]) -> None:
+    def begin(self, walk: Walk, payloads: Sequence[Payload]) -> None:
         """A request has come in."""
 
-    def under_way(self, origin: Any) -> Walk | None:
+    def under_way(self, origin: Origin) -> Walk | None:
         """The request of that origin, if it has not ended; maybe within a bulk."""
 
-    def origins(self, port: Any, client: bytes) -> list[Any]:
+    def origins(self, port: Sender, client: bytes) -> list[Origin]:
         """The origins of all requests of that client that have not ended."""
 
-    def single(self, origin: Any) -> Walk:
+    def single(self, origin: Origin) -> Walk:
         """The request of that origin, which has not ended, as a walk of its own."""
 
     def cancel(self, walk: Walk) -> None:
         """Nobody wants the request's answer."""
 
-    def unwanted(self, origin: Any) -> None:
+    def unwanted(self, origin: Origin) -> None:
         """Nobody wants the answer that was given already."""
 
-    def control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+    def control(self, origin: Origin, command: str, arguments: dict[str, object]) -> None:
         """Something about the Flow is to be changed."""
 
     @property
     def leases(self) -> Leases:
         """Which blocks of shared memory are held by which request."""
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """What this Flow says about itself."""
 
-    def malformed(self, error: Exception, frames: Sequence[Any]) -> None:
+    def malformed(self, error: Exception, frames: Payload) -> None:
         """A message, of these frames but for its header, is dropped,
         for this reason or for one of the broker's own.
         """
@@ -116,10 +118,10 @@ class Front:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: factory.Context,
         settings: Settings,
         owner: FrontOwner,
-        guard: Callable[[zmq.Socket[bytes], bytes], Meter],
+        guard: Callable[[factory.Socket, bytes], Meter],
     ) -> None:
         self._owner = owner
         self.entrance = Entrance(settings.nodes, settings.refuse_unknown)
@@ -141,11 +143,11 @@ class Front:
         self._in_flight: dict[bytes, int] = {}  # over public connections, by client
         # What a turn of the loop has to send is sent at its end, all in one go: sent one by one,
         # between two steps of Python each, every message would wake libzmq's thread anew.
-        self._to_send: dict[tuple[Port, bytes], list[Message]] = {}
+        self._to_send: dict[tuple[Sender, bytes], list[Message]] = {}
         # The tokens of those among them who have asked who this is.
-        self._to_greet: dict[tuple[Port, bytes], int] = {}
+        self._to_greet: dict[tuple[Sender, bytes], int] = {}
 
-    def handlers(self) -> dict[Any, Any]:
+    def handlers(self) -> Handlers:
         """The sockets to watch, and what to call when there is something to read."""
         return {port.socket: partial(self._read, port) for port in self._ports}
 
@@ -161,7 +163,9 @@ class Front:
         message can be a bulk all the same.
         """
         arrived: dict[bytes, list[Message]] = {}
-        senders: list[Any] | None = [] if port is self._public and self._lists is not None else None
+        senders: list[zmq.Frame] | None = (
+            [] if port is self._public and self._lists is not None else None
+        )
         for at, frames in enumerate(port.receive_some(BATCH, senders)):
             try:
                 said = self._said_in(port, frames)
@@ -210,7 +214,7 @@ class Front:
         self._to_greet[port, client] = token
         self._to_send.setdefault((port, client), [])
 
-    def _say(self, port: Port, client: bytes, message: Message) -> None:
+    def _say(self, port: Sender, client: bytes, message: Message) -> None:
         self._to_send.setdefault((port, client), []).append(message)
 
     def _allowed(
@@ -226,7 +230,7 @@ class Front:
             self.controlled((port, client, command.id), {"error": NO_ADMIN})
         return [message for message in said if not isinstance(message, Control)]
 
-    def _control(self, origin: Any, command: str, arguments: dict[Any, Any]) -> None:
+    def _control(self, origin: Origin, command: str, arguments: dict[str, object]) -> None:
         if origin[0] is self._public and not self._allow_control:
             self.controlled(origin, {"error": NO_CONTROL})
         elif not _is_plain(command, arguments):
@@ -240,11 +244,11 @@ class Front:
         else:
             self._owner.control(origin, command, arguments)
 
-    def controlled(self, origin: Any, result: dict[str, Any]) -> None:
+    def controlled(self, origin: Origin, result: dict[str, object]) -> None:
         """Tell what came of a command."""
         port, client, id = origin
         if "error" in result:
-            result = {**result, "error": result["error"][:LONGEST_ERROR]}
+            result = {**result, "error": str(result["error"])[:LONGEST_ERROR]}
         self._say(port, client, Controlled(id, result))
 
     def _request(self, port: Port, client: bytes, request: Request) -> None:
@@ -285,7 +289,7 @@ class Front:
         else:
             self._owner.begin(walk, payloads)
 
-    def shares_memory(self, origin: Any) -> bool:
+    def shares_memory(self, origin: Origin) -> bool:
         """Whether the client with this origin shares the Flow's memory."""
         return origin[0] is not self._public and origin[1][:1] == messages.MEMBER
 
@@ -321,7 +325,7 @@ class Front:
             return None  # its requests go on there, whatever becomes of them here
         return self.entrance.objection(walk.endpoint)
 
-    def _refuse_version(self, port: Port, frames: Sequence[Any]) -> None:
+    def _refuse_version(self, port: Port, frames: list[Any]) -> None:
         header = msgpack.unpackb(frames[1])
         id = (
             header[2]
@@ -335,7 +339,7 @@ class Front:
 
     # -- what they are told ------------------------------------------------------------------------
 
-    def answer(self, walk: Walk, parts: Any, frames: Sequence[Any], seconds: float) -> None:
+    def answer(self, walk: Walk, parts: Parts | None, frames: Payload, seconds: float) -> None:
         """The request has a result."""
         port, client, id = walk.origin
         notes = walk.notes and failures.fitting(walk.notes)
@@ -343,7 +347,7 @@ class Front:
         if port is self._public:
             self.forget(walk)
 
-    def fail(self, walk: Walk, error: bytes, seconds: float = 0.0) -> None:
+    def fail(self, walk: Walk, error: Frame, seconds: float = 0.0) -> None:
         """The request has failed."""
         for port, client, id in walk.origins:
             self._say(port, client, Failed(id, int(seconds * 1e6), [error]))
@@ -389,7 +393,7 @@ class Front:
                 self._owner.cancel(self._owner.single(origin))
 
 
-def _is_plain(command: str, arguments: dict[Any, Any]) -> bool:
+def _is_plain(command: str, arguments: dict[str, object]) -> bool:
     """Whether a command is small, and nothing in it is nested:
     whoever carries it out may show it as it is.
     """
@@ -403,7 +407,7 @@ def _is_plain(command: str, arguments: dict[Any, Any]) -> bool:
     )
 
 
-def _targets(targets: list[Any]) -> frozenset[str]:
+def _targets(targets: list[str]) -> frozenset[str]:
     if len(targets) > MOST_TARGETS or not all(type(name) is str for name in targets):
         raise messages.Malformed("targets are not text")
     return frozenset(targets)

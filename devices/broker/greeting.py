@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 
-from zflow.devices.protocol.messages import MAX_GREETING, Info
+from zflow.devices.protocol.messages import MAX_GREETING
 
 
-def fitting(info: Info) -> Info:
+def fitting(info: dict[str, Any]) -> dict[str, Any]:
     """Return it as it may be said: if it is too long, without what Executors bind,
     as if they might bind anything.
     """

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from zflow.devices.local.arena import CLIENT, Arena, Stale
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.protocol.references import Reference, references
-from zflow.devices.routing.walk import Walk
+from zflow.devices.protocol.references import Payload, Reference, references
+from zflow.devices.routing.walk import Origin, Walk
 
 
 class Leases:
@@ -33,9 +32,9 @@ class Leases:
         if arena is not None:
             arena.epoch = epoch
         # Answers by origin, the oldest in front, that a client may not have copied yet.
-        self._answered: OrderedDict[Any, list[Reference]] = OrderedDict()
+        self._answered: OrderedDict[Origin, list[Reference]] = OrderedDict()
 
-    def check(self, payload: Sequence[Any]) -> None:
+    def check(self, payload: Sequence[object]) -> None:
         """A client that shares the memory has sent this.
 
         Raises:
@@ -45,7 +44,7 @@ class Leases:
             if self._arena is None or block.region != CLIENT or not self._arena.is_there(block):
                 raise Malformed("a request whose memory is gone")
 
-    def accept(self, replica: bytes, payload: Sequence[Any]) -> list[Reference]:
+    def accept(self, replica: bytes, payload: Sequence[object]) -> list[Reference]:
         """A replica has sent this; returns the blocks that are to be kept or freed from now on.
 
         Raises:
@@ -64,7 +63,7 @@ class Leases:
             raise Malformed("an answer whose memory is gone")
         return blocks
 
-    def unheard(self, replica: bytes, payload: Sequence[Any]) -> None:
+    def unheard(self, replica: bytes, payload: Sequence[object]) -> None:
         """A replica of this machine that is in no pool has sent this: nobody will look at it.
         Raises as `accept`.
         """
@@ -84,7 +83,7 @@ class Leases:
         self._release(walk.blocks or ())
         walk.blocks = None
 
-    def answer(self, walk: Walk, frames: list[Any], shared: bool) -> list[Any]:
+    def answer(self, walk: Walk, frames: Payload, shared: bool) -> Payload:
         """The walk ends with this answer; returns it as its client can read it,
         who may share the memory or not.
         """
@@ -103,11 +102,11 @@ class Leases:
             self._answered[walk.origin] = answered
         return frames
 
-    def unwanted(self, origin: Any) -> None:
+    def unwanted(self, origin: Origin) -> None:
         """The client does not want the answer with this origin, if it was given one."""
         self._release(self._answered.pop(origin, ()))
 
-    def plain(self, frames: list[Any]) -> list[Any]:
+    def plain(self, frames: Payload) -> Payload:
         """Return the frames for somebody who does not share memory:
         blocks themselves in place of references.
 

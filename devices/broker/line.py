@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import zmq
 
@@ -11,7 +10,8 @@ from zflow.devices.balancing.replica import Task
 from zflow.devices.broker import failures
 from zflow.devices.local import tickets
 from zflow.devices.protocol import bundles, messages
-from zflow.devices.protocol.messages import Message, Recall, Together
+from zflow.devices.protocol.messages import Encode, Message, Recall, Together
+from zflow.devices.protocol.references import Payload
 from zflow.devices.sockets.port import Port
 
 
@@ -28,8 +28,8 @@ class Line:
         self,
         port: Port,
         identity: bytes,
-        encode: Callable[[Any], bytes],
-        plain: Callable[[list[Any]], list[Any]] | None,
+        encode: Encode,
+        plain: Callable[[Payload], Payload] | None,
     ) -> None:
         self.port = port
         self._plain = plain

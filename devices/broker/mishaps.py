@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import TracebackType
-from typing import Any
 
 from zflow.devices.balancing.replica import Task
 from zflow.devices.broker import failures
 from zflow.devices.protocol import messages
+from zflow.devices.protocol.references import Payload
 from zflow.devices.routing.fanout import Scatter
 from zflow.devices.routing.pool import request_of
 from zflow.devices.routing.walk import Walk
@@ -42,7 +42,7 @@ class Mishaps(Guard):
         self._fail = fail
         self.counts: Counter[str] = Counter()
 
-    def message(self, error: Exception, frames: Sequence[Any]) -> None:
+    def message(self, error: Exception, frames: Payload) -> None:
         """A message is dropped, the first frame of which says whose it is."""
         if not isinstance(error, messages.Malformed):
             self.note(error)
@@ -99,7 +99,7 @@ def at_hand(traceback: TracebackType | None) -> tuple[list[Walk], set[int]]:
     return list(found.values()), tasks
 
 
-def _walks_of(value: Any) -> Iterator[Walk]:
+def _walks_of(value: object) -> Iterator[Walk]:
     if isinstance(value, tuple) and value:  # an outcome, or a payload of the balancer's
         value = value[0]
     if isinstance(value, Walk):

@@ -4,7 +4,7 @@ range and size.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zflow.devices.balancing.replica import BatchKey
 from zflow.devices.protocol.messages import MAX_ENDPOINT, Ready
@@ -55,11 +55,11 @@ def read(node: Node, said: Ready) -> Checked | str:
     )
 
 
-def _is_endpoint(name: Any) -> bool:
+def _is_endpoint(name: object) -> bool:
     return type(name) is str and len(name) <= MAX_ENDPOINT
 
 
-def _is_batching(item: tuple[Any, Any]) -> bool:
+def _is_batching(item: tuple[object, object]) -> bool:
     """Whether an entry of Ready's `batching` is one."""
     name, said = item
     if (

@@ -30,10 +30,17 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from zflow.devices.local.allocator import PAGE, Slot, Slots
-from zflow.devices.protocol.references import MOST_SLOTS, REGION, REGIONS, WINDOW, Reference
+from zflow.devices.protocol.references import (
+    MOST_SLOTS,
+    REGION,
+    REGIONS,
+    WINDOW,
+    Frame,
+    Payload,
+    Reference,
+)
 
 # Bytes from which a frame is worth it: from 20 KiB up it took half the time of the socket.
 SHARED_FROM = 16 * 1024
@@ -130,7 +137,7 @@ class Arena:
 
     # -- sending and receiving ---------------------------------------------------------------------
 
-    def share(self, frames: Sequence[Any]) -> list[Any]:
+    def share(self, frames: Sequence[Frame]) -> list[Frame | Reference]:
         """Return a payload with references in place of its large frames but the first,
         as far as there is room.
         """
@@ -140,7 +147,7 @@ class Arena:
             *(frame if len(frame) < SHARED_FROM else self._put(frame) for frame in blocks),
         ]
 
-    def fetch(self, frames: Sequence[Any]) -> list[Any]:
+    def fetch(self, frames: Payload) -> list[Frame]:
         """Return the frames with copies of blocks, writable, in place of references.
 
         Raises:
@@ -201,7 +208,7 @@ class Arena:
             raise Stale("the request has ended meanwhile")
         return copy
 
-    def _put(self, frame: Any) -> Any:
+    def _put(self, frame: Frame) -> Frame | Reference:
         """Return a reference to a copy of the frame,
         or the frame itself if there is no room for it.
         """

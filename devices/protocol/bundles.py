@@ -4,7 +4,7 @@ and one frame for several messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from zflow.devices.protocol.headers import fields_of, is_small, parsed, written
@@ -20,21 +20,21 @@ from zflow.devices.protocol.messages import (
     VERSION,
     Direction,
     Done,
+    Encode,
     Frames,
     Listed,
     Malformed,
     Message,
-    Payload,
     Reply,
     Request,
     Task,
     can_be_listed,
     singles,
 )
+from zflow.devices.protocol.references import Frame, Payload
 
 # msgpack of three elements, and the first two of them.
 _BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))
-Encode = Callable[[Any], bytes]
 
 
 def read(frames: Sequence[Any], at: int, direction: Direction) -> list[Message]:
@@ -93,7 +93,7 @@ def _with_frames(said: Message, encode: Encode) -> Frames:
 
 
 def _bundles(messages: Sequence[Message], encode: Encode) -> Iterator[Frames]:
-    together: list[tuple[Message, tuple[Any, ...], Payload]] = []
+    together: list[tuple[Message, tuple[object, ...], Sequence[Frame]]] = []
     cargo = 0
     for said in messages:
         header, frames = written(said, encode)
@@ -112,7 +112,7 @@ def _bundles(messages: Sequence[Message], encode: Encode) -> Iterator[Frames]:
 
 
 def _bundle(
-    together: Sequence[tuple[Message, tuple[Any, ...], Payload]], encode: Encode
+    together: Sequence[tuple[Message, tuple[object, ...], Sequence[Frame]]], encode: Encode
 ) -> Iterator[Frames]:
     if len(together) > 1:
         bundle = encode((VERSION, BUNDLE, [(header, *frames) for _, header, frames in together]))

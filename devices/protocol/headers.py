@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -24,25 +24,26 @@ from zflow.devices.protocol.messages import (
     VERSION,
     Direction,
     Done,
+    Encode,
     Error,
     Info,
     Malformed,
     Message,
-    Payload,
     Request,
     Welcome,
     WrongVersion,
     can_be_listed,
+    make,
 )
+from zflow.devices.protocol.references import Frame, Payload
 
 _unpack = msgpack.unpackb
-_new: Callable[..., Any] = tuple.__new__  # quicker than the classes' own
 
 
 # -- out -------------------------------------------------------------------------------------------
 
 
-def written(message: Message, encode: Callable[[Any], bytes]) -> tuple[tuple[Any, ...], Payload]:
+def written(message: Message, encode: Encode) -> tuple[tuple[Any, ...], Sequence[Frame]]:
     """Return the header's fields, and the frames that follow it."""
     number = KINDS[type(message)]
     if isinstance(message, CARRIERS):
@@ -64,7 +65,7 @@ def is_small(payload: Payload) -> bool:
 # -- in --------------------------------------------------------------------------------------------
 
 
-def unpacked(frame: bytes) -> Any:
+def unpacked(frame: bytes) -> object:
     """Return what a frame of msgpack says; raises Malformed if it is none."""
     try:
         return _unpack(frame)
@@ -81,7 +82,7 @@ def fields_of(frame: bytes) -> Any:
     return unpacked(frame)
 
 
-def parsed(header: Any, frames: Payload, direction: Direction) -> Message:
+def parsed(header: object, frames: Sequence[Frame], direction: Direction) -> Message:
     """Return the message with this header, and these frames behind it,
     checked against what may be said there.
 
@@ -103,11 +104,10 @@ def parsed(header: Any, frames: Payload, direction: Direction) -> Message:
         return _carrier(kind, fields, frames)
     if kind is Welcome:
         return Welcome(fields[0], _info(frames))
-    made: Message = _new(kind, fields)
-    return made
+    return make(kind, fields)
 
 
-def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message:
+def _carrier(kind: type[Message], fields: list[Any], frames: Sequence[Frame]) -> Message:
     held = fields[-1]
     count = 1
     if type(held) is list:
@@ -116,7 +116,7 @@ def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message
             _check_held(held, frames)
     else:
         fields[-1] = frames if held is None else _with_references(held, frames)
-    message: Message = _new(kind, fields)
+    message = make(kind, fields)
     if isinstance(message, LISTED):
         if message.total != count or (
             isinstance(message, (Request, Done)) and not _all(int, message.docs)
@@ -129,7 +129,7 @@ def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message
     return message
 
 
-def _check_held(payload: list[Any], frames: Payload) -> None:
+def _check_held(payload: list[bytes], frames: Sequence[Frame]) -> None:
     """Check a payload that stands in its header."""
     if frames or not 0 < len(payload) <= MOST_TOGETHER or not _all(bytes, payload):
         raise Malformed("a payload that is none")
@@ -137,14 +137,14 @@ def _check_held(payload: list[Any], frames: Payload) -> None:
         raise Malformed("a payload that is none")
 
 
-def _with_references(places: bytes, frames: Payload) -> Payload:
+def _with_references(places: bytes, frames: Sequence[Frame]) -> Payload:
     try:
         return references.heard(places, frames)
     except ValueError:
         raise Malformed("a reference that is none") from None
 
 
-def _info(frames: Payload) -> Info:
+def _info(frames: Sequence[Frame]) -> Info:
     if (
         len(frames) != 1
         or len(frames[0]) > MAX_GREETING
@@ -154,6 +154,6 @@ def _info(frames: Payload) -> Info:
     return info
 
 
-def _all(kind: type, values: Sequence[Any]) -> bool:
+def _all(kind: type, values: Sequence[object]) -> bool:
     """Whether there are some, and all are of that type."""
     return type(values[0]) is kind if len(values) == 1 else set(map(type, values)) == {kind}

@@ -71,12 +71,22 @@ the frame behind the header. `notes` is None, or what the client is to know besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from types import UnionType
-from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgpack
+
+from zflow.devices.protocol.references import Frame, Payload
 
 VERSION = 2
 MAX_HEADER = 64 * 1024  # bytes; a larger first frame is no header of ours
@@ -90,13 +100,18 @@ MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Fl
 STRANGER = b"\x01"  # and those of others
 FLOW = b"\x03"  # and those of the brokers of other Flows
 
-_new: Callable[..., Any] = tuple.__new__  # quicker than the classes' own
+Frames: TypeAlias = list[Frame]  # of a message that is sent
+Encode: TypeAlias = Callable[[object], bytes]  # makes a header a frame
+Info: TypeAlias = dict[str, object]
+Parts: TypeAlias = list[list[str | list[int]]]  # [[predecessor, [frame count or -size, ...]], ...]
 
-Frame: TypeAlias = Any  # bytes, memoryview, zmq.Frame, or a Reference in the place of one
-Frames: TypeAlias = list[Frame]
-Payload: TypeAlias = Sequence[Frame]
-Info: TypeAlias = dict[str, Any]
-PartCounts: TypeAlias = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
+
+class Note(TypedDict):
+    """What the client is told of an ALL request of which some shards have failed."""
+
+    shards: int
+    succeeded: int
+    failed: dict[str, str]  # why, by shard
 
 
 class Hello(NamedTuple):
@@ -107,7 +122,7 @@ class Request(NamedTuple):
     first: int
     endpoint: str
     targets: list[str] | None
-    parts: PartCounts | None
+    parts: Parts | None
     timeout: int
     again: bool
     docs: list[int]
@@ -125,7 +140,7 @@ class Cancel(NamedTuple):
 class Control(NamedTuple):
     id: int
     command: str
-    arguments: dict[Any, Any]
+    arguments: dict[str, object]
 
 
 class Welcome(NamedTuple):
@@ -136,8 +151,8 @@ class Welcome(NamedTuple):
 class Reply(NamedTuple):
     first: int
     total: int
-    parts: PartCounts | None
-    notes: dict[str, Any] | None
+    parts: Parts | None
+    notes: dict[str, Note] | None
     took: int
     payload: Payload
 
@@ -145,12 +160,12 @@ class Reply(NamedTuple):
 class Failed(NamedTuple):
     first: int
     took: int
-    payload: Payload
+    payload: Sequence[Frame]
 
 
 class Controlled(NamedTuple):
     id: int
-    result: dict[str, Any]
+    result: dict[str, object]
 
 
 class Ready(NamedTuple):
@@ -176,7 +191,7 @@ class Done(NamedTuple):
 class Error(NamedTuple):
     tasks: list[int]
     took: int
-    payload: Payload
+    payload: Sequence[Frame]
 
 
 class Missed(NamedTuple):
@@ -200,7 +215,7 @@ class Task(NamedTuple):
     first: int
     total: int
     endpoint: str
-    parts: PartCounts | None
+    parts: Parts | None
     ticket: int
     payload: Payload
 
@@ -217,7 +232,7 @@ class Fanout(NamedTuple):
     number: int
     base: int
     endpoint: str
-    parts: PartCounts | None
+    parts: Parts | None
     skip: list[int]
     payload: Payload
 
@@ -311,6 +326,7 @@ TO_REPLICA, TO_LOCAL_REPLICA = _direction(*_TO_REPLICA), _direction(*_TO_REPLICA
 
 Listed: TypeAlias = Request | Reply | Done | Task  # what may be said of several requests in one
 AnyListed = TypeVar("AnyListed", bound=Listed)
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 LISTED = (Request, Reply, Done, Task)
 #: Of those that are said in one: the fields that must be the same. Not how long each took, of Done.
 COMMON: dict[type[Message], slice] = {
@@ -320,6 +336,9 @@ COMMON: dict[type[Message], slice] = {
     Task: slice(2, 5),
 }
 CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
+
+#: Makes a message of its fields, quicker than the classes' own.
+make: Callable[[type[AnyMessage], Iterable[object]], AnyMessage] = tuple.__new__
 
 
 class Malformed(Exception):
@@ -336,7 +355,7 @@ class WrongVersion(Malformed):
     """A header of another version of the protocol."""
 
 
-def encoder() -> Callable[[Any], bytes]:
+def encoder() -> Encode:
     """Return a function that makes a header a frame; one thread at a time may call it.
 
     >>> encoder()((VERSION, KINDS[Hello], 7))
@@ -370,15 +389,13 @@ def singles(message: AnyListed) -> list[AnyListed]:
     if message.total == 1:
         return [message]
     each = enumerate(message.payload, message.first)
-    made: list[Any]  # of the same kind; `_replace` would take three times as long, for each answer
+    # `_replace` would take three times as long, for each answer.
     if isinstance(message, (Request, Done)):
         before = message[1:-2]
         counts = zip(each, message.docs, strict=True)
-        made = [_new(type(message), (id, *before, [docs], [frame])) for (id, frame), docs in counts]
-    else:
-        between = message[2:-1]
-        made = [_new(type(message), (id, 1, *between, [frame])) for id, frame in each]
-    return made
+        return [make(type(message), (id, *before, [docs], [frame])) for (id, frame), docs in counts]
+    between = message[2:-1]
+    return [make(type(message), (id, 1, *between, [frame])) for id, frame in each]
 
 
 def topic(node: int, group: int) -> bytes:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zflow.devices.protocol.messages import SMALL, Malformed
-from zflow.devices.protocol.references import Reference
+from zflow.devices.protocol.messages import SMALL, Malformed, Parts
+from zflow.devices.protocol.references import Frame, Payload, Reference
 
-Payload = Sequence[Any]  # frames
 # (predecessor, or shard of one, or each of its shards, and payloads).
 Inputs = list[tuple[str, list[Payload]]]
 EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
-Parts = list[list[Any]]  # [[predecessor, [frame count or -size, ...]], ...]
 
 
-def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
+def split(parts: Parts, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
     """Cut `frames` into `(predecessor, [payload, ...])` as `parts` says;
     where all shards are meant, one for each.
 
@@ -55,7 +53,7 @@ def split(parts: Any, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[An
     return result
 
 
-def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
+def flat(inputs: Inputs) -> tuple[Parts | None, Payload]:
     """Return inputs as `parts` and frames; the single payload of a whole Executor needs no
     parts.
     """
@@ -64,7 +62,7 @@ def flat(inputs: Inputs) -> tuple[Parts | None, list[Any]]:
         return None, list(inputs[0][1][0])
     parts: Parts = []
     bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it
-    frames: list[Any] = []
+    frames: list[Frame | Reference] = []
     for name, payloads in inputs:
         counts = []
         for payload in payloads:

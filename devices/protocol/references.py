@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any
+from typing import Any, Protocol, final
 
 WINDOW = 1 << 30  # bytes mapped at a time; no block is larger, and none lies in two of them
 REGION = 1 << 40  # bytes of offsets; hardly any of them ever have memory behind them
@@ -22,6 +22,19 @@ MOST_SLOTS = (1 << 16) - 1  # of a region
 _PACKED = Struct("<IIQQQ")
 
 
+class Received(Protocol):
+    """A large frame as it came, not copied: a `zmq.Frame`."""
+
+    @property
+    def buffer(self) -> memoryview: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
+
+
+Frame = bytes | bytearray | memoryview | Received
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Reference:
     """Names a block of shared memory; its length is the block's.
@@ -69,19 +82,22 @@ class Reference:
         return cls(*_PACKED.unpack(packed))
 
 
-def references(frames: Sequence[Any]) -> list[Reference]:
+Payload = Sequence[Frame | Reference]
+
+
+def references(frames: Sequence[object]) -> list[Reference]:
     """Return the references among the frames; the first frame of a payload is none."""
     return [] if len(frames) == 1 else [frame for frame in frames if type(frame) is Reference]
 
 
-def is_fixed(frames: Sequence[Any]) -> bool:
+def is_fixed(frames: Sequence[object]) -> bool:
     """Whether nobody can write to what is sent for these frames any more; to arrays of user code,
     it can.
     """
     return all(type(frame) is bytes or type(frame) is Reference for frame in frames)
 
 
-def said(frames: Sequence[Any]) -> tuple[bytes, Sequence[Any]]:
+def said(frames: Sequence[Any]) -> tuple[bytes, Sequence[Frame]]:
     """Return which frames of a payload are references, a bit for each,
     and the frames as they travel.
 
@@ -95,7 +111,7 @@ def said(frames: Sequence[Any]) -> tuple[bytes, Sequence[Any]]:
     return places.to_bytes(len(frames) // 8 + 1, "little"), packed
 
 
-def heard(places: bytes, frames: Sequence[Any]) -> list[Any]:
+def heard(places: bytes, frames: Sequence[Frame]) -> list[Frame | Reference]:
     """Return a payload with its references, the opposite of `said`.
 
     Raises:
@@ -104,8 +120,8 @@ def heard(places: bytes, frames: Sequence[Any]) -> list[Any]:
     bits = bin(int.from_bytes(places, "little"))[:1:-1]
     if bits[0] == "1" or len(bits) > len(frames):
         raise ValueError("no place of a reference")
-    found = list(frames)
+    found: list[Frame | Reference] = [*frames]
     for at, bit in enumerate(bits):
         if bit == "1":
-            found[at] = Reference.unpack(bytes(found[at]))
+            found[at] = Reference.unpack(bytes(frames[at]))
     return found

@@ -9,7 +9,7 @@ the session says when it is to be sent again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zflow.devices.protocol.bundles import read
 from zflow.devices.protocol.messages import (
@@ -17,15 +17,14 @@ from zflow.devices.protocol.messages import (
     Controlled,
     Direction,
     Failed,
-    Frame,
     Hello,
     Info,
     Malformed,
-    Payload,
     Reply,
     Welcome,
     singles,
 )
+from zflow.devices.protocol.references import Frame
 
 
 class Greeted(NamedTuple):
@@ -67,7 +66,7 @@ class NotUnderstood(Malformed):
     `frames` say what it says.
     """
 
-    def __init__(self, frames: Payload) -> None:
+    def __init__(self, frames: Sequence[Frame]) -> None:
         super().__init__("it speaks another version of the protocol")
         self.frames = frames
 
@@ -132,7 +131,7 @@ class Session:
         last = self._asked_at if self._always else max(self._asked_at, self.heard)
         return self.ask(now) if now - last >= self._ask_after else None
 
-    def take(self, frames: Sequence[Frame], now: float) -> list[Event]:
+    def take(self, frames: Sequence[Any], now: float) -> list[Event]:
         """Return what a message means.
 
         Raises:

@@ -12,7 +12,7 @@ then the Executor binds what any of them binds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zflow.devices.balancing.replica import BatchKey
 
@@ -48,7 +48,7 @@ class Bindings:
             None if that is not known.
 
     >>> bindings = Bindings()
-    >>> bindings.join("here", Binding(frozenset({"/index", "/search"}), {}), here=True)
+    >>> bindings.join(b"here", Binding(frozenset({"/index", "/search"}), {}), here=True)
     >>> bindings.objection(Binding(frozenset({"/index", "/search"}), {})) is None
     True
     >>> bindings.objection(Binding(frozenset({"/search"}), {})) is None
@@ -58,11 +58,11 @@ class Bindings:
     def __init__(self, given: Endpoints | None = None) -> None:
         self._given = Binding(given, None)
         # By name of the replica, the one that joined last at the end.
-        self._here: dict[Any, Binding] = {}
+        self._here: dict[bytes, Binding] = {}
         self._last: Binding | None = None  # what the last one here says, or said
-        self._elsewhere: dict[Any, Binding] = {}
+        self._elsewhere: dict[bytes, Binding] = {}
 
-    def join(self, name: Any, said: Binding, here: bool) -> None:
+    def join(self, name: bytes, said: Binding, here: bool) -> None:
         """A replica says this: of this machine, or one elsewhere to which there is no objection."""
         self.leave(name)
         if here:
@@ -70,13 +70,13 @@ class Bindings:
         else:
             self._elsewhere[name] = said
 
-    def leave(self, name: Any) -> None:
+    def leave(self, name: bytes) -> None:
         """A replica is gone."""
         self._elsewhere.pop(name, None)
         if self._here.pop(name, None) is not None and self._here:
             self._last = next(reversed(self._here.values()))
 
-    def of(self, name: Any) -> Endpoints | None:
+    def of(self, name: bytes) -> Endpoints | None:
         """What this replica binds; None if it did not say."""
         said = self._here.get(name) or self._elsewhere.get(name)
         return None if said is None else said.endpoints
@@ -105,7 +105,7 @@ class Bindings:
         return f"{what}: run the same Executor there, with the same options"
 
     @property
-    def strangers(self) -> dict[Any, str]:
+    def strangers(self) -> dict[bytes, str]:
         """The replicas elsewhere that say something else than those here do by now,
         and the objections to them.
         """

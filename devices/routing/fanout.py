@@ -26,13 +26,14 @@ a task of its own in the balancer. What holds here:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
 from zflow.devices.balancing.actions import Action, Send
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.queue import FairQueue
 from zflow.devices.balancing.replica import Replica, Task
+from zflow.devices.protocol.references import Frame, Payload
 
 BEACON_EVERY = 0.1  # seconds between two beacons to a group that has fan-outs under way
 # Fan-outs in the only group there is: nobody else could take the next one any sooner.
@@ -66,7 +67,7 @@ class Scatter:
         shards: int,
         payload: Any = None,
         deadline: float = float("inf"),
-        client: Any = None,
+        client: Hashable = None,
     ) -> None:
         self.client = client
         self.base = base  # the task id of shard 0's part; the others follow it
@@ -75,8 +76,8 @@ class Scatter:
         self.deadline = deadline
         # By shard; none as long as the balancer need not know of them.
         self.parts: dict[int, Task] = {}
-        self.results: dict[int, Any] = {}  # by shard
-        self.errors: dict[int, Any] = {}  # by shard
+        self.results: dict[int, Payload] = {}  # by shard
+        self.errors: dict[int, Frame] = {}  # by shard
         self.group = -1  # where it was published
         self.number = 0  # as what
         self.published = 0.0  # when
@@ -181,12 +182,12 @@ class Fanout:
         >>> balancer = Balancer()
         >>> fanout = Fanout(shards=2, groups=1, balancer=balancer)
         >>> for shard in (0, 1):
-        ...     replica = Replica(f"shard-{shard}", shard=shard)
+        ...     replica = Replica(b"shard-%d" % shard, shard=shard)
         ...     actions = balancer.join(replica, now=0.0)
         ...     number = fanout.join(replica, group=0)
         >>> fanout.submit(Scatter(10, shards=2), now=0.0)
         [Publish(group=0, number=1, scatter=Scatter(10), skip=[])]
-        >>> scatter, shard = fanout.answered("shard-1", 11, service=0.1, now=0.2)
+        >>> scatter, shard = fanout.answered(b"shard-1", 11, service=0.1, now=0.2)
         >>> fanout.result(scatter, shard, "from shard 1"), scatter.complete
         (None, False)
     """
@@ -249,12 +250,12 @@ class Fanout:
             actions.extend(self._publish(group, scatter, now))
         return actions
 
-    def result(self, scatter: Scatter, shard: int, payload: Any) -> None:
+    def result(self, scatter: Scatter, shard: int, payload: Payload) -> None:
         """A shard has answered with this payload."""
         scatter.results[shard] = payload
         self._close_if_complete(scatter)
 
-    def error(self, scatter: Scatter, shard: int, error: Any) -> None:
+    def error(self, scatter: Scatter, shard: int, error: Frame) -> None:
         """A shard has failed with this error."""
         scatter.errors[shard] = error
         self._close_if_complete(scatter)
@@ -346,7 +347,7 @@ class Fanout:
         return all(_takes_part(member) and (alone or not member.held) for member in members)
 
     def answered(
-        self, name: Any, id: int, service: float, now: float
+        self, name: bytes, id: int, service: float, now: float
     ) -> tuple[Scatter, int] | None:
         """A replica has answered. Returns what it has ended a part of, and its shard; None:
         tell the balancer.

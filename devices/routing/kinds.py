@@ -12,8 +12,6 @@ is not put together in batches, and is served in order also where its deadline w
 
 from __future__ import annotations
 
-from typing import Any
-
 from zflow.devices.balancing.actions import Action, Fail
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.redirecting import redirect
@@ -31,7 +29,7 @@ class Kinds:
 
     def __init__(self, balancer: Balancer) -> None:
         self._balancer = balancer
-        self._of: dict[Any, Endpoints | None] = {}  # by replica's name; None binds everything
+        self._of: dict[bytes, Endpoints | None] = {}  # by replica's name; None binds everything
         self._numbers: dict[Endpoints | None, int] = {}  # of the kinds that there are
         self.mixed = False
 
@@ -48,7 +46,7 @@ class Kinds:
         replica.shard = self._numbers[endpoints]
         return self._sort(now)
 
-    def leave(self, name: Any, now: float) -> list[Action]:
+    def leave(self, name: bytes, now: float) -> list[Action]:
         """A replica has left the balancer; returns the same."""
         self._of.pop(name, None)
         if not self.mixed:

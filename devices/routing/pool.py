@@ -17,6 +17,7 @@ from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.replica import BatchKey, Cut, Replica, Task
 from zflow.devices.protocol.messages import Done, Error, Message, singles
 from zflow.devices.protocol.parts import Inputs
+from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.routing.bindings import Bindings
 from zflow.devices.routing.fanout import Fanout, Publish, Scatter
 from zflow.devices.routing.kinds import Kinds
@@ -26,8 +27,7 @@ Actions = Sequence[Action | Publish]
 Arguments = ParamSpec("Arguments")
 
 NO_GROUP = -1  # of a replica on another machine: what is published does not reach it
-# Seconds without any address of an external Executor, until requests without a deadline are given
-# up.
+# Seconds without any address of an external Executor until requests without a deadline fail.
 NOBODY = 10.0
 
 
@@ -36,7 +36,7 @@ class Finished(NamedTuple):
 
     walk: Walk
     id: int  # the visit's task id, or the first of them
-    payload: Sequence[Any]
+    payload: Any  # of an external Executor several
 
 
 class Gathered(NamedTuple):
@@ -44,8 +44,8 @@ class Gathered(NamedTuple):
 
     walk: Walk
     id: int
-    results: dict[int, Sequence[Any]]
-    errors: dict[int, Any]
+    results: dict[int, Payload]
+    errors: dict[int, Frame]
 
 
 class Taken(NamedTuple):
@@ -58,7 +58,7 @@ class Broken(NamedTuple):
     """The request has failed: `error` is what its replica, or the broker, says."""
 
     walk: Walk
-    error: Any
+    error: Frame
 
 
 Outcome = Finished | Gathered | Taken | Broken
@@ -120,15 +120,15 @@ class Pool:
         self.balancer = Balancer(retries, cut)
         self.fanout = Fanout(node.shards, node.groups, self.balancer) if node.shards > 1 else None
         self.kinds = Kinds(self.balancer)  # one as a rule
-        self._groups: dict[Any, int] = {}  # of replicas, by name
+        self._groups: dict[bytes, int] = {}  # of replicas, by name
         self._scatters: dict[int, Scatter] = {}  # by base
-        self._elsewhere: set[Any] = set()  # replicas on other machines, by name
+        self._elsewhere: set[bytes] = set()  # replicas on other machines, by name
         self.names: dict[bytes, str] = {}  # for people
         self.bindings = Bindings(node.endpoints)
         self.batching: Mapping[str, BatchKey] = {}  # by endpoint; its replicas say so
         self._nobody_since = math.inf  # when the last address was lost
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """What a client that asks is told."""
         endpoints = self.node.endpoints
         return {
@@ -191,7 +191,7 @@ class Pool:
             number = self.fanout.join(replica, group)
         return number, [*actions, *self._tell(now, self.balancer.join, replica, now)]
 
-    def crash(self, name: Any, now: float, how: str = "") -> Actions:
+    def crash(self, name: bytes, now: float, how: str = "") -> Actions:
         """The replica is gone. An address that is gone is not blamed on requests:
         it restarts what they kill.
         """
@@ -199,19 +199,19 @@ class Pool:
         actions = self._tell(now, self.balancer.crash, name, now, not self.node.addresses, how)
         return [*actions, *self.kinds.leave(name, now)]
 
-    def lose(self, name: Any, now: float, unsent: int | None = None) -> Actions:
+    def lose(self, name: bytes, now: float, unsent: int | None = None) -> Actions:
         """The replica cannot be reached any more; a crash is to follow when
         its last words must have come.
         """
         return self._tell(now, self.balancer.lose, name, now, unsent)
 
-    def find(self, name: Any, now: float) -> tuple[list[Task], Actions]:
+    def find(self, name: bytes, now: float) -> tuple[list[Task], Actions]:
         """A lost replica is back; returns what it has not answered, and what follows."""
         self._nobody_since = math.inf
         tasks = self.balancer.replicas[name].tasks
         return tasks, self._tell(now, self.balancer.find, name, now)
 
-    def given(self, name: Any, answer: Message) -> Sequence[Message]:
+    def given(self, name: bytes, answer: Message) -> Sequence[Message]:
         """Return what of an answer is to tasks that the replica has: of several that it answers in
         one, some may have been taken back after it had begun them.
         """
@@ -230,16 +230,16 @@ class Pool:
         counts = not ids.isdisjoint(answer.tasks) if apart else ids.issuperset(answer.tasks)
         return (answer,) if counts else ()
 
-    def resize(self, name: Any, slots: int, now: float) -> Actions:
+    def resize(self, name: bytes, slots: int, now: float) -> Actions:
         """The replica can work on so many requests at once from now on."""
         return self._tell(now, self.balancer.resize, name, slots, now)
 
-    def leave(self, name: Any, now: float) -> Actions:
+    def leave(self, name: bytes, now: float) -> Actions:
         """The replica goes in good order."""
         self._forget(name)
         return [*self._tell(now, self.balancer.leave, name, now), *self.kinds.leave(name, now)]
 
-    def _forget(self, name: Any) -> None:
+    def _forget(self, name: bytes) -> None:
         self.names.pop(name, None)
         self._groups.pop(name, None)
         self._elsewhere.discard(name)
@@ -322,7 +322,7 @@ class Pool:
         if self._sizes:
             self._bytes -= self._sizes.pop(id, 0)
 
-    def fit(self, name: Any, id: int, count: int) -> int:
+    def fit(self, name: bytes, id: int, count: int) -> int:
         """A replica has answered so many tasks from this one on;
         returns how many `answered` can take as one.
         """
@@ -334,10 +334,10 @@ class Pool:
 
     def answered(
         self,
-        name: Any,
+        name: bytes,
         id: int,
         service: float,
-        payload: Sequence[Any],
+        payload: Any,
         failed: bool,
         now: float,
         count: int = 1,
@@ -355,11 +355,11 @@ class Pool:
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, actions if self.fanout is None else self._and_fan_out(actions, now)
 
-    def apart(self, name: Any, ids: Sequence[int], now: float) -> Actions:
+    def apart(self, name: bytes, ids: Sequence[int], now: float) -> Actions:
         """A replica could not do these tasks of a batch in one go: each is tried alone."""
         return self._tell(now, self.balancer.apart, name, ids, now)
 
-    def failed(self, fail: Fail, error: Any, now: float) -> tuple[Outcome | None, Actions]:
+    def failed(self, fail: Fail, error: Frame, now: float) -> tuple[Outcome | None, Actions]:
         """The balancer has given a task up; `error` says why.
         Returns what that means to the walk, and what follows.
         """
@@ -404,7 +404,7 @@ class Pool:
     def _cancel(self, ids: Iterable[int], now: float) -> list[Action]:
         return [action for id in ids for action in self.balancer.cancel(id, now)]
 
-    def missed(self, name: Any, first: int, last: int, now: float) -> Actions:
+    def missed(self, name: bytes, first: int, last: int, now: float) -> Actions:
         """A replica has not seen these fan-outs."""
         replica = self.balancer.replicas.get(name)
         if self.fanout is None or replica is None or name not in self._groups:

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from zflow.devices.protocol.parts import EACH_SHARD, Inputs, Payload
+from zflow.devices.protocol.parts import EACH_SHARD, Inputs
+from zflow.devices.protocol.references import Payload
 from zflow.devices.routing.walk import ENTRANCE, Node, Walk
 
 

@@ -5,14 +5,25 @@ plain data.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
+from zflow.devices.protocol.messages import Note
 from zflow.devices.protocol.parts import Inputs
+from zflow.devices.protocol.references import Frame, Reference
 
 ENTRANCE = "gateway"
 DEFAULT = "/default"  # what an Executor binds that takes every endpoint
+
+
+class Sender(Protocol):
+    """What a request has come in by, and its answer goes out by."""
+
+    def send(self, frames: Sequence[Frame]) -> None: ...
+
+
+Origin = tuple[Sender, bytes, int]  # the sender, its client, and the request's id
 
 
 @dataclass
@@ -76,8 +87,8 @@ class Walk:
     Only on a graph without branches.
 
     Args:
-        origin: the caller's business: whom to answer, and as what. Of a bulk the first one's: a
-            tuple that ends with a number, which is one more for each of the others.
+        origin: whom to answer, and as what. Of a bulk the first one's: the id is one more for each
+            of the others.
         endpoint: what it asks for.
         targets: the names of the nodes to visit, or None for all.
         timeout: the seconds that it may take, or None.
@@ -112,7 +123,7 @@ class Walk:
 
     def __init__(
         self,
-        origin: Any,
+        origin: Origin,
         endpoint: str,
         targets: frozenset[str] | None = None,
         timeout: float | None = None,
@@ -120,7 +131,7 @@ class Walk:
     ) -> None:
         self.origin = origin
         self.count = count
-        self.client: Any = None
+        self.client: bytes | None = None
         self.size = 0
         self.docs = [0] * count
         self.timeout = timeout
@@ -131,12 +142,13 @@ class Walk:
         self.endpoint = endpoint
         self.targets = targets
         self.inputs: dict[int, dict[str, Inputs]] = {}  # of the nodes that still wait for others
-        self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
+        # Nodes and the ids of the tasks there that are for this request, to be ended if it fails.
+        self.open: set[tuple[int, int]] = set()
         self.visits = 0
-        self.blocks: list[Any] | None = None
-        self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
+        self.blocks: list[Reference] | None = None
+        self.notes: dict[str, Note] | None = None  # what the client is to know besides the result
 
-    def note(self, name: str, note: Any) -> None:
+    def note(self, name: str, note: Note) -> None:
         """The client is to know this of the Executor."""
         self.notes = {**(self.notes or {}), name: note}
 
@@ -145,18 +157,18 @@ class Walk:
         return any(id in tasks for _, id in self.open)
 
     @property
-    def origins(self) -> list[Any]:
+    def origins(self) -> list[Origin]:
         """The origins of all requests that it is."""
         if self.count == 1:
             return [self.origin]
-        *whom, first = self.origin
-        return [(*whom, id) for id in range(first, first + self.count)]
+        sender, client, first = self.origin
+        return [(sender, client, id) for id in range(first, first + self.count)]
 
     def cut(self, count: int) -> Walk:
         """Return a walk of the first `count` of its requests;
         this one is that of the others from now on.
         """
-        *whom, first = self.origin
+        sender, client, first = self.origin
         head = Walk(self.origin, self.endpoint, self.targets, self.timeout, count)
         head.client, head.begun, head.deadline, head.visits = (
             self.client,
@@ -167,7 +179,7 @@ class Walk:
         head.size = self.size * count // self.count
         head.docs = self.docs[:count]
         head.open = set(self.open)
-        self.origin = (*whom, first + count)
+        self.origin = (sender, client, first + count)
         self.size -= head.size
         self.count -= count
         self.docs = self.docs[count:]

@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import zmq
 
 from zflow.devices.protocol.messages import MAX_HEADER, STRANGER
+
+# Texts: older versions of pyzmq have no such types when a program runs.
+Socket: TypeAlias = "zmq.Socket[bytes]"
+Context: TypeAlias = "zmq.Context[Socket]"
 
 BACKLOG = 1000  # connections that wait to be accepted; what is beyond them waits for seconds
 # ms between two heartbeats of ZeroMQ's own threads, which go on while user code holds the GIL.
@@ -21,11 +26,11 @@ RECONNECT_AT_MOST = 1000  # ms
 
 
 def listen(
-    context: zmq.Context[zmq.Socket[bytes]],
+    context: Context,
     kind: int,
     addresses: Iterable[str],
     max_bytes: int | None = None,
-) -> tuple[zmq.Socket[bytes], list[str]]:
+) -> tuple[Socket, list[str]]:
     """Make a socket that listens; return it and its addresses,
     with the port that was taken for a wildcard.
 
@@ -58,7 +63,7 @@ def listen(
         raise
 
 
-def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
+def bind(socket: Socket, addresses: Iterable[str]) -> list[str]:
     """Let a socket listen; raises and returns as `listen`."""
     bound = []
     for address in addresses:
@@ -72,7 +77,7 @@ def bind(socket: zmq.Socket[bytes], addresses: Iterable[str]) -> list[str]:
     return bound
 
 
-def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> zmq.Socket[bytes]:
+def dealer(context: Context, kind: bytes = STRANGER) -> Socket:
     """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew.
 
     Args:
@@ -89,7 +94,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> z
     return socket
 
 
-def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+def _socket(context: Context, kind: int) -> Socket:
     socket = context.socket(kind)
     socket.set(zmq.IPV6, 1)
     # What is in flight is bounded by windows; a full pipe would drop replies.
@@ -97,7 +102,7 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[by
     return socket
 
 
-def beat(socket: zmq.Socket[bytes]) -> None:
+def beat(socket: Socket) -> None:
     """Make a socket, before it connects, notice within `SILENT` ms that the other end is silent,
     and be noticed so.
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import zmq
 
 from zflow.devices.sockets import listener, meter, zap
-from zflow.devices.sockets.factory import BACKLOG
+from zflow.devices.sockets.factory import BACKLOG, Context, Socket
 
 log = logging.getLogger("zflow.broker")
 
@@ -29,8 +29,8 @@ _ADDRESS: Final = "inproc://zeromq.zap.01"  # where libzmq looks for a handler
 
 class _Door(NamedTuple):
     domain: bytes
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
+    socket: Socket
+    monitor: Socket
     connections: zap.Connections
     meter: meter.Meter
     listener: listener.Listener
@@ -55,7 +55,7 @@ class Gate:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         lists: Callable[[], zap.Lists],
         limits: Mapping[bytes, int],
         max_bytes: int = 1 << 30,
@@ -73,9 +73,7 @@ class Gate:
         self._zap.set(zmq.LINGER, 0)
         self._zap.bind(_ADDRESS)
 
-    def guard(
-        self, socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None = None
-    ) -> meter.Meter:
+    def guard(self, socket: Socket, domain: bytes, secret: bytes | None = None) -> meter.Meter:
         """Guard a socket that is not bound yet; with `secret`, the server's key as z85, by CURVE.
 
         Returns what counts its connections; the port of the socket has to
@@ -94,7 +92,7 @@ class Gate:
         return metered
 
     @property
-    def sockets(self) -> list[Any]:
+    def sockets(self) -> list[Socket | int]:
         """What to poll for input, the monitors first:
         an address can be asked for only while it is there.
         """

@@ -12,7 +12,8 @@ from typing import Any
 
 import zmq
 
-from zflow.devices.protocol.messages import SMALL, Frames
+from zflow.devices.protocol.messages import SMALL
+from zflow.devices.sockets.factory import Socket
 from zflow.devices.sockets.meter import COUNTED, Meter
 from zflow.devices.sockets.port import LARGE, Port
 
@@ -37,24 +38,22 @@ class GuardedPort(Port):
 
     __slots__ = ("_begun", "_meter", "_surplus")
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], small: int, meter: Meter, most_unread: int
-    ) -> None:
+    def __init__(self, socket: Socket, small: int, meter: Meter, most_unread: int) -> None:
         super().__init__(socket, small)
         # To hear of those for whom too much waits, or who are gone.
         socket.set(zmq.ROUTER_MANDATORY, 1)
         socket.set(zmq.SNDHWM, most_unread)
         socket.set(zmq.SNDTIMEO, 0)
         self._meter = meter
-        self._begun: Frames = []  # of a message, the rest of which is received in later turns
+        self._begun: list[Any] = []  # of a message, the rest of which is received in later turns
         self._surplus = False  # whether the rest of a message is thrown away
         meter.waiting = self.readable
 
-    def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
+    def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[list[Any]]:
         """Receive what has arrived, `limit` messages at most;
         none if only a part of one was received.
         """
-        messages: list[Frames] = []
+        messages: list[list[Any]] = []
         while (
             len(messages) < limit and not (self._surplus and self._throw_away()) and self.readable()
         ):
@@ -68,7 +67,7 @@ class GuardedPort(Port):
         self._meter.taken += len(messages)
         return messages
 
-    def receive(self, flags: int = 0) -> Frames:
+    def receive(self, flags: int = 0) -> list[Any]:
         """Receive one message as `Port` does; nothing is returned if there is more to come,
         or too much.
         """
@@ -77,7 +76,7 @@ class GuardedPort(Port):
         receive = self._receive
         small = self._small
         frame = self._first = receive(flags, False)
-        frames: Frames = [frame.bytes]
+        frames: list[Any] = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
             frames.append(frame.bytes if len(frames) < small or len(frame) <= SMALL else frame)
@@ -87,7 +86,7 @@ class GuardedPort(Port):
             self._meter.heard(frames[0], frame)
         return frames
 
-    def _receive_more(self) -> Frames:
+    def _receive_more(self) -> list[Any]:
         frames = self._begun
         for _ in range(SLICE):
             frame = self._receive(0, False)
@@ -96,7 +95,7 @@ class GuardedPort(Port):
                 break
         return self._rest(frames, frame)
 
-    def _rest(self, frames: Frames, frame: zmq.Frame) -> Frames:
+    def _rest(self, frames: list[Any], frame: zmq.Frame) -> list[Any]:
         """Return a message of many frames, if it is whole and not too many;
         the last one that was received is this.
         """

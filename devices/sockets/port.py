@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 
 from zflow.devices.protocol.bundles import frames_of
-from zflow.devices.protocol.messages import SMALL, Frames, Message
+from zflow.devices.protocol.messages import SMALL, Encode, Message
+from zflow.devices.protocol.references import Frame
 from zflow.devices.sockets.clock import monotonic
+from zflow.devices.sockets.factory import Socket
 
 BATCH = 64  # messages taken from one socket before anything else is looked at
 LARGE = 64 * 1024  # bytes from which copying a frame costs more than not copying it
@@ -21,6 +23,9 @@ _EVENTS, _POLLIN, _POLLOUT, _SNDMORE = (
     int(zmq.POLLOUT),
     int(zmq.SNDMORE),
 )
+
+
+Handlers: TypeAlias = "dict[Socket | int, Callable[[], object]]"
 
 
 class Port:
@@ -35,7 +40,7 @@ class Port:
 
     __slots__ = ("_events", "_first", "_receive", "_send", "_small", "socket")
 
-    def __init__(self, socket: zmq.Socket[bytes], small: int) -> None:
+    def __init__(self, socket: Socket, small: int) -> None:
         self.socket = socket
         self._small = small
         # The bound methods of the class below pyzmq's convenience layer; a plain attribute look-up
@@ -74,7 +79,7 @@ class Port:
             zmq.zmq_poll([(self.socket.fileno(), _POLLIN)], int(left * 1000) + 1)
         return True
 
-    def receive(self, flags: int = 0) -> Frames:
+    def receive(self, flags: int = 0) -> list[Any]:
         """Receive one message; large frames after the small ones are `zmq.Frame`, uncopied.
 
         Raises:
@@ -84,13 +89,13 @@ class Port:
         receive = self._receive
         small = self._small
         frame = self._first = receive(flags, False)
-        frames: Frames = [frame.bytes]
+        frames: list[Any] = [frame.bytes]
         while frame.more:
             frame = receive(0, False)
             frames.append(frame.bytes if len(frames) < small or len(frame) <= SMALL else frame)
         return frames
 
-    def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[Frames]:
+    def receive_some(self, limit: int, senders: list[zmq.Frame] | None = None) -> list[list[Any]]:
         """Receive what has arrived, `limit` messages at most, and at least one;
         raises as `receive`.
 
@@ -107,7 +112,7 @@ class Port:
                 senders.append(self._first)
         return messages
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         """Send one message; large frames, and those that are not bytes, go without being copied.
 
         Raises:
@@ -122,9 +127,7 @@ class Port:
             else:
                 self.socket.send(frame, _SNDMORE if more else 0, copy=False)
 
-    def say(
-        self, messages: Sequence[Message], encode: Callable[[Any], bytes]
-    ) -> list[zmq.MessageTracker]:
+    def say(self, messages: Sequence[Message], encode: Encode) -> list[zmq.MessageTracker]:
         """Send these messages, with `encode` for the headers, in as few as possible;
         returns as `send_tracked`.
         """
@@ -133,7 +136,7 @@ class Port:
             trackers += self.send_tracked(frames)
         return trackers
 
-    def send_tracked(self, frames: Sequence[Any]) -> list[zmq.MessageTracker]:
+    def send_tracked(self, frames: Sequence[Frame]) -> list[zmq.MessageTracker]:
         """Like `send`; the trackers returned tell when libzmq has let go of
         each frame that was not copied.
 

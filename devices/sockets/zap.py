@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 import zmq
 from zmq.utils import z85
 
+from zflow.devices.sockets.factory import Socket
+
 if TYPE_CHECKING:  # clients and replicas import this module, and have nothing to guard
     from zflow.devices.sockets import listener, meter
 
@@ -50,7 +52,7 @@ FAILURES: Final = _NO_DETAIL | _PROTOCOL | _AUTH
 _CRYPTOGRAPHIC, _MISMATCH = 0x11000001, 0x11000002
 
 
-def secure(socket: zmq.Socket[bytes], server: bytes, public: bytes, secret: bytes) -> None:
+def secure(socket: Socket, server: bytes, public: bytes, secret: bytes) -> None:
     """Make a socket, before it connects, talk to the owner of the `server` key only,
     and say who it is.
 
@@ -63,7 +65,7 @@ def secure(socket: zmq.Socket[bytes], server: bytes, public: bytes, secret: byte
     socket.set(zmq.CURVE_SECRETKEY, secret)
 
 
-def guard(socket: zmq.Socket[bytes], domain: bytes, secret: bytes | None) -> None:
+def guard(socket: Socket, domain: bytes, secret: bytes | None) -> None:
     """Make a socket, before it is bound, ask the handler about each connection;
     `gate.Gate.guard` calls this.
 
@@ -293,7 +295,7 @@ class Connections:
             return "it hung up in the handshake, as one without the right keys does"
         return ""  # also for _AUTH: the handler has logged it
 
-    def read(self, monitor: zmq.Socket[bytes]) -> None:
+    def read(self, monitor: Socket) -> None:
         """Take note of all that the monitor has told."""
         batch = _events(monitor)
         while batch:
@@ -322,7 +324,7 @@ def _address(descriptor: int) -> str:
         socket.detach()  # it stays libzmq's
 
 
-def _events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
+def _events(monitor: Socket) -> list[tuple[int, int]]:
     """What a monitor has told since: numbers and values.
     (`zmq.utils.monitor` would import asyncio for this.)
     """
@@ -335,24 +337,24 @@ def _events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
         found.append(struct.unpack("=Hi", frames[0]))
 
 
-def watch(socket: zmq.Socket[bytes], events: int = FAILURES) -> zmq.Socket[bytes]:
+def watch(socket: Socket, events: int = FAILURES) -> Socket:
     """Return a monitor of a socket that is not bound or connected yet; to end it: `unwatch`."""
     address = f"inproc://zflow-monitor-{id(socket)}-{time.monotonic_ns()}"
     socket.monitor(address, events)
-    monitor: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
+    monitor: Socket = socket.context.socket(zmq.PAIR)
     monitor.set(zmq.RCVHWM, 0)  # else a full pipe would hold up libzmq's thread
     monitor.set(zmq.LINGER, 0)
     monitor.connect(address)
     return monitor
 
 
-def unwatch(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+def unwatch(socket: Socket, monitor: Socket) -> None:
     """End a monitor, before its socket is closed."""
     socket.monitor(None, 0)
     monitor.close()
 
 
-def turned_away(monitor: zmq.Socket[bytes]) -> str:
+def turned_away(monitor: Socket) -> str:
     """Return why the other end did not take a connecting socket in, by its monitor (see `watch`),
     or `""`.
 

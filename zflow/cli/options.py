@@ -97,7 +97,7 @@ def _help(field: Field, required: bool) -> str:
     return f"{field.about} (default: {default})" if default else field.about
 
 
-def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> Any:
+def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> object:
     """Return what the text of an option stands for: values are read as in YAML,
     but names and paths are texts.
     """
@@ -112,7 +112,7 @@ def _read(parser: argparse.ArgumentParser, key: str, given: Any) -> Any:
     return {name: _value(parser, f"{option(key)} {name}", text) for name, text in found.items()}
 
 
-def _value(parser: argparse.ArgumentParser, label: str, text: str) -> Any:
+def _value(parser: argparse.ArgumentParser, label: str, text: str) -> object:
     from zflow import yamlsource
 
     try:

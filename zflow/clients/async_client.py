@@ -37,9 +37,10 @@ from zflow.clients.retrying import (
     retrying_of,
 )
 from zflow.clients.shortcuts import Shortcuts
-from zflow.devices.protocol.messages import Request
+from zflow.devices.protocol.messages import Info, Request
 from zflow.devices.sockets.clock import monotonic
-from zflow.documents.document import DocumentArray
+from zflow.documents.document import Document, DocumentArray
+from zflow.documents.values import Parameters
 from zflow.network.address import address_of, check_protocol
 from zflow.network.keys import Folder, Keys, keys_of
 
@@ -123,7 +124,7 @@ class AsyncClient(Shortcuts):
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -175,8 +176,8 @@ class AsyncClient(Shortcuts):
         return await self._command("undrain", replica=replica)
 
     async def _command(
-        self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
-    ) -> dict[str, Any]:
+        self, command: str, timeout: float | None = None, force: bool = False, **arguments: object
+    ) -> Info:
         given, limit = command_arguments(timeout, force, arguments), wire.connecting(timeout)
         if self._admin_keys == self._keys:
             connection = await self._connection(limit)
@@ -208,8 +209,8 @@ class AsyncClient(Shortcuts):
     def post(
         self,
         on: str,
-        inputs: Any = None,
-        parameters: dict[str, Any] | None = None,
+        inputs: object = None,
+        parameters: Parameters | None = None,
         *,
         request_size: int = REQUEST_SIZE,
         on_done: Callback | None = None,
@@ -252,8 +253,8 @@ class AsyncClient(Shortcuts):
     async def _responses(
         self,
         on: str,
-        inputs: Any,
-        parameters: dict[str, Any] | None,
+        inputs: object,
+        parameters: Parameters | None,
         request_size: int,
         target_executor: str | None,
         limits: tuple[int, int | None, Retrying],
@@ -314,7 +315,7 @@ async def _arrival(connection: AsyncConnection, stream: Stream) -> None:
 
 
 async def _cut(documents: Any, size: int) -> AsyncIterator[DocumentArray]:
-    some: list[Any] = []
+    some: list[Document] = []
     place = 0
     async for document in documents:
         check_document(document, place)
@@ -336,7 +337,7 @@ async def _next(source: AsyncIterator[DocumentArray], exchange: Exchange) -> Req
     return exchange.request(docs)
 
 
-async def _shown(responses: AsyncIterator[Response], inputs: Any) -> AsyncIterator[Response]:
+async def _shown(responses: AsyncIterator[Response], inputs: object) -> AsyncIterator[Response]:
     from zflow.clients.progress import bar
 
     with bar(inputs) as progress:

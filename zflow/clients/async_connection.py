@@ -8,7 +8,6 @@ import asyncio
 import os
 import weakref
 from collections import deque
-from typing import Any
 
 import zmq
 
@@ -17,10 +16,19 @@ from zflow.clients import wire
 from zflow.clients.exchange import Exchange
 from zflow.clients.member import Membership
 from zflow.clients.wire import Said, Wire
-from zflow.devices.protocol.messages import Control, Controlled, Failed, Message, Reply, Request
+from zflow.devices.protocol.messages import (
+    Control,
+    Controlled,
+    Failed,
+    Info,
+    Message,
+    Reply,
+    Request,
+)
 from zflow.devices.protocol.references import is_fixed
 from zflow.devices.protocol.session import Welcomed
 from zflow.devices.sockets.clock import monotonic
+from zflow.devices.sockets.factory import Context
 from zflow.devices.sockets.port import BATCH
 from zflow.network.keys import Keys
 
@@ -70,8 +78,8 @@ class AsyncConnection:
         self.memory = self._wire.memory
         self._open: set[Stream] = set()
         self._streams: dict[int, Stream] = {}  # by request that was sent and not answered
-        self._orders: dict[int, tuple[Control, asyncio.Future[dict[str, Any]]]] = {}  # commands
-        self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}  # who is there, by token
+        self._orders: dict[int, tuple[Control, asyncio.Future[Info]]] = {}  # commands
+        self._questions: dict[int, asyncio.Future[Info]] = {}  # who is there, by token
         # Requests that are sent together with others of this moment.
         self._waiting: list[Message] = []
         self._used = monotonic()
@@ -89,7 +97,7 @@ class AsyncConnection:
         self.close()
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What the Flow said about itself the last time."""
         return self._wire.session.info
 
@@ -131,13 +139,13 @@ class AsyncConnection:
                 raise
         self._used = monotonic()
 
-    async def hello(self, timeout: float | None = None) -> dict[str, Any]:
+    async def hello(self, timeout: float | None = None) -> Info:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds,
         `CONNECTING` when left out.
         """
         self._check()
         token = self._wire.ask()
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        answer: asyncio.Future[Info] = self._loop.create_future()
         self._questions[token] = answer
         deadline = monotonic() + (wire.CONNECTING if timeout is None else timeout)
         try:
@@ -204,10 +212,10 @@ class AsyncConnection:
         if not self.closed:
             self._say_waiting()
 
-    async def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def command(self, command: str, arguments: Info) -> Info:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
         order = self._wire.order(command, arguments)
-        result: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        result: asyncio.Future[Info] = self._loop.create_future()
         self._orders[order.id] = order, result
         try:
             self.send_again([order])
@@ -310,9 +318,7 @@ class AsyncConnection:
         self._shut()
 
 
-def _settle(
-    future: asyncio.Future[dict[str, Any]], result: dict[str, Any] | errors.ZflowError
-) -> None:
+def _settle(future: asyncio.Future[Info], result: Info | errors.ZflowError) -> None:
     """Give a future its result, if anybody still waits for it."""
     if future.done():
         return
@@ -322,6 +328,6 @@ def _settle(
         future.set_result(result)
 
 
-def _shut(context: zmq.Context[Any], wire_: Wire) -> None:
+def _shut(context: Context, wire_: Wire) -> None:
     wire_.close()
     wire.end(context)

@@ -39,7 +39,9 @@ from zflow.clients.retrying import (
     retrying_of,
 )
 from zflow.clients.shortcuts import Shortcuts
+from zflow.devices.protocol.messages import Info
 from zflow.devices.sockets.clock import monotonic
+from zflow.documents.values import Parameters
 from zflow.network.address import address_of, check_protocol
 from zflow.network.keys import Folder, keys_of
 
@@ -137,7 +139,7 @@ class Client(Shortcuts):
         self._lock = threading.Lock()
         self._pool: _Pool | None = None
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """A pickled Client connects anew where it is unpickled."""
         return _client_to, (self._membership.address, self._curve)
 
@@ -308,8 +310,8 @@ class Client(Shortcuts):
         return self._command("undrain", replica=replica)
 
     def _command(
-        self, command: str, timeout: float | None = None, force: bool = False, **arguments: Any
-    ) -> dict[str, Any]:
+        self, command: str, timeout: float | None = None, force: bool = False, **arguments: object
+    ) -> Info:
         given = command_arguments(timeout, force, arguments)
         own, limit = self._admin_keys == self._keys, wire.connecting(timeout)
         with (
@@ -322,8 +324,8 @@ class Client(Shortcuts):
     def post(
         self,
         on: str,
-        inputs: Any = None,
-        parameters: dict[str, Any] | None = None,
+        inputs: object = None,
+        parameters: Parameters | None = None,
         *,
         request_size: int = REQUEST_SIZE,
         on_done: Callback | None = None,
@@ -408,8 +410,8 @@ class Client(Shortcuts):
     def _responses(
         self,
         on: str,
-        inputs: Any,
-        parameters: dict[str, Any] | None,
+        inputs: object,
+        parameters: Parameters | None,
         request_size: int,
         target_executor: str | None,
         limits: tuple[int, int | None, Retrying],

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import zmq
 
@@ -17,10 +16,11 @@ from zflow.clients.exchange import Exchange
 from zflow.clients.response import Response
 from zflow.clients.wire import Said, Wire
 from zflow.devices.local.arena import Arena
-from zflow.devices.protocol.messages import Controlled, Failed, Reply, Request
+from zflow.devices.protocol.messages import Controlled, Failed, Info, Reply, Request
 from zflow.devices.protocol.references import is_fixed
 from zflow.devices.protocol.session import Welcomed
 from zflow.devices.sockets.clock import monotonic
+from zflow.devices.sockets.factory import Context
 from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.port import BATCH
 from zflow.network.keys import Keys
@@ -36,7 +36,7 @@ class Connection:
 
     def __init__(
         self,
-        context: zmq.Context[Any],
+        context: Context,
         address: str,
         check: Callable[[], None],
         keys: Keys | None = None,
@@ -58,7 +58,7 @@ class Connection:
             raise
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What the Flow said about itself the last time."""
         return self._wire.session.info
 
@@ -74,7 +74,7 @@ class Connection:
         if self._wire.port.readable() or monotonic() - self.used > wire.PING_AFTER / 1000:
             self.hello(timeout)
 
-    def hello(self, timeout: float | None = None) -> dict[str, Any]:
+    def hello(self, timeout: float | None = None) -> Info:
         """Ask the broker who it is; wait for its answer at most `timeout` seconds,
         `CONNECTING` when left out.
         """
@@ -216,7 +216,7 @@ class Connection:
         together, self._together = self._together, []
         return self._wire.say(together)
 
-    def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def command(self, command: str, arguments: Info) -> Info:
         """Have something about the Flow changed, and wait until it is; returns what came of it."""
         order = self._wire.order(command, arguments)
         self._wire.say([order])
@@ -253,7 +253,7 @@ def connected(
         wire.end(context)
 
 
-def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> dict[str, Any]:
+def ask(address: str, keys: Keys | None = None, timeout: float | None = None) -> Info:
     """Ask a broker about its Flow, and wait for its answer at most `timeout` seconds,
     `CONNECTING` when left out.
 

@@ -18,13 +18,14 @@ from zflow import errors
 from zflow.clients.response import Response
 from zflow.clients.retrying import Retrying
 from zflow.devices.local.arena import Arena, Stale
-from zflow.devices.protocol.messages import Cancel, Failed, Reply, Request
+from zflow.devices.protocol.messages import Cancel, Failed, Note, Reply, Request
 from zflow.devices.protocol.parts import split
-from zflow.devices.protocol.references import references
+from zflow.devices.protocol.references import Payload, references
 from zflow.devices.sockets.clock import monotonic
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
+from zflow.documents.values import Parameters
 from zflow.suggest import short
 
 LATE = 1.0  # seconds after its time was over that the Flow may take to say so
@@ -38,7 +39,7 @@ class _Sent:
     place: int
     docs: DocumentArray
     size: int
-    payload: Sequence[Any]
+    payload: Payload
     deadline: float
     failures: int = 0  # how often it was tried in vain
 
@@ -64,7 +65,7 @@ class Exchange:
         self,
         endpoint: str,
         batches: Iterator[DocumentArray],
-        parameters: dict[str, Any] | None,
+        parameters: Parameters | None,
         targets: list[str] | None,
         limits: tuple[int, int | None, Retrying],
         max_message_bytes: int,
@@ -134,15 +135,16 @@ class Exchange:
                 "request_size=,"
                 " or raise the limit"
             )
+        payload: Payload = frames
         if self._memory is not None and len(frames) > 1:
-            frames = self._memory.share(frames)
+            payload = self._memory.share(frames)
         id = next(self._ids)
         deadline = math.inf if self._timeout is None else monotonic() + self._timeout / 1000
-        self._sent[id] = _Sent(self._places, docs, size, frames, deadline)
+        self._sent[id] = _Sent(self._places, docs, size, payload, deadline)
         self._places += 1
         self._bytes += size
         return Request(
-            id, self._endpoint, self._targets, None, self._timeout or 0, False, [len(docs)], frames
+            id, self._endpoint, self._targets, None, self._timeout or 0, False, [len(docs)], payload
         )
 
     def again(self) -> Iterator[Request]:
@@ -236,7 +238,7 @@ class Exchange:
         self._answered[sent.place] = self._response(answer, frames, sent.docs)
         return True
 
-    def _free(self, frames: Sequence[Any]) -> None:
+    def _free(self, frames: Sequence[object]) -> None:
         if self._memory is not None and len(frames) > 1:
             self._memory.release(references(frames))
 
@@ -278,7 +280,7 @@ class Exchange:
             yield response
 
 
-def _error(frames: Sequence[Any]) -> errors.ZflowError:
+def _error(frames: Payload) -> errors.ZflowError:
     try:
         data = msgpack.unpackb(frames[0], unicode_errors="replace")
     except Exception:
@@ -286,7 +288,7 @@ def _error(frames: Sequence[Any]) -> errors.ZflowError:
     return errors.from_wire(data)
 
 
-def _shards_note(note: Any) -> dict[str, Any]:
+def _shards_note(note: Note) -> dict[str, object]:
     """What the broker says of an ALL request of which some shards have failed; on the wire,
     keys are texts.
     """

@@ -33,7 +33,12 @@ def spelt(endpoint: object) -> str | None:
 
 
 def check_options(
-    on: object, parameters: Any, request_size: Any, prefetch: Any, timeout: Any, on_overload: Any
+    on: object,
+    parameters: object,
+    request_size: object,
+    prefetch: object,
+    timeout: object,
+    on_overload: object,
 ) -> str:
     """Check what is given to `post`, before anything is sent.
 
@@ -73,7 +78,7 @@ def check_options(
     return endpoint
 
 
-def told(info: Mapping[str, Any]) -> tuple[list[str], int]:
+def told(info: Mapping[str, object]) -> tuple[list[str], int]:
     """The names of a Flow's Executors, and the largest message that it takes, by what it says;
     it may say anything.
 
@@ -116,7 +121,7 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     return found
 
 
-def resolved(inputs: Any) -> Any:
+def resolved(inputs: object) -> Any:
     """Return inputs; if they are a function, what it returns.
 
     Raises:
@@ -138,7 +143,7 @@ def resolved(inputs: Any) -> Any:
     return found
 
 
-def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
+def batches(inputs: object, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
     None, and inputs of which there are none, are one request without Documents; a Document is one
@@ -175,7 +180,7 @@ def _slices(docs: DocumentArray, size: int) -> Iterator[DocumentArray]:
         yield docs._part(at, at + size)
 
 
-def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
+def _cut(documents: Iterator[Document], size: int) -> Iterator[DocumentArray]:
     place = 0
     while some := list(itertools.islice(documents, size)):
         for at, document in enumerate(some, place):
@@ -186,7 +191,7 @@ def _cut(documents: Iterator[Any], size: int) -> Iterator[DocumentArray]:
         yield DocumentArray()
 
 
-def check_document(document: Any, place: int) -> None:
+def check_document(document: object, place: int) -> None:
     """Raise BadRequest if the input at this place is not a Document."""
     if not isinstance(document, Document):
         raise errors.BadRequest(
@@ -214,8 +219,8 @@ def seconds(timeout: float) -> float:
 
 
 def command_arguments(
-    timeout: float | None, force: bool, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
+    timeout: float | None, force: bool, arguments: Mapping[str, object]
+) -> dict[str, object]:
     """What a command is sent with; raises BadRequest if `timeout` cannot be how long to wait."""
     told = dict(arguments)
     if timeout is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zflow.clients.response import Response
 
 
-def bar(inputs: Any) -> Any:
+def bar(inputs: object) -> Any:
     """A tqdm bar that counts Documents; its total is known if `inputs` has a length.
 
     Raises:
@@ -28,7 +28,7 @@ def bar(inputs: Any) -> Any:
     return tqdm(total=total, unit="doc", disable=None)
 
 
-def shown(responses: Iterable[Response], inputs: Any) -> Iterator[Response]:
+def shown(responses: Iterable[Response], inputs: object) -> Iterator[Response]:
     """Pass responses on and show how many Documents have come back."""
     with bar(inputs) as progress:
         for response in responses:

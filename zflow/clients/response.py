@@ -7,10 +7,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from zflow import errors
+from zflow.devices.protocol.messages import Info
 from zflow.documents.document import DocumentArray
+from zflow.documents.values import Parameters
 
 log = logging.getLogger("zflow")
 
@@ -63,7 +65,7 @@ class Response:
     __module__ = "zflow"
 
     docs: DocumentArray
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
     endpoint: str = "/"
     error: errors.ZflowError | None = None
 
@@ -80,7 +82,7 @@ class Response:
         return self
 
 
-Callback = Callable[[Response], Any]
+Callback = Callable[[Response], object]
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Callbacks:
         return response.error is None or (self.whole and self.go_on)
 
 
-def ready(info: dict[str, Any]) -> bool:
+def ready(info: Info) -> bool:
     """Whether a Flow that told this about itself takes requests,
     and has a replica of every Executor.
     """
@@ -140,7 +142,7 @@ def ready(info: dict[str, Any]) -> bool:
     )
 
 
-def changed(result: dict[str, Any]) -> dict[str, Any]:
+def changed(result: Info) -> Info:
     """What came of a command.
 
     Raises:

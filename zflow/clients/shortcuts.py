@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zflow.documents.values import Parameters
 
 
 class Shortcuts:
@@ -11,28 +14,28 @@ class Shortcuts:
     and returns what it returns.
     """
 
-    post: Callable[..., Any]
+    post: Callable[..., object]
 
     def index(
-        self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+        self, inputs: object = None, parameters: Parameters | None = None, **options: object
     ) -> Any:
         """`post('/index', ...)`."""
         return self.post("/index", inputs, parameters, **options)
 
     def search(
-        self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+        self, inputs: object = None, parameters: Parameters | None = None, **options: object
     ) -> Any:
         """`post('/search', ...)`."""
         return self.post("/search", inputs, parameters, **options)
 
     def update(
-        self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+        self, inputs: object = None, parameters: Parameters | None = None, **options: object
     ) -> Any:
         """`post('/update', ...)`."""
         return self.post("/update", inputs, parameters, **options)
 
     def delete(
-        self, inputs: Any = None, parameters: dict[str, Any] | None = None, **options: Any
+        self, inputs: object = None, parameters: Parameters | None = None, **options: object
     ) -> Any:
         """`post('/delete', ...)`."""
         return self.post("/delete", inputs, parameters, **options)

@@ -16,7 +16,7 @@ import zmq
 from zflow import errors
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
-from zflow.devices.protocol.messages import Control, Controlled, Failed, Message, Reply
+from zflow.devices.protocol.messages import Control, Controlled, Failed, Info, Message, Reply
 from zflow.devices.protocol.session import Greeted, NotUnderstood, Session, Silent, Welcomed
 from zflow.devices.sockets import descriptors, factory, zap
 from zflow.devices.sockets.clock import monotonic
@@ -56,7 +56,7 @@ class Wire:
 
     def __init__(
         self,
-        context: zmq.Context[Any],
+        context: factory.Context,
         address: str,
         keys: Keys | None = None,
         memory: Arena | None = None,
@@ -94,11 +94,11 @@ class Wire:
         self.say([self.session.ask(monotonic())])
         return self.session.token
 
-    def order(self, command: str, arguments: dict[str, Any]) -> Control:
+    def order(self, command: str, arguments: Info) -> Control:
         """The message of a command."""
         return Control(next(self.ids), command, arguments)
 
-    def heard(self, arrived: Iterable[messages.Frames]) -> list[Said]:
+    def heard(self, arrived: Iterable[list[Any]]) -> list[Said]:
         """Return what these messages mean; greetings are answered.
 
         Raises:
@@ -180,9 +180,7 @@ class Wire:
         self.socket.close(FINAL_READ)
 
 
-def _open(
-    context: zmq.Context[Any], address: str, keys: Keys | None, kind: bytes
-) -> zmq.Socket[bytes]:
+def _open(context: factory.Context, address: str, keys: Keys | None, kind: bytes) -> factory.Socket:
     """A DEALER connected to a Flow's front, with these keys if it asks for any."""
     socket = factory.dealer(context, kind)
     socket.set(zmq.RCVTIMEO, PING_AFTER)
@@ -202,14 +200,14 @@ def _open(
     return socket
 
 
-def begin() -> zmq.Context[Any]:
+def begin() -> factory.Context:
     """Make a context for a client's sockets.
 
     Raises:
         OutOfDescriptors: it cannot be made.
     """
     with _explained():
-        context: zmq.Context[Any] = zmq.Context()
+        context: factory.Context = zmq.Context()
         context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
         return context
 
@@ -234,7 +232,7 @@ def _explained() -> Iterator[None]:
         raise errors.OutOfDescriptors(f"Too many open files: {why}") from None
 
 
-def end(context: zmq.Context[Any]) -> None:
+def end(context: factory.Context) -> None:
     """End a context, with all sockets that nobody uses any more.
 
     Ctrl-C may have come while a socket was just being made: nobody has closed that one,

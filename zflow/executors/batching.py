@@ -14,7 +14,7 @@ from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError, keyed
 from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _MARK: Final = "__zflow_batching__"
 _KEYS: Final = ("preferred_batch_size", "timeout")
@@ -64,7 +64,7 @@ def dynamic_batching(*, preferred_batch_size: int, timeout: float = 0) -> Callab
 dynamic_batching.__module__ = "zflow"
 
 
-def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
+def of_requests(batch_size: object, batch_timeout: object) -> Batching | None:
     """Return what `@requests(batch_size=..., batch_timeout=...)` says; None where it says nothing.
 
     Raises:
@@ -81,7 +81,9 @@ def of_requests(batch_size: Any, batch_timeout: Any) -> Batching | None:
     )
 
 
-def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> dict[str, Batching]:
+def by_endpoint(
+    key: str, value: object, owner: str, error: type[ZflowError]
+) -> dict[str, Batching]:
     """Return what `uses_dynamic_batching` says, by endpoint.
 
     Raises:
@@ -104,7 +106,7 @@ def by_endpoint(key: str, value: Any, owner: str, error: type[ZflowError]) -> di
 
 
 def _of_endpoint(
-    label: str, said: Any, example: str, owner: str, error: type[ZflowError]
+    label: str, said: object, example: str, owner: str, error: type[ZflowError]
 ) -> Batching:
     if not isinstance(said, Mapping) or "preferred_batch_size" not in said:
         raise error(
@@ -157,7 +159,12 @@ def check_fits(
 
 
 def _checked(
-    size: Any, timeout: Any, of: str, names: tuple[str, str], owner: str, error: type[ZflowError]
+    size: object,
+    timeout: object,
+    of: str,
+    names: tuple[str, str],
+    owner: str,
+    error: type[ZflowError],
 ) -> Batching:
     """Check both values; the timeout is in ms. `of` is what the names are keys of, if they are."""
     first, second = (f"{of}[{name!r}]" if of else name for name in names)
@@ -201,7 +208,7 @@ def mark(function: F, said: Batching) -> F:
     return function
 
 
-def marked(function: Any) -> Batching | None:
+def marked(function: object) -> Batching | None:
     """Return what the decorators of a method say, None where they say nothing."""
     found = getattr(function, _MARK, None)
     return found if isinstance(found, Batching) else None

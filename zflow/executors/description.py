@@ -15,13 +15,16 @@ from typing import Any, Final
 from zflow.errors import InvalidExecutor
 from zflow.executors import hub
 from zflow.executors.batching import Batching, by_endpoint
-from zflow.executors.executor import find_class
+from zflow.executors.executor import Executor, find_class
 from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, YamlSource, fill, is_text, read
 
 _BATCHING: Final = ("uses_dynamic_batching", "dynamic_batching")  # two names for one thing
 _KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules", *_BATCHING)
 _MAPPINGS: Final = ("with", "metas", "requests")
+
+
+Uses = type[Executor] | str | dict[str, object] | None
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Description:
         place: the Executor's folder, if it has one: its files are imported from there.
     """
 
-    what: Any
+    what: type[Executor] | str | None
     folder: str | None
-    uses_with: Mapping[str, Any] = field(default_factory=dict)
-    metas: Mapping[str, Any] = field(default_factory=dict)
+    uses_with: Mapping[str, object] = field(default_factory=dict)
+    metas: Mapping[str, object] = field(default_factory=dict)
     requests: Mapping[str, str] = field(default_factory=dict)
     batching: Mapping[str, Batching] = field(default_factory=dict)
     py_modules: tuple[str, ...] = ()
@@ -48,7 +51,7 @@ class Description:
 
 
 def describe(
-    uses: Any, folder: str | None, environ: Mapping[str, str], reading: bool = True
+    uses: Uses, folder: str | None, environ: Mapping[str, str], reading: bool = True
 ) -> Description:
     """Return what a checked `uses` says.
 
@@ -87,7 +90,7 @@ def place_of(uses: str, folder: str | None, environ: Mapping[str, str]) -> str |
     return None if find_class(uses) is not None else hub.locate(uses, folder, environ)
 
 
-def module_list(modules: Any) -> tuple[str, ...]:
+def module_list(modules: object) -> tuple[str, ...]:
     """Return `py_modules`, one or several, as a tuple of texts.
 
     Raises:

@@ -21,7 +21,7 @@ from zflow.executors.handlers import endpoints_of, handlers, mark, method_of
 log = logging.getLogger("zflow")
 _classes: dict[str, type[Executor]] = {}
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 E = TypeVar("E", bound="Executor")
 
 
@@ -39,13 +39,13 @@ def requests(
 
 
 def requests(
-    func: Any = None,
+    func: Callable[..., object] | None = None,
     /,
     *,
     on: str | Iterable[str] | None = None,
     batch_size: int | None = None,
     batch_timeout: float = 0,
-) -> Any:
+) -> object:
     """Bind a method of an Executor, sync or `async def`, to endpoints.
     The method stays an ordinary one.
 
@@ -154,7 +154,7 @@ class Executor:
     # Builds a Flow, which is above this module: `zflow.serve` puts it here.
     _serve_alone: ClassVar[Callable[..., None]]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         handlers(cls)
         again = duplicates.redefined(cls)
@@ -168,7 +168,7 @@ class Executor:
             )
         _classes[cls.__name__] = cls
 
-    def __new__(cls: type[E], *args: Any, **kwargs: Any) -> E:
+    def __new__(cls: type[E], *args: object, **kwargs: object) -> E:
         self = super().__new__(cls)
         self.runtime_args = SimpleNamespace(
             name=cls.__name__,
@@ -187,11 +187,11 @@ class Executor:
 
     def __init__(
         self,
-        metas: Mapping[str, Any] | SimpleNamespace | None = None,
+        metas: Mapping[str, object] | SimpleNamespace | None = None,
         requests: Mapping[str, str] | None = None,
-        runtime_args: Mapping[str, Any] | SimpleNamespace | None = None,
+        runtime_args: Mapping[str, object] | SimpleNamespace | None = None,
         workspace: str | os.PathLike[str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if metas is not None:
             self.metas = self._metas = Metas(type(self).__name__, **rooted(_plain(metas)))
@@ -236,7 +236,7 @@ class Executor:
         return path
 
     @classmethod
-    def serve(cls, *, stop_event: Any = None, **options: Any) -> None:
+    def serve(cls, *, stop_event: object = None, **options: object) -> None:
         """Serve this Executor alone, as a Flow of nothing else, until it is told to end;
         then close in good order.
 
@@ -303,10 +303,10 @@ def class_names() -> list[str]:
 def instantiate(
     cls: type[Executor],
     *,
-    uses_with: Mapping[str, Any] | None = None,
-    metas: Mapping[str, Any] | None = None,
+    uses_with: Mapping[str, object] | None = None,
+    metas: Mapping[str, object] | None = None,
     requests: Mapping[str, str] | None = None,
-    runtime_args: Mapping[str, Any] | SimpleNamespace | None = None,
+    runtime_args: Mapping[str, object] | SimpleNamespace | None = None,
     workspace: str | None = None,
 ) -> Executor:
     """Make an Executor as a replica does: first its runtime attributes,
@@ -332,7 +332,7 @@ def instantiate(
     return executor
 
 
-def rooted(values: Mapping[str, Any], start: str = "") -> Mapping[str, Any]:
+def rooted(values: Mapping[str, object], start: str = "") -> Mapping[str, object]:
     """Return metas or runtime_args with a relative `workspace` in full,
     so that it stays where it is when the working directory changes.
 
@@ -361,7 +361,7 @@ def _space(value: object, told: SimpleNamespace) -> SimpleNamespace:
     return value if isinstance(value, SimpleNamespace) else told
 
 
-def _plain(values: Mapping[str, Any] | SimpleNamespace) -> Mapping[str, Any]:
+def _plain(values: Mapping[str, object] | SimpleNamespace) -> Mapping[str, object]:
     return vars(values) if isinstance(values, SimpleNamespace) else values
 
 

@@ -23,7 +23,7 @@ _MARK: Final = "__zflow_endpoints__"
 _RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "serve", "workspace")
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Handler:
     takes: tuple[str, ...]
     batching: Batching | None = None
 
-    def bind(self, executor: object) -> Callable[..., Any]:
+    def bind(self, executor: object) -> Callable[..., object]:
         """Return a callable that takes every keyword of `ARGUMENTS` and passes
         on those that the method takes.
         """
@@ -57,7 +57,7 @@ class Handler:
             return method
         takes = self.takes
 
-        def call(**given: Any) -> Any:
+        def call(**given: object) -> object:
             return method(**{name: given[name] for name in takes})
 
         return call
@@ -159,7 +159,7 @@ def _decorated(cls: type) -> dict[str, str]:
     }
 
 
-def _marked(cls: type) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+def _marked(cls: type) -> Iterator[tuple[str, object, tuple[str, ...]]]:
     for name, value in list(vars(cls).items()):
         endpoints = getattr(value, _MARK, None) or getattr(
             getattr(value, "__func__", None), _MARK, None
@@ -217,19 +217,19 @@ def _handler(cls: type, endpoint: str, method: str) -> Handler:
     return Handler(endpoint, method, is_async, _takes(label, bound))
 
 
-def _awaiting(method: Callable[..., Any]) -> Callable[..., Any]:
+def _awaiting(method: Callable[..., object]) -> Callable[..., object]:
     """Wrap a sync decorator around an `async def`,
     which may return an awaitable or the result itself.
     """
 
-    async def call(**given: Any) -> Any:
+    async def call(**given: object) -> object:
         result = method(**given)
         return await result if hasattr(result, "__await__") else result
 
     return call
 
 
-def _takes(label: str, bound: Any) -> tuple[str, ...]:
+def _takes(label: str, bound: Callable[..., object]) -> tuple[str, ...]:
     """Return which of `ARGUMENTS` the method takes; raise if it cannot be called with them."""
     import inspect
 

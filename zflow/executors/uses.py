@@ -20,7 +20,7 @@ from typing import Any, Final, TypeGuard
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executors import constructors, hub, requirements
 from zflow.executors.batching import Batching
-from zflow.executors.description import Description, describe, module_list
+from zflow.executors.description import Description, Uses, describe, module_list
 from zflow.executors.endpoints import spelt
 from zflow.executors.executor import BaseExecutor, Executor, class_names, find_class
 from zflow.executors.handlers import handlers
@@ -62,10 +62,10 @@ class Loaded:
 
 
 def load(
-    uses: Any,
+    uses: object,
     *,
-    uses_with: Mapping[str, Any] | None = None,
-    uses_metas: Mapping[str, Any] | None = None,
+    uses_with: Mapping[str, object] | None = None,
+    uses_metas: Mapping[str, object] | None = None,
     uses_requests: Mapping[str, str] | None = None,
     uses_dynamic_batching: Mapping[str, Batching] | None = None,
     no_reduce: bool = False,
@@ -101,13 +101,13 @@ def load(
     'BaseExecutor'
     """
     with _named(owner):
-        uses = check_kind(uses)
+        checked = check_kind(uses)
         try:
             modules = import_all(module_list(py_modules or ()), folder)
-            described = describe(uses, folder, os.environ)
+            described = describe(checked, folder, os.environ)
             cls = _load_class(described, modules)
         except InvalidExecutor as error:
-            way_out = hint(error.__cause__, uses, folder, install_requirements)
+            way_out = hint(error.__cause__, checked, folder, install_requirements)
             raise InvalidExecutor(error.message + way_out) from error.__cause__
         return _complete(
             cls, described, uses_with, uses_metas, uses_requests, uses_dynamic_batching, no_reduce
@@ -115,9 +115,9 @@ def load(
 
 
 def check(
-    uses: Any,
+    uses: object,
     *,
-    uses_with: Mapping[str, Any] | None = None,
+    uses_with: Mapping[str, object] | None = None,
     uses_requests: Mapping[str, str] | None = None,
     uses_dynamic_batching: Mapping[str, Batching] | None = None,
     no_reduce: bool = False,
@@ -152,7 +152,7 @@ def check(
 
 
 def hint(
-    error: BaseException | None, uses: Any, folder: str | None, install_requirements: bool
+    error: BaseException | None, uses: Uses, folder: str | None, install_requirements: bool
 ) -> str:
     """Return the way out, to be added to a message,
     if an Executor's import or constructor lacks a package.
@@ -162,7 +162,7 @@ def hint(
     return requirements.hint(error, home(uses, folder, os.environ), install_requirements)
 
 
-def home(uses: Any, folder: str | None, environ: Mapping[str, str]) -> str | None:
+def home(uses: Uses, folder: str | None, environ: Mapping[str, str]) -> str | None:
     """Return the folder that holds an Executor and its requirements,
     None where `uses` names no place.
 
@@ -173,7 +173,7 @@ def home(uses: Any, folder: str | None, environ: Mapping[str, str]) -> str | Non
     return hub.home(uses, folder, environ)
 
 
-def check_kind(uses: Any, owner: str = "") -> Any:
+def check_kind(uses: object, owner: str = "") -> Uses:
     """Return `uses` if it could be an Executor as far as can be told without loading anything;
     raise otherwise.
 
@@ -244,8 +244,8 @@ def _named(owner: str) -> Iterator[None]:
 def _complete(
     cls: type[Executor],
     described: Description,
-    uses_with: Mapping[str, Any] | None,
-    uses_metas: Mapping[str, Any] | None,
+    uses_with: Mapping[str, object] | None,
+    uses_metas: Mapping[str, object] | None,
     uses_requests: Mapping[str, str] | None,
     uses_dynamic_batching: Mapping[str, Batching] | None,
     no_reduce: bool,
@@ -284,8 +284,7 @@ def _load_class(described: Description, modules: Sequence[ModuleType]) -> type[E
     if what is None:
         return BaseExecutor
     if isinstance(what, type):
-        cls: type[Executor] = what
-        return cls
+        return what
     file, name = _dotted(what) or _split(what)
     names = (
         described.py_modules
@@ -326,7 +325,7 @@ def _by_name(name: str, described: Description, modules: Sequence[ModuleType]) -
     return found
 
 
-def _is_executor(value: Any) -> TypeGuard[type[Executor]]:
+def _is_executor(value: object) -> TypeGuard[type[Executor]]:
     return isinstance(value, type) and issubclass(value, Executor)
 
 
@@ -406,7 +405,7 @@ def _member(module: ModuleType, name: str, place: str) -> type[Executor]:
             else "no Executor: define one"
         )
         raise InvalidExecutor(f"uses={place!r} holds {which}, and say uses='{place}:Class'")
-    found: Any = module
+    found: object = module
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:

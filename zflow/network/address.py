@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from typing import Any, Final
+from typing import Final
 
 from zflow.errors import BadRequest, ZflowError
 from zflow.suggest import short
@@ -74,7 +74,7 @@ def parse(
     return host, number
 
 
-def port_of(value: Any, *, error: type[ZflowError] = BadRequest, owner: str = "") -> int:
+def port_of(value: object, *, error: type[ZflowError] = BadRequest, owner: str = "") -> int:
     """Return a port given as a number or as a text of digits.
 
     Raises:

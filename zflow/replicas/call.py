@@ -27,7 +27,7 @@ class Call(NamedTuple):
     """
 
     handler: Handler | None
-    function: Callable[..., Any] | None
+    function: Callable[..., object] | None
     docs: DocumentArray
     parameters: Parameters
     docs_matrix: list[DocumentArray] | None

@@ -26,6 +26,7 @@ from zflow.devices.protocol.messages import (
     Malformed,
     Message,
     Missed,
+    Parts,
     Ready,
     Recall,
     Refused,
@@ -33,7 +34,7 @@ from zflow.devices.protocol.messages import (
     Together,
     singles,
 )
-from zflow.devices.protocol.references import is_fixed
+from zflow.devices.protocol.references import Frame, Payload, is_fixed
 from zflow.devices.routing.fanout import Listener
 from zflow.devices.sockets import descriptors, factory, zap
 from zflow.devices.sockets.flusher import Flusher
@@ -60,7 +61,7 @@ class Assignment(NamedTuple):
 
     id: int
     endpoint: str
-    parts: Any
+    parts: Parts | None
     frames: Sequence[Any]
 
 
@@ -74,7 +75,7 @@ class Answer(NamedTuple):
     """
 
     tasks: Sequence[Assignment]
-    frames: Sequence[Any]
+    frames: Sequence[Frame]
     docs: int | None
 
 
@@ -105,7 +106,7 @@ class Stop:
         """Called in each process that is forked from the replica."""
         self.forked = True
 
-    def ask(self, *_: Any) -> None:
+    def ask(self, *_: object) -> None:
         """Ask it to end: at once if it waits for work, else when it has finished what it is
         doing.
         """
@@ -144,7 +145,7 @@ class Link:
         back = self._socket(zmq.DEALER)
         back.set(zmq.ROUTING_ID, self._identity)
         back.set(zmq.RCVTIMEO, IDLE)
-        self._monitor: zmq.Socket[bytes] | None = None
+        self._monitor: factory.Socket | None = None
         self._turned_away = ""  # why
         if seat.machine is not None:
             self._monitor = zap.watch(back)
@@ -178,7 +179,7 @@ class Link:
         self.turn = self._flusher.turn  # the main thread's, but while it calls the Executor
         self.hold = self._flusher.hold  # let the answers wait for those of the tasks to come
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int) -> factory.Socket:
         socket = self._context.socket(kind)
         socket.set(zmq.SNDHWM, 0)
         socket.set(zmq.RCVHWM, 0)
@@ -398,15 +399,16 @@ class Link:
             if docs is None:
                 self._say_failed([task.id for task in tasks], took, frames)
                 continue
+            payload: Payload = frames
             if len(frames) > 1:
                 if self._memory is not None:
-                    frames = self._memory.share(frames)
-                mutable = mutable or not is_fixed(frames)
-            self._answers.append(Done(tasks[0].id, took, [docs], frames))
+                    payload = self._memory.share(frames)
+                mutable = mutable or not is_fixed(payload)
+            self._answers.append(Done(tasks[0].id, took, [docs], payload))
         if mutable:
             self.flush()  # the Executor may write to this memory again
 
-    def _say_failed(self, ids: list[int], took: int, error: Sequence[Any]) -> None:
+    def _say_failed(self, ids: list[int], took: int, error: Sequence[Frame]) -> None:
         # The last ones first: each message puts its tasks in front of all that wait.
         while ids:
             at = len(ids) - MOST_FAILED

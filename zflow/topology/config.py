@@ -91,7 +91,7 @@ class FlowConfig:
             ) from error.__cause__
 
 
-def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
+def load(source: object, context: Mapping[str, object] | None = None) -> FlowConfig:
     """Read a Flow from YAML and check everything but what `with:` says,
     which is `Flow(...)`'s to check.
 
@@ -123,7 +123,7 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
 
 
 def dump(
-    flow_kwargs: Mapping[str, Any], specs: Sequence[ExecutorSpec], folder: str | None = None
+    flow_kwargs: Mapping[str, object], specs: Sequence[ExecutorSpec], folder: str | None = None
 ) -> str:
     """Return the YAML that `load` reads back as the same Flow;
     only what differs from the defaults is written.
@@ -190,7 +190,7 @@ def _wrong(origin: YamlSource, message: str, *path: str | int) -> InvalidConfig:
     return InvalidConfig(f"{origin.where(*path)}: {message}", key=path)
 
 
-def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]:
+def _mapping(origin: YamlSource, value: object, *path: str | int) -> dict[str, Any]:
     label = _label(path)
     if value is None:
         return {}
@@ -206,7 +206,7 @@ def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]
     return dict(value)
 
 
-def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
+def _executor(origin: YamlSource, index: int, entry: object) -> ExecutorConfig:
     kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
     if "dynamic_batching" in kwargs:
@@ -259,7 +259,11 @@ def _label(path: Sequence[str | int]) -> str:
 
 
 def _entry(
-    spec: ExecutorSpec, position: int, before: str, defaults: Mapping[str, Any], folder: str | None
+    spec: ExecutorSpec,
+    position: int,
+    before: str,
+    defaults: Mapping[str, object],
+    folder: str | None,
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     if spec.name != f"executor{position}":
@@ -275,7 +279,7 @@ def _entry(
     return entry
 
 
-def _differ(value: Any, default: Any) -> bool:
+def _differ(value: object, default: object) -> bool:
     try:
         return bool(value != default)
     # Values without a truth to their ==, such as arrays: writing them will say what is wrong.
@@ -324,7 +328,7 @@ def _to_yaml(document: dict[str, Any]) -> str:
     return _yaml_text(document)
 
 
-def _yaml_text(value: Any) -> str:
+def _yaml_text(value: object) -> str:
     import yaml
 
     return str(yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=10**6))
@@ -348,7 +352,7 @@ def _dumper() -> type[yaml.SafeDumper]:
     return Dumper
 
 
-def _check_writable(key: str, value: Any, owner: str) -> None:
+def _check_writable(key: str, value: object, owner: str) -> None:
     import yaml
 
     try:

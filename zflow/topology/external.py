@@ -7,7 +7,7 @@ Pure checks of values: nothing is looked up and nothing is connected to.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 from zflow.errors import InvalidFlow
 from zflow.network import address
@@ -33,7 +33,7 @@ TAKES: Final = (
 )
 
 
-def hosts(key: str, value: Any, owner: str) -> tuple[str, ...]:
+def hosts(key: str, value: object, owner: str) -> tuple[str, ...]:
     """Return `host`, one or several texts, as a tuple."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not values or not all(isinstance(host, str) and host.strip() for host in values):
@@ -44,7 +44,7 @@ def hosts(key: str, value: Any, owner: str) -> tuple[str, ...]:
     return tuple(host.strip() for host in values)
 
 
-def ports(key: str, value: Any, owner: str) -> tuple[int, ...]:
+def ports(key: str, value: object, owner: str) -> tuple[int, ...]:
     """Return `port`, one or several numbers or texts of digits, as a tuple."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not values:

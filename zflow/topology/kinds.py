@@ -61,7 +61,7 @@ class Kind:
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     # operator.index would take True for 1; numpy's whole numbers have __index__ and are welcome.
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
@@ -74,7 +74,7 @@ def _whole(value: Any) -> int | None:
 def _between(words: str, least: float, most: float, also: int | None = None) -> Check:
     """Return a check of whole numbers in a range that the words tell; `also` is one beside it."""
 
-    def check(key: str, value: Any, owner: str) -> int:
+    def check(key: str, value: object, owner: str) -> int:
         number = _whole(value)
         if number is None or not (least <= number <= most or number == also):
             is_text = isinstance(value, str) and re.fullmatch(r"-?\d+", value)
@@ -89,7 +89,7 @@ def _at_least(words: str, least: int, most: int = MOST, also: int | None = None)
     """Return a check of whole numbers with an end that is far away, and not in the words."""
     from_least = _between(words, least, float("inf"), also)
 
-    def check(key: str, value: Any, owner: str) -> int:
+    def check(key: str, value: object, owner: str) -> int:
         number: int = from_least(key, value, owner)
         if number > most:
             raise InvalidFlow(f"{key} must be {most} or less, not {short(number)} ({owner})")
@@ -102,7 +102,7 @@ def _counted(least: int, most: int = MOST) -> Check:
     return _at_least(f"a whole number of {least} or more", least, most)
 
 
-def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
+def _replicas(key: str, value: object, owner: str) -> int | ReplicaRange:
     if isinstance(value, ReplicaRange):  # checked before, as a default of the Flow's
         return value
     if not isinstance(value, Mapping):
@@ -136,7 +136,7 @@ def _replicas(key: str, value: Any, owner: str) -> int | ReplicaRange:
 
 
 def _one_of(*words: str) -> Check:
-    def check(key: str, value: Any, owner: str) -> str:
+    def check(key: str, value: object, owner: str) -> str:
         if not isinstance(value, str) or value not in words:
             raise InvalidFlow(
                 f"{key} must be {' or '.join(map(repr, words))}, not {short(value)} ({owner})"
@@ -146,13 +146,13 @@ def _one_of(*words: str) -> Check:
     return check
 
 
-def _flag(key: str, value: Any, owner: str) -> bool:
+def _flag(key: str, value: object, owner: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidFlow(f"{key} must be True or False, not {short(value)} ({owner})")
     return value
 
 
-def _name(key: str, value: Any, owner: str) -> str:
+def _name(key: str, value: object, owner: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", value):
         raise InvalidFlow(
             f"{key} must start with a letter or '_' and hold only letters, digits, '-' and '_', "
@@ -170,7 +170,7 @@ def _name(key: str, value: Any, owner: str) -> str:
     return value
 
 
-def _needs(key: str, value: Any, owner: str) -> tuple[str, ...]:
+def _needs(key: str, value: object, owner: str) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InvalidFlow(
@@ -185,13 +185,13 @@ def _needs(key: str, value: Any, owner: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _host(key: str, value: Any, owner: str) -> str:
+def _host(key: str, value: object, owner: str) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise InvalidFlow(f"{key} must be the text of an address, not {short(value)} ({owner})")
     return value
 
 
-def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
+def _bound(key: str, value: object, owner: str) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else ()
     if not 0 < len(names) <= MOST_ENDPOINTS:
         wanted = f"a list of 1 to {MOST_ENDPOINTS} endpoints, as in ['/index', '/search']"
@@ -211,7 +211,7 @@ def _bound(key: str, value: Any, owner: str) -> tuple[str, ...]:
 # -- dicts -----------------------------------------------------------------------------------------
 
 
-def _dict(key: str, value: Any, owner: str) -> dict[str, Any]:
+def _dict(key: str, value: object, owner: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidFlow(f"{key} must be a dict, not {short(value)} ({owner})")
     for name in value:
@@ -220,7 +220,7 @@ def _dict(key: str, value: Any, owner: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _methods(key: str, value: Any, owner: str) -> dict[str, str]:
+def _methods(key: str, value: object, owner: str) -> dict[str, str]:
     checked = {}
     for said, method in _dict(key, value, owner).items():
         with keyed(said):
@@ -239,11 +239,11 @@ def _methods(key: str, value: Any, owner: str) -> dict[str, str]:
     return checked
 
 
-def _batching(key: str, value: Any, owner: str) -> dict[str, batching.Batching]:
+def _batching(key: str, value: object, owner: str) -> dict[str, batching.Batching]:
     return batching.by_endpoint(key, value, owner, InvalidFlow)
 
 
-def _environment(key: str, value: Any, owner: str) -> dict[str, str]:
+def _environment(key: str, value: object, owner: str) -> dict[str, str]:
     checked = {}
     for name, said in _dict(key, value, owner).items():
         with keyed(name):
@@ -251,7 +251,7 @@ def _environment(key: str, value: Any, owner: str) -> dict[str, str]:
     return checked
 
 
-def _variable(label: str, name: str, value: Any, owner: str) -> str:
+def _variable(label: str, name: str, value: object, owner: str) -> str:
     if not name or "=" in name or not _is_for_system(name):
         raise InvalidFlow(
             f"{label}: the name of an environment variable is a text without '=' ({owner})"
@@ -272,14 +272,14 @@ def _variable(label: str, name: str, value: Any, owner: str) -> str:
 # -- paths and Executors ---------------------------------------------------------------------------
 
 
-def _path(key: str, value: Any, owner: str) -> str:
+def _path(key: str, value: object, owner: str) -> str:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text or not _is_for_system(text):
         raise InvalidFlow(f"{key} must be a path, not {short(value)} ({owner})")
     return text
 
 
-def _paths(key: str, value: Any, owner: str) -> tuple[str, ...]:
+def _paths(key: str, value: object, owner: str) -> tuple[str, ...]:
     paths = value if isinstance(value, (list, tuple)) else (value,)
     return tuple(_path(key, one, owner) for one in paths)
 
@@ -292,7 +292,7 @@ def _is_for_system(text: str) -> bool:
         return False
 
 
-def _uses(key: str, value: Any, owner: str) -> Any:
+def _uses(key: str, value: object, owner: str) -> object:
     from zflow.executors.uses import check_kind
 
     return check_kind(value, owner)

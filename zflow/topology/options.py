@@ -35,7 +35,7 @@ class Field:
     unsaid: str = ""
     shared: bool = True
 
-    def check(self, key: str, value: Any, owner: str) -> Any:
+    def check(self, key: str, value: object, owner: str) -> Any:
         """Return a value in its final type.
 
         Raises:
@@ -50,7 +50,7 @@ class Field:
         return self.unsaid or ("" if self.default in (None, ()) else str(self.default))
 
 
-def checked(table: Mapping[str, Field], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def checked(table: Mapping[str, Field], given: Mapping[str, object], owner: str) -> dict[str, Any]:
     """Return what was given of the options in a table, in final type; None stands for what was not.
 
     Raises: as `Field.check`.
@@ -62,7 +62,7 @@ def checked(table: Mapping[str, Field], given: Mapping[str, Any], owner: str) ->
     }
 
 
-def check_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+def check_defaults(defaults: Mapping[str, object]) -> dict[str, Any]:
     """Check the keywords that `Flow(...)` takes as defaults for every Executor,
     and return them in final type.
 
@@ -152,7 +152,7 @@ FLOW_FIELDS: Final[Mapping[str, Field]] = {
 }
 
 #: What holds of the Flow's own when they are left out.
-DEFAULTS: Final[Mapping[str, Any]] = {key: field.default for key, field in FLOW_FIELDS.items()}
+DEFAULTS: Final[Mapping[str, object]] = {key: field.default for key, field in FLOW_FIELDS.items()}
 
 #: An Executor's: keywords of `Flow.add`, and keys of an entry under `executors:` in YAML.
 FIELDS: Final[Mapping[str, Field]] = {

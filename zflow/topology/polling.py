@@ -7,7 +7,7 @@ endpoints and the two words only: not how shards are found, nor how their result
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from zflow.errors import InvalidFlow, keyed
 from zflow.executors.endpoints import check_sendable, spelt
@@ -24,7 +24,7 @@ DEFAULTS: Final[Mapping[str, str]] = {"/index": ANY, "/search": ALL}
 Polling = str | dict[str, str]
 
 
-def check(polling: Any, owner: str) -> Polling:
+def check(polling: object, owner: str) -> Polling:
     """Return `polling` in its plain form (upper case, a dict of its own),
     or say what is wrong with it.
 
@@ -66,14 +66,14 @@ def by_endpoint(polling: Polling) -> dict[str, str]:
     }
 
 
-def _word(value: Any, owner: str) -> str:
+def _word(value: object, owner: str) -> str:
     word = value.upper() if isinstance(value, str) else None
     if word not in (ANY, ALL):
         raise InvalidFlow(f"polling must be ANY or ALL, not {short(value)} ({owner})")
     return ALL if word == ALL else ANY
 
 
-def _endpoint(key: Any, owner: str) -> str:
+def _endpoint(key: object, owner: str) -> str:
     if key == WILDCARD:
         return WILDCARD
     name = spelt(key)

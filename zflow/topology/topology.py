@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zflow.errors import InvalidFlow
 from zflow.executors import batching
@@ -21,6 +21,9 @@ from zflow.topology.options import FIELDS, check_known, checked
 from zflow.topology.polling import Polling
 from zflow.topology.polling import by_endpoint as by_polling
 from zflow.topology.scaling import ReplicaRange
+
+if TYPE_CHECKING:
+    from zflow.executors.description import Uses
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ExecutorSpec:
 
     name: str
     needs: tuple[str, ...]
-    uses: Any = FIELDS["uses"].default
+    uses: Uses = FIELDS["uses"].default
     replicas: int = FIELDS["replicas"].default
     shards: int = FIELDS["shards"].default
     polling: Polling = FIELDS["polling"].default
@@ -109,7 +112,7 @@ class Topology:
         return list(self._specs.values())
 
     def add(
-        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: object
     ) -> ExecutorSpec:
         """Add an Executor and return its checked description.
 
@@ -146,7 +149,7 @@ class Topology:
         return self._keep(spec)
 
     def needs(
-        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+        self, defaults: Mapping[str, object], folder: str | None = None, /, **kwargs: object
     ) -> ExecutorSpec:
         """Add a node that waits for all of `needs`, and return its description.
 
@@ -162,7 +165,7 @@ class Topology:
         return self._keep(ExecutorSpec(name=name, needs=waits_for, folder=folder, pure_join=True))
 
     def needs_all(
-        self, defaults: Mapping[str, Any], folder: str | None = None, /, **kwargs: Any
+        self, defaults: Mapping[str, object], folder: str | None = None, /, **kwargs: object
     ) -> ExecutorSpec:
         """Add a node that waits for every Executor that nothing waits for yet;
         otherwise as `needs`.
@@ -225,7 +228,7 @@ class Topology:
         self._specs[spec.name] = spec
         return spec
 
-    def _free_name(self, name: Any) -> str:
+    def _free_name(self, name: object) -> str:
         if name is None:
             position = len(self._specs)
             while f"executor{position}" in self._specs:

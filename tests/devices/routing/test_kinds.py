@@ -48,7 +48,7 @@ class Rig:
         self.do(self.pool.leave(name, 2.0))
 
     def submit(self, id: int, endpoint: str, count: int = 1, client: str = "client") -> None:
-        walk = Walk((client, id), endpoint, count=count)
+        walk = Walk(("port", client, id), endpoint, count=count)
         walk.client = client
         walk.docs = [1] * count
         self.do(self.pool.submit(walk, [("gateway", [[b"docs"] * count])], id, 0.0))

@@ -84,7 +84,7 @@ def sized(size: int) -> Walk:
 
 
 def bulk(count: int) -> Walk:
-    walk = Walk(("port", 70), "/", count=count)
+    walk = Walk(("port", b"me", 70), "/", count=count)
     walk.docs = [1] * count
     return walk
 
