@@ -39,6 +39,8 @@ class Node:
         autoscaled: how many replicas it has goes by its load, which is to be told.
         declared: what its Flow says that it binds, if it says so:
             what addresses say does not count then.
+        apart: whether its result goes on beside others, which it will be reduced with; the router
+            finds out.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Node:
     addresses: tuple[str, ...] = ()
     autoscaled: bool = False
     declared: frozenset[str] | None = None
+    apart: bool = False
 
     def polls_all(self, endpoint: str) -> bool:
         """Whether a request for this endpoint goes to all shards."""
@@ -66,6 +69,10 @@ class Node:
         if bound is None or endpoint in bound or DEFAULT in bound:
             return True
         return self.no_reduce and len(self.needs) > 1
+
+    def meets(self, walk: Walk) -> bool:
+        """Whether what a replica returns for this request will be reduced with other results."""
+        return walk.meets or self.apart or (self.shards > 1 and self.polls_all(walk.endpoint))
 
 
 class Walk:
@@ -88,6 +95,7 @@ class Walk:
         size: how many bytes came in.
         blocks: the blocks of shared memory that results on its way are in, if there are any.
         docs: how many Documents each request has at the moment.
+        meets: its answer will be reduced with others, in the Flow that it comes from.
     """
 
     __slots__ = (
@@ -100,6 +108,7 @@ class Walk:
         "docs",
         "endpoint",
         "inputs",
+        "meets",
         "notes",
         "open",
         "origin",
@@ -133,6 +142,7 @@ class Walk:
         self.inputs: dict[int, dict[str, Inputs]] = {}  # of the nodes that still wait for others
         self.open: set[Any] = set()  # the caller's tasks for this request, to be ended if it fails
         self.visits = 0
+        self.meets = False
         self.blocks: list[Any] | None = None
         self.notes: dict[str, Any] | None = None  # what the client is to know besides the result
 

@@ -212,6 +212,18 @@ def test_endpoints_parameters_and_polling_are_those_of_the_far_side() -> None:
         assert passed.text == "not bound there"
 
 
+def test_what_a_far_branch_has_changed_counts_over_what_one_here_left_alone() -> None:
+    with (
+        served("far") as far,
+        Flow()
+        .add(name="here")
+        .add(name="far", external=True, port=far.port, needs="gateway")
+        .needs_all() as flow,
+    ):
+        (doc,) = flow.post("/", Document(tags={"by": "nobody", "kept": 1}))
+    assert (doc.tags["by"], doc.tags["kept"]) == ("far", 1)
+
+
 def test_what_shards_far_away_failed_is_told() -> None:
     class Half(Executor):
         @requests(on="/search")
