@@ -185,7 +185,7 @@ def test_a_flow_over_a_flow_over_a_flow_with_branches_and_joins() -> None:
             with outer:
                 (doc,) = outer.post("/", Document(text="x"), parameters={"k": 1})
                 assert doc.text == "xola"
-                assert doc.tags["by"] == "other/rep-0"
+                assert doc.tags["by"] == "right/rep-0"  # which came after other
                 with pytest.raises(ExecutorError) as raised:
                     outer.post("/bad", Document())
                 assert raised.value.exception == "KeyError"

@@ -50,7 +50,8 @@ def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
         writes = _writes_of(left)
         for right in others:
             writes = _reduce_into(left, known, right, writes, _writes_of(right))
-        left._writes = Writes(below={DOCS: writes})
+        if writes is not NONE:
+            left._writes = Writes(below={DOCS: writes})
     return left
 
 
@@ -82,14 +83,12 @@ def _reduce_into(
         elif old is not doc:
             below[key] = _merge(old, doc, own, other)
     left.extend(new)
-    return Writes(below=below)
+    return NONE if mine is theirs is NONE else Writes(below=below)
 
 
 def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Writes:
     own, other = left.__dict__, right.__dict__
-    below: dict[Hashable, Writes] = {
-        name: mine.of(name).joined(theirs.of(name)) for name in (*DICTS, *NESTED)
-    }
+    below = dict(mine.joined(theirs).below)
     for name, value in other.items():
         if is_empty(name, value):
             continue
@@ -102,16 +101,18 @@ def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Wri
             own[name] = value
     for name in DICTS:
         values, others = own.get(name) or {}, other.get(name) or {}
-        if (values or others) and values is not others:
+        if (others or theirs.below) and values is not others:
             merged, below[name] = _merged(values, others, mine.of(name), theirs.of(name))
             own[name] = Scores(merged) if name == "scores" else merged
-    return Writes(below=below)
+    return NONE if mine is theirs is NONE else Writes(below=below)
 
 
 def _merged(left: Values, right: Values, mine: Writes, theirs: Writes) -> tuple[Values, Writes]:
     """Return a dict of both, and its writes. Of each key that side counts which has got the other's
     value and changed it; if there is none, the left one, and what is there before what is not.
     """
+    if mine is theirs is NONE and not any(isinstance(value, dict) for value in right.values()):
+        return {**left, **{key: right[key] for key in right if key not in left}}, NONE
     merged: Values = {}
     writes = mine.joined(theirs)
     below = dict(writes.below)
