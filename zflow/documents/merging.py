@@ -7,7 +7,7 @@ the order in which they are given is all it goes by.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from zflow.documents import changes
