@@ -30,7 +30,7 @@ from zflow.devices.broker.outbox import Outbox
 from zflow.devices.broker.settings import Settings
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Note
-from zflow.devices.protocol.parts import Inputs, flat
+from zflow.devices.protocol.parts import MEETS, Inputs, flat
 from zflow.devices.protocol.references import Frame, Payload, Reference
 from zflow.devices.routing.pool import Actions, Broken, Finished, Outcome, Pool, Taken
 from zflow.devices.routing.router import Reply, Router, Visit
@@ -281,7 +281,8 @@ class Broker:
             id = self._task_id + 1
             self._task_id += pool.ids_for(walk)
             walk.open.add((step.node, id))
-            self.do(pool, pool.submit(walk, step.inputs, id, now))
+            inputs = [*step.inputs, (MEETS, [])] if pool.node.meets(walk) else step.inputs
+            self.do(pool, pool.submit(walk, inputs, id, now))
 
     def _singles(self, walk: Walk, inputs: Inputs) -> Iterator[tuple[Walk, Inputs]]:
         """Take a bulk apart: yield each request's walk and its inputs."""

@@ -29,7 +29,7 @@ from zflow.devices.protocol.messages import (
     Request,
     Welcome,
 )
-from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.parts import MEETS, split
 from zflow.devices.protocol.references import Frame, Payload
 from zflow.devices.routing.entrance import Entrance
 from zflow.devices.routing.walk import Origin, Sender, Walk
@@ -258,9 +258,8 @@ class Front:
         chosen = None if targets is None else _targets(targets)
         if count == 1 and len(frames) > 1:
             self._owner.leases.check(frames)
-        payloads = (
-            [frames] if parts is None else [p for _, some in split(parts, frames) for p in some]
-        )
+        pieces = [("", [frames])] if parts is None else split(parts, frames)
+        payloads = [payload for _, some in pieces for payload in some]
         if not (payloads and payloads[0]):
             raise messages.Malformed("a request without a payload")
         walk = Walk(
@@ -276,6 +275,7 @@ class Front:
         walk.client = client
         walk.docs = docs
         walk.again = again
+        walk.meets = pieces[-1][0] == MEETS
         walk.size = sum(map(len, frames))
         if port is self._public:
             self._in_flight[client] = self._in_flight.get(client, 0) + count

@@ -62,10 +62,12 @@ carries no identity: there the message begins with it, as it does where a ROUTER
 `parts` is None for a payload of one part. Where several branches of the graph meet, it is a list of
 `[predecessor, [frames of part 0, frames of part 1, ...]]`, in the order of `needs`; whoever
 receives them reduces them. A number below zero stands for so many bytes of the first frame, in
-which small parts lie together. `docs` is how many Documents are in the payload. `timeout` is in ms,
-0 for any time; `took` in us. `batching` is a dict of endpoint to `[documents, timeout_us]`: so many
-may be given in one go, and so long a request may wait for others. `info` is a dict, in msgpack, in
-the frame behind the header. `notes` is None, or what the client is to know besides, by Executor.
+which small parts lie together. Where the result will itself be reduced with others, a last one is
+called `/meets` and has no parts: the result is to say what has changed. `docs` is how many
+Documents are in the payload. `timeout` is in ms, 0 for any time; `took` in us. `batching` is a dict
+of endpoint to `[documents, timeout_us]`: so many may be given in one go, and so long a request may
+wait for others. `info` is a dict, in msgpack, in the frame behind the header. `notes` is None, or
+what the client is to know besides, by Executor.
 `targets` is a list of Executor names or None for all of them.
 """
 

@@ -11,6 +11,9 @@ from zflow.devices.protocol.references import Frame, Payload, Reference
 # (predecessor, or shard of one, or each of its shards, and payloads).
 Inputs = list[tuple[str, list[Payload]]]
 EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, all of them, in order
+# Instead of a name, without payloads: the result will meet others, which whoever reduces them will
+# want to compare, so it is to say what has changed.
+MEETS = "/meets"
 
 
 def split(parts: Parts, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
@@ -53,12 +56,17 @@ def split(parts: Parts, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[
     return result
 
 
+def is_single(inputs: Inputs) -> bool:
+    """Whether they are the single payload of a whole Executor."""
+    # A shard's name has a slash.
+    return len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]
+
+
 def flat(inputs: Inputs) -> tuple[Parts | None, Payload]:
     """Return inputs as `parts` and frames; the single payload of a whole Executor needs no
     parts.
     """
-    # A shard's name has a slash.
-    if len(inputs) == 1 and len(inputs[0][1]) == 1 and "/" not in inputs[0][0]:
+    if is_single(inputs):
         return None, list(inputs[0][1][0])
     parts: Parts = []
     bundle: list[bytes] = []  # a frame for each would cost more than copying what is in it

@@ -92,6 +92,19 @@ class Router:
             for after in self._after
         ]
         self.is_chain = None not in self._only
+        for index in self._apart(at):
+            self.nodes[index].apart = True
+
+    def _apart(self, at: Mapping[str, int]) -> set[int]:
+        """The nodes that are on the way to some of what meets somewhere, but not to all of it."""
+        above = {-1: frozenset[int]()}  # by node: itself and all that come before it
+        for index, node in enumerate(self.nodes):
+            above[index] = frozenset({index}).union(*(above[at[name]] for name in node.needs))
+        apart: set[int] = set()
+        for needs in (*(node.needs for node in self.nodes), self._ends):
+            ways = [above[at[name]] for name in needs]
+            apart |= frozenset().union(*ways) - ways[0].intersection(*ways)
+        return apart
 
     def _needs(self, index: int) -> tuple[str, ...]:
         return self._ends if index == len(self.nodes) else self.nodes[index].needs

@@ -50,6 +50,8 @@ class Node:
         autoscaled: how many replicas it has goes by its load, which is to be told.
         declared: what its Flow says that it binds, if it says so:
             what addresses say does not count then.
+        apart: whether its result goes on beside others, which it will be reduced with; the router
+            finds out.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Node:
     addresses: tuple[str, ...] = ()
     autoscaled: bool = False
     declared: frozenset[str] | None = None
+    apart: bool = False
 
     def polls_all(self, endpoint: str) -> bool:
         """Whether a request for this endpoint goes to all shards."""
@@ -77,6 +80,10 @@ class Node:
         if bound is None or endpoint in bound or DEFAULT in bound:
             return True
         return self.no_reduce and len(self.needs) > 1
+
+    def meets(self, walk: Walk) -> bool:
+        """Whether what a replica returns for this request will be reduced with other results."""
+        return walk.meets or self.apart or (self.shards > 1 and self.polls_all(walk.endpoint))
 
 
 class Walk:
@@ -99,6 +106,7 @@ class Walk:
         size: how many bytes came in.
         blocks: the blocks of shared memory that results on its way are in, if there are any.
         docs: how many Documents each request has at the moment.
+        meets: its answer will be reduced with others, in the Flow that it comes from.
     """
 
     __slots__ = (
@@ -111,6 +119,7 @@ class Walk:
         "docs",
         "endpoint",
         "inputs",
+        "meets",
         "notes",
         "open",
         "origin",
@@ -145,6 +154,7 @@ class Walk:
         # Nodes and the ids of the tasks there that are for this request, to be ended if it fails.
         self.open: set[tuple[int, int]] = set()
         self.visits = 0
+        self.meets = False
         self.blocks: list[Reference] | None = None
         self.notes: dict[str, Note] | None = None  # what the client is to know besides the result
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zflow.documents import codec, fields
 from zflow.documents.document import Document, DocumentArray
-from zflow.documents.merging import reduce
+from zflow.documents.merging import changed, gather, reduce
 
 
 def test_the_document_of_one_id_is_one() -> None:
@@ -48,11 +49,109 @@ def test_a_field_that_is_empty_takes_the_others_value(field: str, empty: Any, va
         assert reduce(arrays) == DocumentArray(whole)
 
 
-def test_what_is_set_on_the_left_stays_whole() -> None:
-    left = DocumentArray(Document(id="a", tags={"x": 1}, weight=0.0, tensor=np.zeros(2)))
-    right = DocumentArray(Document(id="a", tags={"y": 2}, weight=1.0, tensor=np.ones(3)))
+def test_what_is_set_on_the_left_stays() -> None:
+    left = DocumentArray(Document(id="a", text="1", weight=0.0, tensor=np.zeros(2)))
+    right = DocumentArray(Document(id="a", text="2", weight=1.0, tensor=np.ones(3)))
     expected = copy.deepcopy(left)
     assert reduce([left, right]) == expected
+
+
+def test_tags_and_scores_are_put_together_key_by_key() -> None:
+    left = Document(id="a", tags={"x": 1, "in": {"l": 1}}, scores={"cos": 0.5})
+    right = Document(
+        id="a", tags={"y": 2, "x": 3, "in": {"r": 2, "l": 3}}, scores={"dot": 2, "cos": 3}
+    )
+    doc = reduce([DocumentArray(left), DocumentArray(right), DocumentArray()])["a"]
+    assert doc.tags == {"x": 1, "y": 2, "in": {"l": 1, "r": 2}}
+    assert {name: score.value for name, score in doc.scores.items()} == {"cos": 0.5, "dot": 2}
+    assert right.tags["in"] == {"r": 2, "l": 3}  # what is not the first is left alone
+
+
+FIELDS: dict[str, tuple[Any, Any, Any]] = {
+    "text": ("l", "r", "l"),
+    "blob": (b"l", b"r", b"l"),
+    "uri": ("l", "r", "l"),
+    "mime_type": ("l", "r", "l"),
+    "modality": ("l", "r", "l"),
+    "parent_id": ("l", "r", "l"),
+    "weight": (1.0, 2.0, 1.0),
+    "granularity": (1, 2, 1),
+    "adjacency": (1, 2, 1),
+    "tensor": (np.ones(2), np.zeros(3), np.ones(2)),
+    "embedding": (np.ones(2), np.zeros(3), np.ones(2)),
+    "tags": ({"l": 1, "b": 1}, {"r": 2, "b": 2}, {"l": 1, "b": 1, "r": 2}),
+    "scores": ({"l": 1, "b": 1}, {"r": 2, "b": 2}, {"l": 1, "b": 1, "r": 2}),
+    "matches": ([Document(id="l")], [Document(id="r")], [Document(id="l"), Document(id="r")]),
+    "chunks": ([Document(id="l")], [Document(id="r")], [Document(id="l"), Document(id="r")]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(fields.FIELDS) - {"id"}))
+def test_every_field_of_which_both_have_something(name: str) -> None:
+    left, right, both = (Document(id="a", **{name: copy.deepcopy(value)}) for value in FIELDS[name])
+    assert reduce([DocumentArray(left), DocumentArray(right)])["a"] == both
+
+
+def branches(*changes: Any) -> DocumentArray:
+    """Reduce what several branches make of a Document with tag and score `x`."""
+    start = codec.pack(
+        DocumentArray(Document(id="a", tags={"x": 0}, scores={"x": 0})), {"x": 0, "in": {}}
+    )
+    payloads = []
+    for change in changes:
+        came = [("gateway", [start])]
+        docs, parameters = codec.unpack(start)
+        change(docs[0], parameters)
+        payloads.append(codec.pack(docs, parameters, changed(came, docs, docs, parameters)))
+    found = gather([("all", payloads)])
+    docs = reduce(list(found.docs.values()))
+    docs[0].tags["parameters"] = found.parameters
+    return docs
+
+
+def nothing(doc: Document, parameters: dict[str, Any]) -> None: ...
+
+
+def other(doc: Document, parameters: dict[str, Any]) -> None:
+    doc.tags["x"] = parameters["x"] = 1
+    doc.scores["x"] = 1.0
+
+
+def third(doc: Document, parameters: dict[str, Any]) -> None:
+    doc.tags["x"] = parameters["x"] = 2
+    doc.scores["x"] = 2.0
+
+
+def removal(doc: Document, parameters: dict[str, Any]) -> None:
+    del doc.tags["x"], doc.scores["x"], parameters["x"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ([nothing, nothing], 0),
+        ([nothing, other], 1),
+        ([other, nothing], 1),
+        ([nothing, other, third], 1),
+        ([third, nothing, other], 2),
+        ([nothing, removal], None),
+        ([removal, nothing], None),
+        ([removal, other], 1),
+        ([other, removal], 1),
+    ],
+)
+def test_a_change_of_what_came_in_counts_over_none(changes: list[Any], value: int | None) -> None:
+    doc = branches(*changes)[0]
+    assert doc.tags.get("x") == doc.tags["parameters"].get("x") == value
+    assert (doc.scores["x"].value if "x" in doc.scores else None) == value
+
+
+def test_an_array_still_in_columns_is_not_looked_at() -> None:
+    start = codec.pack(DocumentArray(Document(tags={"x": 0}) for _ in range(3)))
+    docs, parameters = codec.unpack(start)
+    docs.texts = ["a", "b", "c"]
+    assert not changed([("gateway", [start])], docs, docs, parameters).all()
+    assert docs._columns is not None
 
 
 def test_matches_and_chunks_reduce_at_every_level() -> None:

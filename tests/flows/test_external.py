@@ -185,7 +185,7 @@ def test_a_flow_over_a_flow_over_a_flow_with_branches_and_joins() -> None:
             with outer:
                 (doc,) = outer.post("/", Document(text="x"), parameters={"k": 1})
                 assert doc.text == "xola"
-                assert doc.tags["by"] == "other/rep-0"
+                assert doc.tags["by"] == "right/rep-0"  # which came after other
                 with pytest.raises(ExecutorError) as raised:
                     outer.post("/bad", Document())
                 assert raised.value.exception == "KeyError"
@@ -210,6 +210,18 @@ def test_endpoints_parameters_and_polling_are_those_of_the_far_side() -> None:
         assert sorted(doc.matches.texts) == ["0 5", "1 5", "2 5"]
         (passed,) = flow.post("/other", Document(text="not bound there"))
         assert passed.text == "not bound there"
+
+
+def test_what_a_far_branch_has_changed_counts_over_what_one_here_left_alone() -> None:
+    with (
+        served("far") as far,
+        Flow()
+        .add(name="here")
+        .add(name="far", external=True, port=far.port, needs="gateway")
+        .needs_all() as flow,
+    ):
+        (doc,) = flow.post("/", Document(tags={"by": "nobody", "kept": 1}))
+    assert (doc.tags["by"], doc.tags["kept"]) == ("far", 1)
 
 
 def test_what_shards_far_away_failed_is_told() -> None:

@@ -16,7 +16,7 @@ import pytest
 from zflow import Document, DocumentArray, Executor, errors, requests
 from zflow.devices.local import arena
 from zflow.devices.local.arena import Arena, Stale
-from zflow.devices.protocol.parts import flat
+from zflow.devices.protocol.parts import MEETS, flat
 from zflow.devices.protocol.references import Reference
 from zflow.documents import codec
 from zflow.executors.batching import Batching
@@ -201,6 +201,18 @@ def test_an_executor_that_wants_them_apart_gets_them_apart() -> None:
         "right": ["b", "c"],
     }
     assert list(call.docs.texts) == ["a", "b", "b", "c"]
+
+
+def test_that_its_result_meets_others_changes_nothing_for_the_executor() -> None:
+    apart = service(no_reduce=True, uses_dynamic_batching={"/many": Batching(1)})
+    parts, frames = flat([("left", [codec.pack(docs("a"))]), (MEETS, [])])
+    call = apart.prepare(Assignment(1, "/one", parts, frames))
+    assert (call.docs.ids, call.docs_matrix, call.docs_map) == (["a"], None, None)
+    call.docs[0].tags["x"] = 1
+    told = codec.unpack(apart.encode(call, None)[0])[0]._writes
+    assert told.of("docs").of("a").of("tags").of("x").by
+    plain = service().prepare(task("a"))
+    assert not hasattr(codec.unpack(service().encode(plain, None)[0])[0], "_writes")
 
 
 def test_parts_that_do_not_fit_are_a_bad_request() -> None:

@@ -259,7 +259,7 @@ class Exchange:
             if answer.parts is None:
                 docs, parameters = codec.unpack(frames)
             else:
-                arrays, parameters = gather(split(answer.parts, frames))
+                arrays, parameters, _ = gather(split(answer.parts, frames))
                 docs = reduce(list(arrays.values()))
             if answer.notes:
                 parameters["__shards__"] = {

@@ -1,9 +1,10 @@
 """Documents and parameters as frames, and back.
 
 Frame 0 is msgpack: `[version, parameters, columns]`, one list per field in use instead of one dict
-per Document. Arrays of one field with one dtype and shape are one block of memory; small blocks and
-blobs lie in frame 0, every large one is a frame of its own, in the order in which frame 0 speaks of
-them. This module must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
+per Document, and behind that `writes` where results of branches or shards are to be reduced. Arrays
+of one field with one dtype and shape are one block of memory; small blocks and blobs lie in frame
+0, every large one is a frame of its own, in the order in which frame 0 speaks of them. This module
+must not know sockets. Nothing that arrives is trusted, unpickled or evaluated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zflow.documents.diagnosis import largest
 from zflow.documents.document import DocumentArray
 from zflow.documents.fields import ARRAYS, INTEGERS, NESTED, STRINGS, NamedScore, Row, Scores, plain
 from zflow.documents.values import Parameters
+from zflow.documents.writes import Writes
 from zflow.errors import BadRequest, SerializationError
 from zflow.suggest import short
 
@@ -60,8 +62,11 @@ _MADE_AT_ONCE = 3
 # -- packing
 
 
-def pack(docs: DocumentArray | None, parameters: Parameters | None = None) -> list[Frame]:
-    """Return Documents and parameters as frames; a small request is exactly one.
+def pack(
+    docs: DocumentArray | None, parameters: Parameters | None = None, writes: Writes | None = None
+) -> list[Frame]:
+    """Return Documents and parameters as frames, with writes of who has changed what in them;
+    a small request is exactly one.
 
     Large arrays and blobs are not copied: their frames show the memory of the Documents, which must
     not be changed until the frames are sent.
@@ -78,7 +83,10 @@ def pack(docs: DocumentArray | None, parameters: Parameters | None = None) -> li
         if parameters is not None and type(parameters) is not dict:
             parameters = _as_dict(parameters)
         columns = _pack_columns(docs._as_columns(), frames, 0) if docs is not None else {}
-        frames[0] = values.dump([WIRE_VERSION, parameters or {}, columns])
+        told = [WIRE_VERSION, parameters or {}, columns]
+        if writes is not None:
+            told.append(writes.plain())
+        frames[0] = values.dump(told)
     # Foreign tensors may raise anything; which value it was is searched only now.
     except Exception as error:
         raise SerializationError(diagnosis.explain(docs, parameters, error)) from error
@@ -198,15 +206,19 @@ def unpack(frames: Sequence[Frame]) -> tuple[DocumentArray, Parameters]:
             raise ValueError(
                 f"format version {short(version, 20)}, but this zflow speaks {WIRE_VERSION}"
             )
-        parameters, columns = rest
+        parameters, columns, *more = rest
         if type(parameters) is not dict:
             raise ValueError(f"parameters are {type(parameters).__name__}, not dict")
         if len(frames) == 1 and (row := _only_row(columns)):
-            return DocumentArray._of_row(row), parameters
-        blocks = iter(frames[1:])
-        docs = DocumentArray._of(_columns(columns, blocks)) if columns else DocumentArray()
-        if next(blocks, None) is not None:
-            raise ValueError(f"{len(frames)} frames are more than the first one speaks of")
+            docs = DocumentArray._of_row(row)
+        else:
+            blocks = iter(frames[1:])
+            docs = DocumentArray._of(_columns(columns, blocks)) if columns else DocumentArray()
+            if next(blocks, None) is not None:
+                raise ValueError(f"{len(frames)} frames are more than the first one speaks of")
+        if more:
+            (writes,) = more
+            docs._writes = Writes.read(writes)
     # Whatever malformed input sets off, in msgpack and numpy too, has one meaning.
     except Exception as error:
         reason = str(error) or type(error).__name__

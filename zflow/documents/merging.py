@@ -6,12 +6,17 @@ the order in which they are given is all it goes by.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from zflow.documents import changes
+from zflow.documents.changes import DICTS, DOCS, PARAMETERS, Values, numbered
 from zflow.documents.codec import Frame, unpack
 from zflow.documents.document import Document, DocumentArray
-from zflow.documents.fields import NESTED, is_empty
+from zflow.documents.fields import NESTED, Scores, is_empty
 from zflow.documents.values import Parameters
+from zflow.documents.writes import NONE, Writes
 
 Payload = Sequence[Frame]  # frames, as `codec.pack` makes them
 
@@ -21,7 +26,9 @@ def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
     the others may share its Documents.
 
     Documents with the same id become one: what is set on the left stays, what is empty there is
-    taken from the right, and `matches` and `chunks` reduce in the same way, at every level.
+    taken from the right. `tags` and `scores` are put together key by key, and so are dicts in
+    them; of a key that both have the left's value stays, unless, in a Flow, only the right's branch
+    has changed it. `matches` and `chunks` reduce in the same way, at every level.
     Documents that are only on the right are appended, in their order. An id that occurs several
     times within one array stays several Documents: its first occurrence meets the first one of the
     others, its second the second.
@@ -30,93 +37,163 @@ def reduce(arrays: Sequence[DocumentArray]) -> DocumentArray:
         ValueError: there is nothing to reduce.
 
     >>> from zflow import Document, DocumentArray
-    >>> left = DocumentArray(Document(id="a", text="x"))
-    >>> doc = reduce([left, DocumentArray(Document(id="a", uri="y"))])["a"]
-    >>> doc.text, doc.uri
-    ('x', 'y')
+    >>> left = DocumentArray(Document(id="a", text="x", tags={"n": 1}))
+    >>> doc = reduce([left, DocumentArray(Document(id="a", uri="y", tags={"n": 2, "m": 3}))])["a"]
+    >>> doc.text, doc.uri, doc.tags
+    ('x', 'y', {'n': 1, 'm': 3})
     """
     if not arrays:
         raise ValueError("reduce needs at least one DocumentArray")
     left, *others = arrays
     if others:
-        known = dict(_numbered(left))
+        known = dict(numbered(left))
+        writes = _writes_of(left)
         for right in others:
-            _reduce_into(left, known, right)
+            writes = _reduce_into(left, known, right, writes, _writes_of(right))
+        if writes is not NONE:
+            left._writes = Writes(below={DOCS: writes})
     return left
 
 
 reduce.__module__ = "zflow"
 
 
-def _numbered(docs: DocumentArray) -> Iterator[tuple[tuple[str, int], Document]]:
-    """Yield each Document with its id and how many of that id came before it."""
-    seen: dict[str, int] = {}
-    for doc in docs:
-        count = seen.get(doc.id, 0)
-        seen[doc.id] = count + 1
-        yield (doc.id, count), doc
+def _writes_of(docs: DocumentArray) -> Writes:
+    found: Writes = getattr(docs, "_writes", NONE)
+    return found.of(DOCS)
 
 
 def _reduce_into(
-    left: DocumentArray, known: dict[tuple[str, int], Document], right: DocumentArray
-) -> None:
+    left: DocumentArray,
+    known: dict[str | bytes, Document],
+    right: DocumentArray,
+    mine: Writes,
+    theirs: Writes,
+) -> Writes:
+    """Reduce `right` into `left`, whose Documents are `known`; return the writes of both."""
+    below = dict(mine.below)
     new = []
-    for key, doc in _numbered(right):
-        mine = known.get(key)
-        if mine is None:
+    for key, doc in numbered(right):
+        own, other = mine.of(key), theirs.of(key)
+        old = known.get(key)
+        if old is None:
             known[key] = doc
             new.append(doc)
-        elif mine is not doc:
-            _merge(mine, doc)
+            below[key] = own.joined(other)
+        elif old is not doc:
+            below[key] = _merge(old, doc, own, other)
     left.extend(new)
+    return NONE if mine is theirs is NONE else Writes(below=below)
 
 
-def _merge(left: Document, right: Document) -> None:
-    mine = left.__dict__
-    for name, value in right.__dict__.items():
+def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Writes:
+    own, other = left.__dict__, right.__dict__
+    below = dict(mine.joined(theirs).below)
+    for name, value in other.items():
         if is_empty(name, value):
             continue
-        if is_empty(name, mine.get(name)):
-            mine[name] = value
-        elif name in NESTED and mine[name] is not value:
-            reduce([mine[name], value])
+        if name in NESTED:
+            docs = own.setdefault(name, DocumentArray())
+            if docs is not value:
+                known = dict(numbered(docs))
+                below[name] = _reduce_into(docs, known, value, mine.of(name), theirs.of(name))
+        elif name not in DICTS and is_empty(name, own.get(name)):
+            own[name] = value
+    for name in DICTS:
+        values, others = own.get(name) or {}, other.get(name) or {}
+        if (others or theirs.below) and values is not others:
+            merged, below[name] = _merged(values, others, mine.of(name), theirs.of(name))
+            own[name] = Scores(merged) if name == "scores" else merged
+    return NONE if mine is theirs is NONE else Writes(below=below)
 
 
-def gather(
-    pieces: Iterable[tuple[str, Sequence[Payload]]],
-) -> tuple[dict[str, DocumentArray], Parameters]:
+def _merged(left: Values, right: Values, mine: Writes, theirs: Writes) -> tuple[Values, Writes]:
+    """Return a dict of both, and its writes. Of each key that side counts which has got the other's
+    value and changed it; if there is none, the left one, and what is there before what is not.
+    """
+    if mine is theirs is NONE and not any(isinstance(value, dict) for value in right.values()):
+        return {**left, **{key: right[key] for key in right if key not in left}}, NONE
+    merged: Values = {}
+    writes = mine.joined(theirs)
+    below = dict(writes.below)
+    for key in dict.fromkeys((*left, *right)):
+        own, other = mine.of(key), theirs.of(key)
+        by, by_other = own.all(), other.all()
+        one, two = left.get(key, right.get(key)), right.get(key, left.get(key))
+        value = two if key not in left or (key in right and by < by_other) else one
+        gone = (key not in right and by < by_other) or (key not in left and by_other < by)
+        if isinstance(one, dict) and isinstance(two, dict):
+            value, inner = _merged(left.get(key, {}), right.get(key, {}), own, other)
+            below[key] = Writes(own.by | other.by, inner.below)
+        if not gone:
+            merged[key] = value
+    return merged, Writes(writes.by, below)
+
+
+class Gathered(NamedTuple):
+    """What several predecessors have sent.
+
+    Attributes:
+        docs: the Documents by predecessor, in the order of `needs`.
+        parameters: those of all.
+        writes: who has changed what in the parameters.
+    """
+
+    docs: dict[str, DocumentArray]
+    parameters: Parameters
+    writes: Writes
+
+
+def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> Gathered:
     """Decode the payloads of several predecessors.
 
     The broker carries payloads side by side without looking into them;
-    here they become Documents again.
+    here they become Documents again. Parameters are merged as tags are.
 
     Args:
         pieces: the name of a predecessor, or of a shard of one, and its payloads.
-
-    Returns the Documents by predecessor, in the order of `needs`, and their merged parameters:
-    where two differ the earlier one counts, and the `__results__` of all are kept.
 
     Raises:
         BadRequest: the payloads cannot be decoded.
     """
     docs_map: dict[str, DocumentArray] = {}
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
+    writes = NONE
     for name, payloads in pieces:
         arrays = []
         for payload in payloads:
             docs, some = unpack(payload)
-            _merge_parameters(parameters, some)
+            found = getattr(docs, "_writes", NONE).of(PARAMETERS)
+            if parameters is None:
+                parameters, writes = some, found
+            else:
+                parameters, writes = _merged(parameters, some, writes, found)
             arrays.append(docs)
         docs_map[name] = reduce(arrays)
-    return docs_map, parameters
+    return Gathered(docs_map, parameters or {}, writes)
 
 
-def _merge_parameters(left: Parameters, right: Parameters) -> None:
-    for key, value in right.items():
-        if key == "__results__" and isinstance(left.get(key), dict) and isinstance(value, dict):
-            left[key] = {
-                **left[key],
-                **{name: result for name, result in value.items() if name not in left[key]},
-            }
-        else:
-            left.setdefault(key, value)
+def changed(
+    pieces: Iterable[tuple[str, Sequence[Payload]]],
+    got: DocumentArray,
+    docs: DocumentArray,
+    parameters: Parameters,
+) -> Writes:
+    """Return the writes of an Executor's result, which is to be reduced with others.
+
+    What it got is decoded once more to see what it has changed: it may have changed all of that in
+    place. Not if the array that it got is still in columns: there are no tags to be had from those.
+
+    Args:
+        pieces: what it got, as `gather` takes it.
+        got: the array that was made of it.
+        docs, parameters: what it has made of that.
+    """
+    came = gather(pieces)
+    before = reduce(list(came.docs.values()))
+    writes = Writes(below={DOCS: _writes_of(before), PARAMETERS: came.writes})
+    with contextlib.suppress(RecursionError):  # Documents in themselves: whoever packs them says so
+        untouched = docs is got and docs._columns is not None
+        after = before if untouched else docs
+        changes.add(writes, (before, came.parameters), (after, parameters))
+    return writes

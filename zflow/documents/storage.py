@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from zflow.documents.columns import Blocks
     from zflow.documents.subscript import Key
+    from zflow.documents.writes import Writes
 
 Item = TypeVar("Item")
 Values = TypeVar("Values")
@@ -68,7 +69,7 @@ class Storage(Generic[Item]):
             so its `__init__` is not called.
     """
 
-    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp")
+    __slots__ = ("_blocks", "_columns", "_docs", "_offsets", "_stamp", "_writes")
 
     _item: ClassVar[type]
     _docs: list[Item]
@@ -78,6 +79,7 @@ class Storage(Generic[Item]):
     _blocks: Blocks | None
     _offsets: dict[str, int] | None  # id -> position, made when it is first asked for
     _stamp: int  # how often ids had been changed when that was
+    _writes: Writes  # who has changed what; only there if it came with them
 
     # -- making one --------------------------------------------------------------------------------
 

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 RESULTS: Final = "__results__"  # of parameters: what Executors have returned as dicts, by replica
 
 
+# By predecessor, or shard of one, its payloads.
+Pieces = list[tuple[str, list[Sequence[Any]]]]
+
+
 class Call(NamedTuple):
     """A decoded request: what to call, and what with.
-    `handler` is None where the Executor has nothing for it.
+    `handler` is None where the Executor has nothing for it. `pieces` is what it was decoded from,
+    where the result will meet others.
     """
 
     handler: Handler | None
@@ -32,6 +37,7 @@ class Call(NamedTuple):
     parameters: Parameters
     docs_matrix: list[DocumentArray] | None
     docs_map: dict[str, DocumentArray] | None
+    pieces: Pieces | None = None
     # What the method is called with where some of the parameters are for one Executor alone, and a
     # copy of that from before the call.
     own: Parameters | None = None

@@ -16,10 +16,10 @@ import msgpack
 from zflow import errors
 from zflow.devices.local.arena import Arena
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.protocol.parts import split
+from zflow.devices.protocol.parts import MEETS, is_single, split
 from zflow.documents import codec
 from zflow.documents.document import DocumentArray
-from zflow.documents.merging import gather, reduce
+from zflow.documents.merging import changed, gather, reduce
 from zflow.documents.values import Parameters
 from zflow.executors import uses
 from zflow.executors.executor import Executor, instantiate, rooted
@@ -151,13 +151,16 @@ class Service:
             pieces = split(task.parts, frames)
         except Malformed as error:
             raise errors.BadRequest(f"a message cannot be decoded: {error}") from None
-        docs_map, parameters = gather(pieces)
+        came = None
+        if pieces and pieces[-1][0] == MEETS:
+            came = pieces = pieces[:-1]
+        docs_map, parameters, _ = gather(pieces)
         matrix = list(docs_map.values())
-        if not self._no_reduce:
-            call = Call(handler, function, reduce(matrix), parameters, None, None)
-            return call.of(self._executor, self._executors)
-        together = DocumentArray(doc for docs in matrix for doc in docs)
-        call = Call(handler, function, together, parameters, matrix, docs_map)
+        if not self._no_reduce or (came and is_single(came)):
+            call = Call(handler, function, reduce(matrix), parameters, None, None, came)
+        else:
+            together = DocumentArray(doc for docs in matrix for doc in docs)
+            call = Call(handler, function, together, parameters, matrix, docs_map, came)
         return call.of(self._executor, self._executors)
 
     def jobs(self, tasks: list[Assignment]) -> list[Job]:
@@ -189,7 +192,7 @@ class Service:
                 parameters.setdefault(RESULTS, {})[self.name] = returned
             else:
                 docs = returned
-        return self._encode(docs, parameters), len(docs)
+        return self._encode(docs, parameters, call), len(docs)
 
     def begin(self, tasks: list[Assignment], calls: list[Call]) -> Working:
         """Return the call that is to be made for all of them."""
@@ -206,9 +209,9 @@ class Service:
             self._warn(made, error)
             raise
         answers = []
-        for task, (docs, parameters) in zip(tasks, shares, strict=True):
+        for task, call, (docs, parameters) in zip(tasks, calls, shares, strict=True):
             try:
-                answers.append(Answer([task], self._encode(docs, parameters), len(docs)))
+                answers.append(Answer([task], self._encode(docs, parameters, call), len(docs)))
             except BaseException as error:
                 answers.append(self.failure([task], error))
         return answers
@@ -224,8 +227,11 @@ class Service:
     def _method(self, call: Call) -> str:
         return f"{type(self.executor).__name__}.{call.handler.method if call.handler else '?'}"
 
-    def _encode(self, docs: DocumentArray, parameters: Parameters) -> Sequence[codec.Frame]:
-        frames = codec.pack(docs, parameters)
+    def _encode(
+        self, docs: DocumentArray, parameters: Parameters, call: Call
+    ) -> Sequence[codec.Frame]:
+        writes = None if call.pieces is None else changed(call.pieces, call.docs, docs, parameters)
+        frames = codec.pack(docs, parameters, writes)
         size = sum(map(len, frames))
         if size > self._limit:
             raise errors.RequestTooLarge(

@@ -32,6 +32,7 @@ from zflow.devices.protocol.messages import (
     Request,
     Welcome,
 )
+from zflow.devices.protocol.parts import MEETS
 from zflow.devices.protocol.references import Reference
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets.meter import Meter
@@ -285,6 +286,14 @@ def test_parts_are_taken_apart_into_payloads(rig: Rig, client: zmq.Socket[bytes]
     ask(client, parts=[["left", [-2, 1]], ["right", [-1]]], payload=[b"abc", b"large"])
     ((_, payloads),) = rig.begun()
     assert payloads == [[b"ab"], [b"large"], [b"c"]]
+
+
+def test_a_request_says_that_its_answer_will_meet_others(
+    rig: Rig, client: zmq.Socket[bytes]
+) -> None:
+    ask(client, parts=[["left", [-1]], [MEETS, []]], payload=[b"a"])
+    ((walk, payloads),) = rig.begun()
+    assert (walk.meets, payloads) == (True, [[b"a"]])
 
 
 def test_a_bulk_is_one_walk(rig: Rig, client: zmq.Socket[bytes]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.protocol.parts import flat, split
+from zflow.devices.protocol.parts import MEETS, Inputs, flat, is_single, split
 from zflow.devices.protocol.references import Reference
 
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
@@ -138,6 +138,13 @@ class TestFlat:
         parts, frames = flat([(name, [[b"1", b"2"]])])
         assert parts == [[name, [2]]]
         assert frames == [b"1", b"2"]
+
+    def test_that_its_result_meets_others_is_said_behind_it(self) -> None:
+        inputs: Inputs = [("a", [[b"1"]]), (MEETS, [])]
+        parts, frames = flat(inputs)
+        assert split(parts, frames) == inputs
+        assert is_single(inputs[:1])
+        assert not is_single(inputs)
 
     def test_no_payloads_are_none(self) -> None:
         parts, frames = flat([("a", [])])

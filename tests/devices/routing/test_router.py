@@ -196,6 +196,34 @@ class TestPassedBy:
         assert side_by_side([("a", [one])]) == [one]
 
 
+class TestApart:
+    @pytest.mark.parametrize(
+        ("needs", "apart"),
+        [
+            ({"a": "", "b": "a"}, ""),
+            ({"a": "", "b": "a", "c": "a", "d": "bc", "e": "d"}, "bc"),
+            ({"a": "", "b": "a", "c": "a"}, "bc"),
+            ({"a": "", "b": "a", "c": "a", "d": "bc", "e": "a", "f": "de"}, "bcde"),
+            ({"a": "", "b": "", "c": "ab", "d": "a", "e": "cd"}, "abcd"),
+        ],
+    )
+    def test_is_who_is_on_the_way_to_some_of_what_meets(
+        self, needs: dict[str, str], apart: str
+    ) -> None:
+        nodes = [Node(name, tuple(some) or (ENTRANCE,)) for name, some in needs.items()]
+        Router(nodes)
+        assert "".join(node.name for node in nodes if node.apart) == apart
+
+    def test_what_meets_is_also_what_shards_and_a_flow_elsewhere_reduce(self) -> None:
+        walk, elsewhere = Walk(1, "/x"), Walk(2, "/x")
+        elsewhere.meets = True
+        shards = Node("a", shards=2, polling={"/x": "ALL", "*": "ANY"})
+        assert shards.meets(walk)
+        assert not shards.meets(Walk(3, "/y"))
+        assert Node("a").meets(elsewhere)
+        assert not Node("a").meets(walk)
+
+
 class TestNoReduce:
     def test_with_several_predecessors_it_is_visited_whatever_it_binds(self) -> None:
         nodes = [
