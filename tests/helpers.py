@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -371,3 +372,16 @@ def joined(flow: Flow, folder: Path, *options: str) -> Iterator[subprocess.Popen
         finally:
             process.terminate()
             process.communicate(timeout=PATIENCE)
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """Let this process open hardly any more files: at most so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -59,6 +59,7 @@ plain = st.recursive(
         (errors.FlowUnreachable, ConnectionError),
         (errors.AccessDenied, errors.FlowUnreachable),
         (errors.Overloaded, RuntimeError),
+        (errors.OutOfDescriptors, OSError),
         (errors.ChangeRefused, RuntimeError),
         (errors.StartupFailed, RuntimeError),
         (errors.PortInUse, errors.StartupFailed),

@@ -102,6 +102,16 @@ def test_wrong_arguments_of_the_flow_are_named(arguments: dict[str, Any], words:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_add_changes_the_flow_and_returns_it() -> None:
+    flow = Flow()
+    assert flow.add(name="a") is flow
+    assert flow.add(name="b", copy_flow=False) is flow
+    assert flow.needs_all() is flow
+    assert [spec.name for spec in flow.executors] == ["a", "b", "executor2"]
+    with pytest.raises(errors.InvalidFlow, match="copy_flow"):
+        flow.add(copy_flow=True)
+
+
 def test_what_this_version_leaves_out_is_refused_and_not_ignored() -> None:
     with pytest.raises(errors.NotSupported, match=r"gpus is not supported.*CUDA_VISIBLE_DEVICES"):
         Flow().add(gpus=1)
@@ -112,7 +122,7 @@ def test_what_this_version_leaves_out_is_refused_and_not_ignored() -> None:
     [
         ({"external": True}, ["external=True", "host=", "port="]),
         ({"host": "elsewhere:5555"}, ["host", "external=True"]),
-        ({"port": 5555}, ["port", "external=True"]),
+        ({"port": 5555, "host": "elsewhere"}, ["host", "external=True"]),
         ({"curve": "keys"}, ["curve", "external=True"]),
         ({"external": "yes", "host": "elsewhere:5555"}, ["external", "'yes'"]),
         ({"external": True, "host": "elsewhere"}, ["'elsewhere'", "port"]),

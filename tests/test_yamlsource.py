@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zflow.errors import InvalidConfig, InvalidExecutor, ZflowError
-from zflow.yamlsource import is_text, read
+from zflow.yamlsource import Place, fill, is_text, read
 
 
 def data(text: str, context: dict[str, Any] | None = None) -> Any:
@@ -307,14 +307,128 @@ def test_keys_are_no_place_for_expressions() -> None:
     assert data("'${{ CONTEXT.x }}': 1", {"x": "a"}) == {"${{ CONTEXT.x }}": 1}
 
 
-def test_an_expression_in_braces_has_to_be_quoted_and_the_error_says_so() -> None:
+def test_an_expression_may_stand_in_braces_and_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFLOW_N", "3")
+    found = data(
+        "a: {b: ${{ ENV.ZFLOW_N }}}\nc: [${{ENV.ZFLOW_N}}, x${{ ENV.ZFLOW_N }}y, "
+        "'${{ ENV.ZFLOW_N }}', {d: ${{ ENV.ZFLOW_N }}}]\ne: |\n  {${{ ENV.ZFLOW_N }}}"
+    )
+    assert found == {"a": {"b": 3}, "c": [3, "x3y", "3", {"d": 3}], "e": "{3}"}
+
+
+def test_an_expression_that_does_not_end_in_its_line_is_named() -> None:
     with pytest.raises(
-        InvalidConfig, match=r"^YAML text:2: not YAML: .*; inside of \[ \] and \{ \} an expression"
+        InvalidConfig, match=r"^YAML text:2: not YAML: .*; a '\$\{\{' needs its '\}\}' in the same"
     ):
-        read("b: 1\na: {c: ${{ ENV.A }}}")
+        read("b: 1\na: {c: ${{ ENV.A }")
     with pytest.raises(InvalidConfig) as caught:
         read("b: ${{ ENV.A }}\na: {c: {{ }")
-    assert "an expression" not in str(caught.value)
+    assert "needs its" not in str(caught.value)
+
+
+def test_in_quotes_a_number_of_the_context_is_text() -> None:
+    assert data("['${{ CONTEXT.n }}', \"${{ CONTEXT.yes }}\"]", {"n": 3, "yes": True}) == [
+        "3",
+        "True",
+    ]
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+ENV = Place(inner={"env": Place(texts=True), "list": Place(inner={"*": Place(texts=True)})})
+
+
+def test_where_all_is_text_it_is_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = (
+        "0123",
+        "12:30",
+        "no",
+        "1e3",
+        "0x10",
+        "2020-01-01",
+        "2020-13-45",
+        "~",
+        "1_000",
+        ".5",
+        "<<",
+    )
+    for at, text in enumerate(odd):
+        monkeypatch.setenv(f"ZFLOW_{at}", text)
+    lines = [
+        *(f"  A{at}: {text}" for at, text in enumerate(odd)),
+        *(f"  B{at}: ${{{{ ENV.ZFLOW_{at} }}}}" for at in range(len(odd))),
+    ]
+    found = read("\n".join(["env:", *lines]), place=ENV).data["env"]
+    assert found == {
+        **{f"A{at}": text for at, text in enumerate(odd)},
+        **{f"B{at}": text for at, text in enumerate(odd)},
+    }
+    assert read(
+        "env: {on: yes, 1: '2', x: , y: !!int 07, z: a${{ ENV.ZFLOW_0 }}}", place=ENV
+    ).data == {"env": {"on": "yes", "1": "2", "x": "", "y": "07", "z": "a0123"}}
+    assert read("env: {a: ${{ CONTEXT.n }}}", {"n": 3}, place=ENV).data == {"env": {"a": "3"}}
+
+
+def test_what_is_text_in_one_place_is_none_in_another() -> None:
+    text = "a: &x {n: 01, m: [no]}\nenv: *x\nlist: [*x, 01]\nelse: {env: {n: 01}}\nb: *x"
+    found = read(text, place=ENV).data
+    as_text = {"n": "01", "m": ["no"]}
+    assert found["a"] == {"n": 1, "m": [False]}
+    assert found["b"] is found["a"]
+    assert (found["env"], found["list"], found["else"]) == (
+        as_text,
+        [as_text, "01"],
+        {"env": {"n": 1}},
+    )
+    merged = read("c: &c {n: 01, m: 02}\nenv: {<<: *c, m: 03}", place=ENV).data
+    assert merged["env"] == {"n": "01", "m": "03"}
+
+
+def test_a_tag_names_the_class_where_one_may_stand() -> None:
+    place = Place(tagged=True, inner={"uses": Place(tagged=True)})
+    assert read("!Flow\nwith: {a: 1}\nuses: !a.Mine {b: 2}", place=place).data == {
+        "jtype": "Flow",
+        "with": {"a": 1},
+        "uses": {"jtype": "a.Mine", "b": 2},
+    }
+    assert read("uses: !Mine", place=place).data == {"uses": {"jtype": "Mine"}}
+    assert read("!Mine", place=place).data == {"jtype": "Mine"}
+    assert read("!Mine {jtype: Mine}").data == {"jtype": "Mine"}
+    for text, message in [
+        ("!Mine {jtype: Other}", "1: the tag !Mine says one class, and jtype 'Other' another"),
+        ("uses:\n  !Mine [1]", "2: the tag !Mine stands before a mapping, and here is none"),
+        ("uses: !Mine x", "1: the tag !Mine stands before a mapping"),
+        ("uses: {a: !Mine {}}", "1: the tag !Mine means nothing here; write jtype: Mine"),
+        ("uses: !!python/name:os.system {}", "1: the tag "),
+    ]:
+        with pytest.raises(InvalidConfig) as caught:
+            read(text, place=place)
+        assert str(caught.value).startswith(f"YAML text:{message}")
+
+
+# -- data from elsewhere ---------------------------------------------------------------------------
+
+
+def test_expressions_in_plain_data_are_replaced_too() -> None:
+    environ = {"N": "3", "T": "a b"}
+    given = {
+        "a": ["${{ ENV.N }}", "x${{ ENV.N }}", {"b": "${{ENV.T}}"}],
+        "${{ ENV.N }}": 0.5,
+        "c": (),
+    }
+    assert fill(given, environ, "uses") == {
+        "a": [3, "x3", {"b": "a b"}],
+        "${{ ENV.N }}": 0.5,
+        "c": (),
+    }
+    for text, message in [
+        ("${{ ENV.M }}", "ENV.M is not set; export M=..."),
+        ("${{ M }}", "'${{ M }}' must be ENV.NAME or CONTEXT.NAME"),
+        ("a ${{ ENV.N", "'a ${{ ENV.N' has a '${{' without its '}}'"),
+    ]:
+        with pytest.raises(InvalidExecutor) as caught:
+            fill({"a": text}, environ, "uses", InvalidExecutor)
+        assert str(caught.value).startswith(f"uses: {message}")
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -328,8 +442,7 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
         (HEAD + "  name: c", "flow.yaml:5: duplicate key 'name', first in line 4: keep one of "
                              "them"),
         ("{1: a, 0x1: b}", "flow.yaml:1: duplicate key 1, first in line 1: keep one of them"),
-        ("!Flow\nexecutors: []", "flow.yaml:1: the tag !Flow means nothing here; write jtype: "
-                                 "Flow"),
+        ("a: !Flow {}", "flow.yaml:1: the tag !Flow means nothing here; write jtype: Flow"),
         ("jtype: Flow\nwith: !!python/name:os.system {}", "flow.yaml:2: the tag "
                                                           "!!python/name:os.system means nothing"),
         ("jtype: Flow\nwith: {? [a] : b}", "flow.yaml:2: a key must be a single word or number"),
@@ -337,7 +450,7 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
                                           "stands for"),
         ("jtype: Flow\nwith: {", "flow.yaml:2: not YAML: while parsing a flow"),
         ("jtype: Flow\n\twith: 1", "flow.yaml:2: not YAML: "),
-        ("jtype: Flow\nwith: {a: ${{ ENV.A }}}", "flow.yaml:2: not YAML: "),
+        ("jtype: Flow\nwith: {a: ${{ ENV.A }", "flow.yaml:2: not YAML: "),
         ("jtype: Flow\n---\njtype: Flow", "flow.yaml:2: not YAML: expected a single document in "
                                           "the stream"),
         ("jtype: Flow\nwith: {a: 2020-13-45}", "flow.yaml:2: '2020-13-45' cannot be read as "

@@ -93,6 +93,10 @@ class Overloaded(ZflowError, RuntimeError):
     """
 
 
+class OutOfDescriptors(ZflowError, OSError):
+    """This process, or the machine, has as many files and sockets open as it may."""
+
+
 class ChangeRefused(ZflowError, RuntimeError):
     """A change of a running Flow cannot be made; what was there goes on as it was."""
 

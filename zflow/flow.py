@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zflow import errors
 from zflow.clients.shortcuts import Shortcuts
+from zflow.topology import ignored
 from zflow.topology.options import DEFAULTS, FIELDS, FLOW_FIELDS, check_defaults, checked
 from zflow.topology.topology import ExecutorSpec, Topology
 from zflow.version import __version__ as version
@@ -35,6 +36,9 @@ class Flow(Shortcuts):
         allow_control: whether clients over TCP may change it (`scale`, `restart`, `drain`,
             `undrain`); with `curve`, only those whose key is on the list `admins/`. Left out, it is
             True on loopback or with `curve`, else False. The Flow's own methods always may.
+        unknown_endpoints: what becomes of a request for an endpoint that no Executor binds:
+            `'refuse'` fails it with BadRequest, `'pass'` lets it through unchanged. An Executor
+            without `uses`, one without endpoints and an external one count as binding all.
         replica_port: the TCP port where replicas on other machines may join (`zflow-run replica`),
             0 for any free one; none may when left out.
         max_connections: how many connections over TCP there may be, of clients and of replicas
@@ -54,7 +58,8 @@ class Flow(Shortcuts):
             doesn't say otherwise.
 
     Raises:
-        InvalidFlow: an unknown keyword, or a value that cannot be.
+        InvalidFlow: an unknown keyword, or a value that cannot be. Keywords of Jina's that mean
+            nothing here are ignored with a warning.
 
     Example:
         flow = Flow().add(name="encoder", uses=Encoder, replicas=3)
@@ -72,6 +77,7 @@ class Flow(Shortcuts):
         host: str | None = None,
         curve: str | os.PathLike[str] | None = None,
         allow_control: bool | None = None,
+        unknown_endpoints: str | None = None,
         replica_port: int | None = None,
         max_connections: int | None = None,
         max_requests_per_client: int | None = None,
@@ -81,6 +87,7 @@ class Flow(Shortcuts):
         start_method: str | None = None,
         **defaults: Any,
     ) -> None:
+        defaults, meaningless = ignored.of_flow(defaults)
         own = checked(
             FLOW_FIELDS,
             {key: value for key, value in locals().items() if key in FLOW_FIELDS},
@@ -95,6 +102,9 @@ class Flow(Shortcuts):
         self._port: int | None = None
         self._closed = False
         self._interrupted = False  # by Ctrl-C, in block()
+        self._told = ignored.Told()
+        self._told.found("Flow", meaningless)
+        self._told.warn()
 
     # -- building ----------------------------------------------------------------------------------
 
@@ -218,11 +228,15 @@ class Flow(Shortcuts):
             raise errors.FlowNotRunning(
                 "the Flow is started: add Executors before that, or close it first"
             )
+        name = given.get("name") or f"executor{len(self.executors)}"
+        given, meaningless = ignored.of_executor(given, f"executor {name!r}")
         method(
             self._defaults,
             folder,
             **{key: value for key, value in given.items() if value is not None},
         )
+        self._told.found(name, meaningless)
+        self._told.warn()
         return self
 
     @classmethod
@@ -250,6 +264,8 @@ class Flow(Shortcuts):
                 flow._extend(
                     getattr(flow._topology, executor.method), dict(executor.kwargs), found.folder
                 )
+        flow._told = found.told
+        flow._told.warn()
         return flow
 
     def save_config(self, path: str | os.PathLike[str]) -> None:
@@ -396,6 +412,18 @@ class Flow(Shortcuts):
         except errors.FlowNotRunning:
             if self._launched is launched:
                 raise  # else it was closed, by another thread
+
+    def is_flow_ready(self, timeout: float = 5000) -> bool:
+        """Whether it is started, not about to close, and every Executor in it has a replica.
+
+        Args:
+            timeout: ms that its answer may take.
+
+        Raises:
+            BadRequest: `timeout` is no number above 0.
+        """
+        client = self._client
+        return client is not None and client.is_flow_ready(timeout)
 
     def _running(self) -> tuple[Launched, Client]:
         if self._launched is None or self._client is None:

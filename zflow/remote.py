@@ -162,6 +162,7 @@ def _spec(
 
 
 def _seats(spec: ExecutorSpec, url: str, shard: int, limit: int, keys: Keys | None) -> list[Seat]:
+    spec = plan.placed(spec)
     here = [replace(spec, shards=1)]
     devices = plan.deal_devices(here, plan.choose_devices(here))[spec.name]
     machine = network.gethostname().split(".")[0] or "elsewhere"

@@ -16,6 +16,7 @@ from zflow.executors.executor import Executor
 from zflow.flow import Flow
 from zflow.network.address import spell
 from zflow.suggest import did_you_mean, listed, short
+from zflow.topology import ignored
 from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import DEFAULTS, FIELDS, UNSUPPORTED
 
@@ -60,7 +61,11 @@ def flow_of(uses: object, options: Mapping[str, Any]) -> Flow:
 
     Raises: as `Flow` and `Flow.add`.
     """
+    told = ignored.Told()
+    options, names = ignored.of_serving(options, KEYWORDS, _owner(uses))
     _check(uses, options)
+    told.found(_owner(uses), names)
+    told.warn()
     given = {key: value for key, value in options.items() if value is not None}
     given.setdefault("name", name_of(uses))
     own = {key: given.pop(key) for key in DEFAULTS if key in given}
@@ -70,13 +75,15 @@ def flow_of(uses: object, options: Mapping[str, Any]) -> Flow:
 def name_of(uses: object) -> str | None:
     """Return the name of an Executor's class as far as `uses` tells it, None where it does not.
 
-    >>> name_of("encoder.py:Encoder"), name_of("encoder.yml")
-    ('Encoder', None)
+    >>> name_of("encoder.py:Encoder"), name_of("parts.encoder.Encoder"), name_of("encoder.yml")
+    ('Encoder', 'Encoder', None)
     """
     if not isinstance(uses, (str, type)):
         return None
     name = uses if isinstance(uses, str) else uses.__name__
-    found = re.fullmatch(r"(?:[^\n]*[:/])?([A-Za-z_][A-Za-z0-9_]*)", name)
+    if name.endswith((".py", ".yml", ".yaml")):
+        return None
+    found = re.fullmatch(r"(?:[^\n]*[:/]|[\w.]+\.)?([A-Za-z_][A-Za-z0-9_]*)", name)
     return found[1] if found and found[1] != GATEWAY else None
 
 

@@ -322,7 +322,7 @@ class Externals:
         self._addresses = []
         for pool in pools:
             for url in pool.node.addresses:
-                socket = factory.dealer(context)
+                socket = factory.dealer(context, messages.FLOW)
                 secure(pool, socket)
                 self._addresses.append(Address(pool, url, socket, owner))
 

@@ -357,6 +357,7 @@ class Broker:
         if pool.bind(
             self._externals.endpoints(pool) if pool.node.addresses else pool.bindings.endpoints
         ):
+            self._front.entrance.changed()
             self._manager.tell("endpoints", pool.node.name, pool.info()["endpoints"])
 
     def joined(self, pool: Pool, replica: Replica) -> None:

@@ -29,6 +29,7 @@ from zflow.devices.protocol.messages import (
     Welcome,
 )
 from zflow.devices.protocol.parts import split
+from zflow.devices.routing.entrance import Entrance
 from zflow.devices.routing.walk import Walk
 from zflow.devices.sockets import factory
 from zflow.devices.sockets.guarded import GuardedPort
@@ -107,6 +108,7 @@ class Front:
 
     Attributes:
         addresses: where it listens, the private address first.
+        entrance: which endpoints are taken.
 
     Raises:
         zmq.ZMQError: an address cannot be listened on.
@@ -120,6 +122,7 @@ class Front:
         guard: Callable[[zmq.Socket[bytes], bytes], Meter],
     ) -> None:
         self._owner = owner
+        self.entrance = Entrance(settings.nodes, settings.refuse_unknown)
         self._limit = settings.max_message_bytes
         self._most = settings.max_requests_per_client
         self._encode = messages.encoder()
@@ -290,8 +293,8 @@ class Front:
         # What that one had taken is to be answered.
         if self._owner.closing and not (walk.again and self._is_heir):
             return "FlowNotRunning", "the Flow is closing and takes no more requests"
-        if len(walk.endpoint) > messages.MAX_ENDPOINT:
-            return "BadRequest", f"the endpoint has more than {messages.MAX_ENDPOINT} characters"
+        if walk.endpoint not in self.entrance.taken and (why := self._refused(walk)):
+            return "BadRequest", why
         unknown = sorted(walk.targets - set(self._owner.names)) if walk.targets is not None else []
         if unknown:
             return (
@@ -309,6 +312,14 @@ class Front:
                 f"over one connection a client may have {self._most} requests in flight, not more",
             )
         return None
+
+    def _refused(self, walk: Walk) -> str | None:
+        """Why nobody may ask for this endpoint, or not this client: asked for unknown ones only."""
+        if len(walk.endpoint) > messages.MAX_ENDPOINT:
+            return f"the endpoint has more than {messages.MAX_ENDPOINT} characters"
+        if walk.origin[1][:1] == messages.FLOW:
+            return None  # its requests go on there, whatever becomes of them here
+        return self.entrance.objection(walk.endpoint)
 
     def _refuse_version(self, port: Port, frames: Sequence[Any]) -> None:
         header = msgpack.unpackb(frames[1])

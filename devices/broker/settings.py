@@ -33,6 +33,7 @@ class Settings:
         far_keys: by external node, the keys that its addresses are shown: the server's, and a pair.
         allow_control: whether clients over public connections may change the Flow; with `secret`,
             those among the `admins` of `lists` only.
+        refuse_unknown: whether requests for endpoints that no node binds are refused.
         instance: the Flow; tells it from another one at the same address.
         epoch: how often its broker was started before.
         version: zflow's version, told to clients that ask.
@@ -56,6 +57,7 @@ class Settings:
     secret: bytes | None = field(default=None, repr=False)
     far_keys: Mapping[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict, repr=False)
     allow_control: bool = False
+    refuse_unknown: bool = False
     instance: str = ""
     epoch: int = 0
     version: str = ""

@@ -5,11 +5,12 @@ and one frame for several messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from zflow.devices.protocol.headers import fields_of, is_small, parsed, written
 from zflow.devices.protocol.messages import (
     BUNDLE,
+    COMMON,
     LISTED,
     MAX_HEADER,
     MOST_ID,
@@ -27,7 +28,7 @@ from zflow.devices.protocol.messages import (
     Reply,
     Request,
     Task,
-    alike,
+    can_be_listed,
     singles,
 )
 
@@ -136,46 +137,48 @@ def fold(messages: Sequence[Message]) -> Sequence[Message]:
      Task(first=11, total=1, endpoint='/', parts=None, ticket=0, payload=[b'.'])]
     """
     folded: list[Message] = []
-    run: list[Listed] = []  # that can be one
-    like: Any = None
-    next_id = cargo = 0
-    for said in messages:
-        # Of what is a list already the payload is several frames.
-        this = alike(said) if isinstance(said, LISTED) and is_small(said.payload) else None
-        if this is None or not isinstance(said, LISTED):
-            if run:
-                folded += _list_of(run)
-                run = []
-            folded.append(said)
-            continue
-        size = len(said.payload[0])
-        cargo += size
+    at = 0
+    while at < len(messages):
+        run = _run(messages, at)
+        folded += [_list_of(run)] if len(run) > 1 else messages[at : at + 1]
+        at += len(run) or 1
+    return folded
+
+
+def _run(messages: Sequence[Message], at: int) -> Sequence[Listed]:
+    """Return those from this place on that can be said in one."""
+    first = messages[at]
+    # Of what is a list already the payload is several frames.
+    if not isinstance(first, LISTED) or not is_small(first.payload) or not can_be_listed(first):
+        return ()
+    kind, common = type(first), COMMON[type(first)]
+    id, like, cargo = first.first, first[common], 0
+    most = min(MOST_TOGETHER, MOST_ID - id) if id >= 0 else 1
+    rest = cast("Sequence[Listed]", messages[at : at + most])
+    # This is done for each request, in each process.
+    for count, said in enumerate(rest):
         if (
-            not run
-            or said.first != next_id
-            or this != like
-            or cargo > MOST_SMALL
-            or len(run) == MOST_TOGETHER
+            type(said) is not kind
+            or said[0] != id + count
+            or said[common] != like
+            or not is_small(payload := said[-1])
         ):
-            if run:
-                folded += _list_of(run)
-            run, like, cargo = [], this, size
-        run.append(said)
-        next_id = said.first + 1
-    return [*folded, *_list_of(run)]
+            return rest[:count]
+        cargo += len(payload[0])
+        if cargo > MOST_SMALL:
+            return rest[:count]
+    return rest
 
 
-def _list_of(run: Sequence[Listed]) -> Sequence[Message]:
-    """Return one message for several that are alike."""
-    if len(run) < 2 or not 0 <= run[0].first <= MOST_ID - len(run):
-        return run
+def _list_of(run: Sequence[Listed]) -> Message:
+    """Return one message for several that can be said in one."""
     first = run[0]
     payload = [one.payload[0] for one in run]
     if isinstance(first, (Reply, Task)):
-        return [first._replace(total=len(run), payload=payload)]
+        return first._replace(total=len(run), payload=payload)
     docs = [one.docs[0] for one in run if isinstance(one, (Request, Done))]
     if isinstance(first, Request):
-        return [first._replace(docs=docs, payload=payload)]
+        return first._replace(docs=docs, payload=payload)
     # An interrupted one is no slower.
     took = sorted(one.took for one in run if isinstance(one, Done))[len(run) // 2]
-    return [Done(first.first, took, docs, payload)]
+    return Done(first.first, took, docs, payload)

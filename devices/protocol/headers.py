@@ -32,7 +32,7 @@ from zflow.devices.protocol.messages import (
     Request,
     Welcome,
     WrongVersion,
-    alike,
+    can_be_listed,
 )
 
 _unpack = msgpack.unpackb
@@ -122,7 +122,7 @@ def _carrier(kind: type[Message], fields: list[Any], frames: Payload) -> Message
             isinstance(message, (Request, Done)) and not _all(int, message.docs)
         ):
             raise Malformed("a list that is none")
-        if count > 1 and (alike(message) is None or not 0 <= message.first <= MOST_ID - count):
+        if count > 1 and not (can_be_listed(message) and 0 <= message.first <= MOST_ID - count):
             raise Malformed("a list that is none")
     elif count > 1 or (isinstance(message, Error) and not _all(int, message.tasks)):
         raise Malformed("an answer that is none")

@@ -54,7 +54,7 @@ Small messages that are said in one go travel as a bundle: one frame,
 
 A client keeps its routing id when it connects anew, and may then send again what was not answered:
 a request is known by routing id and id. To an external Executor's front,
-another broker is a client.
+another broker is a client, whose routing id begins with `FLOW`.
 
 The replicas of Executors with shards answer on a PUSH socket to the broker's collector, which
 carries no identity: there the message begins with it, as it does where a ROUTER put it.
@@ -88,6 +88,7 @@ MOST_SMALL = 32 * 1024  # bytes of payloads in a header, and in a bundle
 MOST_ID = 2**63  # the ids of several are below it
 MEMBER = b"\x02"  # what the routing ids of clients begin with that share the Flow's memory
 STRANGER = b"\x01"  # and those of others
+FLOW = b"\x03"  # and those of the brokers of other Flows
 
 _new: Callable[..., Any] = tuple.__new__  # quicker than the classes' own
 
@@ -311,6 +312,13 @@ TO_REPLICA, TO_LOCAL_REPLICA = _direction(*_TO_REPLICA), _direction(*_TO_REPLICA
 Listed: TypeAlias = Request | Reply | Done | Task  # what may be said of several requests in one
 AnyListed = TypeVar("AnyListed", bound=Listed)
 LISTED = (Request, Reply, Done, Task)
+#: Of those that are said in one: the fields that must be the same. Not how long each took, of Done.
+COMMON: dict[type[Message], slice] = {
+    Request: slice(1, 6),
+    Reply: slice(2, 5),
+    Done: slice(0),
+    Task: slice(2, 5),
+}
 CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
 
 
@@ -340,24 +348,15 @@ def encoder() -> Callable[[Any], bytes]:
 # -- lists -----------------------------------------------------------------------------------------
 
 
-def alike(message: Listed) -> tuple[Any, ...] | None:
-    """What a message must have in common with the one before it to be said in one with that;
-    None: it is said alone.
-    """
+def can_be_listed(message: Listed) -> bool:
+    """Whether it may be said in one with others that have the same in their `COMMON` fields."""
     if isinstance(message, Done):
-        return (Done,)
+        return True
+    if message.parts is not None:
+        return False
     if isinstance(message, Request):
-        _, endpoint, targets, parts, timeout, again, _, _ = message
-        return None if parts is not None or again else (Request, endpoint, targets, timeout)
-    if isinstance(message, Task):
-        return None if message.parts is not None or message.ticket else (Task, message.endpoint)
-    if isinstance(message, Reply):
-        return (
-            None
-            if message.parts is not None or message.notes is not None
-            else (Reply, message.took)
-        )
-    return None
+        return not message.again
+    return message.notes is None if isinstance(message, Reply) else not message.ticket
 
 
 def singles(message: AnyListed) -> list[AnyListed]:

@@ -76,8 +76,8 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], kind: bytes = STRANGER) -> z
     """Make a DEALER that keeps its routing id, which nobody can guess, when it connects anew.
 
     Args:
-        kind: what the routing id begins with: `STRANGER`,
-            or `MEMBER` for a client that shares the Flow's memory.
+        kind: what the routing id begins with: `STRANGER`, `MEMBER` for a client that shares the
+            Flow's memory, or `FLOW` for another Flow's broker.
     """
     socket = _socket(context, zmq.DEALER)
     beat(socket)

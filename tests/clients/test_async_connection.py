@@ -20,6 +20,7 @@ from zflow.clients.async_connection import AsyncConnection, Stream
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
 from zflow.clients.member import Membership
+from zflow.clients.retrying import Retrying
 from zflow.devices.protocol.messages import Control, Failed, Hello, Message, Request
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
@@ -45,7 +46,7 @@ def streaming(
 ) -> Iterator[Stream]:
     """An exchange over the connection, whose first request is sent."""
     exchange = Exchange(
-        "/", batches(docs or Document(), 1), None, None, (128, timeout, False), 10**6, mine.ids
+        "/", batches(docs or Document(), 1), None, None, (128, timeout, Retrying()), 10**6, mine.ids
     )
     stream = Stream(exchange)
     mine.begin(stream)

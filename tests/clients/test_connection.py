@@ -20,6 +20,7 @@ from zflow.clients import connection, wire
 from zflow.clients.connection import Connection, ask
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
+from zflow.clients.retrying import Retrying
 from zflow.devices.protocol.messages import Cancel, Control, Hello, Message, Request
 from zflow.devices.sockets import zap
 from zflow.devices.sockets.gate import Gate
@@ -46,7 +47,7 @@ def unsure(message: Message) -> list[bytes]:
 
 
 def exchange_of(mine: Connection, docs: Any, timeout: int | None = None) -> Exchange:
-    return Exchange("/", batches(docs, 1), None, None, (128, timeout, False), 10**6, mine.ids)
+    return Exchange("/", batches(docs, 1), None, None, (128, timeout, Retrying()), 10**6, mine.ids)
 
 
 @pytest.fixture

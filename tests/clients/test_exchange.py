@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -20,8 +19,10 @@ from sharing import arrays, right
 
 from zflow import Document, DocumentArray, Response, errors
 from zflow.clients import exchange as module
+from zflow.clients import retrying
 from zflow.clients.exchange import Exchange
 from zflow.clients.inputs import batches
+from zflow.clients.retrying import Retrying
 from zflow.devices.local import arena
 from zflow.devices.protocol.messages import Cancel, Failed, Reply, Request
 from zflow.devices.protocol.references import references
@@ -42,7 +43,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "monotonic", clock.monotonic)
-    monkeypatch.setattr(module, "random", SimpleNamespace(uniform=lambda low, high: 1.0))
+    monkeypatch.setattr(retrying, "uniform", lambda low, high: 1.0)
     return clock
 
 
@@ -55,7 +56,7 @@ def exchange_of(
     limit: int = 2**30,
     parameters: dict[str, Any] | None = None,
 ) -> Exchange:
-    limits = prefetch, timeout, wait
+    limits = prefetch, timeout, Retrying(wait)
     return Exchange(
         "/index", batches(docs, size), parameters, ["encoder"], limits, limit, itertools.count(1)
     )
@@ -359,13 +360,26 @@ def test_who_waits_sends_again_after_pauses_that_double_up_to_a_bound(clock: Clo
         [same] = exchange.due()
         assert same._replace(timeout=request.timeout) == request
         assert exchange.pause is None
-    first = module.FIRST_PAUSE
+    first = retrying.FIRST_PAUSE
     assert pauses == pytest.approx(
-        [min(module.LONGEST_PAUSE, first * 2**refusals) for refusals in range(12)]
+        [min(retrying.LONGEST_PAUSE, first * 2**refusals) for refusals in range(12)]
     )
     assert answer(exchange, 1)
     one(exchange)
     assert exchange.finished
+
+
+def test_who_tries_again_does_so_a_few_times_for_what_may_pass(clock: Clock) -> None:
+    limits = 128, None, retrying.retrying_of("fail", 3, 1, 5, 2)
+    exchange = Exchange("/", batches(None, 1), None, None, limits, 2**30, itertools.count(1))
+    made(exchange)
+    for pause in (1, 2):
+        assert not fail(exchange, 1, "ReplicaCrashed")
+        assert exchange.pause == pause
+        clock.now += pause
+        assert ids(exchange.due()) == [1]
+    assert fail(exchange, 1, "ReplicaCrashed", "the third")
+    assert str(one(exchange).error) == "the third"
 
 
 def test_what_is_held_back_has_less_time_left_when_it_is_sent(clock: Clock) -> None:
@@ -403,7 +417,9 @@ def test_the_pauses_of_several_clients_differ(monkeypatch: pytest.MonkeyPatch) -
         fail(exchange, 1, "Overloaded")
         pauses.add(exchange.pause)
     assert len(pauses) > 1
-    assert all(pause is not None and 0.5 <= pause / module.FIRST_PAUSE <= 1.51 for pause in pauses)
+    assert all(
+        pause is not None and 0.5 <= pause / retrying.FIRST_PAUSE <= 1.51 for pause in pauses
+    )
 
 
 # -- late ------------------------------------------------------------------------------------------
@@ -450,7 +466,7 @@ def test_an_answer_whose_memory_is_gone_was_never_received() -> None:
     memory = arena.Arena(file, arena.CLIENT, 2**24)
     replica = arena.Arena(file, 1, 2**24)
     exchange = Exchange(
-        "/", iter([arrays(1)]), None, None, (1, None, False), 2**30, itertools.count(1), memory
+        "/", iter([arrays(1)]), None, None, (1, None, Retrying()), 2**30, itertools.count(1), memory
     )
     request = exchange.next()
     assert request is not None

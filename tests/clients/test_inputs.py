@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zflow import Document, DocumentArray, errors
-from zflow.clients.inputs import batches, check_document, check_options, choose_targets, seconds
+from zflow.clients.inputs import (
+    batches,
+    check_document,
+    check_options,
+    choose_targets,
+    resolved,
+    seconds,
+)
 from zflow.devices.protocol import messages
 
 FINE: dict[str, Any] = {
@@ -185,6 +192,44 @@ def test_an_iterator_is_read_as_it_is_needed() -> None:
     assert read == ["0", "1", "2"]
     assert next(cut).texts == ["3", "4", "5"]
     assert read == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_inputs_may_be_a_function_that_gives_them() -> None:
+    def generator() -> Iterator[Document]:
+        yield from texts(5)
+
+    for function in (generator, lambda: DocumentArray(texts(5)), lambda: iter(list(texts(5)))):
+        assert [len(docs) for docs in batches(resolved(function), 2)] == [2, 2, 1]
+    assert [len(docs) for docs in batches(resolved(lambda: Document()), 2)] == [1]
+    docs = DocumentArray()
+    assert resolved(docs) is docs
+    assert resolved(None) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda: None, "the function given as inputs returned None"),
+        (lambda docs: docs, "the function given as inputs needs arguments"),
+        (Document, "inputs must be a Document"),
+        (lambda: lambda: None, "inputs must be a Document"),
+    ],
+)
+def test_a_function_that_gives_no_documents_is_refused(function: Any, words: str) -> None:
+    with pytest.raises(errors.BadRequest, match=words):
+        batches(resolved(function), 1)
+
+
+def test_what_is_asynchronous_is_for_an_async_client() -> None:
+    async def generator() -> AsyncIterator[Document]:
+        yield Document()
+
+    async def coroutine() -> Document:
+        return Document()
+
+    for inputs in (generator(), generator, coroutine):
+        with pytest.raises(errors.BadRequest, match=r"AsyncClient"):
+            batches(resolved(inputs), 1)
 
 
 @pytest.mark.parametrize("inputs", ["text", b"bytes", {"text": "a"}, 7, object, Hidden()])

@@ -121,3 +121,35 @@ def test_all_documents_come_together_in_the_order_of_the_responses() -> None:
     assert together([good("a", "b")]).texts == ["a", "b"]
     assert together([good("a", "b"), good(), good("c")]).texts == ["a", "b", "c"]
     assert isinstance(together([good("a"), good("b")]), DocumentArray)
+
+
+def test_who_goes_on_has_failures_logged_and_may_keep_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logged, kept = Callbacks(go_on=True), Callbacks(go_on=True, whole=True)
+    kept.deliver(bad())
+    assert kept.keeps(bad())
+    assert not caplog.text
+    logged.deliver(bad())
+    assert "a request to '/' failed and the others go on: went wrong" in caplog.text
+    assert not logged.keeps(bad())
+    assert not Callbacks(whole=True).keeps(bad())
+    assert Callbacks().keeps(good())
+    caplog.clear()
+    noted, seen = noting("error")
+    noted.go_on = True
+    noted.deliver(bad())
+    assert len(seen) == 1
+    assert not caplog.text
+
+
+def test_a_response_has_what_jinas_have() -> None:
+    response = Response(DocumentArray(Document(text="a")), endpoint="/x")
+    assert response.data.docs is response.docs
+    response.data.docs = DocumentArray()
+    assert len(response.docs) == 0
+    header = response.header
+    assert (header.exec_endpoint, header.status.code, header.status.description) == ("/x", 0, "")
+    status = bad().header.status
+    assert (status.code, status.description) == (1, "went wrong")
+    assert (status.SUCCESS, status.ERROR) == (0, 1)

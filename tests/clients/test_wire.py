@@ -4,15 +4,18 @@ and the errors that what arrives comes to.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
+from helpers import few_descriptors
 from peers import said
 
-from zflow import errors
+from zflow import AsyncClient, Client, errors
 from zflow.clients import wire
 from zflow.clients.wire import Wire
 from zflow.devices.protocol import bundles
@@ -61,6 +64,52 @@ def test_what_is_no_address_is_an_error_at_once(address: str) -> None:
         errors.FlowUnreachable, match=f"{re.escape(address)} is no address that can be connected to"
     ):
         Wire(context, address)
+    context.term()
+
+
+OUT = r"^Too many open files: this process may have \d+ and has too few left .*\(ulimit -n\), close"
+
+
+# With two descriptors libzmq would end the process.
+@pytest.mark.parametrize("left", [0, 2, 7])
+def test_too_few_descriptors_are_an_error_that_says_what_helps(left: int) -> None:
+    async def ask() -> None:
+        with few_descriptors(left):
+            async with AsyncClient(port=1) as client:
+                await client.post("/")
+
+    with pytest.raises(errors.OutOfDescriptors, match=OUT):
+        asyncio.run(ask())
+    with few_descriptors(left), Client(port=1) as client:
+        for meet in (lambda: client.post("/"), client.info, client.is_flow_ready):
+            with pytest.raises(errors.OutOfDescriptors, match=OUT):
+                meet()
+
+
+def test_many_clients_say_so_when_there_is_no_room_for_more(rig: Rig) -> None:
+    wires: list[Wire] = []
+    context, address = rig.mine.socket.context, f"tcp://127.0.0.1:{rig.port}"
+    with few_descriptors(20), pytest.raises(errors.OutOfDescriptors, match=OUT):
+        wires.extend(Wire(context, address) for _ in range(21))
+    assert wires
+    for one in wires:
+        one.close()
+
+
+def test_a_machine_without_descriptors_is_told_from_a_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setattr(zmq, "Context", full)
+    with pytest.raises(errors.OutOfDescriptors, match=r": the machine has too many files open"):
+        wire.begin()
+
+
+def test_more_threads_may_share_a_client_than_libzmq_has_sockets_for_by_itself() -> None:
+    context = wire.begin()
+    assert context.get(zmq.MAX_SOCKETS) == wire.MOST_SOCKETS
     context.term()
 
 

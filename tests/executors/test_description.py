@@ -194,7 +194,7 @@ def test_without_reading_only_the_folder_is_known(tmp_path: Path) -> None:
         ),
         ("jtype: Known\nwihth: 1", "YAML text:2: unknown key 'wihth'; did you mean 'with'?"),
         ("jtype: Known\nwith: [", "YAML text:2: not YAML: "),
-        ("!Known\nwith: {}", "YAML text:1: the tag !Known means nothing here; write jtype: Known"),
+        ("!Known\nwith: !It {}", "YAML text:2: the tag !It means nothing here; write jtype: It"),
         (
             "- Known\n- x",
             "YAML text:1: an Executor is described by a mapping with jtype, not ['Known', 'x']",

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -199,6 +200,24 @@ def test_an_executor_closes_at_the_end_of_a_with_statement() -> None:
         assert executor.closed == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"workspace": "kept"},
+        {"workspace": Path("kept")},
+        {"runtime_args": {"workspace": "kept"}},
+        {"metas": {"workspace": "kept"}},
+        {"metas": {"workspace": Path("kept")}},
+    ],
+)
+def test_a_relative_workspace_is_where_the_executor_was_made(tmp_path, monkeypatch, given):
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path)
+    executor = Echo(**given)
+    os.chdir("away")
+    assert executor.workspace == str(tmp_path / "kept" / "Echo" / "0")
 
 
 def test_the_workspace_is_made_when_asked_for(tmp_path):

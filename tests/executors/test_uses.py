@@ -85,6 +85,38 @@ def test_a_dict_describes_an_executor_and_arguments_go_over_it():
     )
 
 
+@pytest.mark.parametrize(("written", "value"), [("${{ ENV.SIZE }}", 3), ("v${{ENV.SIZE}}", "v3")])
+def test_a_dict_may_hold_expressions_as_yaml_does(monkeypatch, written, value):
+    monkeypatch.setenv("SIZE", "3")
+    assert load({"jtype": "Known", "with": {"size": written}}).uses_with == {"size": value}
+    with pytest.raises(InvalidExecutor, match=r"^uses: ENV.ZFLOW_NONE is not set"):
+        load({"jtype": "Known", "with": {"size": "${{ ENV.ZFLOW_NONE }}"}})
+
+
+def test_a_class_may_be_named_with_dots_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "dotted_package").mkdir()
+    write(tmp_path / "dotted_package/__init__.py", "")
+    write(
+        tmp_path / "dotted_package/parts.py",
+        "from zflow import Executor\nclass One(Executor): ...\nclass Two(Executor): ...",
+    )
+    one = load("dotted_package.parts.One").cls
+    assert one is load("dotted_package.parts:One").cls
+    assert load("jtype: dotted_package.parts.Two").cls.__name__ == "Two"
+    with pytest.raises(InvalidExecutor, match=r"parts has no 'Three'; Executors there: 'One'"):
+        load("dotted_package.parts.Three")
+
+
+@pytest.mark.parametrize("key", ["dynamic_batching", "uses_dynamic_batching"])
+def test_batching_has_two_names_in_yaml(key):
+    text = f"jtype: Known\n{key}: {{/x: {{preferred_batch_size: 8}}}}\nrequests: {{/x: foo}}"
+    assert load(text).batching["/x"].written["preferred_batch_size"] == 8
+    both = "jtype: Known\ndynamic_batching: {}\nuses_dynamic_batching: {}"
+    with pytest.raises(InvalidExecutor, match=r"YAML text:2: 'uses_dynamic_batching', 'dynamic_ba"):
+        load(both)
+
+
 def test_yaml_describes_an_executor(folder, monkeypatch):
     text = """
         jtype: FromFile
@@ -114,8 +146,8 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("uses", "message"),
     [
-        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class', an Executor's "
-            "folder, "
+        (5, "uses must be a class, its name, 'file.py:Class', 'module:Class' or 'module.Class', an "
+            "Executor's folder, "
          "'jinaai://user/Name', a YAML file, YAML text or a dict, not 5"),
         ("", "uses must be a class, "),
         (dict, "uses=dict is a class but not an Executor: derive it from Executor"),
@@ -124,9 +156,10 @@ def test_yaml_describes_an_executor(folder, monkeypatch):
         ("Knwon", "uses='Knwon' names no Executor class defined so far, no installed one and no "
                   "folder; did you mean "
          "'Known'?; uses takes a class, "),
-        ("a.b.Mine", "uses='a.b.Mine' names no Executor class defined so far, no installed one and "
-                     "no folder; did you "
-         "mean 'a.b:Mine'?"),
+        ("no_such_module.b.Mine", "importing 'no_such_module.b' failed: ModuleNotFoundError: No "
+                                  "module named"),
+        ("zflow.BaseExecuter", "uses='zflow:BaseExecuter': zflow has no 'BaseExecuter'; "
+         "did you mean 'BaseExecutor'?"),
         ("no_such.py", "there is no file 'no_such.py' (looked for /"),
         ("no_such.yml", "no_such.yml: cannot read it: No such file or directory (looked for /"),
         ("no_such_module:Mine", "importing 'no_such_module' failed: ModuleNotFoundError: No module "

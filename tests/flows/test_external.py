@@ -246,13 +246,14 @@ def test_a_far_side_with_four_replicas_gets_four_at_a_time(tmp_path: Path) -> No
 
 
 def test_the_quicker_address_gets_more() -> None:
-    with served("quick", 2) as quick, served("slow", 20) as slow, over(quick, slow) as flow:
+    with served("quick", 5) as quick, served("slow", 100) as slow, over(quick, slow) as flow:
         flow.post("/", texts(20), request_size=1)
         begun = time.monotonic()
-        shares = by(flow.post("/", texts(300), request_size=1))
+        shares = by(flow.post("/", texts(200), request_size=1))
         seconds = time.monotonic() - begun
-    ideal = 300 / (1 / 0.002 + 1 / 0.020)
-    # Ten times as many as a rule, one time if they took turns.
+    ideal = 200 / (1 / 0.005 + 1 / 0.1)
+    # Twenty times as many as a rule, one time if they took turns; each takes some ms more on a
+    # busy machine.
     assert shares["quick"] > 3 * shares["slow"]
     print(f"{seconds / ideal:.2f} of ideal")
 

@@ -244,7 +244,7 @@ def test_an_endpoint_that_is_not_bound_is_passed_by() -> None:
 
 def test_branches_that_do_not_bind_the_endpoint_bring_the_request_once() -> None:
     flow = (
-        Flow()
+        Flow(unknown_endpoints="pass")
         .add(name="x", uses=OnlyIndex)
         .add(name="y", uses=OnlyIndex, needs="gateway")
         .needs_all()

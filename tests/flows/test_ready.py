@@ -58,6 +58,16 @@ def test_a_running_flow_is_ready(ask: Ask, flow: Flow) -> None:
     assert ask("127.0.0.1", flow.port)
     assert ask(f"localhost:{flow.port}", None, timeout=30_000)
     assert ask(f"tcp://127.0.0.1:{flow.port}", None)
+    assert flow.is_flow_ready()
+    assert flow.is_flow_ready(timeout=30_000)
+
+
+def test_a_flow_that_is_not_running_is_not_ready() -> None:
+    flow = Flow().add(uses=Upper)
+    assert not flow.is_flow_ready()
+    with flow:
+        assert flow.is_flow_ready()
+    assert not flow.is_flow_ready()
 
 
 def test_where_nobody_answers_is_no_flow_that_is_ready(ask: Ask) -> None:

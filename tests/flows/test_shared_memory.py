@@ -171,8 +171,15 @@ def test_a_graph_of_branches_that_some_requests_pass_by() -> None:
 
 
 def test_an_executor_that_nobody_visits_gives_back_what_was_sent() -> None:
-    with Flow().add(uses=Shard) as flow:
+    with Flow(unknown_endpoints="pass").add(uses=Shard) as flow:
         assert right(flow.post("/nobody", arrays(10), request_size=1), 10, more=0.0)
+        comes_back(flow)
+
+
+def test_a_request_that_is_refused_gives_back_what_was_sent() -> None:
+    with Flow().add(uses=Shard) as flow:
+        with pytest.raises(errors.BadRequest, match="no Executor binds '/nobody'"):
+            flow.post("/nobody", arrays(10), request_size=1)
         comes_back(flow)
 
 

@@ -105,3 +105,58 @@ def test_an_ipv6_host_needs_no_brackets_where_the_port_is_said_elsewhere() -> No
 
 def test_localhost_is_127_0_0_1_which_zflow_listens_on() -> None:
     assert address.endpoint("localhost", "*") == "tcp://127.0.0.1:*"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "found"),
+    [
+        ("grpc://localhost:12345", None, "tcp://127.0.0.1:12345"),
+        ("grpc://example", 12345, "tcp://example:12345"),
+        ("http://127.0.0.1:12345/", None, "tcp://127.0.0.1:12345"),
+        ("ws://[::1]:12345", None, "tcp://[::1]:12345"),
+        ("tcp://example", 12345, "tcp://example:12345"),
+        ("example:12345", 12345, "tcp://example:12345"),
+        ("::1", 12345, "tcp://[::1]:12345"),
+    ],
+)
+def test_a_client_takes_the_addresses_of_other_protocols_with_a_note_once(
+    host: str,
+    port: int | None,
+    found: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(address, "_noted", set())
+    for _ in range(2):
+        assert address.address_of(host, port) == found
+    strange = host.partition("://")[0] in ("grpc", "http", "ws")
+    assert caplog.text.count("zflow speaks ZeroMQ") == strange
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("grpcs://h:1", None, "no TLS.*curve="),
+        ("https://h", 1, "no TLS.*curve="),
+        ("ftp://h:1", None, "only tcp:// is spoken"),
+        ("h:1", 2, "names port 1, and port= is 2"),
+        ("http://h:1/path", None, "not '1/path'"),
+        ("http://h", None, "names no port"),
+        ("h", None, "needs the port"),
+    ],
+)
+def test_what_is_no_address_of_a_flow(host: str, port: int | None, words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        address.address_of(host, port)
+
+
+def test_a_protocol_is_taken_with_a_note_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address, "_noted", set())
+    for protocol in ("grpc", "GRPC", "http", "websocket", None):
+        address.check_protocol(protocol)
+    assert caplog.text.count("protocol='grpc': zflow speaks ZeroMQ") == 1
+    for wrong in ("gprc", 7):
+        with pytest.raises(BadRequest, match="protocol must be"):
+            address.check_protocol(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from helpers import PATIENCE, alive, kill, title, wait_for
 
 from zflow.clients.connection import ask
+from zflow.devices.sockets import descriptors
 from zflow.processes import broker_process, plan
 from zflow.processes.plan import Plan
 from zflow.system import process
@@ -127,6 +129,20 @@ def test_a_host_that_is_none_is_told_and_the_end_of_it(start: Callable[..., Brok
     kind, error = broker.hear()
     assert (kind, error["type"]) == ("failed", "StartupFailed")
     assert error["message"].endswith("; choose another port= or host=")
+    assert broker.end() == "exit code 1"
+
+
+def test_too_few_descriptors_are_told_with_the_way_out(
+    start: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(descriptors, "make_sure", none_left)
+    broker = start()
+    kind, error = broker.hear()
+    assert (kind, error["type"]) == ("failed", "StartupFailed")
+    assert error["message"].startswith("the broker cannot start: Too many open files: raise the")
     assert broker.end() == "exit code 1"
 
 

@@ -50,6 +50,17 @@ def make() -> Iterator[Callable[..., Plan]]:
         os.rmdir(one.folder)  # and there is nothing in it
 
 
+def test_a_relative_workspace_is_where_the_flow_is_started(
+    make: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metas = {"workspace": "kept", "name": "x"}
+    made = make({"workspace": "kept"}, {"uses_metas": metas}, {"workspace": "/full"}, {})
+    assert [seat.spec.workspace for seat in made.seats] == [f"{tmp_path}/kept", None, "/full", None]
+    assert made.seats[1].spec.uses_metas == {"workspace": f"{tmp_path}/kept", "name": "x"}
+    assert metas["workspace"] == "kept"
+
+
 # -- seats -----------------------------------------------------------------------------------------
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Upper
+from helpers import Upper, few_descriptors
 
-from zflow import Executor, errors, requests
+from zflow import Executor, Flow, errors, requests
 from zflow.processes import preflight
 from zflow.topology.topology import ExecutorSpec, Topology
 
@@ -38,6 +38,14 @@ def folder(path: Path, requirements: str | None = None) -> str:
     if requirements is not None:
         (path / "requirements.txt").write_text(requirements)
     return str(path)
+
+
+def test_without_descriptors_nothing_is_started_and_the_error_says_what_helps() -> None:
+    with (
+        few_descriptors(left=3),
+        pytest.raises(errors.StartupFailed, match=r"^nothing can be started: Too many .*ulimit -n"),
+    ):
+        Flow().add(name="one").start()
 
 
 # -- checked ---------------------------------------------------------------------------------------

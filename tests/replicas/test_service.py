@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -120,6 +121,20 @@ def test_the_executor_is_made_with_what_its_seat_says() -> None:
     assert made.name == NAME
     assert vars(made.executor.metas) == {"colour": "red"}
     assert made.executor.end == "?"
+
+
+def test_a_relative_workspace_stays_where_it_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "wanders.py").write_text(
+        "import os\nfrom zflow import Executor\nclass Wanders(Executor): ...\nos.chdir('away')\n"
+    )
+    uses = "jtype: wanders.py:Wanders\nmetas: {workspace: kept}"
+    monkeypatch.chdir(tmp_path)
+    made = service(uses=uses, folder=str(tmp_path))
+    assert os.getcwd() == str(tmp_path / "away")
+    assert made.executor.workspace == str(tmp_path / "kept" / "work" / "1")
 
 
 def test_it_tells_what_the_executor_binds_and_how_much_it_does_at_once() -> None:

@@ -28,6 +28,7 @@ from helpers import (
     TESTS,
     Upper,
     alive,
+    few_descriptors,
     in_background,
     kill,
     pid_of,
@@ -38,6 +39,18 @@ from helpers import (
 )
 
 from zflow import Document, DocumentArray, Executor, Flow, errors, requests
+
+
+class Greedy(Executor):
+    """Leaves its process no file descriptor."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.limits = few_descriptors(left=0)
+        self.limits.__enter__()
+
+    @requests
+    def work(self, **kwargs: Any) -> None: ...
 
 
 class Tell(Executor):
@@ -568,3 +581,9 @@ print(daemon.exitcode)
         "['True']\n0\n",
         "",
     )
+
+
+def test_a_replica_without_descriptors_says_what_helps() -> None:
+    words = r"^greedy/rep-0 could not start: Too many open files: raise the limit .*\(ulimit -n\)$"
+    with pytest.raises(errors.StartupFailed, match=words):
+        Flow().add(name="greedy", uses=Greedy).start()

@@ -151,6 +151,86 @@ def test_expressions_are_replaced(monkeypatch):
     }
 
 
+def test_what_stands_in_env_is_text(monkeypatch):
+    monkeypatch.setenv("ZFLOW_CODE", "0123")
+    config = load("""
+jtype: Flow
+with: {env: {CODE: ${{ ENV.ZFLOW_CODE }}, TIME: 12:30}, uses_with: {env: {n: 010}}}
+executors:
+- env: {CODE: ${{ ENV.ZFLOW_CODE }}, on: no}
+  uses_with: {code: ${{ ENV.ZFLOW_CODE }}, quoted: "${{ ENV.ZFLOW_CODE }}"}
+""")
+    assert config.flow_kwargs == {
+        "env": {"CODE": "0123", "TIME": "12:30"},
+        "uses_with": {"env": {"n": 8}},
+    }
+    assert config.executors[0].kwargs == {
+        "env": {"CODE": "0123", "on": "no"},
+        "uses_with": {"code": 83, "quoted": "0123"},
+    }
+
+
+def test_batching_has_two_names():
+    batching = {"/x": {"preferred_batch_size": 8}}
+    text = "jtype: Flow\nexecutors:\n- dynamic_batching: {/x: {preferred_batch_size: 8}}"
+    assert load(text).executors[0].kwargs == {"uses_dynamic_batching": batching}
+    with pytest.raises(InvalidConfig, match=r":3: executors\[0\]: dynamic_batching and uses_dyn"):
+        load(text + "\n  uses_dynamic_batching: {}")
+
+
+OLD = """
+!Flow
+version: '1'
+with: {port: 5555, protocol: grpc, monitoring: true, port_monitoring: 9090, timeout_ctrl: 60000}
+executors:
+- {name: a, port: 1234, quiet: true, log_config: default, monitoring: true, timeout_ctrl: 60}
+- {port: [1, 2], host: 0.0.0.0, timeout_ready: 60000}
+- {external: true, port: 4321, protocol: GRPC}
+"""
+
+
+def test_what_means_nothing_here_is_left_out_and_kept_for_one_warning(caplog):
+    config = load(OLD)
+    assert config.flow_kwargs == {"port": 5555}
+    assert [entry.kwargs for entry in config.executors] == [
+        {"name": "a"},
+        {"timeout_ready": 60000},
+        {"external": True, "port": 4321},
+    ]
+    config.told.warn()
+    config.told.warn()
+    assert caplog.messages == [
+        "options of Jina's that mean nothing here are ignored: protocol (Flow, executor2), "
+        "monitoring (Flow, a), port_monitoring (Flow), timeout_ctrl (Flow, a), port (a, "
+        "executor1), quiet (a), log_config (a), host (executor1)"
+    ]
+    with pytest.raises(NotSupported, match=r"^YAML text:3: with: protocol='http' is not supported"):
+        load("jtype: Flow\nwith:\n  protocol: http")
+
+
+def test_tags_say_what_jtype_does():
+    config = load(
+        "!Flow\nwith: {port: 1}\nexecutors:\n- uses: !Mine\n    with: {a: 1}\n- uses: !It"
+    )
+    assert [entry.kwargs["uses"] for entry in config.executors] == [
+        {"jtype": "Mine", "with": {"a": 1}},
+        {"jtype": "It"},
+    ]
+    with pytest.raises(InvalidConfig, match=r":1: jtype must be Flow, not 'Exec'"):
+        load("!Exec\nexecutors: []")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "# nothing", "---\n", "~"])
+def test_an_empty_yaml_is_no_flow_and_the_error_says_so(text):
+    for source in (text, io.StringIO(text)):
+        with pytest.raises(InvalidConfig, match=r": (the YAML is empty|cannot read it)"):
+            load(source)
+    with pytest.raises(InvalidConfig, match=r"^YAML text:1: the YAML is empty: a Flow begins with"):
+        load(io.StringIO(text))
+    with pytest.raises(InvalidConfig, match=r"^YAML text:1: the YAML is empty"):
+        load("")
+
+
 HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
 
 
@@ -168,8 +248,8 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
          "not '3' (a text: leave the quotes out)"),
         (HEAD + "  needs: c", "flow.yaml:5: executors[1]: needs names 'c', but there is no "
                               "Executor of that name"),
-        (HEAD + "  env:\n    A: yes", "flow.yaml:6: executors[1]: env['A'] must be a text or a "
-                                      "number, not True"),
+        (HEAD + "  env:\n    A: [1]", "flow.yaml:6: executors[1]: env['A'] must be a text or a "
+                                      "number, not ['1']"),
         (HEAD + "- replicas: 1\n  name: a", "flow.yaml:6: executors[2]: name 'a' is taken by "
                                             "another Executor"),
         (HEAD + "- c", "flow.yaml:5: executors[2] must be a mapping of keys to values, not 'c'"),
@@ -189,7 +269,7 @@ HEAD = "jtype: Flow\nexecutors:\n- name: a\n- name: b\n"
         ("jtype: Executor", "flow.yaml:1: jtype must be Flow, not 'Executor'"),
         ("executors: []", "flow.yaml:1: jtype must be Flow, and is missing"),
         ("jtype: Flow\nversion: 2", "flow.yaml:2: version must be '1', not 2"),
-        ("", "flow.yaml:1: a Flow is a mapping that begins with 'jtype: Flow', not None"),
+        ("", "flow.yaml:1: the YAML is empty: a Flow begins with 'jtype: Flow'"),
         ("- a", "flow.yaml:1: a Flow is a mapping that begins with 'jtype: Flow', not ['a']"),
     ],
 )  # fmt: skip
@@ -372,6 +452,13 @@ def test_what_has_no_form_in_yaml_is_named(value):
         InvalidConfig, match=r"^uses_with cannot be written as YAML: .* \(executor 'a'\)"
     ):
         dump({}, [spec])
+
+
+def test_an_expression_in_uses_is_replaced_anyway_so_it_can_be_written(monkeypatch):
+    monkeypatch.setenv("ZFLOW_N", "3")
+    uses = {"jtype": "Mine", "with": {"n": "${{ ENV.ZFLOW_N }}", "t": "x: ${{ ENV.ZFLOW_N }}"}}
+    text = dump({}, [ExecutorSpec("a", ("gateway",), uses=uses)])
+    assert load(text).executors[0].kwargs["uses"]["with"] == {"n": 3, "t": "x: 3"}
 
 
 texts = st.text(max_size=8).filter(lambda text: "${{" not in text)

@@ -22,16 +22,25 @@ from zflow.clients.inputs import (
     check_options,
     choose_targets,
     command_arguments,
+    resolved,
     seconds,
     told,
 )
 from zflow.clients.member import Membership
 from zflow.clients.response import Callback, Callbacks, Response, changed, ready, together
+from zflow.clients.retrying import (
+    ATTEMPTS,
+    BACKOFF_MULTIPLIER,
+    INITIAL_BACKOFF,
+    MAX_BACKOFF,
+    Retrying,
+    retrying_of,
+)
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.protocol.messages import Request
 from zflow.devices.sockets.clock import monotonic
 from zflow.documents.document import DocumentArray
-from zflow.network.address import address_of
+from zflow.network.address import address_of, check_protocol
 from zflow.network.keys import Folder, Keys, keys_of
 
 
@@ -40,18 +49,15 @@ class AsyncResults:
     `await` collects them all.
     """
 
-    def __init__(
-        self, responses: AsyncIterator[Response], callbacks: Callbacks, whole: bool
-    ) -> None:
+    def __init__(self, responses: AsyncIterator[Response], callbacks: Callbacks) -> None:
         self._responses = responses
         self._callbacks = callbacks
-        self._whole = whole
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         async for response in self._responses:
             self._callbacks.deliver(response)
-            if response.error is None:
-                yield response if self._whole else response.docs
+            if self._callbacks.keeps(response):
+                yield response if self._callbacks.whole else response.docs
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._collect().__await__()
@@ -60,11 +66,11 @@ class AsyncResults:
         responses = []
         async for response in self._responses:
             self._callbacks.deliver(response)
-            if response.error is None and not self._callbacks.take_results:
+            if not self._callbacks.take_results and self._callbacks.keeps(response):
                 responses.append(response)
         if self._callbacks.take_results:
             return None
-        return responses if self._whole else together(responses)
+        return responses if self._callbacks.whole else together(responses)
 
 
 class AsyncClient(Shortcuts):
@@ -75,6 +81,7 @@ class AsyncClient(Shortcuts):
             out.
         port: its port.
         curve: the key folder that lets it in, if the Flow asks for keys.
+        protocol: as in `Client`.
 
     Raises:
         BadRequest: that is no address, or has no port.
@@ -89,8 +96,14 @@ class AsyncClient(Shortcuts):
     __module__ = "zflow"
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int | str | None = None, *, curve: Folder | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int | str | None = None,
+        *,
+        curve: Folder | None = None,
+        protocol: str | None = None,
     ) -> None:
+        check_protocol(protocol)
         self._setup(Membership(address_of(host, port, "AsyncClient")), curve)
 
     @classmethod
@@ -134,6 +147,8 @@ class AsyncClient(Shortcuts):
         try:
             with self._new(self._keys) as connection:
                 return ready(await connection.hello(limit))
+        except errors.OutOfDescriptors:
+            raise
         except errors.ZflowError:
             return False
 
@@ -206,8 +221,14 @@ class AsyncClient(Shortcuts):
         prefetch: int = PREFETCH,
         timeout: int | None = None,
         on_overload: str = "fail",
+        continue_on_error: bool = False,
+        max_attempts: int = ATTEMPTS,
+        initial_backoff: float = INITIAL_BACKOFF,
+        max_backoff: float = MAX_BACKOFF,
+        backoff_multiplier: float = BACKOFF_MULTIPLIER,
     ) -> AsyncResults:
-        """As `Client.post`, from asyncio; inputs may be an async iterable too.
+        """As `Client.post`, from asyncio; inputs may be an async iterable too, or a function,
+        asynchronous or not, that gives any of these.
 
         Returns:
             Something to await, for all results in one DocumentArray (or the list of responses, or
@@ -218,11 +239,15 @@ class AsyncClient(Shortcuts):
         Raises: as `Client.post`, when it is awaited or iterated.
         """
         on = check_options(on, parameters, request_size, prefetch, timeout, on_overload)
-        limits = prefetch, timeout, on_overload == "wait"
+        retrying = retrying_of(
+            on_overload, max_attempts, initial_backoff, max_backoff, backoff_multiplier
+        )
+        limits = prefetch, timeout, retrying
         responses = self._responses(on, inputs, parameters, request_size, target_executor, limits)
         if show_progress:
             responses = _shown(responses, inputs)
-        return AsyncResults(responses, Callbacks(on_done, on_error, on_always), return_responses)
+        callbacks = Callbacks(on_done, on_error, on_always, continue_on_error, return_responses)
+        return AsyncResults(responses, callbacks)
 
     async def _responses(
         self,
@@ -231,10 +256,14 @@ class AsyncClient(Shortcuts):
         parameters: dict[str, Any] | None,
         request_size: int,
         target_executor: str | None,
-        limits: tuple[int, int | None, bool],
+        limits: tuple[int, int | None, Retrying],
     ) -> AsyncIterator[Response]:
         with contextlib.ExitStack() as stack:
-            connection = await self._connection(wire.connecting(limits[1]))
+            inputs = resolved(inputs)
+            if hasattr(inputs, "__await__"):
+                inputs = await inputs
+            within = wire.connecting(limits[1])
+            connection = await limits[2].reach_async(lambda: self._connection(within))
             self._membership.enter()
             stack.callback(self._membership.leave)
             names, limit = told(connection.info)

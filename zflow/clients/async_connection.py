@@ -64,7 +64,7 @@ class AsyncConnection:
         self._loop = loop
         self._check = membership.check
         self._pid = os.getpid()
-        self._context = zmq.Context()
+        self._context = wire.begin()
         self._wire = Wire(self._context, membership.address, keys, membership.memory)
         self.ids = self._wire.ids
         self.memory = self._wire.memory

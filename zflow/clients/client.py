@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import zmq
-
 from zflow import errors
 from zflow.clients import wire
 from zflow.clients.connection import Connection, ask, connected
@@ -26,14 +24,23 @@ from zflow.clients.inputs import (
     check_options,
     choose_targets,
     command_arguments,
+    resolved,
     seconds,
     told,
 )
 from zflow.clients.member import Membership
 from zflow.clients.response import Callback, Callbacks, Response, changed, ready, together
+from zflow.clients.retrying import (
+    ATTEMPTS,
+    BACKOFF_MULTIPLIER,
+    INITIAL_BACKOFF,
+    MAX_BACKOFF,
+    Retrying,
+    retrying_of,
+)
 from zflow.clients.shortcuts import Shortcuts
 from zflow.devices.sockets.clock import monotonic
-from zflow.network.address import address_of
+from zflow.network.address import address_of, check_protocol
 from zflow.network.keys import Folder, keys_of
 
 
@@ -41,7 +48,7 @@ class _Pool:
     """A client's context, and the connections in it that no thread uses at the moment."""
 
     def __init__(self, owner: Client) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = wire.begin()
         self.idle: list[Connection] = []
         self.lent = 0  # connections in use
         # Were a context collected as garbage together with its sockets, it might wait for them for
@@ -69,6 +76,8 @@ class Client(Shortcuts):
         curve: the key folder that lets it in, if the Flow asks for keys. It posts with
             `client.key_secret`, and changes the Flow with `admin.key_secret`; where only one of the
             two is there, that is for both.
+        protocol: `'grpc'`, `'http'` or `'websocket'`, as Jina's Client takes it; it means nothing
+            here, which is said once.
 
     Raises:
         BadRequest: that is no address, or has no port.
@@ -88,12 +97,13 @@ class Client(Shortcuts):
         *,
         asyncio: bool = False,
         curve: Folder | None = None,
+        protocol: str | None = None,
     ) -> Any:
         """Make a Client, or an AsyncClient if that is asked for."""
         if asyncio:
             from zflow.clients.async_client import AsyncClient
 
-            return AsyncClient(host, port, curve=curve)
+            return AsyncClient(host, port, curve=curve, protocol=protocol)
         return super().__new__(cls)
 
     def __init__(
@@ -103,7 +113,9 @@ class Client(Shortcuts):
         *,
         asyncio: bool = False,
         curve: Folder | None = None,
+        protocol: str | None = None,
     ) -> None:
+        check_protocol(protocol)
         self._setup(Membership(address_of(host, port)), curve)
 
     @classmethod
@@ -227,6 +239,8 @@ class Client(Shortcuts):
         try:
             # On a connection of its own: one that was used before may be to a Flow that is gone.
             return ready(ask(self._membership.address, self._keys, limit))
+        except errors.OutOfDescriptors:
+            raise  # which says nothing about the Flow
         except errors.ZflowError:
             return False
 
@@ -321,6 +335,11 @@ class Client(Shortcuts):
         prefetch: int = PREFETCH,
         timeout: int | None = None,
         on_overload: str = "fail",
+        continue_on_error: bool = False,
+        max_attempts: int = ATTEMPTS,
+        initial_backoff: float = INITIAL_BACKOFF,
+        max_backoff: float = MAX_BACKOFF,
+        backoff_multiplier: float = BACKOFF_MULTIPLIER,
     ) -> Any:
         """Send Documents to an endpoint and wait for the results,
         which come in the order of the inputs.
@@ -328,8 +347,8 @@ class Client(Shortcuts):
         Args:
             on: the endpoint, such as `'/index'` or `'index'`; `'*'` for the methods without one.
             inputs: a Document, a DocumentArray, any iterable of Documents (a generator is read as
-                it is needed, however long it is); None or an empty one for one request without
-                Documents.
+                it is needed, however long it is), a function that returns one of these; None or an
+                empty one for one request without Documents.
             parameters: given to each Executor with each request.
             request_size: Documents in one request.
             on_done: called with the `Response` of each request that succeeded; then nothing is
@@ -341,6 +360,15 @@ class Client(Shortcuts):
             target_executor: only Executors whose name matches this regular expression (from its
                 start) are visited; the others pass the request on.
             show_progress: show a progress bar on a terminal; needs the extra `progress`.
+            continue_on_error: a request that fails does not end the post; without `on_error` it is
+                one of the responses that are returned, or logged if only Documents are. Else the
+                first failure is raised.
+            max_attempts: how often a request is tried in all that fails because there is no room,
+                because the replica died, or because no Flow is reached; an Executor's exception
+                is final.
+            initial_backoff, max_backoff: the seconds until the second attempt, and the most between
+                two.
+            backoff_multiplier: how much longer each pause is than the one before.
             prefetch: how many requests may be in flight.
             timeout: the ms that each request may take, waiting included, and connecting, too; any
                 time when left out.
@@ -359,16 +387,19 @@ class Client(Shortcuts):
             FlowNotRunning, FlowUnreachable: there is no Flow to answer.
         """
         on = check_options(on, parameters, request_size, prefetch, timeout, on_overload)
-        callbacks = Callbacks(on_done, on_error, on_always)
+        callbacks = Callbacks(on_done, on_error, on_always, continue_on_error, return_responses)
         responses: list[Response] = []
-        limits = prefetch, timeout, on_overload == "wait"
+        retrying = retrying_of(
+            on_overload, max_attempts, initial_backoff, max_backoff, backoff_multiplier
+        )
+        limits = prefetch, timeout, retrying
         incoming = self._responses(
             on, inputs, parameters, request_size, target_executor, limits, show_progress
         )
         with contextlib.closing(incoming):
             for response in incoming:
                 callbacks.deliver(response)
-                if not callbacks.take_results and response.error is None:
+                if not callbacks.take_results and callbacks.keeps(response):
                     responses.append(response)
         if callbacks.take_results:
             return None
@@ -381,11 +412,14 @@ class Client(Shortcuts):
         parameters: dict[str, Any] | None,
         request_size: int,
         target_executor: str | None,
-        limits: tuple[int, int | None, bool],
+        limits: tuple[int, int | None, Retrying],
         show_progress: bool,
     ) -> Generator[Response, None, None]:
+        inputs = resolved(inputs)
         requests = batches(inputs, request_size)
-        with self._connection(wire.connecting(limits[1])) as connection:
+        within = wire.connecting(limits[1])
+        with contextlib.ExitStack() as stack:
+            connection = limits[2].reach(lambda: stack.enter_context(self._connection(within)))
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
             exchange = Exchange(

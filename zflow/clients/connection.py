@@ -242,7 +242,7 @@ def connected(
     address: str, keys: Keys | None = None, timeout: float | None = None
 ) -> Iterator[Connection]:
     """A connection on its own; raises as `ask`."""
-    context: zmq.Context[Any] = zmq.Context()
+    context = wire.begin()
     try:
         connection = Connection(context, address, lambda: None, keys, timeout)
         try:

@@ -8,7 +8,6 @@ Pure logic between the Documents and the wire; the sockets, sync and asyncio ali
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import msgpack
 
 from zflow import errors
 from zflow.clients.response import Response
+from zflow.clients.retrying import Retrying
 from zflow.devices.local.arena import Arena, Stale
 from zflow.devices.protocol.messages import Cancel, Failed, Reply, Request
 from zflow.devices.protocol.parts import split
@@ -27,8 +27,6 @@ from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
 from zflow.suggest import short
 
-FIRST_PAUSE = 0.01  # seconds until what the Flow had no room for is sent again; doubled up to
-LONGEST_PAUSE = 1.0  # seconds
 LATE = 1.0  # seconds after its time was over that the Flow may take to say so
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of one post in flight, if that is more than one request
 
@@ -42,7 +40,7 @@ class _Sent:
     size: int
     payload: Sequence[Any]
     deadline: float
-    refusals: int = 0  # how often the Flow had no room for it
+    failures: int = 0  # how often it was tried in vain
 
 
 class Exchange:
@@ -55,7 +53,7 @@ class Exchange:
         targets: the names of the Executors to visit, or None for all.
         limits: how many requests may be in flight, 1 or more (those answered out of order count
             until the ones before them are answered); the ms that each may take, or None; and
-            whether what the Flow has no room for is sent again, after a pause.
+            what is sent again, after which pauses.
         max_message_bytes: the largest request that the Flow takes.
         ids: where the requests' ids come from.
         memory: the memory shared with the Flow, if there is any;
@@ -68,7 +66,7 @@ class Exchange:
         batches: Iterator[DocumentArray],
         parameters: dict[str, Any] | None,
         targets: list[str] | None,
-        limits: tuple[int, int | None, bool],
+        limits: tuple[int, int | None, Retrying],
         max_message_bytes: int,
         ids: Iterator[int],
         memory: Arena | None = None,
@@ -77,9 +75,9 @@ class Exchange:
         self._batches = batches
         self._parameters = parameters
         self._targets = targets
-        self._prefetch, self._timeout, self._wait = limits
+        self._prefetch, self._timeout, self._retrying = limits
         self._limit = max_message_bytes
-        # Requests that the Flow had no room for, and when to send them again.
+        # Requests that have failed for now, and when to send them again.
         self._held_back: dict[int, float] = {}
         self._ids = ids
         self._memory = memory
@@ -164,17 +162,16 @@ class Exchange:
         """The ms that are left of a request's time; 0: it may take any."""
         return 0 if sent.deadline == math.inf else max(1, int((sent.deadline - now) * 1000))
 
-    # -- too much at a time ------------------------------------------------------------------------
+    # -- trying again ------------------------------------------------------------------------------
 
-    def _hold_back(self, id: int, sent: _Sent) -> None:
-        """Send it again when there may be room: after a pause that doubles,
-        and that differs between clients.
-        """
-        sent.refusals += 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(sent.refusals - 1, 16)) * random.uniform(
-            0.5, 1.5
-        )
+    def _hold_back(self, id: int, sent: _Sent, error: errors.ZflowError) -> bool:
+        """Keep what has failed, to be sent again after a pause, and say whether it is."""
+        pause = self._retrying.pause(sent.failures + 1, error)
+        if pause is None:
+            return False
+        sent.failures += 1
         self._held_back[id] = monotonic() + pause
+        return True
 
     @property
     def pause(self) -> float | None:
@@ -233,8 +230,7 @@ class Exchange:
                 return False
             self._free(frames)
             frames = whole
-        if self._wait and type(answer) is Failed and _is_overload(frames):
-            self._hold_back(id, sent)
+        if type(answer) is Failed and self._hold_back(id, sent, _error(frames)):
             return False
         self._end(id)
         self._answered[sent.place] = self._response(answer, frames, sent.docs)
@@ -280,10 +276,6 @@ class Exchange:
         while (response := self._answered.pop(self._delivered, None)) is not None:
             self._delivered += 1
             yield response
-
-
-def _is_overload(frames: Sequence[Any]) -> bool:
-    return isinstance(_error(frames), errors.Overloaded)
 
 
 def _error(frames: Sequence[Any]) -> errors.ZflowError:

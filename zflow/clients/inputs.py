@@ -4,6 +4,7 @@ Pure functions.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -115,6 +116,28 @@ def choose_targets(pattern: str | None, names: Iterable[str]) -> list[str] | Non
     return found
 
 
+def resolved(inputs: Any) -> Any:
+    """Return inputs; if they are a function, what it returns.
+
+    Raises:
+        BadRequest: the function needs arguments, or returns None.
+    """
+    if not callable(inputs) or isinstance(inputs, (type, Document, Iterable)):
+        return inputs
+    try:
+        inspect.signature(inputs).bind()
+    except TypeError as error:
+        raise errors.BadRequest(f"the function given as inputs needs arguments: {error}") from None
+    except ValueError:  # one of C, which does not say what it takes
+        pass
+    found = inputs()
+    if found is None:
+        raise errors.BadRequest(
+            f"the function given as inputs returned None, not Documents: {short(inputs)}"
+        )
+    return found
+
+
 def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
     """Cut inputs into requests of `size` Documents.
 
@@ -130,6 +153,12 @@ def batches(inputs: Any, size: int) -> Iterator[DocumentArray]:
         return iter((DocumentArray([inputs]),))
     if isinstance(inputs, DocumentArray):
         return _slices(inputs, size)
+    if hasattr(inputs, "__aiter__") or hasattr(inputs, "__await__"):
+        if hasattr(inputs, "close"):  # a coroutine that nobody awaits would be warned of
+            inputs.close()
+        raise errors.BadRequest(
+            f"inputs that are asynchronous need an AsyncClient: {short(inputs)}"
+        )
     if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
         raise errors.BadRequest(
             "inputs must be a Document, a DocumentArray or an iterable of Documents, not "

@@ -4,12 +4,44 @@ all Documents in one array.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from zflow import errors
 from zflow.documents.document import DocumentArray
+
+log = logging.getLogger("zflow")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a request has succeeded, as Jina says it.
+
+    Attributes:
+        code: `Status.SUCCESS` or `Status.ERROR`.
+        description: the error's message, or `''`.
+    """
+
+    SUCCESS: ClassVar[int] = 0
+    ERROR: ClassVar[int] = 1
+
+    code: int = SUCCESS
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What goes before the Documents of a response, as Jina calls it.
+
+    Attributes:
+        exec_endpoint: where it was posted.
+        status: whether it has succeeded.
+    """
+
+    exec_endpoint: str
+    status: Status
 
 
 @dataclass
@@ -23,6 +55,9 @@ class Response:
             says so by Executor: `{'shards': 3, 'succeeded': 2, 'failed': {1: why}}`.
         endpoint: where it was posted.
         error: None, or why there is no result.
+
+    For those who come from Jina, `header.status.code`, `header.status.description`,
+    `header.exec_endpoint` and `data.docs` say the same.
     """
 
     __module__ = "zflow"
@@ -32,6 +67,18 @@ class Response:
     endpoint: str = "/"
     error: errors.ZflowError | None = None
 
+    @property
+    def header(self) -> Header:
+        """`exec_endpoint`, and the `status` with `code` and `description`."""
+        error = self.error
+        status = Status() if error is None else Status(Status.ERROR, error.message)
+        return Header(self.endpoint, status)
+
+    @property
+    def data(self) -> Response:
+        """What has `docs`: the response itself."""
+        return self
+
 
 Callback = Callable[[Response], Any]
 
@@ -39,12 +86,15 @@ Callback = Callable[[Response], Any]
 @dataclass
 class Callbacks:
     """What to call with each response: `done` with a good one, `error` with a failed one,
-    `always` with both.
+    `always` with both. `go_on`: a failed one that goes to no callback is not raised, but kept
+    among the responses if the result is those as a `whole`, else logged.
     """
 
     done: Callback | None = None
     error: Callback | None = None
     always: Callback | None = None
+    go_on: bool = False
+    whole: bool = False
 
     @property
     def take_results(self) -> bool:
@@ -55,7 +105,8 @@ class Callbacks:
         """Call what is to be called.
 
         Raises:
-            ZflowError: the response is a failed one and there is no `error` callback.
+            ZflowError: the response is a failed one, there is no `error` callback, and it is not
+                gone on.
         """
         if response.error is None:
             if self.done is not None:
@@ -64,8 +115,17 @@ class Callbacks:
             self.error(response)
         if self.always is not None:
             self.always(response)
-        if response.error is not None and self.error is None:
+        if response.error is None or self.error is not None:
+            return
+        if not self.go_on:
             raise response.error
+        if not self.whole:
+            why = response.error.message
+            log.warning("a request to %r failed and the others go on: %s", response.endpoint, why)
+
+    def keeps(self, response: Response) -> bool:
+        """Whether it is part of what a post returns or an iteration yields."""
+        return response.error is None or (self.whole and self.go_on)
 
 
 def ready(info: dict[str, Any]) -> bool:

@@ -4,8 +4,11 @@ that is done by threads or on event loops.
 
 from __future__ import annotations
 
+import errno
 import itertools
-from collections.abc import Iterable, Sequence
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import zmq
@@ -15,7 +18,7 @@ from zflow.devices.local.arena import Arena
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Control, Controlled, Failed, Message, Reply
 from zflow.devices.protocol.session import Greeted, NotUnderstood, Session, Silent, Welcomed
-from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets import descriptors, factory, zap
 from zflow.devices.sockets.clock import monotonic
 from zflow.devices.sockets.port import Port, buffers
 from zflow.network.keys import Keys
@@ -30,6 +33,7 @@ FINAL_READ = 100  # ms that what a Flow sent before its end may take to be read
 CONNECTING = 5.0  # seconds to wait for a Flow's first word
 # Seconds without a word from a broker that was asked for one, until it counts as gone.
 SILENCE = 10.0
+MOST_SOCKETS = 10_000  # of a client: one for each thread that posts; libzmq's own limit is 1023
 
 
 def connecting(timeout: float | None) -> float:
@@ -47,6 +51,7 @@ class Wire:
 
     Raises:
         FlowUnreachable: that is no address.
+        OutOfDescriptors: no more sockets can be opened.
     """
 
     def __init__(
@@ -59,10 +64,12 @@ class Wire:
         self.address = address
         self.memory = memory
         self._keys = keys
-        self.socket = _open(
-            context, address, keys, messages.STRANGER if memory is None else messages.MEMBER
-        )
-        self.port = Port(self.socket, SMALL_FRAMES)
+        with _explained():
+            descriptors.make_sure()
+            self.socket = _open(
+                context, address, keys, messages.STRANGER if memory is None else messages.MEMBER
+            )
+            self.port = Port(self.socket, SMALL_FRAMES)
         direction = messages.TO_CLIENT if memory is None else messages.TO_MEMBER
         self.session = Session(PING_AFTER / 1000, SILENCE, direction)
         self.ids = itertools.count(1)
@@ -187,10 +194,44 @@ def _open(
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close()
+        if error.errno in descriptors.FEW:
+            raise
         raise errors.FlowUnreachable(
             f"{address} is no address that can be connected to: {error}"
         ) from None
     return socket
+
+
+def begin() -> zmq.Context[Any]:
+    """Make a context for a client's sockets.
+
+    Raises:
+        OutOfDescriptors: it cannot be made.
+    """
+    with _explained():
+        context: zmq.Context[Any] = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
+        return context
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what helps where nothing more can be opened; libzmq's errors are the system's."""
+    try:
+        yield
+    except (OSError, zmq.ZMQError) as error:
+        if error.errno not in descriptors.FEW:
+            raise
+        if error.errno == errno.ENFILE:
+            why = "the machine has too many files open: close some, or raise fs.file-max"
+        else:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            why = (
+                f"this process may have {most} and has too few left for a connection: raise the "
+                "limit (ulimit -n), close() the Clients that are done with, or share one, which "
+                "any number of threads may"
+            )
+        raise errors.OutOfDescriptors(f"Too many open files: {why}") from None
 
 
 def end(context: zmq.Context[Any]) -> None:

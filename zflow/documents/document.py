@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from zflow.documents import display, subscript
 from zflow.documents import tensor as _tensor
+from zflow.documents.dtypes import objection
 from zflow.documents.fields import (
     ARRAYS,
     FIELDS,
@@ -209,6 +210,14 @@ class Document:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __copy__(self) -> Self:
+        doc = object.__new__(type(self))
+        doc.__dict__.update(self.__dict__)
+        return doc
+
+    def __getstate__(self) -> Row:
+        return _tensor.pickled(self.__dict__)
+
     def __repr__(self) -> str:
         return display.document(self.__dict__)
 
@@ -221,6 +230,8 @@ def _put(values: Row, name: str, value: object) -> None:
         value = value if value is None else _nested(name, value)
     elif name in FIELDS:
         value = converted(name, value)
+        if name in ARRAYS and (why := objection(value)):
+            raise TypeError(f"Document.{name}: {why}")
     elif name == "content":
         raise TypeError("Document() takes text=, blob= or tensor=; content can be set afterwards")
     else:

@@ -216,7 +216,7 @@ class Storage(Generic[Item]):
                 f"{name!r} of {len(docs)} Documents: give one value each, not one "
                 f"{type(values).__name__}"
             )
-        rows = list(values)
+        rows = tensor.each(values) if name in ARRAYS else list(values)
         if len(rows) != len(docs):
             raise ValueError(
                 f"{name!r} of {len(docs)} Documents: give one value each, not {len(rows)}"

@@ -1,7 +1,7 @@
 """Arrays: read as numpy, compared, described in a word, and turned into raw memory and back.
 
-The only module of the Document family that imports numpy, and only when an array is met. It must
-not know Documents. A dtype that arrives from outside is checked before numpy sees it.
+With `dtypes` the only module of the Document family that imports numpy, and only when an array is
+met. It must not know Documents. A dtype that arrives from outside is checked before numpy sees it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,18 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
+
+from zflow.documents.dtypes import (
+    MASKED,
+    NO_UNIT,
+    are_without_unit,
+    has_no_unit,
+    is_masked,
+    refusal,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +32,6 @@ if TYPE_CHECKING:
 Header = tuple[str, tuple[int, ...], Literal["C", "F"]]
 Buffer = bytes | bytearray | memoryview
 
-#: Kinds of dtype that are plain memory: no pointers (object) and no layout to agree on
-#: (structured).
-KINDS = "biufcSUmM"
 _DTYPE = re.compile(r"[<>|=]?[biufcSUmM][1-9]\d{0,8}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?", re.ASCII)
 # numpy stops at 32 or 64 dimensions, depending on its version, and a stack has one more than its
 # rows.
@@ -54,8 +60,8 @@ def as_array(value: object) -> Array:
     if type(value) is np.ndarray:
         array = value
     else:
-        if hasattr(value, "filled") and hasattr(value, "mask"):
-            raise TypeError("a masked array would lose its mask: use array.filled(...)")
+        if is_masked(value):
+            raise TypeError(MASKED)
         # A torch tensor that requires grad, or lives on a GPU.
         if hasattr(value, "detach") and hasattr(value, "cpu"):
             value = value.detach().cpu()
@@ -63,23 +69,41 @@ def as_array(value: object) -> Array:
             array = np.asarray(value)
         except ValueError as error:
             raise ValueError(f"{type(value).__name__} is not an array: {error}") from None
-    if array.dtype.kind not in KINDS:
-        raise TypeError(_refusal(array.dtype))
+    dtype = array.dtype
+    why = refusal(dtype)
+    if why or are_without_unit(array):
+        raise TypeError(why or NO_UNIT)
     # Of text no character wide, which numpy itself takes for one character when it copies.
-    if not array.dtype.itemsize:
-        return array.astype(f"{array.dtype.kind}1")
-    return array
+    return array if dtype.itemsize else array.astype(f"{dtype.byteorder}{dtype.kind}1")
 
 
-def _refusal(dtype: np.dtype[np.generic]) -> str:
-    if dtype.names:
-        return f"structured arrays cannot be sent ({dtype}): use one array per column"
-    if dtype.kind == "O":
-        return (
-            "arrays of Python objects cannot be sent: convert it to numbers (ragged lists, and "
-            "sparse matrices too)"
-        )
-    return f"arrays of dtype {dtype} cannot be sent: convert it, as in array.astype('float32')"
+class Swapped:
+    """An array of the other byte order, to be pickled: numpy's own pickles may change the order.
+
+    What it is unpickled as is the array.
+    """
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __reduce__(self) -> tuple[Callable[..., Array], tuple[object, ...]]:
+        array = self._array
+        return from_memory, (*header(array), bytearray(memory([array]).data))
+
+
+def pickled(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what is to be pickled for values, arrays or not."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return row
+    return {
+        name: Swapped(value)
+        if type(value) is numpy.ndarray and not value.dtype.isnative and not refusal(value.dtype)
+        else value
+        for name, value in row.items()
+    }
 
 
 class _Shaped(Protocol):
@@ -109,7 +133,8 @@ def plain(value: np.generic) -> bool | int | float:
         TypeError: it is not a bool, an integer or a float; the message has the way out.
     """
     if value.dtype.kind not in "biuf":
-        raise TypeError(f"cannot send a single {type(value).__name__}; use str(value) or an array")
+        way = "float(value)" if value.dtype.isbuiltin == 2 else "str(value) or an array"
+        raise TypeError(f"cannot send a single {type(value).__name__}; use {way}")
     number: bool | int | float = value.item()
     # Numpy's widest floats are their own items.
     return float(number) if value.dtype.kind == "f" else number
@@ -212,6 +237,15 @@ def rows(block: Array) -> list[Array]:
     )
 
 
+def each(values: Any) -> list[Any]:
+    """Return values as a list; of an array its rows, for a single number that is taken out of it
+    has lost the byte order, and a text the width.
+    """
+    numpy = sys.modules.get("numpy")
+    is_row = numpy is not None and type(values) is numpy.ndarray and values.ndim == 1
+    return rows(values) if is_row else list(values)
+
+
 def are_rows(views: Sequence[Array], block: Array) -> bool:
     """Say whether views that `rows` has returned still are rows: dtype,
     shape and strides can be changed in place.
@@ -239,7 +273,8 @@ def as_arrays(values: Sequence[Any]) -> Sequence[Array]:
 
 
 def _is_sendable(dtype: np.dtype[np.generic]) -> bool:
-    return dtype.kind in KINDS and dtype.itemsize > 0
+    """Say whether all arrays of this dtype can be sent as they are."""
+    return dtype.itemsize > 0 and not refusal(dtype) and not has_no_unit(dtype)
 
 
 def groups(

@@ -17,9 +17,10 @@ from zflow.executors import hub
 from zflow.executors.batching import Batching, by_endpoint
 from zflow.executors.executor import find_class
 from zflow.suggest import did_you_mean, listed, short
-from zflow.yamlsource import YAML_ENDINGS, YamlSource, is_text, read
+from zflow.yamlsource import YAML_ENDINGS, YamlSource, fill, is_text, read
 
-_KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules", "uses_dynamic_batching")
+_BATCHING: Final = ("uses_dynamic_batching", "dynamic_batching")  # two names for one thing
+_KEYS: Final = ("jtype", "with", "metas", "requests", "py_modules", *_BATCHING)
 _MAPPINGS: Final = ("with", "metas", "requests")
 
 
@@ -53,14 +54,15 @@ def describe(
 
     Args:
         folder: what relative paths are relative to; None for the working directory.
-        environ: where to look ZFLOW_HUB up.
+        environ: where to look ZFLOW_HUB up, and what a dict says as `${{ ENV.NAME }}`.
         reading: False to read no file, so that what one says is missing.
 
     Raises:
         InvalidExecutor: a description is malformed, or a folder is not there.
     """
     if isinstance(uses, dict):
-        return _from_source(YamlSource("uses", None, uses), folder)
+        filled = fill(uses, environ, "uses", InvalidExecutor)
+        return _from_source(YamlSource("uses", None, filled), folder)
     if not isinstance(uses, str):
         return Description(uses, folder)
     place = place_of(uses, folder, environ)
@@ -114,7 +116,7 @@ def _from_source(source: YamlSource, folder: str | None, place: str | None = Non
         described["with"],
         metas,
         described["requests"],
-        described["uses_dynamic_batching"],
+        described["batching"],
         py_modules,
         place,
     )
@@ -142,10 +144,12 @@ def _check_description(source: YamlSource) -> dict[str, Any]:
                 f"{_at(source, key)}: {key} must map names to values, not {short(value)}"
             )
         described[key] = dict(value)
-    where = _at(source, "uses_dynamic_batching")
-    said = described.get("uses_dynamic_batching", {})
-    described["uses_dynamic_batching"] = by_endpoint(
-        "uses_dynamic_batching", said, where, InvalidExecutor
+    said = [key for key in _BATCHING if key in described]
+    if len(said) > 1:
+        raise InvalidExecutor(f"{_at(source, said[1])}: {listed(said)} are the same: write one")
+    key = said[0] if said else _BATCHING[0]
+    described["batching"] = by_endpoint(
+        key, described.get(key, {}), _at(source, key), InvalidExecutor
     )
     return described
 

@@ -194,16 +194,16 @@ class Executor:
         **kwargs: Any,
     ) -> None:
         if metas is not None:
-            self.metas = self._metas = Metas(type(self).__name__, **_plain(metas))
+            self.metas = self._metas = Metas(type(self).__name__, **rooted(_plain(metas)))
         if requests is not None:
             self._uses_requests = dict(requests)
             self.__dict__.pop("requests", None)
         if runtime_args is not None:
             self.runtime_args = self._runtime_args = SimpleNamespace(
-                **{**vars(_place(self)), **_plain(runtime_args)}
+                **{**vars(_place(self)), **rooted(_plain(runtime_args))}
             )
         if workspace is not None:
-            _place(self).workspace = os.fspath(workspace)
+            _place(self).workspace = os.path.abspath(workspace)
 
     @cached_property
     def requests(self) -> dict[str, Callable[..., Any]]:
@@ -220,7 +220,9 @@ class Executor:
     @property
     def workspace(self) -> str | None:
         """This Executor's own folder, `<workspace>/<executor name>/<shard_id>`,
-        created when first asked for.
+        created when first asked for. A relative `workspace` is relative to where the Flow was
+        started, or without a Flow where the Executor was made, whatever folder is the working
+        directory later.
 
         None when neither `workspace` nor `uses_metas={'workspace': ...}` was given.
         """
@@ -328,6 +330,25 @@ def instantiate(
     named = {name: told[name] for name in constructors.takes(cls, Executor).told}
     executor.__init__(**{**named, **(uses_with or {})})  # type: ignore[misc]  # the two steps of cls(...), with room in between
     return executor
+
+
+def rooted(values: Mapping[str, Any], start: str = "") -> Mapping[str, Any]:
+    """Return metas or runtime_args with a relative `workspace` in full,
+    so that it stays where it is when the working directory changes.
+
+    Args:
+        start: what it is relative to; the working directory when left out.
+
+    Raises:
+        OSError: the working directory is gone.
+
+    >>> rooted({"name": "x", "workspace": "data"}, "/here")
+    {'name': 'x', 'workspace': '/here/data'}
+    """
+    said = values.get("workspace")
+    if not (said and isinstance(said, (str, os.PathLike))):
+        return values
+    return {**values, "workspace": os.path.abspath(os.path.join(start, said))}
 
 
 def _place(executor: Executor) -> SimpleNamespace:

@@ -29,10 +29,12 @@ from zflow.suggest import did_you_mean, listed, short
 from zflow.yamlsource import YAML_ENDINGS, is_text
 
 ACCEPTED: Final = (
-    "a class, its name, 'file.py:Class', 'module:Class', an Executor's folder, "
+    "a class, its name, 'file.py:Class', 'module:Class' or 'module.Class', an Executor's folder, "
     "'jinaai://user/Name', "
     "a YAML file, YAML text or a dict"
 )
+
+_FILES: Final = (".py", *YAML_ENDINGS)
 
 #: The entry point group in which installed packages name their Executors.
 GROUP: Final = "zflow.executors"
@@ -76,10 +78,10 @@ def load(
 
     Args:
         uses: None (pass everything through), an Executor class, the name of one already defined,
-            `'file.py'`, `'file.py:Class'`, `'module:Class'`, an Executor's folder or its name in
-            the Hub (`'jinaai://user/Name'`), the name of an installed Executor, or a description: a
-            YAML file, YAML text or a dict with the keys `jtype`, `with`, `metas`, `requests` and
-            `py_modules`.
+            `'file.py'`, `'file.py:Class'`, `'module:Class'` (or `'module.Class'`), an Executor's
+            folder or its name in the Hub (`'jinaai://user/Name'`), the name of an installed
+            Executor, or a description: a YAML file, YAML text or a dict with the keys `jtype`,
+            `with`, `metas`, `requests`, `py_modules` and `uses_dynamic_batching`.
         uses_with, uses_metas, uses_requests, uses_dynamic_batching: over what the description says,
             key by key.
         no_reduce: it wants the results of several predecessors apart.
@@ -223,7 +225,7 @@ def is_path(uses: str, folder: str | None = None) -> bool:
     """
     if is_text(uses) or hub.scheme_of(uses) or uses.startswith("~"):
         return False
-    if _split(uses)[0].endswith((".py", *YAML_ENDINGS)) or os.sep in uses:
+    if _split(uses)[0].endswith(_FILES) or os.sep in uses:
         return True
     return find_class(uses) is None and hub.holds_executor(os.path.join(folder or "", uses))
 
@@ -284,7 +286,7 @@ def _load_class(described: Description, modules: Sequence[ModuleType]) -> type[E
     if isinstance(what, type):
         cls: type[Executor] = what
         return cls
-    file, name = _split(what)
+    file, name = _dotted(what) or _split(what)
     names = (
         described.py_modules
         if file == what and not file.endswith(".py")
@@ -368,9 +370,6 @@ def _unknown(name: str) -> str:
     from importlib.metadata import entry_points
 
     hint = did_you_mean(name, [*class_names(), *entry_points(group=GROUP).names])
-    if re.fullmatch(r"\w+(\.\w+)+", name):
-        module, _, last = name.rpartition(".")
-        hint = f"; did you mean '{module}:{last}'?"
     kinds = "no Executor class defined so far, no installed one and no folder"
     return f"uses={name!r} names {kinds}{hint}; uses takes {ACCEPTED}"
 
@@ -379,6 +378,16 @@ def _split(uses: str) -> tuple[str, str]:
     """Split 'file.py:Class' or 'module:Class'; the second part is '' without a colon."""
     place, _, name = uses.rpartition(":")
     return (place, name) if place else (uses, "")
+
+
+def _dotted(uses: str) -> tuple[str, str] | None:
+    """Split 'package.module.Class', unless an installed package names an Executor so."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", uses) or uses.endswith(_FILES):
+        return None
+    if _installed(uses) is not None:
+        return None
+    module, _, name = uses.rpartition(".")
+    return module, name
 
 
 def _member(module: ModuleType, name: str, place: str) -> type[Executor]:

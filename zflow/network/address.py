@@ -7,11 +7,14 @@ so a host's name need not be known anywhere.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from typing import Any, Final
 
 from zflow.errors import BadRequest, ZflowError
 from zflow.suggest import short
+
+log = logging.getLogger("zflow")
 
 _FORMS: Final = "'HOST:PORT', 'tcp://HOST:PORT' or '[IPV6]:PORT'"
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
@@ -153,13 +156,59 @@ def _is_ip(text: str) -> bool:
 
 def address_of(host: str, port: int | str | None, kind: str = "Client") -> str:
     """The ZeroMQ address of a Flow: `tcp://127.0.0.1:5555`;
-    without a port the host is to name it: `'127.0.0.1:5555'`.
+    without a port the host is to name it: `'127.0.0.1:5555'`, also as `'grpc://127.0.0.1:5555'`.
 
     Raises:
-        BadRequest: there is no port, or it is no number from 1 to 65535.
+        BadRequest: there is no port or there are two, or it is no number from 1 to 65535; or TLS is
+            asked for.
     """
-    if port is not None:
-        return endpoint(host, port_of(port))
-    if not isinstance(host, str) or ":" not in host:
+    if not isinstance(host, str) or (port is None and ":" not in host):
         raise BadRequest(f"{kind} needs the port of a Flow: {kind}(port=...); zflow-run prints it")
-    return endpoint(*parse(host))
+    given = None if port is None else port_of(port)
+    if given is not None and ":" not in host:
+        return endpoint(host, given)
+    name, number = parse(_without_scheme(host), given)
+    if given not in (None, number):
+        raise BadRequest(f"{short(host)} names port {number}, and port= is {given}: give one")
+    return endpoint(name, number)
+
+
+def _without_scheme(host: str) -> str:
+    """Return an address without the name of another protocol, which is told of once."""
+    scheme, separator, rest = host.partition("://")
+    if not separator or scheme == "tcp":
+        return host
+    if scheme in ("grpcs", "https", "wss"):
+        raise BadRequest(
+            f"address {short(host)}: no TLS is spoken; keys keep what is sent secret: curve=, and "
+            f"write {_FORMS}"
+        )
+    if scheme not in ("grpc", "http", "ws"):
+        return host
+    _note_once(f"{scheme}://")
+    return rest.rstrip("/")
+
+
+_noted: set[str] = set()
+
+
+def check_protocol(protocol: str | None) -> None:
+    """Take the name of a protocol that Jina speaks, and say once that it means nothing here.
+
+    Raises:
+        BadRequest: there is no such protocol.
+    """
+    if protocol is None:
+        return
+    known = ("grpc", "http", "websocket")
+    if not isinstance(protocol, str) or protocol.lower() not in known:
+        raise BadRequest(f"protocol must be one of {', '.join(known)}, not {short(protocol)}")
+    _note_once(f"protocol={protocol.lower()!r}")
+
+
+def _note_once(what: str) -> None:
+    if what not in _noted:
+        _noted.add(what)
+        log.warning(
+            "%s: zflow speaks ZeroMQ between all clients and Flows; this can be left out", what
+        )

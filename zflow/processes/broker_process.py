@@ -11,6 +11,7 @@ import zmq
 
 from zflow.devices.broker import broker
 from zflow.devices.broker.settings import Settings
+from zflow.devices.sockets import descriptors
 from zflow.processes.plan import SET_TMPDIR, Plan
 from zflow.system import line, process
 from zflow.system.logs import name_lines
@@ -36,8 +37,13 @@ def run(settings: Settings, plan: Plan, control: Connection, manager: int) -> in
 
     process.allow_many_descriptors()
     try:
+        descriptors.make_sure()
         serving = broker.Broker(settings, control, plan.sharing.reader())
-    except zmq.ZMQError as error:
+    except (OSError, zmq.ZMQError) as error:
+        if not isinstance(error, zmq.ZMQError) or error.errno in descriptors.FEW:
+            told = process.cannot_start(OSError(error.errno, error.strerror))
+            line.say(control, "failed", line.failure(f"the broker cannot start: {told}"))
+            return 1
         why = str(error.strerror or error)
         own = "ipc://" in why  # in the Flow's own folder
         kind = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -14,6 +14,7 @@ from zflow.devices.routing.pool import Limits
 from zflow.devices.routing.walk import Node
 from zflow.devices.sockets import listener
 from zflow.errors import InvalidFlow, StartupFailed
+from zflow.executors.executor import rooted
 from zflow.network import address, keys
 from zflow.processes import memory
 from zflow.processes.memory import Sharing
@@ -62,11 +63,11 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
     Raises:
         InvalidKeys: a key folder is none.
         InvalidFlow: `needs` names nothing, there is a cycle, CUDA_VISIBLE_DEVICES asks for what
-            does not exist, or there are not enough file descriptors for so many replicas or
-            connections.
+            does not exist, a workspace is relative to nothing, or there are not enough file
+            descriptors for so many replicas or connections.
         StartupFailed: there can be no folder for sockets.
     """
-    specs = topology.order()
+    specs = [placed(spec) for spec in topology.order()]
     connections = _connections(options, specs)
     chosen = choose_devices(specs)
     devices = deal_devices(specs, chosen)
@@ -101,6 +102,7 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
         secret=secret,
         lists=lists,
         allow_control=allows_control(options),
+        refuse_unknown=options["unknown_endpoints"] == "refuse",
         instance=os.urandom(8).hex(),
         version=version,
         give_back=process.give_back_memory,
@@ -120,6 +122,24 @@ def make(topology: Topology, options: Options, version: str) -> Plan:
     return Plan(
         settings, seats, folder, externals, shared, sharing, options["timeout_close"] / 1000
     )
+
+
+def placed(spec: ExecutorSpec) -> ExecutorSpec:
+    """Return an Executor whose workspace is named in full: relative ones begin here and now,
+    wherever its processes will be.
+
+    Raises:
+        InvalidFlow: there is no working directory any more.
+    """
+    try:
+        workspace = None if spec.workspace is None else os.path.abspath(spec.workspace)
+        return replace(spec, workspace=workspace, uses_metas=dict(rooted(spec.uses_metas)))
+    except OSError as error:
+        raise InvalidFlow(
+            f"workspace is relative, but the working directory is gone ({error}): give a full path "
+            f"(executor {spec.name!r})",
+            key=("workspace",),
+        ) from None
 
 
 def _processes(specs: Sequence[ExecutorSpec]) -> int:

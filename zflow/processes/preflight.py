@@ -9,15 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from zflow.devices.sockets import descriptors
+from zflow.errors import StartupFailed
 from zflow.executors import hub, requirements, uses
+from zflow.system import process
 from zflow.topology.topology import ExecutorSpec
+
+DESCRIPTORS = 16  # that this process must be able to open; each replica may have as many as it
 
 
 def check(specs: Iterable[ExecutorSpec]) -> None:
     """Find what is wrong with Executors as far as that shows without loading them.
 
     Raises: as `uses.check`.
+        StartupFailed: there are too few file descriptors for any start.
     """
+    try:
+        descriptors.make_sure(DESCRIPTORS)
+    except OSError as error:
+        raise StartupFailed(f"nothing can be started: {process.cannot_start(error)}") from None
     for spec in (spec for spec in specs if spec.local):
         uses.check(
             spec.uses,

@@ -35,7 +35,7 @@ from zflow.devices.protocol.messages import (
 )
 from zflow.devices.protocol.references import is_fixed
 from zflow.devices.routing.fanout import Listener
-from zflow.devices.sockets import factory, zap
+from zflow.devices.sockets import descriptors, factory, zap
 from zflow.devices.sockets.flusher import Flusher
 from zflow.devices.sockets.guard import Guard
 from zflow.devices.sockets.port import BATCH, Port, buffers
@@ -122,6 +122,9 @@ class Link:
 
     A replica of an Executor with shards has two more: it hears fan-outs on a SUB socket, and
     answers on a PUSH socket to the broker's collector.
+
+    Raises:
+        OSError, zmq.ZMQError: there are too few file descriptors, or none where it connects.
     """
 
     def __init__(self, seat: Seat, stop: Stop, slots: int, memory: Arena | None = None) -> None:
@@ -131,6 +134,7 @@ class Link:
         self._gave_back = True
         self._slots = slots
         self._seat = seat
+        descriptors.make_sure()
         self._context = zmq.Context()
         # A successor must not be taken for the one before it, whose connection may still linger.
         self._identity = identity(seat.name, os.getpid())

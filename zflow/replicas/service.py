@@ -22,7 +22,7 @@ from zflow.documents.document import DocumentArray
 from zflow.documents.merging import gather, reduce
 from zflow.documents.values import Parameters
 from zflow.executors import uses
-from zflow.executors.executor import Executor, instantiate
+from zflow.executors.executor import Executor, instantiate, rooted
 from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
 from zflow.replicas.call import RESULTS, Call, Miscounted, alike, join, share
@@ -56,6 +56,13 @@ class Working(NamedTuple):
     made: Call
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed: then only a relative workspace is in trouble
+        return ""
+
+
 class Service:
     """An Executor with its endpoints, between decoded and encoded requests.
 
@@ -77,6 +84,7 @@ class Service:
         )
         seed = randomness.fresh() if wanted is None else wanted
         randomness.begin(seed)
+        start = _working_directory()  # modules of the user's may change it
         loaded = uses.load(
             spec.uses,
             uses_with=spec.uses_with,
@@ -93,7 +101,7 @@ class Service:
         self.executor: Executor = instantiate(
             loaded.cls,
             uses_with=loaded.uses_with,
-            metas=loaded.metas,
+            metas=rooted(loaded.metas, start),
             requests=loaded.requests,
             runtime_args={
                 "name": seat.name,

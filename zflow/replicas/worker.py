@@ -16,8 +16,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import zmq
+
 from zflow import errors
 from zflow.devices.local.arena import Arena
+from zflow.devices.sockets import descriptors
 from zflow.executors import uses
 from zflow.replicas.call import Call
 from zflow.replicas.link import IDLE, Answer, Assignment, Link, Stop, StopNow
@@ -79,6 +82,8 @@ def _sit(seat: Seat, status: Connection, manager: int, memory: Arena | None) -> 
             process.leave(error)
         spec = seat.spec
         way_out = uses.hint(error, spec.uses, spec.folder, spec.install_requirements)
+        if isinstance(error, OSError) and error.errno in descriptors.FEW:
+            way_out = f"; {process.cannot_start(error)}"
         told = as_error(error, seat.name, "could not start", way_out)
         say(status, "failed", errors.to_wire(told))
         return 1
@@ -86,7 +91,12 @@ def _sit(seat: Seat, status: Connection, manager: int, memory: Arena | None) -> 
         process.leave()
     # Not sooner: as long as there is nothing to close, it just ends.
     signals.handle(signals.END, stop.ask)
-    link = Link(seat, stop, service.slots, memory)
+    try:
+        link = Link(seat, stop, service.slots, memory)
+    except (OSError, zmq.ZMQError) as error:
+        why = process.cannot_start(OSError(error.errno, error.strerror))
+        say(status, "failed", failure(f"{seat.name} could not start: {why}"))
+        return 1
     refused = link.register(service.endpoints, service.batching)
     if refused is not None:
         # As garbage its context might go before its sockets, and wait for them for ever.

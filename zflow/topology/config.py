@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,17 +19,23 @@ from zflow.executors.batching import Batching
 from zflow.executors.executor import Executor
 from zflow.executors.uses import is_path, reference
 from zflow.suggest import did_you_mean, listed, short
+from zflow.topology import ignored
+from zflow.topology.ignored import Told
 from zflow.topology.kinds import GATEWAY
 from zflow.topology.options import FIELDS, FLOW_FIELDS, SHARED, check_defaults
 from zflow.topology.scaling import ReplicaRange
 from zflow.topology.topology import ExecutorSpec, Topology
-from zflow.yamlsource import YamlSource, read
+from zflow.yamlsource import Place, YamlSource, read
 
 if TYPE_CHECKING:
     import yaml
 
 _KEYS: Final = ("jtype", "version", "with", "executors")
 _METHODS: Final = ("add", "needs", "needs_all")
+_OPTIONS: Final = Place(inner={"env": Place(texts=True), "uses": Place(tagged=True)})
+_PLACE: Final = Place(
+    tagged=True, inner={"with": _OPTIONS, "executors": Place(inner={"*": _OPTIONS})}
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,14 @@ class FlowConfig:
         executors: the entries under `executors:`, checked, in their order.
         folder: the folder of the file, which relative paths of Executors are relative to;
             None for text.
+        told: the keys that mean nothing here and were left out, which nobody was told of yet.
     """
 
     flow_kwargs: dict[str, Any]
     executors: list[ExecutorConfig]
     folder: str | None
     source: YamlSource
+    told: Told
 
     @contextmanager
     def located(self, *path: str | int) -> Iterator[None]:
@@ -91,7 +99,8 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
         source: a path, YAML text, or an open file.
         context: the values of `${{ CONTEXT.NAME }}` in it; `${{ ENV.NAME }}` is an environment
             variable. An expression that is a whole unquoted value is read as YAML, so that '3'
-            becomes the number 3; in quotes, or as a part of a text, it stays text.
+            becomes the number 3; in quotes, or as a part of a text, it stays text. Under `env:`
+            everything is text.
 
     Raises:
         InvalidConfig: it is not a Flow, or a key or a value is wrong; the message begins with file
@@ -101,14 +110,14 @@ def load(source: Any, context: Mapping[str, Any] | None = None) -> FlowConfig:
     >>> load("jtype: Flow\\nexecutors:\\n- name: encoder\\n  replicas: 3").executors
     [ExecutorConfig(method='add', kwargs={'name': 'encoder', 'replicas': 3})]
     """
-    origin = read(source, context)
+    origin = read(source, context, place=_PLACE)
     data = _flow(origin)
     with_ = _mapping(origin, data.get("with"), "with")
     entries = data.get("executors") or []
     if not isinstance(entries, list):
         raise _wrong(origin, f"executors must be a list, not {short(entries)}", "executors")
     executors = [_executor(origin, index, entry) for index, entry in enumerate(entries)]
-    config = FlowConfig(with_, executors, origin.folder, origin)
+    config = _meaningful(FlowConfig(with_, executors, origin.folder, origin, Told()))
     _check(config)
     return config
 
@@ -152,6 +161,8 @@ def dump(
 
 def _flow(origin: YamlSource) -> dict[str, Any]:
     data = origin.data
+    if data is None:
+        raise _wrong(origin, "the YAML is empty: a Flow begins with 'jtype: Flow'")
     if not isinstance(data, dict):
         raise _wrong(
             origin, f"a Flow is a mapping that begins with 'jtype: Flow', not {short(data)}"
@@ -198,6 +209,14 @@ def _mapping(origin: YamlSource, value: Any, *path: str | int) -> dict[str, Any]
 def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
     kwargs = _mapping(origin, entry, "executors", index)
     method = kwargs.pop("method", "add")
+    if "dynamic_batching" in kwargs:
+        if "uses_dynamic_batching" in kwargs:
+            message = (
+                f"{_label(('executors', index))}: dynamic_batching and uses_dynamic_batching are "
+                "the same: write one of them"
+            )
+            raise _wrong(origin, message, "executors", index, "dynamic_batching")
+        kwargs["uses_dynamic_batching"] = kwargs.pop("dynamic_batching")
     if method not in _METHODS:
         message = (
             f"{_label(('executors', index))}: method must be one of {listed(_METHODS)}, not "
@@ -205,6 +224,21 @@ def _executor(origin: YamlSource, index: int, entry: Any) -> ExecutorConfig:
         )
         raise _wrong(origin, message, "executors", index, "method")
     return ExecutorConfig(method, kwargs)
+
+
+def _meaningful(config: FlowConfig) -> FlowConfig:
+    """Return it without the keys of Jina's that mean nothing here; they are in `told`."""
+    with config.located("with"):
+        own, names = ignored.of_flow(config.flow_kwargs)
+    config.told.found("Flow", names)
+    executors = []
+    for index, entry in enumerate(config.executors):
+        name = entry.kwargs.get("name") or f"executor{index}"
+        with config.located("executors", index):
+            kwargs, names = ignored.of_executor(entry.kwargs, f"executor {name!r}")
+        config.told.found(name, names)
+        executors.append(ExecutorConfig(entry.method, kwargs))
+    return replace(config, flow_kwargs=own, executors=executors)
 
 
 def _check(config: FlowConfig) -> None:
@@ -322,7 +356,7 @@ def _check_writable(key: str, value: Any, owner: str) -> None:
     except (yaml.YAMLError, RecursionError, TypeError, ValueError):
         message = f"{key} cannot be written as YAML: {short(value)} is not plain data ({owner})"
         raise InvalidConfig(message, key=(key,)) from None
-    if "${{" in text:
+    if "${{" in text and key != "uses":  # where it would be replaced anyway
         message = (
             f"{key} cannot be written as YAML: '${{{{' would be replaced when it is read ({owner})"
         )

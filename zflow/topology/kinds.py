@@ -339,6 +339,7 @@ NAME: Final = Kind("text", _name, "text")
 NEEDS: Final = Kind("text or list of texts", _needs, "text")
 ENDPOINTS: Final = Kind("list of texts", _bound, "texts")
 START_METHOD: Final = Kind("`fork` or `spawn`", _one_of("fork", "spawn"), "text")
+UNKNOWN: Final = Kind("`refuse` or `pass`", _one_of("refuse", "pass"), "text")
 SHARD_FAILURE: Final = Kind("`fail` or `partial`", _one_of("fail", "partial"))
 POLLING: Final = Kind(
     "`ANY`, `ALL` or dict", lambda _key, value, owner: polling.check(value, owner)

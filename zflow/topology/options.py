@@ -111,6 +111,11 @@ FLOW_FIELDS: Final[Mapping[str, Field]] = {
         "whether clients over TCP may scale, restart and drain",
         "on loopback or with `curve`",
     ),
+    "unknown_endpoints": Field(
+        kinds.UNKNOWN,
+        "refuse",
+        "what becomes of requests that no Executor binds: `refuse` or `pass`",
+    ),
     "replica_port": Field(
         kinds.FREE_PORT,
         None,

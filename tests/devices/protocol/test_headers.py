@@ -46,7 +46,7 @@ from zflow.devices.protocol.messages import (
     Together,
     Welcome,
     WrongVersion,
-    alike,
+    can_be_listed,
     encoder,
 )
 
@@ -246,7 +246,7 @@ class TestLists:
         ],
     )
     def test_what_is_said_alone_is_in_no_list(self, said: Listed) -> None:
-        assert alike(said) is None
+        assert not can_be_listed(said)
         number = KINDS[type(said)]
         (direction,) = (name for name, kinds in DIRECTIONS.items() if number in kinds)
         several = {

@@ -8,6 +8,7 @@ import pytest
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import (
+    COMMON,
     KINDS,
     LISTED,
     Done,
@@ -15,7 +16,7 @@ from zflow.devices.protocol.messages import (
     Reply,
     Request,
     Task,
-    alike,
+    can_be_listed,
     own_topic,
     singles,
     topic,
@@ -25,6 +26,10 @@ REQUEST = Request(7, "/", ["encoder"], None, 500, False, [3], [b"a"])
 TASK = Task(7, 1, "/", None, 0, [b"a"])
 REPLY = Reply(7, 1, None, None, 5, [b"a"])
 DONE = Done(7, 5, [3], [b"a"])
+
+
+def common(message: Listed) -> tuple[object, ...]:
+    return type(message), message[COMMON[type(message)]]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_singles_follow_one_another_and_say_the_same(said: Listed) -> None:
     alone = singles(said)
     assert [one.first for one in alone] == list(range(said.first, said.first + said.total))
     assert {one.total for one in alone} == {1}
-    assert all(alike(one) == alike(two) for one, two in pairwise(alone))
+    assert all(common(one) == common(two) for one, two in pairwise(alone))
     assert [frame for one in alone for frame in one.payload] == list(said.payload)
     docs = [docs for one in alone for docs in getattr(one, "docs", [])]
     assert docs == getattr(said, "docs", [])
@@ -58,8 +63,9 @@ def test_singles_follow_one_another_and_say_the_same(said: Listed) -> None:
     ],
 )
 def test_what_is_alike(one: Listed, other: Listed) -> None:
-    assert alike(one) is not None
-    assert alike(one) == alike(other)
+    assert can_be_listed(one)
+    assert can_be_listed(other)
+    assert common(one) == common(other)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def test_what_is_alike(one: Listed, other: Listed) -> None:
     ],
 )
 def test_what_is_not(one: Listed, other: Listed) -> None:
-    assert alike(one) != alike(other)
+    assert common(one) != common(other)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_what_is_not(one: Listed, other: Listed) -> None:
     ],
 )
 def test_what_is_said_alone(said: Listed) -> None:
-    assert alike(said) is None
+    assert not can_be_listed(said)
 
 
 def test_what_can_be_listed_counts_itself() -> None:
