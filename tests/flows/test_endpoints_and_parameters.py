@@ -11,7 +11,7 @@ import pytest
 from zflow import Document, DocumentArray, Executor, Flow, requests
 
 
-class Said(Executor):
+class NamesItsMethod(Executor):
     """Answers with the method that was called, and what it was called with."""
 
     def __init__(self, metas: dict[str, Any], requests: Any = None, **kwargs: Any) -> None:
@@ -35,7 +35,7 @@ class Said(Executor):
         return {"index": len(docs), "metas": self.index}
 
 
-class Rest(Executor):
+class TakesTheRest(Executor):
     @requests(on="*")
     def rest(self, parameters: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         found = {key: value for key, value in parameters.items() if key != "__results__"}
@@ -51,8 +51,10 @@ class Rest(Executor):
 @pytest.fixture(scope="module")
 def flow() -> Iterator[Flow]:
     moved = {"/bar": "bar", "non_foo": "foo", "/alias_foo": "foo"}
-    said = Flow().add(name="said", uses=Said, uses_requests=moved, uses_metas={"name": "mine"})
-    with said.add(name="rest", uses=Rest) as running:
+    said = Flow().add(
+        name="said", uses=NamesItsMethod, uses_requests=moved, uses_metas={"name": "mine"}
+    )
+    with said.add(name="rest", uses=TakesTheRest) as running:
         yield running
 
 
@@ -78,7 +80,7 @@ def test_endpoints_may_be_written_without_a_slash_or_as_a_star(
     flow: Flow, on: str, method: str
 ) -> None:
     assert next(iter(results(flow, on)["said"])) == method
-    assert results(flow, on)["rest"]["name"] == "Rest"
+    assert results(flow, on)["rest"]["name"] == "TakesTheRest"
 
 
 def test_an_attribute_hides_no_handler_and_a_constructor_gets_what_it_names(flow: Flow) -> None:

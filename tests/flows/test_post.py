@@ -383,7 +383,7 @@ def test_target_executor_is_a_regular_expression_over_names() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"on": "index"}, ["'/'", "'index'"]),
+        ({"on": ""}, ["'/'", "''"]),
         ({"on": 3}, ["'/'", "3"]),
         ({"on": "/" + "x" * 2000}, ["1024", "2001"]),
         ({"parameters": [1]}, ["parameters", "[1]"]),
