@@ -28,7 +28,7 @@ ALL = [
 ]
 
 details = st.dictionaries(
-    st.sampled_from(["executor", "exception", "traceback", "docs", "hint"]),
+    st.sampled_from(["executor", "exception", "traceback", "how", "hint"]),
     st.text(max_size=8),
     max_size=3,
 )

@@ -206,9 +206,11 @@ def from_wire(data: Any) -> ZflowError:
     error = found(message if isinstance(message, str) else "its message is no text", key=tuple(key))
     if isinstance(error, ExecutorError) and "failed" in data:
         error.failed = _failed(data.get("failed"))
-    declared = vars(found).get("__annotations__", {})
+    declared = [
+        name for name, kind in vars(found).get("__annotations__", {}).items() if kind == "str"
+    ]
     for name, value in data.items():
-        if not isinstance(name, str) or name in ("type", "message", "key", "failed", "docs"):
+        if not isinstance(name, str) or name in ("type", "message", "key"):
             continue
         # What the class has by itself, such as OSError's errno, is not for others to set.
         taken = str if name in declared else () if hasattr(found, name) else (str, int, float)
