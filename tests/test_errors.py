@@ -28,7 +28,7 @@ ALL = [
 ]
 
 details = st.dictionaries(
-    st.sampled_from(["executor", "exception", "traceback", "docs", "hint"]),
+    st.sampled_from(["executor", "exception", "traceback", "how", "hint"]),
     st.text(max_size=8),
     max_size=3,
 )
@@ -256,3 +256,15 @@ def test_what_comes_over_the_wire_cannot_replace_what_an_error_says(
 ) -> None:
     error = from_wire(data)
     assert (str(error), error.message) == ("m", "m")
+
+
+def test_documents_that_failed_are_told_and_what_is_none_is_dropped() -> None:
+    def failed(told: object) -> object:
+        error = errors.from_wire({"type": "ExecutorError", "message": "", "failed": told})
+        assert isinstance(error, errors.ExecutorError)
+        return error.failed
+
+    assert failed([[3, "c"], (4, "d")]) == [(3, "c"), (4, "d")]
+    for told in (7, None, ["ab"], [[1]], [[1, 2]], [["a", "b"]], {"a": 1}):
+        assert failed(told) == []
+    assert errors.ExecutorError("plain").failed == ()

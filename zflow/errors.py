@@ -6,9 +6,9 @@ over the wire as plain data (`to_wire`, `from_wire`): nothing received is ever u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class ZflowError(Exception):
@@ -125,6 +125,13 @@ class BadRequest(ZflowError, ValueError):
     """The Flow cannot make sense of a request: unknown target, broken header, another version."""
 
 
+class FailedDocument(NamedTuple):
+    """A Document that an Executor has failed for: its place in the request, and its id."""
+
+    index: int  # type: ignore[assignment]  # tuple has a method of that name
+    id: str
+
+
 class ExecutorError(ZflowError, RuntimeError):
     """An Executor raised while it handled a request.
 
@@ -132,11 +139,16 @@ class ExecutorError(ZflowError, RuntimeError):
         executor: the replica that raised, such as `'encoder/rep-0'`.
         exception: the name of the remote exception's class, such as `'KeyError'`.
         traceback: the remote traceback as text; `str(error)` ends with it.
+        failed: of an Executor that works Document by Document (`@requests(each=True)`), those that
+            it failed for: `(index, id)`, the index being that in the request. Else empty.
+        docs: a DocumentArray of what came of the others in the request; else empty.
     """
 
     executor: str = ""
     exception: str = ""
     traceback: str = ""
+    failed: Sequence[FailedDocument] = ()
+    docs: Sequence[object] = ()
 
     def __str__(self) -> str:
         if not self.traceback:
@@ -196,7 +208,11 @@ def from_wire(data: object) -> ZflowError:
     if not isinstance(key, (list, tuple)) or not all(isinstance(step, (str, int)) for step in key):
         key = ()
     error = found(message if isinstance(message, str) else "its message is no text", key=tuple(key))
-    declared = vars(found).get("__annotations__", {})
+    if isinstance(error, ExecutorError) and "failed" in data:
+        error.failed = _failed(data.get("failed"))
+    declared = [
+        name for name, kind in vars(found).get("__annotations__", {}).items() if kind == "str"
+    ]
     for name, value in data.items():
         if not isinstance(name, str) or name in ("type", "message", "key"):
             continue
@@ -205,3 +221,13 @@ def from_wire(data: object) -> ZflowError:
         if isinstance(value, taken):
             setattr(error, name, value)
     return error
+
+
+def _failed(data: Any) -> list[FailedDocument]:
+    """Return what was told of Documents that have failed; nothing of it if it is malformed."""
+    try:
+        failed = [FailedDocument(*one) for one in data or ()]
+    except (TypeError, ValueError):
+        return []
+    sound = all(type(index) is int and type(id) is str for index, id in failed)
+    return failed if sound else []

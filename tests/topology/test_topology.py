@@ -167,3 +167,16 @@ def test_order_puts_each_after_what_it_needs(edges, shuffler: random.Random):
     assert set(topology.leaves()) == set(graph) - {
         need for needs in graph.values() for need in needs
     }
+
+
+def test_disable_reduce_is_another_word_for_no_reduce() -> None:
+    topology = Topology()
+    topology.add({}, name="a", disable_reduce=True)
+    topology.add({}, name="b", shards=2, disable_reduce=False)
+    topology.add({"no_reduce": True}, name="c", disable_reduce=False)
+    assert [spec.no_reduce for spec in topology.specs] == [True, False, False]
+    assert topology.needs({}, needs=["a", "b"], disable_reduce=True).pure_join is False
+    with pytest.raises(InvalidFlow, match="disable_reduce must be True or False, not 'x'"):
+        topology.add({}, disable_reduce="x")
+    with pytest.raises(InvalidFlow, match="no_reduce and disable_reduce"):
+        topology.add({}, no_reduce=False, disable_reduce=True)

@@ -285,7 +285,13 @@ def _error(frames: Payload) -> errors.ZflowError:
         data = msgpack.unpackb(frames[0], unicode_errors="replace")
     except Exception:
         return errors.BadRequest("the answer is an error that cannot be decoded")
-    return errors.from_wire(data)
+    error = errors.from_wire(data)
+    if isinstance(error, errors.ExecutorError):
+        try:
+            error.docs = codec.unpack(data["docs"])[0] if "docs" in data else DocumentArray()
+        except Exception:  # an error is told, whatever else was said
+            error.docs = DocumentArray()
+    return error
 
 
 def _shards_note(note: Note) -> dict[str, object]:

@@ -35,6 +35,7 @@ def requests(
     on: str | Iterable[str] | None = None,
     batch_size: int | None = None,
     batch_timeout: float = 0,
+    each: bool = False,
 ) -> Callable[[F], F]: ...
 
 
@@ -45,6 +46,7 @@ def requests(
     on: str | Iterable[str] | None = None,
     batch_size: int | None = None,
     batch_timeout: float = 0,
+    each: bool = False,
 ) -> object:
     """Bind a method of an Executor, sync or `async def`, to endpoints.
     The method stays an ordinary one.
@@ -57,6 +59,9 @@ def requests(
             when it is left out.
         batch_timeout: ms that a request may wait for others while a replica is idle and they are
             too few for a full batch.
+        each: the method gets one Document at a time, as `doc`, and returns one, or None to keep
+            `doc` as it changed it. An `async def` is called for all at once. If it fails for some,
+            the `ExecutorError` says for which (`failed`), and has what came of the others (`docs`).
 
     Raises:
         InvalidExecutor: an endpoint is no text, or too long, what is decorated is not a function,
@@ -72,8 +77,8 @@ def requests(
     endpoints = endpoints_of(on)
     batches = batching.of_requests(batch_size, batch_timeout)
     if func is not None:
-        return mark(func, endpoints, batches)
-    return lambda function: mark(function, endpoints, batches)
+        return mark(func, endpoints, batches, each)
+    return lambda function: mark(function, endpoints, batches, each)
 
 
 requests.__module__ = "zflow"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from zflow.errors import InvalidExecutor
-from zflow.executors import batching
+from zflow.executors import batching, each
 from zflow.executors.batching import Batching
 from zflow.executors.endpoints import DEFAULT as DEFAULT
 from zflow.executors.endpoints import check_sendable, spelt
@@ -24,6 +24,7 @@ _RESERVED: Final = ("close", "logger", "metas", "requests", "runtime_args", "ser
 
 
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Handler:
         is_async: the call returns an awaitable.
         takes: which of `ARGUMENTS` the method takes.
         batching: how requests are put together for it; None for one at a time.
+        each: it is called for one Document at a time; `takes` is of `each.ARGUMENTS` then.
     """
 
     endpoint: str
@@ -43,6 +45,7 @@ class Handler:
     is_async: bool
     takes: tuple[str, ...]
     batching: Batching | None = None
+    each: bool = False
 
     def bind(self, executor: object) -> Callable[..., object]:
         """Return a callable that takes every keyword of `ARGUMENTS` and passes
@@ -53,6 +56,8 @@ class Handler:
         method = method_of(executor, self.method)
         if self.is_async and not inspect.iscoroutinefunction(method):
             method = _awaiting(method)
+        if self.each:
+            return each.caller(method, self.takes, self.is_async)
         if len(self.takes) == len(ARGUMENTS):
             return method
         takes = self.takes
@@ -114,7 +119,12 @@ def handlers(
     found = {}
     for endpoint, method in bound.items():
         handler = _handler(cls, endpoint, method)
-        said = batched.get(endpoint) or _batching(cls, method)
+        said = batched.get(endpoint) or _nearest(cls, method, batching.marked)
+        if handler.each and said is not None:
+            raise InvalidExecutor(
+                f"{cls.__name__}.{method} takes one Document at a time (each=True), and so none in "
+                "batches: leave one of the two out"
+            )
         found[endpoint] = (
             replace(handler, batching=said) if said is not None and said.size > 1 else handler
         )
@@ -168,14 +178,13 @@ def _marked(cls: type) -> Iterator[tuple[str, object, tuple[str, ...]]]:
             yield name, value, endpoints
 
 
-def _batching(cls: type, method: str) -> Batching | None:
+def _nearest(cls: type, method: str, said: Callable[[object], T]) -> T | None:
     """What the decorators of a method say, those of the class nearest to this one that has any."""
     for ancestor in cls.__mro__:
         value = vars(ancestor).get(method)
         value = getattr(value, "__func__", value)
-        said = batching.marked(value)
-        if said is not None or getattr(value, _MARK, None):
-            return said
+        if (found := said(value)) or getattr(value, _MARK, None):
+            return found
     return None
 
 
@@ -211,10 +220,13 @@ def _handler(cls: type, endpoint: str, method: str) -> Handler:
         raise InvalidExecutor(
             f"{label} is a generator (it uses yield): return the DocumentArray instead"
         )
-    if inspect.isfunction(raw) and next(iter(inspect.signature(raw).parameters), None) in ARGUMENTS:
+    first = next(iter(inspect.signature(raw).parameters), None) if inspect.isfunction(raw) else None
+    if first in (*ARGUMENTS, *each.ARGUMENTS):
         raise InvalidExecutor(f"{label} lacks self: write def {method}(self, docs, **kwargs)")
     is_async = inspect.iscoroutinefunction(bound) or inspect.iscoroutinefunction(inner)
-    return Handler(endpoint, method, is_async, _takes(label, bound))
+    by_document = _nearest(cls, method, each.marked) is True
+    takes = _takes(label, bound, each.ARGUMENTS if by_document else ARGUMENTS)
+    return Handler(endpoint, method, is_async, takes, each=by_document)
 
 
 def _awaiting(method: Callable[..., object]) -> Callable[..., object]:
@@ -229,11 +241,13 @@ def _awaiting(method: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
-def _takes(label: str, bound: Callable[..., object]) -> tuple[str, ...]:
-    """Return which of `ARGUMENTS` the method takes; raise if it cannot be called with them."""
+def _takes(label: str, bound: Callable[..., object], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of the `known` keywords the method takes; raise if it cannot be called with
+    them.
+    """
     import inspect
 
-    way_out = f"handlers are called with the keywords {', '.join(ARGUMENTS)}"
+    way_out = f"handlers are called with the keywords {', '.join(known)}"
     try:
         parameters = inspect.signature(bound).parameters.values()
     except ValueError:
@@ -241,32 +255,34 @@ def _takes(label: str, bound: Callable[..., object]) -> tuple[str, ...]:
     takes = []
     for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
-            return ARGUMENTS
+            return known
         if parameter.kind is parameter.VAR_POSITIONAL:
             continue
         required = parameter.default is parameter.empty
-        if parameter.kind is parameter.POSITIONAL_ONLY and (
-            required or parameter.name in ARGUMENTS
-        ):
+        if parameter.kind is parameter.POSITIONAL_ONLY and (required or parameter.name in known):
             raise InvalidExecutor(
                 f"{label} takes {parameter.name!r} by position only, but {way_out}: remove the '/'"
             )
-        if parameter.name in ARGUMENTS:
+        if parameter.name in known:
             takes.append(parameter.name)
         elif required:
             raise InvalidExecutor(
                 f"{label} requires {parameter.name!r}, but "
-                f"{way_out}{did_you_mean(parameter.name, ARGUMENTS)}; "
+                f"{way_out}{did_you_mean(parameter.name, known)}; "
                 "give it a default, or take **kwargs instead"
             )
     return tuple(takes)
 
 
-def mark(function: F, endpoints: tuple[str, ...], batches: Batching | None) -> F:
+def mark(
+    function: F, endpoints: tuple[str, ...], batches: Batching | None, by_document: bool = False
+) -> F:
     if not callable(function) or isinstance(function, type):
         raise InvalidExecutor(f"@requests decorates methods of an Executor, not {short(function)}")
     before: tuple[str, ...] = getattr(function, _MARK, ())
     setattr(function, _MARK, tuple(dict.fromkeys((*before, *endpoints))))
+    if by_document:
+        each.mark(function)
     return function if batches is None else batching.mark(function, batches)
 
 

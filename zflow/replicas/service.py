@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgpack
 
@@ -21,7 +21,9 @@ from zflow.documents import codec
 from zflow.documents.document import DocumentArray
 from zflow.documents.merging import changed, gather, reduce
 from zflow.documents.values import Parameters
+from zflow.documents.writes import Writes
 from zflow.executors import uses
+from zflow.executors.each import SomeFailed
 from zflow.executors.executor import Executor, instantiate, rooted
 from zflow.executors.handlers import DEFAULT, handlers, method_of
 from zflow.replicas import randomness
@@ -231,6 +233,11 @@ class Service:
         self, docs: DocumentArray, parameters: Parameters, call: Call
     ) -> Sequence[codec.Frame]:
         writes = None if call.pieces is None else changed(call.pieces, call.docs, docs, parameters)
+        return self._pack(docs, parameters, writes)
+
+    def _pack(
+        self, docs: DocumentArray, parameters: Parameters, writes: Writes | None = None
+    ) -> Sequence[codec.Frame]:
         frames = codec.pack(docs, parameters, writes)
         size = sum(map(len, frames))
         if size > self._limit:
@@ -259,8 +266,20 @@ class Service:
         what = f"raised at {tasks[0].endpoint!r}"
         if len(tasks) > 1:
             what += f" (called for {len(tasks)} requests at once)"
-        told = errors.to_wire(as_error(error, self.name, what))
+        if isinstance(error, SomeFailed) and error.__cause__ is not None:
+            told = errors.to_wire(as_error(error.__cause__, self.name, f"{what} for {error}"))
+            told["failed"] = error.failed
+            self._add_docs(told, cast("DocumentArray", error.docs))
+        else:
+            told = errors.to_wire(as_error(error, self.name, what))
         return Answer(tasks, [msgpack.packb(told, unicode_errors="backslashreplace")], None)
+
+    def _add_docs(self, told: dict[str, object], docs: DocumentArray) -> None:
+        """Send along with an error what came of the Documents that have not failed."""
+        try:
+            told["docs"] = [bytes(frame) for frame in self._pack(docs, {})]
+        except errors.ZflowError as error:
+            told["message"] = f"{told['message']} (the others' results cannot be sent: {error})"
 
     def is_brief(self, endpoint: str) -> bool:
         """Whether the last requests for this endpoint took no longer than a hiccup of the

@@ -129,6 +129,7 @@ class Topology:
         """
         name = self._free_name(kwargs.get("name"))
         owner = f"executor {name!r}"
+        kwargs = _in_our_words(kwargs, owner)
         check_known(kwargs, owner)
         given = {
             **defaults,
@@ -250,3 +251,19 @@ class Topology:
             f"needs form a cycle: {steps}; let one of them need {GATEWAY!r} or something "
             "outside the cycle"
         )
+
+
+def _in_our_words(given: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Return keywords of `add` with `no_reduce` for what later versions of Jina call
+    `disable_reduce`.
+    """
+    if given.get("disable_reduce") is None:
+        return {key: value for key, value in given.items() if key != "disable_reduce"}
+    if given.get("no_reduce") is not None:
+        message = f"no_reduce and disable_reduce are the same: give one of them ({owner})"
+        raise InvalidFlow(message, key=("disable_reduce",))
+    said = FIELDS["no_reduce"].check("disable_reduce", given["disable_reduce"], owner)
+    return {
+        **{key: value for key, value in given.items() if key != "disable_reduce"},
+        "no_reduce": said,
+    }
