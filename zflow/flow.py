@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zflow import errors
 from zflow.clients.shortcuts import Shortcuts
+from zflow.suggest import short
 from zflow.topology import ignored
 from zflow.topology.options import DEFAULTS, FIELDS, FLOW_FIELDS, check_defaults, checked
 from zflow.topology.topology import ExecutorSpec, Topology
@@ -234,7 +235,7 @@ class Flow(Shortcuts):
                 "the Flow is started: add Executors before that, or close it first"
             )
         name = given.get("name") or f"executor{len(self.executors)}"
-        given, meaningless = ignored.of_executor(given, f"executor {name!r}")
+        given, meaningless = ignored.of_executor(given, f"executor {short(name)}")
         method(
             self._defaults,
             folder,

@@ -12,7 +12,7 @@ from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, 
 from zflow.errors import BadRequest
 
 
-class Index(Executor):
+class EndsInI(Executor):
     @requests(on="/index")
     def index(self, docs: DocumentArray, **kwargs: object) -> None:
         docs.texts = [text + "i" for text in docs.texts]
@@ -26,7 +26,7 @@ class Search(Executor):
 
 @pytest.fixture(scope="module")
 def flow() -> Iterator[Flow]:
-    with Flow().add(name="indexer", uses=Index, replicas=2).add(uses=Search).needs_all() as flow:
+    with Flow().add(name="indexer", uses=EndsInI, replicas=2).add(uses=Search).needs_all() as flow:
         yield flow
 
 
@@ -86,9 +86,9 @@ def test_all_pass_where_an_executor_has_no_endpoints_or_the_flow_says_so() -> No
     class Silent(Executor):
         pass
 
-    with Flow().add(uses=Index).add(name="fast_indexer") as flow:
+    with Flow().add(uses=EndsInI).add(name="fast_indexer") as flow:
         assert flow.post("/nobody", Document(text="a")).texts == ["a"]
-    text = "jtype: Flow\nwith: {unknown_endpoints: pass}\nexecutors:\n- uses: Index"
+    text = "jtype: Flow\nwith: {unknown_endpoints: pass}\nexecutors:\n- uses: EndsInI"
     with Flow.load_config(text) as flow:
         assert flow.post("/nobody", Document(text="a")).texts == ["a"]
         assert flow.post("/index", Document(text="a")).texts == ["ai"]
