@@ -5,9 +5,9 @@ and one frame for several messages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
-from zflow.devices.protocol.headers import fields_of, is_small, parsed, written
+from zflow.devices.protocol.headers import fields_of, parsed, written
 from zflow.devices.protocol.messages import (
     BUNDLE,
     COMMON,
@@ -22,19 +22,20 @@ from zflow.devices.protocol.messages import (
     Done,
     Encode,
     Frames,
-    Listed,
     Malformed,
     Message,
     Reply,
     Request,
     Task,
     can_be_listed,
+    make,
     singles,
 )
 from zflow.devices.protocol.references import Frame, Payload
 
 # msgpack of three elements, and the first two of them.
 _BUNDLE_BEGINS = bytes((0x93, VERSION, BUNDLE))
+_BYTES = {bytes}
 
 
 def read(frames: Sequence[Any], at: int, direction: Direction) -> list[Message]:
@@ -55,7 +56,7 @@ def read(frames: Sequence[Any], at: int, direction: Direction) -> list[Message]:
 
 
 def _plain(frames: Payload) -> bool:
-    return all(type(frame) is bytes for frame in frames)
+    return {*map(type, frames)} <= _BYTES
 
 
 def frames_of(messages: Sequence[Message], encode: Encode) -> Iterable[Frames]:
@@ -68,9 +69,8 @@ def frames_of(messages: Sequence[Message], encode: Encode) -> Iterable[Frames]:
     [Hello(token=7), Hello(token=8)]
     """
     # As a rule where there is little to do, and then each thing that is done counts.
-    if len(messages) == 1:
-        return _alone(messages[0], encode)
-    return _bundles(fold(messages), encode)
+    folded = messages if len(messages) == 1 else fold(messages)
+    return _alone(folded[0], encode) if len(folded) == 1 else _bundles(folded, encode)
 
 
 def message(said: Message, encode: Encode) -> Frames:
@@ -139,46 +139,51 @@ def fold(messages: Sequence[Message]) -> Sequence[Message]:
     folded: list[Message] = []
     at = 0
     while at < len(messages):
-        run = _run(messages, at)
-        folded += [_list_of(run)] if len(run) > 1 else messages[at : at + 1]
-        at += len(run) or 1
+        end = _end_of_run(messages, at)
+        folded.append(messages[at] if end == at + 1 else _list_of(messages[at:end]))
+        at = end
     return folded
 
 
-def _run(messages: Sequence[Message], at: int) -> Sequence[Listed]:
-    """Return those from this place on that can be said in one."""
-    first = messages[at]
-    # Of what is a list already the payload is several frames.
-    if not isinstance(first, LISTED) or not is_small(first.payload) or not can_be_listed(first):
-        return ()
-    kind, common = type(first), COMMON[type(first)]
-    id, like, cargo = first.first, first[common], 0
-    most = min(MOST_TOGETHER, MOST_ID - id) if id >= 0 else 1
-    rest = cast("Sequence[Listed]", messages[at : at + most])
-    # This is done for each request, in each process.
-    for count, said in enumerate(rest):
-        if (
-            type(said) is not kind
-            or said[0] != id + count
-            or said[common] != like
-            or not is_small(payload := said[-1])
-        ):
-            return rest[:count]
-        cargo += len(payload[0])
-        if cargo > MOST_SMALL:
-            return rest[:count]
-    return rest
+def _end_of_run(messages: Sequence[Message], begin: int) -> int:
+    """Return where those end that can be said in one with the first one, which is at `begin`."""
+    end = begin + 1
+    first: Any = messages[begin]  # of one kind, as `COMMON` says: this is done for each request,
+    kind = type(first)  # in each process, and asking each for its kind would double it
+    common = COMMON.get(kind)
+    if common is None or end == len(messages) or not can_be_listed(first):
+        return end
+    next_id, like, cargo = first[0], first[common], 0
+    if not 0 <= next_id <= MOST_ID - MOST_TOGETHER:
+        return end
+    for at in range(begin, len(messages)):
+        said: Any = messages[at]
+        if type(said) is not kind or said[0] != next_id or said[common] != like:
+            break
+        # Of what is a list already the payload is several frames.
+        payload = said[-1]
+        if len(payload) != 1 or type(frame := payload[0]) is not bytes:
+            break
+        cargo += len(frame)
+        if not 0 < len(frame) <= SMALL or cargo > MOST_SMALL or at - begin == MOST_TOGETHER:
+            break
+        next_id += 1
+        end = at + 1
+    return end
 
 
-def _list_of(run: Sequence[Listed]) -> Message:
+def _list_of(run: Sequence[Message]) -> Message:
     """Return one message for several that can be said in one."""
-    first = run[0]
-    payload = [one.payload[0] for one in run]
-    if isinstance(first, (Reply, Task)):
-        return first._replace(total=len(run), payload=payload)
-    docs = [one.docs[0] for one in run if isinstance(one, (Request, Done))]
-    if isinstance(first, Request):
-        return first._replace(docs=docs, payload=payload)
+    first: Any = run[0]
+    some: Any = run
+    kind = type(first)
+    payload = [one[-1][0] for one in some]
+    if kind is Reply or kind is Task:
+        made: Message = make(kind, (first.first, len(run), *first[2:-1], payload))
+        return made
+    docs = [one.docs[0] for one in some]
+    if kind is Request:
+        return make(Request, (*first[:-2], docs, payload))
     # An interrupted one is no slower.
-    took = sorted(one.took for one in run if isinstance(one, Done))[len(run) // 2]
+    took = sorted(one.took for one in some)[len(run) // 2]
     return Done(first.first, took, docs, payload)

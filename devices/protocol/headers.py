@@ -13,8 +13,8 @@ import msgpack
 from zflow.devices.protocol import references
 from zflow.devices.protocol.messages import (
     CARRIERS,
+    COMMON,
     KINDS,
-    LISTED,
     MAX_GREETING,
     MAX_HEADER,
     MOST_ID,
@@ -45,13 +45,15 @@ _unpack = msgpack.unpackb
 
 def written(message: Message, encode: Encode) -> tuple[tuple[Any, ...], Sequence[Frame]]:
     """Return the header's fields, and the frames that follow it."""
-    number = KINDS[type(message)]
-    if isinstance(message, CARRIERS):
-        fields, payload = message[:-1], message.payload
-        if is_small(payload) or (isinstance(message, LISTED) and message.total > 1):
-            return (VERSION, number, *fields, payload), ()
+    kind = type(message)
+    number = KINDS[kind]
+    if kind in CARRIERS:
+        said: Any = message
+        payload: Payload = said.payload
+        if is_small(payload) or (kind in COMMON and said.total > 1):
+            return (VERSION, number, *said), ()
         places, frames = references.said(payload)
-        return (VERSION, number, *fields, places or None), frames
+        return (VERSION, number, *said[:-1], places or None), frames
     if isinstance(message, Welcome):
         return (VERSION, number, message.token), [encode(message.info)]
     return (VERSION, number, *message), ()
@@ -116,17 +118,20 @@ def _carrier(kind: type[Message], fields: list[Any], frames: Sequence[Frame]) ->
             _check_held(held, frames)
     else:
         fields[-1] = frames if held is None else _with_references(held, frames)
-    message = make(kind, fields)
-    if isinstance(message, LISTED):
-        if message.total != count or (
-            isinstance(message, (Request, Done)) and not _all(int, message.docs)
-        ):
+    message: Any = make(kind, fields)
+    if kind in COMMON:
+        if kind is Request or kind is Done:
+            fits = len(message.docs) == count and _all(int, message.docs)
+        else:
+            fits = message.total == count
+        if count > 1:
+            fits = fits and can_be_listed(message) and 0 <= message.first <= MOST_ID - count
+        if not fits:
             raise Malformed("a list that is none")
-        if count > 1 and not (can_be_listed(message) and 0 <= message.first <= MOST_ID - count):
-            raise Malformed("a list that is none")
-    elif count > 1 or (isinstance(message, Error) and not _all(int, message.tasks)):
+    elif count > 1 or (kind is Error and not _all(int, message.tasks)):
         raise Malformed("an answer that is none")
-    return message
+    made: Message = message
+    return made
 
 
 def _check_held(payload: list[bytes], frames: Sequence[Frame]) -> None:

@@ -337,7 +337,7 @@ COMMON: dict[type[Message], slice] = {
     Done: slice(0),
     Task: slice(2, 5),
 }
-CARRIERS = (Request, Reply, Done, Task, Failed, Error, Fanout)  # they have a payload
+CARRIERS = frozenset({*LISTED, Failed, Error, Fanout})  # they have a payload
 
 #: Makes a message of its fields, quicker than the classes' own.
 make: Callable[[type[AnyMessage], Iterable[object]], AnyMessage] = tuple.__new__
@@ -371,13 +371,13 @@ def encoder() -> Encode:
 
 def can_be_listed(message: Listed) -> bool:
     """Whether it may be said in one with others that have the same in their `COMMON` fields."""
-    if isinstance(message, Done):
-        return True
-    if message.parts is not None:
-        return False
-    if isinstance(message, Request):
-        return not message.again
-    return message.notes is None if isinstance(message, Reply) else not message.ticket
+    if type(message) is Request:
+        return message.parts is None and not message.again
+    if type(message) is Task:
+        return message.parts is None and not message.ticket
+    if type(message) is Reply:
+        return message.parts is None and message.notes is None
+    return True
 
 
 def singles(message: AnyListed) -> list[AnyListed]:
