@@ -27,6 +27,8 @@ from bench.yardsticks import ideal
 from bench.yardsticks.proxy import ProxyEcho, seconds_frame, seconds_in
 from bench.yardsticks.scatter import RouterFanout
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
     "commit": "abc1234",

@@ -25,6 +25,8 @@ from . import executors, rig, schedule
 from .account import Account
 from .usage import MIB, History, Sample
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.0  # of load where something is broken on purpose
 
 

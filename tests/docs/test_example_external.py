@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE, ROOT, launched
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "examples" / "external"
 OUTAGE = """\
 before: 1000 answered by 2 processes

@@ -14,6 +14,8 @@ from helpers import ROOT
 
 from zflow import Document, Executor, Flow, requests
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "examples" / "polling"
 
 TABLE = """\

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, kill, launched, pid_of
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "examples" / "search"
 QUERY = "parse json from a string"
 

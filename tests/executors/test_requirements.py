@@ -16,6 +16,8 @@ from zflow import Flow
 from zflow.errors import InvalidFlow
 from zflow.executors import requirements
 
+pytestmark = pytest.mark.slow
+
 HERE = "--no-index\n--find-links .\n"
 
 FLOW = """

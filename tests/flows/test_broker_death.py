@@ -43,6 +43,8 @@ from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, 
 from zflow.clients import wire
 from zflow.processes import broker_child
 
+pytestmark = pytest.mark.slow
+
 COUNT = 2000  # requests
 HERE = str(TESTS)
 

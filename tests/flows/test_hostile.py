@@ -28,6 +28,8 @@ from zflow.documents import codec
 from zflow.errors import InvalidFlow, ZflowError
 from zflow.network.keys import keys_of
 
+pytestmark = pytest.mark.slow
+
 MB = 1 << 20
 
 

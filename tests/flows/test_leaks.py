@@ -31,6 +31,8 @@ from helpers import (
 
 from zflow import Client, Document, DocumentArray, Executor, Flow, errors, requests
 
+pytestmark = pytest.mark.slow
+
 TIMES = 30
 # Times the processor time of `import zmq, msgpack`; as a rule it is about the same.
 IMPORT_AT_MOST = 2

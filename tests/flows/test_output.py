@@ -22,6 +22,8 @@ from helpers import (
 
 from zflow import Flow
 
+pytestmark = pytest.mark.slow
+
 HERE = str(TESTS)
 
 # -- printing --------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from helpers import Gate, begun, in_background, let_go, texts, wait_for
 from zflow import AsyncClient, Client, Document, DocumentArray, Executor, Flow, requests
 from zflow.errors import BadRequest, DeadlineExceeded, InvalidFlow, Overloaded, ReplicaCrashed
 
+pytestmark = pytest.mark.slow
+
 
 class Work(Executor):
     """Works for a moment, or for as long as the parameters say; or dies of it."""

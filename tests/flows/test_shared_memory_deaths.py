@@ -43,6 +43,8 @@ from sharing import (
 
 from zflow import Document, Flow
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["no_file", "the_client_keeps_nothing"]  # fixtures
 
 

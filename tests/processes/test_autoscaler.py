@@ -31,6 +31,8 @@ from zflow.errors import ChangeRefused, InvalidFlow
 from zflow.processes.autoscaler import AGAIN, GAP, STEP, Autoscaler
 from zflow.topology.scaling import ReplicaRange
 
+pytestmark = pytest.mark.slow
+
 DATA = TESTS / "data"
 LIMITS = ReplicaRange(min=1, max=16)
 TAIL = 300.0  # seconds without load at the end of a simulation: time to get small again

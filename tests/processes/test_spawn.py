@@ -37,6 +37,8 @@ from zflow.errors import InvalidExecutor, InvalidFlow, NotSupported, StartupFail
 from zflow.processes import spawn
 from zflow.system import cuda, forking
 
+pytestmark = pytest.mark.slow
+
 # A library that uses GPUs, as far as zflow looks at it.
 TORCH = """
 class cuda:

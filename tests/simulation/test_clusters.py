@@ -17,6 +17,8 @@ from .cluster import Account, Cluster
 from .scenario import Client, Fault, Network, Scenario, Stage, draw, from_json, to_json
 from .shrink import failure, shrink
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     *stages: Stage, clients: int = 1, network: Network | None = None, **rest: object

@@ -16,6 +16,8 @@ from zflow.devices.balancing.stealing import PATIENCE, STUCK
 
 from .pool import DEADLY, Simulation, Work, list_schedule
 
+pytestmark = pytest.mark.slow
+
 WAY = 400e-6  # seconds
 
 

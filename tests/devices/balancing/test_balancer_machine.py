@@ -36,6 +36,8 @@ from zflow.devices.balancing.replica import SAMPLES, BatchKey, Replica, Task
 from zflow.devices.balancing.taskqueue import TaskQueue
 from zflow.devices.balancing.waiting import Waiting
 
+pytestmark = pytest.mark.slow
+
 MOMENT = 10e-6  # seconds that pass with every step
 KINDS = (None, BatchKey("/three", 3), BatchKey("/five", 5, timeout=0.002))
 SETTINGS = settings(deadline=None, max_examples=100, stateful_step_count=60, derandomize=True)
