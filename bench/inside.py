@@ -11,6 +11,7 @@ from zflow.devices.broker.broker import Broker
 from zflow.devices.broker.front import Front
 from zflow.devices.broker.outbox import Outbox
 from zflow.devices.protocol.bundles import message
+from zflow.devices.protocol.headers import written
 from zflow.devices.protocol.messages import Done, Request, encoder
 from zflow.devices.routing.fanout import Publish
 from zflow.devices.routing.pool import Limits, Pool
@@ -38,4 +39,5 @@ __all__ = [
     "message",
     "pack",
     "unpack",
+    "written",
 ]
