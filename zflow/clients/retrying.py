@@ -86,6 +86,9 @@ class Retrying:
                 await asyncio.sleep(pause)
 
 
+_AS_A_RULE = Retrying(), Retrying(wait=True)
+
+
 def _grown(first: float, longest: float, multiplier: float, failures: int) -> float:
     try:
         return min(longest, first * multiplier ** (failures - 1))
@@ -105,6 +108,13 @@ def retrying_of(
     Raises:
         BadRequest: with the name of the argument, its value and what it may be.
     """
+    if (
+        max_attempts is ATTEMPTS
+        and initial_backoff is INITIAL_BACKOFF
+        and max_backoff is MAX_BACKOFF
+        and backoff_multiplier is BACKOFF_MULTIPLIER
+    ):
+        return _AS_A_RULE[on_overload == "wait"]
     if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
         raise errors.BadRequest(
             f"max_attempts must be a whole number of 1 or more, not {short(max_attempts)}"
