@@ -74,8 +74,9 @@ class Entrance:
             names = _nearest_first(endpoint, names)
         shown = ", ".join(repr(name[:LONGEST_SHOWN]) for name in names[:MOST_SHOWN])
         more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        asked = "*" if endpoint == DEFAULT else endpoint[:LONGEST_SHOWN]  # as it is written
         text = (
-            f"no Executor binds {endpoint[:LONGEST_SHOWN]!r}; there are {shown}{more} "
+            f"no Executor binds {asked!r}; there are {shown}{more} "
             "(Flow(unknown_endpoints='pass') lets such requests pass)"
         )
         if keeping:

@@ -447,15 +447,19 @@ def test_a_flow_that_says_nothing_long_after_the_time_was_over_has_not_answered(
     assert not exchange.expire("here")
 
 
-def test_what_is_held_back_when_its_time_is_over_is_not_sent_again(clock: Clock) -> None:
-    exchange = exchange_of(None, timeout=700, wait=True)
+def test_what_is_held_back_when_its_time_is_over_fails_and_is_not_sent_again(clock: Clock) -> None:
+    limits = 128, 700, retrying.retrying_of("fail", 3, 5, 5, 2)
+    exchange = Exchange("/", batches(None, 1), None, None, limits, 2**30, itertools.count(1))
     made(exchange)
-    fail(exchange, 1, "Overloaded")
-    clock.now += 1
+    fail(exchange, 1, "ReplicaCrashed", "it died")
+    assert exchange.pause == pytest.approx(0.7), "the pause of 5 s would be longer than its time"
+    clock.now += 0.7
     assert list(exchange.due()) == []
     assert exchange.pause is None
-    clock.now += module.LATE
-    assert exchange.expire("here")
+    error = one(exchange).error
+    assert isinstance(error, errors.DeadlineExceeded)
+    assert str(error) == "not answered within timeout=700 ms; tried 1 times, at last: it died"
+    assert exchange.finished
 
 
 # -- shared memory ---------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_a_flow_is_reached_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module.time, "sleep", slept.append)
     tries = iter([AWAY, AWAY, None])
 
-    def connect() -> str:
+    def connect(left: float | None) -> str:
         if (error := next(tries)) is not None:
             raise error
         return "there"
@@ -102,9 +102,31 @@ def test_a_flow_is_reached_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> 
 def test_also_from_an_event_loop() -> None:
     tries = iter([AWAY, AWAY, None])
 
-    async def connect() -> str:
+    async def connect(left: float | None) -> str:
         if (error := next(tries)) is not None:
             raise error
         return "there"
 
     assert asyncio.run(retrying_of("fail", 3, 0, 0, 2).reach_async(connect)) == "there"
+
+
+def test_all_attempts_to_reach_a_flow_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, given = [100.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def connect(left: float | None) -> str:
+        given.append(left)
+        now[0] += 0.25
+        raise AWAY
+
+    async def connect_async(left: float | None) -> str:
+        return connect(left)
+
+    retrying = retrying_of("fail", 9, 0.125, 1, 2)
+    with pytest.raises(errors.FlowUnreachable):
+        retrying.reach(connect, 1000)
+    assert given == [1000, 625, 125]
+    with pytest.raises(errors.FlowUnreachable):
+        asyncio.run(retrying_of("fail", 9, 1, 1, 2).reach_async(connect_async, 1000))
+    assert given[3:] == [1000]

@@ -39,7 +39,8 @@ def changed(before: dict[str, Any], **after: Any) -> set[tuple[Any, ...]]:
         ({"a": 1, "b": [1], "c": 0}, {"a": 1.0, "b": [2], "c": False}, {"a", "b", "c"}),
         ({"a": np.ones(2), "n": float("nan")}, {"a": np.ones(2), "n": float("nan")}, set()),
         ({"a": np.ones(2)}, {"a": np.zeros(2)}, {"a"}),
-        ({"a": 1}, None, {"a"}),
+        ({"a": 1}, {}, {"a"}),
+        ({"a": 1}, None, set()),  # unset, as in a new Document: that says nothing about its keys
     ],
 )
 def test_keys_of_tags(before: Any, after: Any, keys: set[str]) -> None:

@@ -37,7 +37,10 @@ def test_they_travel_beside_documents_and_nobody_sees_them() -> None:
     assert there._writes.plain() == made(a=1, b=2**55).plain()
 
 
-@pytest.mark.parametrize("told", [7, [], [[1]], [[1], []], [["1"], {}], [[1], {"a": [1, {}]}]])
+@pytest.mark.parametrize(
+    "told",
+    [7, [], [[1]], [[1], []], [["1"], {}], [[1], {"a": [1, {}]}], [[2**56], {}], [[1, -1], {}]],
+)
 def test_what_is_none_is_a_bad_request(told: object) -> None:
     class Told(Writes):
         def plain(self) -> list[object]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -69,6 +71,44 @@ def test_the_others_are_done_where_some_fail(on: str) -> None:
     with pytest.raises(SomeFailed, match=r"'d9'\) and 2 more$") as raised:
         call(*["bad"] * 12, on=on)
     assert list(raised.value.docs) == []
+
+
+class Exits(Executor):
+    @requests(each=True)
+    def work(self, doc: Document) -> None:
+        if doc.text == "exit":
+            sys.exit(3)
+        if doc.text == "fork":
+            self.child = os.fork()
+            if not self.child:
+                raise SystemExit
+        doc.text += "!"
+
+    @requests(on="/async", each=True)
+    async def later(self, doc: Document) -> None:
+        self.work(doc)
+
+
+@pytest.mark.parametrize("on", ["/default", "/async"])
+def test_one_that_exits_has_failed_like_any_other(on: str) -> None:
+    with pytest.raises(SomeFailed) as raised:
+        call("a", "exit", "b", on=on, executor=Exits())
+    assert raised.value.failed == [(1, "d1")]
+    assert isinstance(raised.value.__cause__, SystemExit)
+    assert [doc.text for doc in raised.value.docs] == ["a!", "b!"]
+
+
+def test_a_process_that_it_has_forked_does_nothing_for_the_others() -> None:
+    parent = os.getpid()
+    executor = Exits()
+    try:
+        docs = call("fork", "b", executor=executor)
+    except BaseException as error:
+        if os.getpid() != parent:
+            os._exit(isinstance(error, SystemExit))
+        raise
+    assert docs.texts == ["fork!", "b!"]
+    assert os.waitstatus_to_exitcode(os.waitpid(executor.child, 0)[1]) == 1
 
 
 def test_it_returns_nothing_but_a_document() -> None:

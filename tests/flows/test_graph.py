@@ -313,3 +313,17 @@ def test_needs_that_cannot_be_are_refused_before_anything_starts(
         build().start()
     assert all(word in str(caught.value) for word in words), caught.value
     assert (titled(""), socket_folders()) == before
+
+
+class Replaces(Executor):
+    @requests
+    def work(self, docs: DocumentArray) -> DocumentArray:
+        return DocumentArray(Document(id=doc.id, embedding=[1.0]) for doc in docs)
+
+
+def test_a_branch_that_returns_new_documents_takes_away_no_tags_of_the_others() -> None:
+    flow = Flow().add(name="same").add(name="new", uses=Replaces, needs="gateway").needs_all()
+    with flow:
+        [doc] = flow.post("/", Document(id="a", text="t", tags={"x": 1}, scores={"s": 2}))
+    assert (doc.text, doc.tags, doc.scores["s"].value) == ("t", {"x": 1}, 2)
+    assert list(doc.embedding) == [1.0]

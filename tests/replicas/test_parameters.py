@@ -62,6 +62,20 @@ def test_all_else_is_for_everybody(parameters: dict[str, Any]) -> None:
     assert view(parameters, "encoder", NAMES) is parameters
 
 
+def test_a_long_key_is_looked_at_no_further_than_a_name_may_reach() -> None:
+    class Names(tuple[str, ...]):
+        asked = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.asked += 1
+            return super().__contains__(name)
+
+    names = Names(NAMES)
+    parameters = {"_" * 10_000: 1, "encoder" + "_" * 10_000: 2}
+    assert view(parameters, "indexer", names) == {"_" * 10_000: 1}
+    assert names.asked < 50
+
+
 def test_what_an_executor_changes_goes_on_and_what_is_for_others_too() -> None:
     parameters = {"a": 1, "b": 2, "gone": 3, "encoder__a": 5, "indexer__c": 6}
     before = view(parameters, "encoder", NAMES)

@@ -263,8 +263,10 @@ class AsyncClient(Shortcuts):
             inputs = resolved(inputs)
             if hasattr(inputs, "__await__"):
                 inputs = await inputs
-            within = wire.connecting(limits[1])
-            connection = await limits[2].reach_async(lambda: self._connection(within))
+            _, timeout, retrying = limits
+            connection = await retrying.reach_async(
+                lambda left: self._connection(wire.connecting(left)), timeout
+            )
             self._membership.enter()
             stack.callback(self._membership.leave)
             names, limit = told(connection.info)

@@ -419,9 +419,11 @@ class Client(Shortcuts):
     ) -> Generator[Response, None, None]:
         inputs = resolved(inputs)
         requests = batches(inputs, request_size)
-        within = wire.connecting(limits[1])
+        _, timeout, retrying = limits
         with contextlib.ExitStack() as stack:
-            connection = limits[2].reach(lambda: stack.enter_context(self._connection(within)))
+            connection = retrying.reach(
+                lambda left: stack.enter_context(self._connection(wire.connecting(left))), timeout
+            )
             names, limit = told(connection.info)
             targets = choose_targets(target_executor, names)
             exchange = Exchange(

@@ -119,6 +119,7 @@ class Connection:
         if pause is not None and not self._wire.socket.poll(
             min(wire.PING_AFTER, int(pause * 1000) + 1)
         ):
+            expire()
             self._wire.tick()
             return []
         while True:
@@ -148,12 +149,12 @@ class Connection:
                 self._send_some(exchange, flusher)
             if exchange.finished:
                 return
-            self._wire.say(list(exchange.due()))
             for event in self._receive(lambda: exchange.expire(self._address), exchange.pause):
                 if type(event) is Reply or type(event) is Failed:
                     exchange.take(event)
                 elif type(event) is Welcomed and self._is_anew(event):
                     self._wire.say(list(exchange.again()))
+            self._wire.say(list(exchange.due()))
             yield from exchange.ready()
 
     def _is_anew(self, welcome: Welcomed) -> bool:

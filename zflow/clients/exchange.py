@@ -42,6 +42,7 @@ class _Sent:
     payload: Payload
     deadline: float
     failures: int = 0  # how often it was tried in vain
+    why: str = ""  # the last time
 
 
 class Exchange:
@@ -171,8 +172,8 @@ class Exchange:
         pause = self._retrying.pause(sent.failures + 1, error)
         if pause is None:
             return False
-        sent.failures += 1
-        self._held_back[id] = monotonic() + pause
+        sent.failures, sent.why = sent.failures + 1, error.message
+        self._held_back[id] = min(monotonic() + pause, sent.deadline)
         return True
 
     @property
@@ -181,13 +182,15 @@ class Exchange:
         return max(0.0, min(self._held_back.values()) - monotonic()) if self._held_back else None
 
     def due(self) -> Iterator[Request]:
-        """The messages of what was held back long enough."""
+        """The messages of what was held back long enough; what has no time left fails."""
         now = monotonic()
         for id in [id for id, at in self._held_back.items() if at <= now]:
             del self._held_back[id]
             sent = self._sent.get(id)
             if sent is not None and sent.deadline > now:
                 yield self._request(id, sent, False, now)
+            elif sent is not None:
+                self._too_late(id, f"tried {sent.failures} times, at last: {sent.why}")
 
     def cancelled(self) -> Iterator[Cancel]:
         """The messages that tell the broker that nobody wants the answers still to come."""
@@ -204,15 +207,15 @@ class Exchange:
         late = monotonic() - LATE
         expired = [id for id, sent in self._sent.items() if sent.deadline < late]
         for id in expired:
-            sent = self._end(id)
-            error = errors.DeadlineExceeded(
-                f"not answered within timeout={self._timeout} ms; the Flow at {address} does not "
-                "say why"
-            )
-            self._answered[sent.place] = Response(
-                sent.docs, dict(self._parameters or {}), self._endpoint, error
-            )
+            self._too_late(id, f"the Flow at {address} does not say why")
         return bool(expired)
+
+    def _too_late(self, id: int, why: str) -> None:
+        sent = self._end(id)
+        error = errors.DeadlineExceeded(f"not answered within timeout={self._timeout} ms; {why}")
+        self._answered[sent.place] = Response(
+            sent.docs, dict(self._parameters or {}), self._endpoint, error
+        )
 
     def take(self, answer: Reply | Failed) -> bool:
         """Take in an answer; one that belongs to no open request is of no use and is dropped.

@@ -59,34 +59,64 @@ class Retrying:
             return None
         return _grown(self.initial, self.longest, self.multiplier, failures) * uniform(0.5, 1)
 
-    def reach(self, connect: Callable[[], Reached]) -> Reached:
-        """Return what `connect` returns, called again while no Flow is reached."""
-        failures = 0
+    def reach(
+        self, connect: Callable[[float | None], Reached], timeout: float | None = None
+    ) -> Reached:
+        """Return what `connect` returns, called again while no Flow is reached.
+
+        Args:
+            connect: gets the ms that are left.
+            timeout: the ms that all attempts may take together; any time when left out.
+        """
+        reaching = _Reaching(self, timeout)
         while True:
             try:
-                return connect()
+                return connect(reaching.left)
             except errors.FlowUnreachable as error:
-                failures += 1
-                pause = self.pause(failures, error)
+                pause = reaching.pause(error)
                 if pause is None:
                     raise
                 time.sleep(pause)
 
-    async def reach_async(self, connect: Callable[[], Awaitable[Reached]]) -> Reached:
+    async def reach_async(
+        self, connect: Callable[[float | None], Awaitable[Reached]], timeout: float | None = None
+    ) -> Reached:
         """As `reach`, on an event loop."""
-        failures = 0
+        reaching = _Reaching(self, timeout)
         while True:
             try:
-                return await connect()
+                return await connect(reaching.left)
             except errors.FlowUnreachable as error:
-                failures += 1
-                pause = self.pause(failures, error)
+                pause = reaching.pause(error)
                 if pause is None:
                     raise
                 await asyncio.sleep(pause)
 
 
 _AS_A_RULE = Retrying(), Retrying(wait=True)
+
+
+class _Reaching:
+    """Attempts to reach a Flow, and the time that they may take together."""
+
+    def __init__(self, retrying: Retrying, timeout: float | None) -> None:
+        self._retrying = retrying
+        self._deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        self._failures = 0
+
+    @property
+    def left(self) -> float | None:
+        """The ms that are left; None: any."""
+        if self._deadline is None:
+            return None
+        return max(1.0, (self._deadline - time.monotonic()) * 1000)
+
+    def pause(self, error: errors.ZflowError) -> float | None:
+        """Return the seconds until the next attempt, or None if there is none."""
+        self._failures += 1
+        pause = self._retrying.pause(self._failures, error)
+        left = self.left
+        return None if pause is None or (left is not None and pause * 1000 >= left) else pause
 
 
 def _grown(first: float, longest: float, multiplier: float, failures: int) -> float:

@@ -71,7 +71,9 @@ class _Visit:
             was = known[key].__dict__ if key in known else {}
             now = doc.__dict__
             for field in DICTS:
-                one, other = was.get(field) or {}, now.get(field) or {}
+                if field not in now:  # it is empty as a text is, which takes the others' value
+                    continue
+                one, other = was.get(field) or {}, now[field] or {}
                 if one or other:
                     self.values([*path, key, field], _plain(one), _plain(other))
             for field in NESTED:

@@ -15,8 +15,9 @@ from zflow.documents.changes import DICTS, DOCS, PARAMETERS, Values, numbered
 from zflow.documents.codec import Frame, unpack
 from zflow.documents.document import Document, DocumentArray
 from zflow.documents.fields import NESTED, Scores, is_empty
-from zflow.documents.values import Parameters
+from zflow.documents.values import Parameters, refuse_colliding
 from zflow.documents.writes import NONE, Writes
+from zflow.errors import BadRequest
 
 Payload = Sequence[Frame]  # frames, as `codec.pack` makes them
 
@@ -110,13 +111,18 @@ def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Wri
 def _merged(left: Values, right: Values, mine: Writes, theirs: Writes) -> tuple[Values, Writes]:
     """Return a dict of both, and its writes. Of each key that side counts which has got the other's
     value and changed it; if there is none, the left one, and what is there before what is not.
+    Raises ValueError for keys that were chosen to collide.
     """
     if mine is theirs is NONE and not any(isinstance(value, dict) for value in right.values()):
-        return {**left, **{key: right[key] for key in right if key not in left}}, NONE
+        both = {**left, **{key: right[key] for key in right if key not in left}}
+        refuse_colliding(both.keys(), len(left), right)
+        return both, NONE
     merged: Values = {}
     writes = mine.joined(theirs)
     below = dict(writes.below)
-    for key in dict.fromkeys((*left, *right)):
+    keys = dict.fromkeys((*left, *right))
+    refuse_colliding(keys.keys(), len(left), right)
+    for key in keys:
         own, other = mine.of(key), theirs.of(key)
         by, by_other = own.all(), other.all()
         one, two = left.get(key, right.get(key)), right.get(key, left.get(key))
@@ -156,6 +162,15 @@ def gather(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> Gathered:
     Raises:
         BadRequest: the payloads cannot be decoded.
     """
+    try:
+        return _gathered(pieces)
+    except BadRequest:
+        raise
+    except ValueError as error:
+        raise BadRequest(f"malformed Documents received: {error}") from None
+
+
+def _gathered(pieces: Iterable[tuple[str, Sequence[Payload]]]) -> Gathered:
     docs_map: dict[str, DocumentArray] = {}
     parameters: Parameters | None = None
     writes = NONE

@@ -7,7 +7,7 @@ It must not know Documents. Nothing that arrives is trusted, unpickled or evalua
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -105,9 +105,29 @@ def _dict(pairs: list[tuple[Hashable, object]]) -> dict[Hashable, object]:
     Whoever sends them can choose the hashes of large integers and of tuples,
     not those of texts and bytes.
     """
-    if len(pairs) > _FEW and len(pairs) - len({hash(key) for key, _ in pairs}) > _FEW:
-        raise ValueError(f"more than {_FEW} keys of one dict have the hash of another one")
+    if len(pairs) > _FEW:
+        _refuse_colliding([key for key, _ in pairs])
     return dict(pairs)
+
+
+def refuse_colliding(together: Collection[Hashable], before: int, new: Iterable[object]) -> None:
+    """Raise ValueError if too many keys of a dict that was put together collide: those of each that
+    has arrived were few.
+
+    Args:
+        together: all keys.
+        before: how many of them there were before others came to them.
+        new: those.
+    """
+    # Looked at once for each hundred, and not where they are texts: else putting many dicts
+    # together would take as long as what this is to prevent.
+    if len(together) // _FEW != before // _FEW and not {str}.issuperset(map(type, new)):
+        _refuse_colliding(together)
+
+
+def _refuse_colliding(keys: Collection[Hashable]) -> None:
+    if len(keys) - len({hash(key) for key in keys}) > _FEW:
+        raise ValueError(f"more than {_FEW} keys of one dict have the hash of another one")
 
 
 def _with_lists(value: object) -> object:

@@ -7,6 +7,12 @@ They travel beside the Documents, as plain data. This module must not know Docum
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Final
+
+from zflow.documents.values import refuse_colliding
+
+#: The numbers of visits are below this.
+BEYOND: Final = 2**56
 
 
 class Writes:
@@ -46,10 +52,15 @@ class Writes:
         return writes
 
     def joined(self, other: Writes) -> Writes:
-        """Return both."""
+        """Return both.
+
+        Raises:
+            ValueError: keys that were chosen to collide.
+        """
         if self is NONE or other is NONE:
             return other if self is NONE else self
         below = {key: self.of(key).joined(other.of(key)) for key in self.below.keys() | other.below}
+        refuse_colliding(below.keys(), len(self.below), other.below)
         return Writes(self.by | other.by, below)
 
     def plain(self) -> list[object]:
@@ -67,6 +78,9 @@ class Writes:
             raise ValueError("writes are malformed")
         by, below = value
         if type(by) is not list or type(below) is not dict or not {int}.issuperset(map(type, by)):
+            raise ValueError("writes are malformed")
+        # The hashes of larger numbers can be chosen, and as many as are equal take their square.
+        if by and not 0 <= min(by) <= max(by) < BEYOND:
             raise ValueError("writes are malformed")
         return cls(frozenset(by), {key: cls.read(writes) for key, writes in below.items()})
 

@@ -6,6 +6,7 @@ It calls a method; it must not know requests or how errors are sent.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
@@ -77,16 +78,25 @@ def caller(
 
     def in_turn(docs: Docs, parameters: object, **_: object) -> Docs:
         values: list[object] = []
+        own = os.getpid()
         for doc in docs:
             try:
                 values.append(start(doc, parameters))
-            except Exception as error:
+            except BaseException as error:  # also SystemExit, as of any other method
+                if os.getpid() != own:
+                    raise  # forked in there, and to end there
                 values.append(error)
         return _result(docs, values)
 
     async def one(doc: Doc, parameters: object) -> object:
-        value = start(doc, parameters)
-        return await value if isinstance(value, Awaitable) else value
+        own = os.getpid()
+        try:
+            value = start(doc, parameters)
+            return await value if isinstance(value, Awaitable) else value
+        except (SystemExit, KeyboardInterrupt) as error:  # a task's ends its event loop
+            if os.getpid() != own:
+                raise
+            return error
 
     async def together(docs: Docs, parameters: object, **_: object) -> Docs:
         import asyncio

@@ -41,10 +41,11 @@ def view(parameters: Parameters, name: str, names: Collection[str]) -> Parameter
     if not may_differ(parameters, name):
         return parameters
     below = parameters.get(name)
+    longest = max(map(len, names), default=0)
     owners = {
         key: owner
         for key in parameters
-        if isinstance(key, str) and MARK in key and (owner := _owner(key, names))
+        if isinstance(key, str) and MARK in key and (owner := _owner(key, names, longest))
     }
     if not owners and not isinstance(below, dict):
         return parameters
@@ -82,12 +83,14 @@ def carried(parameters: Parameters, before: Parameters, after: Parameters) -> Pa
     }
 
 
-def _owner(key: str, names: Collection[str]) -> str:
+def _owner(key: str, names: Collection[str], longest: int) -> str:
     """The Executor, that of the longest name, whose a key is; empty for everybody's."""
     owner = ""
-    at = key.find(MARK, 1)
-    while 0 < at < len(key) - len(MARK):
+    # No further than a name may reach: a stranger's key may be megabytes of underscores.
+    last = min(len(key) - len(MARK) - 1, longest)
+    at = key.find(MARK, 1, last + len(MARK))
+    while at > 0:
         if key[:at] in names:
             owner = key[:at]
-        at = key.find(MARK, at + 1)
+        at = key.find(MARK, at + 1, last + len(MARK))
     return owner

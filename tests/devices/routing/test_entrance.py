@@ -21,6 +21,7 @@ def test_what_any_executor_binds_is_taken_and_nothing_else() -> None:
         "no Executor binds '/Serch'; there are '/search', '/index', '/rank' "
         "(Flow(unknown_endpoints='pass') lets such requests pass)"
     )
+    assert (entrance.objection("/default") or "").startswith("no Executor binds '*'; there are ")
     assert entrance.objection("") is not None
     assert len(entrance.taken) == 3
 
