@@ -268,7 +268,7 @@ class Address:
     def _failed(self, answer: Failed, now: float) -> None:
         if not answer.payload:
             self._unreadable(answer.first, Malformed("an error without a payload"))
-        elif _error(answer.payload[0]).get("type") == "FlowNotRunning":
+        elif failures.told(answer.payload[0]).get("type") == "FlowNotRunning":
             self._lose(now, unsent=answer.first)
         else:
             error = bytes(answer.payload[0])
@@ -414,16 +414,6 @@ def _texts(pairs: Mapping[object, object]) -> bool:
     return all(type(key) is type(value) is str for key, value in pairs.items())
 
 
-def _error(frame: Frame) -> dict[str, object]:
-    try:
-        error = msgpack.unpackb(
-            frame.buffer if isinstance(frame, zmq.Frame) else frame, unicode_errors="replace"
-        )
-    except Exception:
-        return {}
-    return error if type(error) is dict else {}
-
-
 def _message(frames: Sequence[Frame]) -> str:
-    message = _error(frames[0]).get("message") if frames else None
-    return message if type(message) is str else "it speaks another version of the protocol"
+    said = failures.told(frames[0]) if frames else {}
+    return said.get("message", "it speaks another version of the protocol")

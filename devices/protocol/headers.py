@@ -130,6 +130,8 @@ def _carrier(kind: type[Message], fields: list[Any], frames: Sequence[Frame]) ->
             raise Malformed("a list that is none")
     elif count > 1 or (kind is Error and not _all(int, message.tasks)):
         raise Malformed("an answer that is none")
+    if kind is Request and message.targets and not _all(str, message.targets):
+        raise Malformed("targets are not text")
     made: Message = message
     return made
 

@@ -14,6 +14,7 @@ EACH_SHARD = "/shard-*"  # after a name: the payloads are those of its shards, a
 # Instead of a name, without payloads: the result will meet others, which whoever reduces them will
 # want to compare, so it is to say what has changed.
 MEETS = "/meets"
+LONGEST_NAME = 255  # characters of a predecessor's; Executors' are shorter. Each shard repeats it
 
 
 def split(parts: Parts, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[Any]]]]:
@@ -41,7 +42,7 @@ def split(parts: Parts, frames: Sequence[Any]) -> list[tuple[str, list[Sequence[
                 else:
                     payloads.append([bundle[offset : offset - count]])
                     offset -= count
-            if type(name) is not str:
+            if type(name) is not str or len(name) > LONGEST_NAME:
                 raise Malformed("parts are not a list of pairs")
             if name.endswith(EACH_SHARD):
                 result.extend(

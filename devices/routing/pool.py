@@ -351,9 +351,15 @@ class Pool:
             scatter, shard = part
             outcome = self._part_ended(scatter, shard, payload, failed)
             return outcome, self._and_fan_out([], now) if scatter.over else []
+        if self.node.addresses and not self._holds(name, id):
+            return None, []  # a guess at what another address has, or it was taken back meanwhile
         task, actions = self.balancer.finish(name, id, service, now, count)
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, actions if self.fanout is None else self._and_fan_out(actions, now)
+
+    def _holds(self, name: bytes, id: int) -> bool:
+        replica = self.balancer.replicas.get(name)
+        return replica is not None and id in replica.held
 
     def apart(self, name: bytes, ids: Sequence[int], now: float) -> Actions:
         """A replica could not do these tasks of a batch in one go: each is tried alone."""

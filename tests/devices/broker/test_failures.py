@@ -4,10 +4,12 @@ and names for people.
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
 import pytest
+import zmq
 
 from zflow.devices.balancing.actions import Fail
 from zflow.devices.balancing.replica import Replica, Task
@@ -177,6 +179,43 @@ def test_a_name_from_elsewhere_is_one_line_and_moves_no_cursor() -> None:
     assert failures.name_of(forged) == r"rep-0\n2026-01-01 ERROR all is lost\x1b[2J\ufffd"
     assert failures.name_of("grün/rep-0#1".encode()) == "grün/rep-0"
     assert len(failures.name_of(b"x" * 10_000)) == failures.LONGEST_SHOWN
+
+
+# -- errors from elsewhere -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("packed", "told"),
+    [
+        ({"type": "BadRequest", "message": "why"}, {"type": "BadRequest", "message": "why"}),
+        ({"type": 7, "failed": [[1, "a"]], "message": "why"}, {"message": "why"}),
+        ({"type": "BadRequest", "message": ["why"]}, {"type": "BadRequest"}),
+        ({"message": "x" * 500_000, "docs": bytes(3 << 20)}, {"message": "x" * 500_000}),
+        (["message", "why"], {}),
+        ("why", {}),
+    ],
+)
+def test_what_an_error_is(packed: Any, told: dict[str, str]) -> None:
+    for frame in (msgpack.packb(packed), memoryview(msgpack.packb(packed))):
+        assert failures.told(frame) == told
+    assert failures.told(zmq.Frame(msgpack.packb(packed))) == told
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x82\xa7message", b"\xdf\xff\xff\xff\xff\x80"])
+def test_what_is_none(packed: bytes) -> None:
+    assert failures.told(packed) == {}
+
+
+@pytest.mark.parametrize("name", ["message", "failed"])
+def test_to_look_at_one_takes_little_memory_whatever_is_in_it(name: str) -> None:
+    empty = msgpack.Packer().pack_array_header(4_000_000) + b"\x80" * 4_000_000
+    packed = b"\x81" + msgpack.packb(name) + empty
+    tracemalloc.start()
+    try:
+        assert failures.told(packed) == {}
+        assert tracemalloc.get_traced_memory()[1] < len(packed)
+    finally:
+        tracemalloc.stop()
 
 
 # -- notes -----------------------------------------------------------------------------------------

@@ -366,7 +366,7 @@ def test_a_request_under_way_is_cancelled_alone_and_of_another_the_answer_is_unw
         ([request()], "a request without a payload"),
         ([request(parts=[]), PAYLOAD], "parts do not fit the frames"),
         ([request(targets=[7]), PAYLOAD], "targets are not text"),
-        ([request(targets=["upper"] * (MOST_TARGETS + 1)), PAYLOAD], "targets are not text"),
+        ([request(targets=["upper"] * (MOST_TARGETS + 1)), PAYLOAD], "too many targets"),
         ([request(targets=[7], docs=[1, 1], payload=[b"a", b"b"])], "targets are not text"),
         ([referring(), PAYLOAD, REFERENCE.pack()], "wrong fields in header"),
         (
@@ -384,6 +384,19 @@ def test_what_is_malformed_is_dropped_and_the_owner_told(
     assert rig.owner.dropped == [phrase]
     rig.silent(client)
     assert rig.owner.begun == []
+
+
+def test_alike_requests_whose_targets_are_nested_deep_hold_up_nobody_elses(rig: Rig) -> None:
+    """They are compared, to be made one, and what is nested like that cannot be."""
+    nested: Any = "upper"
+    for _ in range(1000):
+        nested = [nested]
+    with rig.client(rig.local, b"nasty") as nasty, rig.client(rig.local, b"other") as other:
+        for id in (7, 8):
+            nasty.send_multipart([request(first=id, targets=nested, payload=[PAYLOAD])])
+            ask(other, first=2 * id)
+        rig.until(lambda: len(rig.owner.dropped) == 2 and len(rig.owner.begun) == 2)
+    assert set(rig.owner.dropped) == {"targets are not text"}
 
 
 def test_who_shares_the_memory_may_refer_to_it_but_only_over_the_private_address(rig: Rig) -> None:

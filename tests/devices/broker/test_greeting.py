@@ -35,3 +35,12 @@ def test_what_executors_bind_is_left_out_if_it_is_too_long() -> None:
     without = info_of(None)
     without["executors"]["a"]["batching"] = {}
     assert told == without
+
+
+def test_of_many_replicas_with_long_names_some_are_told() -> None:
+    """Those elsewhere choose their own names: each of these takes 255 bytes to say."""
+    info = info_of(None)
+    info["executors"]["a"]["replicas"] = ["\\x01" * 200] * (MAX_GREETING // 700)
+    told = greeting.fitting(info)
+    assert len(msgpack.packb(told)) < MAX_GREETING
+    assert told["executors"]["a"]["replicas"] == ["\\x01" * 200] * greeting.MOST_NAMED

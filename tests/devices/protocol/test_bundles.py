@@ -4,6 +4,8 @@ and nothing else comes through.
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import msgpack
@@ -38,6 +40,7 @@ from zflow.devices.protocol.messages import (
     Request,
     Task,
     Welcome,
+    can_be_listed,
     encoder,
     singles,
 )
@@ -205,7 +208,112 @@ ALIKE: list[tuple[Direction, list[Listed], Listed]] = [
 ]
 
 
+def folded_naively(said: list[Message]) -> list[Message]:
+    """What `fold` returns, by trying for each message whether it fits behind those before it."""
+    runs: list[list[Any]] = []
+    for message in said:
+        if runs and fits(runs[-1], message):
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return [run[0] if len(run) == 1 else one_of(run) for run in runs]
+
+
+def fits(run: list[Any], message: Any) -> bool:
+    first, together = run[0], [*run, message]
+    return (
+        all(
+            type(one) is type(first)
+            and isinstance(one, messages.LISTED)
+            and can_be_listed(one)
+            and common_of(one) == common_of(first)
+            and one.first == first.first + at
+            and len(one.payload) == 1
+            and type(one.payload[0]) is bytes
+            and 0 < len(one.payload[0]) <= messages.SMALL
+            for at, one in enumerate(together)
+        )
+        and 0 <= first.first <= MOST_ID - MOST_TOGETHER
+        and len(together) <= MOST_TOGETHER
+        and sum(len(one.payload[0]) for one in together) <= messages.MOST_SMALL
+    )
+
+
+def common_of(message: Listed) -> dict[str, Any]:
+    """What must be the same: all that a list says once."""
+    own = {"first", "total", "docs", "payload", *(["took"] if type(message) is Done else [])}
+    return {name: value for name, value in message._asdict().items() if name not in own}
+
+
+def one_of(run: list[Any]) -> Message:
+    payload = [one.payload[0] for one in run]
+    if hasattr(run[0], "docs"):
+        changes: dict[str, Any] = {"docs": [one.docs[0] for one in run]}
+    else:
+        changes = {"total": len(run)}
+    if type(run[0]) is Done:
+        changes["took"] = sorted(one.took for one in run)[len(run) // 2]
+    made: Message = run[0]._replace(**changes, payload=payload)
+    return made
+
+
+EDGES = (0, 7, MOST_ID - MOST_TOGETHER, MOST_ID - MOST_TOGETHER + 1, MOST_ID - 2, -2, 2**64 - 200)
+ODD: list[list[Any]] = [
+    *([], [b""], [b"."] * 2, [memoryview(b".")]),
+    *([bytes(messages.SMALL)], [bytes(messages.SMALL + 1)]),
+]
+
+
+def some_alike(chance: random.Random) -> list[Message]:
+    """Messages of one kind with ids that follow one another, some of which may be unlike."""
+    kind = chance.choice(list(UNLIKE))
+    id, count = chance.choice(EDGES), chance.choice([1, 2, 9, 64, 65, 130])
+    size = chance.choice([1, 1, 512, 513, messages.SMALL])
+    unlike = chance.choice([0.0, 0.03])
+    found: list[Message] = []
+    for at in range(count):
+        payload = chance.choice(ODD) if chance.random() < unlike else [bytes(size)]
+        one: Any = {
+            Request: request(id, at, payload=payload),
+            Task: task(id, payload=payload),
+            Done: Done(id, chance.choice([5, 9]), [at], payload),
+            Reply: Reply(id, 1, None, None, 3, payload),
+            Cancel: Cancel(id),
+        }[kind]
+        if chance.random() < unlike:
+            one = one._replace(**chance.choice(UNLIKE[kind]))
+        found.append(one)
+        id += chance.choice([0, 2]) if chance.random() < unlike else 1
+    return found
+
+
+UNLIKE: dict[type[Message], list[dict[str, Any]]] = {
+    Request: [
+        {"endpoint": "/other"},
+        {"targets": None},
+        {"parts": [["a", [1]]]},
+        {"timeout": 0},
+        {"again": True},
+        {"docs": [2**64 - 1]},
+    ],
+    Task: [{"endpoint": "/other"}, {"parts": [["a", [1]]]}, {"ticket": 9}],
+    Done: [{"took": 2**64 - 1}, {"docs": [-1]}],
+    Reply: [{"took": 4}, {"notes": {}}, {"parts": []}],
+    Cancel: [{}],
+}
+
+
 class TestLists:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_it_is_what_one_after_the_other_would_be(self, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(10):
+            said = some_alike(chance)
+            if chance.random() < 0.2:  # of several kinds, of one and the same ids
+                pairs = itertools.zip_longest(said, some_alike(chance))
+                said = [one for pair in pairs for one in pair if one is not None]
+            assert bundles.fold(said) == folded_naively(said)
+
     @pytest.mark.parametrize(("direction", "said", "folded"), ALIKE)
     def test_messages_that_are_alike_are_one(
         self, direction: Direction, said: list[Listed], folded: Listed

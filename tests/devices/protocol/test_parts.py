@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
-from zflow.devices.protocol.parts import MEETS, Inputs, flat, is_single, split
+from zflow.devices.protocol.parts import (
+    EACH_SHARD,
+    LONGEST_NAME,
+    MEETS,
+    Inputs,
+    flat,
+    is_single,
+    split,
+)
 from zflow.devices.protocol.references import Reference
 
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
@@ -58,6 +66,11 @@ class TestSplit:
             if wrong != frames:
                 with pytest.raises(Malformed):
                     split([list(part) for part in shape], wrong)
+
+    @pytest.mark.parametrize("name", ["x" * (LONGEST_NAME + 1), "x" * 30_000 + EACH_SHARD])
+    def test_a_name_that_would_be_repeated_for_each_shard_is_short(self, name: str) -> None:
+        with pytest.raises(Malformed):
+            split([[name, [-1] * 3000]], [bytes(3000)])
 
     @SETTINGS
     @given(anything, st.lists(st.binary(max_size=3), max_size=6))

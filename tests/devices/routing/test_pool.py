@@ -436,6 +436,17 @@ class TestElsewhere:
             pool.join(Replica(name), NO_GROUP, 0.0)
         return pool
 
+    @pytest.mark.parametrize("failed", [False, True])
+    def test_an_address_answers_what_it_was_given_and_nothing_besides(self, failed: bool) -> None:
+        pool = self.pool("a", "b")
+        given = {send.replica.name: id for id in (1, 2) for send in submit(pool, id)}
+        submit(pool, 3)  # waits
+        for id in (given["b"], 3, 4):
+            assert answer(pool, "a", id, failed=failed) == (None, [])
+        assert list(pool.balancer.tasks) == [1, 2, 3]
+        outcome, (send,) = answer(pool, "a", given["a"], failed=failed)
+        assert (outcome.walk.origin, send.task.id) == (given["a"], 3)
+
     def test_an_address_that_is_gone_is_not_blamed_on_requests(self) -> None:
         pool = Pool(0, Node("e", addresses=("tcp://there:1",)), 3, Limits())
         for name in "ab":
