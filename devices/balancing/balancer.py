@@ -27,7 +27,7 @@ the actions that come back. What holds here:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from zflow.devices.balancing.actions import Action, Fail, Recall, Send, SendAhead, SendBatch
 from zflow.devices.balancing.holdings import Holdings
@@ -186,6 +186,11 @@ class Balancer:
             return []
         self._waiting.put_back(replica.tasks)
         return self._dispatch(now)
+
+    def held(self, name: bytes) -> Mapping[int, Task | None]:
+        """What the replica holds, by id; None: given up, but still being worked on."""
+        replica = self.replicas.get(name)
+        return {} if replica is None else replica.held
 
     # -- tasks -------------------------------------------------------------------------------------
 

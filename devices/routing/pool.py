@@ -217,8 +217,7 @@ class Pool:
         """
         if not isinstance(answer, (Done, Error)):
             return (answer,)
-        replica = self.balancer.replicas.get(name)
-        held = {} if replica is None else replica.held
+        held = self.balancer.held(name)
         sizes = ((id, 1 if task is None else task.count) for id, task in held.items())
         ids = {each for id, count in sizes for each in range(id, id + count)}
         if isinstance(answer, Done):
@@ -351,24 +350,18 @@ class Pool:
             scatter, shard = part
             outcome = self._part_ended(scatter, shard, payload, failed)
             return outcome, self._and_fan_out([], now) if scatter.over else []
-        if self.node.addresses and not self._holds(name, id):
+        if self.node.addresses and id not in self.balancer.held(name):
             return None, []  # a guess at what another address has, or it was taken back meanwhile
         task, actions = self.balancer.finish(name, id, service, now, count)
         outcome = None if task is None else self._outcome(task, payload, failed)
         return outcome, actions if self.fanout is None else self._and_fan_out(actions, now)
-
-    def _holds(self, name: bytes, id: int) -> bool:
-        replica = self.balancer.replicas.get(name)
-        return replica is not None and id in replica.held
 
     def apart(self, name: bytes, ids: Sequence[int], now: float) -> Actions:
         """A replica could not do these tasks of a batch in one go: each is tried alone."""
         return self._tell(now, self.balancer.apart, name, ids, now)
 
     def failed(self, fail: Fail, error: Frame, now: float) -> tuple[Outcome | None, Actions]:
-        """The balancer has given a task up; `error` says why.
-        Returns what that means to the walk, and what follows.
-        """
+        """The balancer has given a task up, and `error` says why; returns as `answered`."""
         return self._outcome(fail.task, error, True), self._and_fan_out([], now)
 
     def _outcome(self, task: Task, payload: Any, failed: bool) -> Outcome | None:
