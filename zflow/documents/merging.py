@@ -7,11 +7,11 @@ the order in which they are given is all it goes by.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from zflow.documents import changes
-from zflow.documents.changes import DICTS, DOCS, PARAMETERS, Values, numbered
+from zflow.documents.changes import DEEPEST, DICTS, DOCS, PARAMETERS, Values, numbered
 from zflow.documents.codec import Frame, unpack
 from zflow.documents.document import Document, DocumentArray
 from zflow.documents.fields import NESTED, Scores, is_empty
@@ -89,7 +89,7 @@ def _reduce_into(
 
 def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Writes:
     own, other = left.__dict__, right.__dict__
-    below = dict(mine.joined(theirs).below)
+    below: dict[Hashable, Writes] = {}
     for name, value in other.items():
         if is_empty(name, value):
             continue
@@ -105,21 +105,33 @@ def _merge(left: Document, right: Document, mine: Writes, theirs: Writes) -> Wri
         if (others or theirs.below) and values is not others:
             merged, below[name] = _merged(values, others, mine.of(name), theirs.of(name))
             own[name] = Scores(merged) if name == "scores" else merged
-    return NONE if mine is theirs is NONE else Writes(below=below)
+    return NONE if mine is theirs is NONE else _with_others(mine, theirs, below)
 
 
-def _merged(left: Values, right: Values, mine: Writes, theirs: Writes) -> tuple[Values, Writes]:
+def _with_others(mine: Writes, theirs: Writes, below: dict[Hashable, Writes]) -> Writes:
+    """Return the writes of both, of which these are put together already: once is enough."""
+    for key in (mine.below.keys() | theirs.below.keys()) - below.keys():
+        below[key] = mine.of(key).joined(theirs.of(key))
+    refuse_colliding(below.keys(), len(mine.below), theirs.below)
+    return Writes(mine.by | theirs.by, below)
+
+
+def _merged(
+    left: Values, right: Values, mine: Writes, theirs: Writes, levels: int = DEEPEST
+) -> tuple[Values, Writes]:
     """Return a dict of both, and its writes. Of each key that side counts which has got the other's
     value and changed it; if there is none, the left one, and what is there before what is not.
-    Raises ValueError for keys that were chosen to collide.
+    Raises ValueError for keys that were chosen to collide. Writes of more levels than a replica
+    looks into are a stranger's: each level is gone through again for the one above.
     """
+    if not levels:
+        mine = theirs = NONE
     if mine is theirs is NONE and not any(isinstance(value, dict) for value in right.values()):
         both = {**left, **{key: right[key] for key in right if key not in left}}
         refuse_colliding(both.keys(), len(left), right)
         return both, NONE
     merged: Values = {}
-    writes = mine.joined(theirs)
-    below = dict(writes.below)
+    below: dict[Hashable, Writes] = {}
     keys = dict.fromkeys((*left, *right))
     refuse_colliding(keys.keys(), len(left), right)
     for key in keys:
@@ -129,11 +141,13 @@ def _merged(left: Values, right: Values, mine: Writes, theirs: Writes) -> tuple[
         value = two if key not in left or (key in right and by < by_other) else one
         gone = (key not in right and by < by_other) or (key not in left and by_other < by)
         if isinstance(one, dict) and isinstance(two, dict):
-            value, inner = _merged(left.get(key, {}), right.get(key, {}), own, other)
+            value, inner = _merged(
+                left.get(key, {}), right.get(key, {}), own, other, levels and levels - 1
+            )
             below[key] = Writes(own.by | other.by, inner.below)
         if not gone:
             merged[key] = value
-    return merged, Writes(writes.by, below)
+    return merged, _with_others(mine, theirs, below)
 
 
 class Gathered(NamedTuple):

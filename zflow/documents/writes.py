@@ -39,7 +39,12 @@ class Writes:
         """Return the visits that have changed it or anything in it."""
         if not self.below:
             return self.by
-        return self.by.union(*(writes.all() for writes in self.below.values()))
+        found, inner = set(self.by), list(self.below.values())
+        while inner:
+            writes = inner.pop()
+            found |= writes.by
+            inner += writes.below.values()
+        return frozenset(found)
 
     def at(self, *keys: Hashable) -> Writes:
         """Return the writes of what has these keys, one in the other, to be added to."""
