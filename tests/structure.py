@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GROUND = {"errors", "suggest"}
+GROUND = {"endpoints", "errors", "suggest"}
 DEVICES = {
     f"devices.{name}" for name in ("balancing", "broker", "local", "protocol", "routing", "sockets")
 }
@@ -37,6 +37,7 @@ BELOW = {
 
 #: By package, what it may import besides itself and `GROUND`.
 MAY: Mapping[str, set[str]] = {
+    "endpoints": set(),
     "errors": set(),
     "suggest": set(),
     "version": set(),

@@ -75,7 +75,7 @@ ELSEWHERE = {
     "a gateway process": "clients/test_client.py",
     "a value in `env:`": "topology/test_config.py",
     "a relative `workspace`": "executors/test_executor.py",
-    "two endpoints": "executors/test_endpoints.py",
+    "two endpoints": "test_endpoints.py",
     "any key with `__`": "replicas/test_parameters.py",
     "parameters for an external": "flows/test_external.py",
     "only `**kwargs` takes": "executors/test_constructors.py",

@@ -213,9 +213,7 @@ class Exchange:
     def _too_late(self, id: int, why: str) -> None:
         sent = self._end(id)
         error = errors.DeadlineExceeded(f"not answered within timeout={self._timeout} ms; {why}")
-        self._answered[sent.place] = Response(
-            sent.docs, dict(self._parameters or {}), self._endpoint, error
-        )
+        self._answered[sent.place] = self._failed(sent.docs, error)
 
     def take(self, answer: Reply | Failed) -> bool:
         """Take in an answer; one that belongs to no open request is of no use and is dropped.
@@ -235,10 +233,15 @@ class Exchange:
                 return False
             self._free(frames)
             frames = whole
-        if type(answer) is Failed and self._hold_back(id, sent, _error(frames)):
-            return False
+        if isinstance(answer, Reply):
+            response = self._response(answer, frames, sent.docs)
+        else:
+            error = _error(frames)
+            if self._hold_back(id, sent, error):
+                return False
+            response = self._failed(sent.docs, error)
         self._end(id)
-        self._answered[sent.place] = self._response(answer, frames, sent.docs)
+        self._answered[sent.place] = response
         return True
 
     def _free(self, frames: Sequence[object]) -> None:
@@ -253,12 +256,11 @@ class Exchange:
             self._free(sent.payload)
         return sent
 
-    def _response(
-        self, answer: Reply | Failed, frames: Sequence[Any], sent: DocumentArray
-    ) -> Response:
+    def _failed(self, sent: DocumentArray, error: errors.ZflowError) -> Response:
+        return Response(sent, dict(self._parameters or {}), self._endpoint, error)
+
+    def _response(self, answer: Reply, frames: Sequence[Any], sent: DocumentArray) -> Response:
         try:
-            if type(answer) is not Reply:
-                return Response(sent, dict(self._parameters or {}), self._endpoint, _error(frames))
             if answer.parts is None:
                 docs, parameters = codec.unpack(frames)
             else:

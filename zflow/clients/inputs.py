@@ -13,23 +13,12 @@ from typing import Any
 from zflow import errors
 from zflow.devices.protocol import messages
 from zflow.documents.document import Document, DocumentArray
+from zflow.endpoints import spelt
 from zflow.suggest import listed, seconds_meant, short
 
 PREFETCH = 128  # requests of one post in flight
 REQUEST_SIZE = 100  # Documents in one request
 MOST = 2**53  # of anything that is counted, and of ms: what a float still holds exactly
-
-
-def spelt(endpoint: object) -> str | None:
-    """Return an endpoint as Executors spell it: `'foo'` is `'/foo'`, and `'*'` is the one that all
-    methods without an endpoint of their own are bound to. None where it is no text, or an empty
-    one.
-    """
-    if not isinstance(endpoint, str) or not endpoint:
-        return None
-    if endpoint == "*":
-        return "/default"
-    return endpoint if endpoint.startswith("/") else f"/{endpoint}"
 
 
 def check_options(

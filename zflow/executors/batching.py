@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+from zflow.endpoints import check_sendable, spelt
 from zflow.errors import InvalidExecutor, InvalidFlow, ZflowError, keyed
-from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, seconds_meant, short
 
 F = TypeVar("F", bound=Callable[..., object])

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from zflow.endpoints import DEFAULT as DEFAULT
+from zflow.endpoints import check_sendable, spelt
 from zflow.errors import InvalidExecutor
 from zflow.executors import batching, each
 from zflow.executors.batching import Batching
-from zflow.executors.endpoints import DEFAULT as DEFAULT
-from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, short
 
 #: The keywords that a handler is called with; it may name any of them, or take them all by

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, TypeGuard
 
+from zflow.endpoints import spelt
 from zflow.errors import InvalidExecutor, NotSupported
 from zflow.executors import constructors, hub, requirements
 from zflow.executors.batching import Batching
 from zflow.executors.description import Description, Uses, describe, module_list
-from zflow.executors.endpoints import spelt
 from zflow.executors.executor import BaseExecutor, Executor, class_names, find_class
 from zflow.executors.handlers import handlers
 from zflow.executors.modules import import_all, import_in, not_imported, path_of

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
+from zflow.endpoints import check_sendable, spelt
 from zflow.errors import InvalidFlow, keyed
 from zflow.executors import batching
-from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import did_you_mean, listed, short
 from zflow.system import cuda
 from zflow.topology import external, polling

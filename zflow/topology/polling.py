@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from zflow.endpoints import check_sendable, spelt
 from zflow.errors import InvalidFlow, keyed
-from zflow.executors.endpoints import check_sendable, spelt
 from zflow.suggest import short
 
 ANY: Final = "ANY"

@@ -16,7 +16,7 @@ DEFAULT: Final = "/default"
 def spelt(endpoint: object) -> str | None:
     """Return an endpoint as requests name it: `'foo'` is `'/foo'`, and `'*'` is `DEFAULT`.
 
-    None where it is no text, or an empty one. Clients spell the same way.
+    None where it is no text, or an empty one.
 
     >>> spelt("foo"), spelt("/foo"), spelt("*")
     ('/foo', '/foo', '/default')

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from zflow import Executor, Flow, requests
-from zflow.clients import inputs
 from zflow.devices.protocol.messages import MAX_ENDPOINT
 from zflow.devices.routing import walk
+from zflow.endpoints import DEFAULT, LONGEST, check_sendable, spelt
 from zflow.errors import InvalidExecutor, InvalidFlow
-from zflow.executors.endpoints import DEFAULT, LONGEST, check_sendable, spelt
 
 TOO_LONG = "/" + "x" * LONGEST
 GIVEN: dict[str, Callable[[str], Any]] = {
@@ -59,5 +58,5 @@ def test_as_long_as_one_may_be_it_can_be_asked_for() -> None:
     ],
 )
 def test_one_that_is_written_without_a_slash_is_meant_with_one(written: Any, meant: Any) -> None:
-    assert spelt(written) == inputs.spelt(written) == meant
+    assert spelt(written) == meant
     assert walk.DEFAULT == DEFAULT
