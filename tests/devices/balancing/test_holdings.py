@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tickets import Tickets
+
 from zflow.devices.balancing.actions import Action, Fail, Recall
 from zflow.devices.balancing.holdings import Holdings
 from zflow.devices.balancing.levels import Levels
@@ -19,20 +21,6 @@ def in_two(payload: list[int], count: int) -> tuple[list[int], list[int]]:
 
 def bulk(first: int, count: int, **options: Any) -> Task:
     return Task(first, list(range(first, first + count)), count=count, **options)
-
-
-class Tickets:
-    """Tickets in a list: the replica takes one by removing it."""
-
-    def __init__(self) -> None:
-        self.out: list[int] = []
-
-    def give(self, task: int) -> int:
-        self.out.append(task)
-        return len(self.out)
-
-    def reclaim(self) -> int | None:
-        return self.out.pop(0) if self.out else None
 
 
 class Case:

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tickets import Tickets
 
 from zflow.devices.balancing.actions import Recall, Send
 from zflow.devices.balancing.balancer import Balancer
 from zflow.devices.balancing.redirecting import redirect
 from zflow.devices.balancing.replica import Replica, Task
-
-
-class Tickets:
-    """Tickets of which the replica has taken none."""
-
-    def __init__(self) -> None:
-        self.out: list[int] = []
-
-    def give(self, task: int) -> int:
-        self.out.append(task)
-        return len(self.out)
-
-    def reclaim(self) -> int | None:
-        return self.out.pop(0) if self.out else None
 
 
 @pytest.fixture

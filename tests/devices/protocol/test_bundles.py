@@ -12,6 +12,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import anything
 
 from zflow.devices.protocol import bundles, messages
 from zflow.devices.protocol.messages import (
@@ -47,22 +48,6 @@ from zflow.devices.protocol.messages import (
 
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
 RECALL, HELLO = [VERSION, KINDS[Recall], 7], [VERSION, KINDS[Hello], 7]
-
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats()
-    | st.text()
-    | st.binary()
-)
-anything = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
 
 
 def request(

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import anything
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.bundles import message, read
@@ -108,18 +109,6 @@ LISTS: list[tuple[str, list[Any]]] = [
     ("from replica", [VERSION, KINDS[Done], 7, 0, [1, 1], [b"a", b"b"]]),
     ("to replica", [VERSION, KINDS[Task], 7, 2, "/", None, 0, [b"a", b"b"]]),
 ]
-
-ids = st.integers(-(2**63), 2**64 - 1)
-scalars = (
-    st.none() | st.booleans() | ids | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
-)
-anything = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
 
 
 def understood(

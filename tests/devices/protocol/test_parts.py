@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import anything
 
 from zflow.devices.protocol import messages
 from zflow.devices.protocol.messages import Malformed
@@ -22,18 +23,6 @@ from zflow.devices.protocol.parts import (
 from zflow.devices.protocol.references import Reference
 
 SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
-
-ids = st.integers(-(2**63), 2**64 - 1)
-scalars = (
-    st.none() | st.booleans() | ids | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
-)
-anything = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
 
 
 class TestSplit:
